@@ -1,0 +1,355 @@
+//! The command line: flags, their environment variables, and what is refused before anything starts.
+//!
+//! Owns the words of `--help` and of every refusal: one plain line, exit code 2. What the flags mean is decided where
+//! they end up; here they become checked values.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+use std::time::Duration;
+
+use axum::http::HeaderValue;
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::names::NodeName;
+use crate::node;
+
+/// The port that `dev` is reached on.
+const DEV_LISTEN: &str = "localhost:5009";
+
+/// Who is in this Socket.IO room right now, across the whole cluster, and which user is each socket?
+#[derive(Debug, Parser)]
+#[command(name = "rollcall", version, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// What is logged to standard error: a level (error, warn, info, debug, trace), or levels by module as in
+    /// `info,rollcall::registrar=debug`. Unless told otherwise `serve` logs info, and `dev` warn
+    #[arg(long, global = true, env = "ROLLCALL_LOG", value_name = "LEVELS")]
+    pub log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a cluster in this process, to see it work: four nodes behind one https address
+    ///
+    /// Clients say who they are in the query (`?id_user=`), and anyone who reaches the address can call the roll: this
+    /// is for development.
+    Dev(Dev),
+
+    /// Run one node
+    ///
+    /// Nodes that share a Redis are one cluster: any of them answers for all. Without Redis the node is a cluster of
+    /// one. Every flag can be set by its environment variable; a flag outranks it.
+    Serve(Box<Serve>),
+}
+
+#[derive(Debug, Args)]
+pub struct Dev {
+    /// How many nodes
+    #[arg(long, default_value_t = 4, env = "ROLLCALL_NODES", value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub nodes: u8,
+
+    /// The one address that all nodes accept on
+    #[arg(long, default_value = DEV_LISTEN, env = "ROLLCALL_LISTEN", value_name = "HOST:PORT")]
+    pub listen: ListenAddress,
+
+    /// `on`: https, with a certificate made at start. `off`: http
+    #[arg(long, default_value = "on", env = "ROLLCALL_TLS")]
+    pub tls: OnOff,
+
+    #[command(flatten)]
+    pub redis: RedisArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// How users are known. Required, since it decides who can be whom.
+    /// `query`: a client says who it is (`id_user` in the handshake) and is believed, and anyone who reaches the port
+    /// can call the roll. For development, and for networks where everybody is trusted
+    #[arg(long, env = "ROLLCALL_IDENTITY", value_name = "HOW")]
+    identity: Option<IdentityBy>,
+
+    /// Where clients connect: Socket.IO, REST and the page
+    #[arg(long, default_value = "127.0.0.1:5001", env = "ROLLCALL_LISTEN", value_name = "HOST:PORT")]
+    pub listen: ListenAddress,
+
+    /// Where the other nodes connect. A loopback address: this port asks no caller who it is
+    #[arg(long, default_value = "127.0.0.1:7001", env = "ROLLCALL_MESH_LISTEN", value_name = "HOST:PORT")]
+    pub mesh_listen: ListenAddress,
+
+    /// Where the other nodes reach this one, if that is not the address it listens on (a proxy, an address translation)
+    #[arg(long, env = "ROLLCALL_MESH_ADVERTISE", value_name = "HOST:PORT")]
+    pub mesh_advertise: Option<Advertised>,
+
+    /// Where probes connect: /livez and /readyz
+    #[arg(long, default_value = "127.0.0.1:9001", env = "ROLLCALL_ADMIN_LISTEN", value_name = "HOST:PORT")]
+    pub admin_listen: ListenAddress,
+
+    #[command(flatten)]
+    pub redis: RedisArgs,
+
+    /// What people call this node, `[A-Za-z0-9._-]{1,64}`. Unless told otherwise `<hostname>-<mesh port>`
+    #[arg(long, env = "ROLLCALL_NODE_NAME", value_name = "NAME", value_parser = node_name)]
+    pub node_name: Option<NodeName>,
+
+    /// How long a roll call may take that names no deadline; what was not answered by then is reported as missing
+    #[arg(long, default_value = "500ms", env = "ROLLCALL_DEADLINE", value_name = "DURATION", value_parser = deadline)]
+    pub deadline: Duration,
+
+    /// How long this node counts as alive after its last sign of life. Renewed five times as often
+    #[arg(long, default_value = "5s", env = "ROLLCALL_LEASE", value_name = "DURATION", value_parser = lease)]
+    pub lease: Duration,
+
+    /// How many rooms a socket can be in
+    #[arg(
+        long,
+        default_value_t = node::ROOMS_PER_SOCKET as u32,
+        env = "ROLLCALL_ROOMS_PER_SOCKET",
+        value_name = "COUNT",
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
+    )]
+    pub rooms_per_socket: u32,
+
+    /// An origin whose pages may read the REST answers, as in `https://example.org`. May be repeated or separated by
+    /// commas. Unless told otherwise: none
+    #[arg(long = "cors-origin", env = "ROLLCALL_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
+    pub cors_origins: Vec<HeaderValue>,
+}
+
+/// The directory that nodes of different processes share.
+#[derive(Debug, Args)]
+pub struct RedisArgs {
+    /// The Redis that the nodes share, as in `redis://127.0.0.1:6379`. A URL with a password belongs in the environment
+    /// variable. Unless told otherwise: none, and nobody outside this process is known
+    #[arg(long = "redis", env = "ROLLCALL_REDIS", value_name = "URL", hide_env_values = true)]
+    pub url: Option<RedisUrl>,
+
+    /// What the name of every key in Redis begins with
+    #[arg(long = "redis-prefix", default_value = "rollcall:", env = "ROLLCALL_REDIS_PREFIX", value_name = "PREFIX")]
+    pub prefix: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnOff {
+    On,
+    Off,
+}
+
+/// How users are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum IdentityBy {
+    /// Clients say who they are.
+    Query,
+}
+
+/// A Redis URL. Its `Debug` shows no credentials.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisUrl(String);
+
+/// `host:port`, resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenAddress {
+    host: String,
+    pub address: SocketAddr,
+}
+
+/// `host:port` as others use it. Not resolved here: the name may mean something to them alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advertised(String);
+
+/// What goes to the user instead of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    pub text: String,
+    /// Help and version are no failures.
+    pub failed: bool,
+}
+
+impl Cli {
+    /// Reads and checks the command line and the environment.
+    ///
+    /// # Errors
+    /// [`Stop`]: help, or the one line that says what is wrong.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Stop> {
+        let matches = Self::command().try_get_matches_from(arguments).map_err(|error| stop(&error))?;
+        let cli = Self::from_arg_matches(&matches).map_err(|error| stop(&error))?;
+        cli.check(&matches).map_err(refuse)?;
+        Ok(cli)
+    }
+
+    fn check(&self, matches: &ArgMatches) -> Result<(), String> {
+        let redis = match &self.command {
+            Command::Dev(dev) => &dev.redis,
+            Command::Serve(serve) => {
+                serve.check()?;
+                &serve.redis
+            }
+        };
+        let typed = matches.subcommand().and_then(|(_, matches)| matches.value_source("url"));
+        if typed == Some(ValueSource::CommandLine) && redis.url.as_ref().is_some_and(RedisUrl::has_password) {
+            return Err(
+                "--redis: every user of this machine can read a command line, so a URL with a password is taken \
+                        from ROLLCALL_REDIS only"
+                    .to_owned(),
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Serve {
+    fn check(&self) -> Result<(), String> {
+        if self.identity.is_none() {
+            return Err(
+                "--identity is missing, and it decides who can be whom: `--identity query` believes every client \
+                        and opens the roll to whoever reaches the port (development, trusted networks)"
+                    .to_owned(),
+            );
+        }
+        let mesh = self.mesh_listen.address;
+        if mesh.ip().is_unspecified() && self.mesh_advertise.is_none() {
+            return Err(format!(
+                "--mesh-listen {mesh} listens on every address, so the others must be told one: pass --mesh-advertise \
+                 HOST:PORT"
+            ));
+        }
+        if !mesh.ip().is_loopback() {
+            return Err(format!(
+                "--mesh-listen {mesh} is open to the network, and the mesh has neither a token nor TLS: listen on a \
+                 loopback address, such as 127.0.0.1:{}",
+                mesh.port()
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl RedisUrl {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn has_password(&self) -> bool {
+        let authority = self.0.split_once("://").map_or("", |(_, rest)| rest).split(['/', '?']).next().unwrap_or("");
+        let userinfo = authority.rsplit_once('@').map_or("", |(userinfo, _)| userinfo);
+        userinfo.contains(':')
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RedisUrl(…)")
+    }
+}
+
+impl FromStr for RedisUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        crate::directory::redis::Redis::open(text, "").map_err(|error| error.to_string())?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl ListenAddress {
+    /// The names and addresses that a certificate for this address should carry.
+    pub fn certificate_names(&self) -> Vec<String> {
+        let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+        if !names.contains(&self.host) && !self.address.ip().is_unspecified() {
+            names.push(self.host.clone());
+        }
+        names
+    }
+
+    /// The origin that people type to reach it.
+    pub fn origin(&self, tls: bool, port: u16) -> String {
+        let scheme = if tls { "https" } else { "http" };
+        let host = match self.host.as_str() {
+            _ if self.address.ip().is_unspecified() => "localhost".to_owned(),
+            host if host.contains(':') => format!("[{host}]"),
+            host => host.to_owned(),
+        };
+        format!("{scheme}://{host}:{port}")
+    }
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (host, _port) = text.rsplit_once(':').ok_or("must be HOST:PORT, as in 127.0.0.1:5001")?;
+        let addresses = text.to_socket_addrs().map_err(|error| format!("must be HOST:PORT ({error})"))?;
+        // `localhost` is both ::1 and 127.0.0.1 on most machines, and every client tries the second after the first.
+        let address = addresses.min_by_key(SocketAddr::is_ipv6).ok_or("names no address")?;
+        Ok(Self { host: host.trim_matches(['[', ']']).to_owned(), address })
+    }
+}
+
+impl Advertised {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Advertised {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let usable = text
+            .parse::<axum::http::uri::Authority>()
+            .ok()
+            .filter(|authority| authority.port_u16().is_some_and(|port| port > 0) && !authority.as_str().contains('@'));
+        usable.map(|_| Self(text.to_owned())).ok_or_else(|| "must be HOST:PORT".to_owned())
+    }
+}
+
+fn node_name(text: &str) -> Result<NodeName, String> {
+    NodeName::parse(text).map_err(|error| error.to_string())
+}
+
+fn deadline(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::from_millis(10), node::DEADLINE_MOST)
+}
+
+fn lease(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::from_secs(1), Duration::from_secs(60))
+}
+
+fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+    let range =
+        || format!("must be from {} to {}", humantime::format_duration(least), humantime::format_duration(most));
+    let parsed = humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 500ms or 5s"))?;
+    if (least..=most).contains(&parsed) { Ok(parsed) } else { Err(range()) }
+}
+
+/// An origin as browsers send it: scheme, host, port where it is not the scheme's own, nothing else.
+fn origin(text: &str) -> Result<HeaderValue, String> {
+    let wrong = || "must be an origin, as in https://example.org".to_owned();
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).ok_or_else(wrong)?;
+    let authority: axum::http::uri::Authority = rest.parse().map_err(|_| wrong())?;
+    if authority.as_str().contains('@') {
+        return Err(wrong());
+    }
+    HeaderValue::from_str(text).map_err(|_| wrong())
+}
+
+fn stop(error: &clap::Error) -> Stop {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop { text: error.to_string(), failed: false },
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Stop { text: error.to_string(), failed: true },
+        _ => {
+            let text = error.to_string();
+            let first = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+            refuse(first.split_whitespace().collect::<Vec<_>>().join(" "))
+        }
+    }
+}
+
+fn refuse(what: String) -> Stop {
+    Stop { text: format!("rollcall: {what}\n"), failed: true }
+}

@@ -1,0 +1,290 @@
+//! Connections: the accept loop of the HTTP ports, TLS included, and a switch for every connection.
+//!
+//! Owns TCP and TLS up to the request: no delay on small writes, a limit on how long a request head may take, and one
+//! [`Switch`] per connection in its requests' extensions. The switch ends the transport itself, a WebSocket that was
+//! upgraded long ago too: what stands above can neither close one transport from outside nor be asked to.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::error::Error as StdError;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::http::{Request, Response};
+use futures::task::AtomicWaker;
+use hyper::body::{Body, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::{Service, ServiceExt};
+use tracing::{debug, warn};
+
+/// How long a TLS handshake, and then each request head, may take.
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// The largest request head, in bytes.
+const HEAD_MOST: usize = 32 << 10;
+/// How many connections may wait to be accepted, as far as the kernel allows: a cluster that reconnects comes at once.
+const BACKLOG: i32 = 4096;
+/// How long to wait when no connection can be accepted, which passes when file descriptors are free again.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// Ends one connection, from anywhere. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Switch(Arc<SwitchState>);
+
+#[derive(Default)]
+struct SwitchState {
+    ended: AtomicBool,
+    reader: AtomicWaker,
+    writer: AtomicWaker,
+}
+
+/// Every connection that is open now, upgraded ones included. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Connections(Arc<Registry>);
+
+#[derive(Default)]
+struct Registry {
+    next: AtomicU64,
+    open: Mutex<HashMap<u64, Switch>>,
+}
+
+/// A stream that reads and writes nothing more once its switch was used.
+struct Switched<T> {
+    stream: T,
+    switch: Switch,
+    id: u64,
+    registry: Arc<Registry>,
+}
+
+impl Switch {
+    /// Ends the connection: its reads and writes fail from now on, so whoever holds it lets go.
+    pub fn end(&self) {
+        self.0.ended.store(true, Ordering::Release);
+        self.0.reader.wake();
+        self.0.writer.wake();
+    }
+
+    fn check(&self, waker: &AtomicWaker, context: &Context<'_>) -> io::Result<()> {
+        // Registered first: an end between the two lines wakes this task again.
+        waker.register(context.waker());
+        if self.0.ended.load(Ordering::Acquire) { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+}
+
+impl Connections {
+    /// Ends every connection that is open.
+    pub fn end_all(&self) {
+        let open: Vec<Switch> = self.0.lock().values().cloned().collect();
+        for switch in open {
+            switch.end();
+        }
+    }
+
+    /// How many are open.
+    pub fn count(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    fn track<T>(&self, stream: T) -> Switched<T> {
+        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let switch = Switch::default();
+        self.0.lock().insert(id, switch.clone());
+        Switched { stream, switch, id, registry: Arc::clone(&self.0) }
+    }
+}
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Switch>> {
+        self.open.lock().expect("no code panics while it holds the connections")
+    }
+}
+
+/// Accepts connections and serves their requests until `stop`; then closes idle connections at once and ends when the
+/// requests under way have been answered. Upgraded connections stay open: they end by their switches.
+pub async fn serve<S, B>(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    service: S,
+    connections: Connections,
+    stop: CancellationToken,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let tasks = TaskTracker::new();
+    let graceful = Arc::new(GracefulShutdown::new());
+    let mut complained = false;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if !complained {
+                    warn!(%error, "no connection can be accepted, trying again until one can");
+                    complained = true;
+                }
+                sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+        };
+        complained = false;
+        let connection = Connection { stream, peer, tls: tls.clone(), connections: connections.clone() };
+        tasks.spawn(connection.serve(service.clone(), graceful.watcher(), stop.clone()));
+    }
+    drop(listener);
+    tasks.close();
+    if let Ok(graceful) = Arc::try_unwrap(graceful) {
+        graceful.shutdown().await;
+    }
+    tasks.wait().await;
+}
+
+struct Connection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    connections: Connections,
+}
+
+impl Connection {
+    async fn serve<S, B>(self, service: S, watcher: hyper_util::server::graceful::Watcher, stop: CancellationToken)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        if let Err(error) = self.stream.set_nodelay(true) {
+            debug!(peer = %self.peer, %error, "small writes may be delayed");
+        }
+        let peer = self.peer;
+        let tracked = self.connections.track(self.stream);
+        let switch = tracked.switch.clone();
+        let served = match self.tls {
+            None => serve_http(tracked, switch, service, false, watcher).await,
+            Some(tls) => {
+                let handshake = tokio::select! {
+                    handshake = timeout(HEAD_WITHIN, tls.accept(tracked)) => handshake,
+                    () = stop.cancelled() => return,
+                };
+                match handshake {
+                    Ok(Ok(stream)) => {
+                        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                        serve_http(stream, switch, service, http2, watcher).await
+                    }
+                    Ok(Err(error)) => Err(error.into()),
+                    Err(elapsed) => Err(elapsed.into()),
+                }
+            }
+        };
+        if let Err(error) = served {
+            debug!(%peer, error, "a connection ended early");
+        }
+    }
+}
+
+async fn serve_http<T, S, B>(
+    stream: T,
+    switch: Switch,
+    service: S,
+    http2: bool,
+    watcher: hyper_util::server::graceful::Watcher,
+) -> Result<(), Box<dyn StdError + Send + Sync>>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(switch.clone());
+        service.clone().oneshot(request)
+    });
+    // The protocol is known beforehand: guessing it would wait for the first bytes without a limit.
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder = if http2 { builder.http2_only() } else { builder.http1_only() };
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_MOST);
+    builder.http2().timer(TokioTimer::new()).max_header_list_size(HEAD_MOST as u32);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    watcher.watch(connection.into_owned()).await
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Switched<T> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.switch.check(&self.switch.0.reader, context)?;
+        Pin::new(&mut self.stream).poll_read(context, buf)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Switched<T> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.switch.check(&self.switch.0.writer, context)?;
+        Pin::new(&mut self.stream).poll_write(context, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.switch.check(&self.switch.0.writer, context)?;
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.switch.check(&self.switch.0.writer, context)?;
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.switch.check(&self.switch.0.writer, context)?;
+        Pin::new(&mut self.stream).poll_write_vectored(context, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+impl<T> Drop for Switched<T> {
+    fn drop(&mut self) {
+        self.registry.lock().remove(&self.id);
+    }
+}
+
+/// Listens on an address. `shared`: others of this user may listen on it too, and connections are spread over them.
+///
+/// # Errors
+/// When the address is taken or not of this machine.
+pub fn listen(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}

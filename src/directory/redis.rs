@@ -1,0 +1,331 @@
+//! The directory in Redis: the keys of the design, over one multiplexed connection.
+//!
+//! Owns the key names, the commands, and the connection: one connection is one Redis process, so the `run_id` read when
+//! it was made is part of every [`Epoch`] read over it. A call without an answer within [`CALL_TIMEOUT`] ends the
+//! connection, and [`Directory::upkeep`] makes another one; nothing is retried behind a caller's back.
+
+use std::time::Duration;
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, FromRedisValue, Pipeline, RedisError, Script};
+use async_trait::async_trait;
+use rand::Rng;
+use smol_str::{SmolStr, format_smolstr};
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::{Account, Directory, ENTRY_TTL, Epoch, Error, NodeEntry, Owners, Renewal, Result};
+use crate::names::{NodeId, Room};
+use crate::roster::claims::SeatChange;
+
+/// The longest any call waits for Redis, connecting included.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+
+const RECONNECT_FIRST: Duration = Duration::from_millis(50);
+const RECONNECT_MOST: Duration = Duration::from_secs(1);
+
+/// `KEYS`: the node's lease, a set it may be named in, and keys of its own. Without a lease it is taken out of the set,
+/// and its keys are removed. One step in Redis, so a node that enters meanwhile is either seen or comes after.
+const REPAIR: &str = r"
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('SREM', KEYS[2], ARGV[1])
+for i = 3, #KEYS do redis.call('UNLINK', KEYS[i]) end
+return 1
+";
+
+/// Made by [`Redis::open`]; connects only while [`Directory::upkeep`] runs.
+pub struct Redis {
+    client: Client,
+    prefix: String,
+    link: watch::Sender<Link>,
+    repair: Script,
+}
+
+#[derive(Clone, Default)]
+struct Link {
+    /// Counts connections, so that a late failure of an old one does not end the new one.
+    generation: u64,
+    live: Option<Live>,
+}
+
+#[derive(Clone)]
+struct Live {
+    connection: MultiplexedConnection,
+    run_id: SmolStr,
+}
+
+impl Redis {
+    /// Does not connect yet.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when `url` is no Redis URL; the message does not repeat it, since it may hold a password.
+    pub fn open(url: &str, prefix: &str) -> Result<Self> {
+        let client = Client::open(url).map_err(|error| Error::Refused(error.to_string()))?;
+        let (link, _) = watch::channel(Link::default());
+        Ok(Self { client, prefix: prefix.to_owned(), link, repair: Script::new(REPAIR) })
+    }
+
+    /// Where it connects to, without credentials.
+    pub fn address(&self) -> String {
+        match self.client.get_connection_info().addr() {
+            ConnectionAddr::Tcp(host, port) => format!("{host}:{port}"),
+            other => other.to_string(),
+        }
+    }
+
+    async fn connect(&self) -> Result<Live> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CALL_TIMEOUT))
+            .set_response_timeout(Some(CALL_TIMEOUT));
+        let mut connection =
+            self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(meaning)?;
+        let about: String = ::redis::cmd("INFO").arg("server").query_async(&mut connection).await.map_err(meaning)?;
+        let run_id = about.lines().find_map(|line| line.strip_prefix("run_id:"));
+        let run_id = run_id.ok_or_else(|| Error::Refused("INFO server names no run_id".to_owned()))?;
+        Ok(Live { connection, run_id: run_id.trim().into() })
+    }
+
+    fn live(&self) -> Result<(u64, Live)> {
+        let link = self.link.borrow();
+        let live = link.live.clone().ok_or_else(|| Error::Unanswered("not connected".to_owned()))?;
+        Ok((link.generation, live))
+    }
+
+    fn failed(&self, generation: u64, error: RedisError) -> Error {
+        let error = meaning(error);
+        if matches!(error, Error::Unanswered(_)) {
+            self.link.send_if_modified(|link| {
+                let broken = link.generation == generation && link.live.is_some();
+                if broken {
+                    link.live = None;
+                }
+                broken
+            });
+        }
+        error
+    }
+
+    /// Runs the commands in order on the present connection; answers with what they said and the process's `run_id`.
+    async fn run<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<(T, SmolStr)> {
+        let (generation, mut live) = self.live()?;
+        match commands.query_async(&mut live.connection).await {
+            Ok(answer) => Ok((answer, live.run_id)),
+            Err(error) => Err(self.failed(generation, error)),
+        }
+    }
+
+    async fn run_repair(&self, node: &NodeId, set: &str, keys: &[String]) -> Result<()> {
+        let (generation, mut live) = self.live()?;
+        let mut call = self.repair.prepare_invoke();
+        call.key(self.lease_key(node)).key(set).arg(node.as_str());
+        for key in keys {
+            call.key(key);
+        }
+        let repaired: std::result::Result<i64, _> = call.invoke_async(&mut live.connection).await;
+        repaired.map(drop).map_err(|error| self.failed(generation, error))
+    }
+
+    fn lease_key(&self, node: &NodeId) -> String {
+        format!("{}node:{node}", self.prefix)
+    }
+
+    fn nodes_key(&self) -> String {
+        format!("{}nodes", self.prefix)
+    }
+
+    fn epoch_key(&self) -> String {
+        format!("{}epoch", self.prefix)
+    }
+
+    fn owners_key(&self, room: &Room) -> String {
+        format!("{}owners:{room}", self.prefix)
+    }
+
+    fn room_key(&self, node: &NodeId, room: &Room) -> String {
+        format!("{}room:{node}:{room}", self.prefix)
+    }
+}
+
+/// Life of the index as everybody reads it who is connected to the same process.
+fn epoch(value: Option<String>, run_id: &str) -> Option<Epoch> {
+    value.map(|value| Epoch(format_smolstr!("{value}@{run_id}")))
+}
+
+fn meaning(error: RedisError) -> Error {
+    match error.kind() {
+        ErrorKind::Io | ErrorKind::Parse => Error::Unanswered(error.to_string()),
+        _ => Error::Refused(error.to_string()),
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+fn encode(entry: &NodeEntry) -> String {
+    serde_json::to_string(entry).expect("an entry is plain text and a flag")
+}
+
+/// Entries that no node wrote are nobody's.
+fn decode(entry: Option<String>) -> Option<NodeEntry> {
+    serde_json::from_str(&entry?).ok()
+}
+
+#[async_trait]
+impl Directory for Redis {
+    /// Keeps a connection: connects, waits until a call says that it broke, connects again.
+    async fn upkeep(&self) {
+        let mut link = self.link.subscribe();
+        let mut pause = RECONNECT_FIRST;
+        let mut complained = false;
+        loop {
+            match self.connect().await {
+                Ok(live) => {
+                    info!(redis = self.address(), run_id = %live.run_id, "connected to redis");
+                    self.link.send_modify(|link| *link = Link { generation: link.generation + 1, live: Some(live) });
+                    (pause, complained) = (RECONNECT_FIRST, false);
+                    // The sender lives in `self`, so waiting cannot fail.
+                    let _ = link.wait_for(|link| link.live.is_none()).await;
+                    warn!(redis = self.address(), "lost the connection to redis, trying again");
+                }
+                Err(error) => {
+                    if !complained {
+                        warn!(redis = self.address(), %error, "redis cannot be reached, trying again until it can");
+                        complained = true;
+                    }
+                    sleep(pause).await;
+                    pause = (pause * 2).min(RECONNECT_MOST);
+                }
+            }
+        }
+    }
+
+    async fn enter(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>> {
+        let new_epoch = format!("{:016x}", rand::rng().random::<u64>());
+        let mut commands = ::redis::pipe();
+        commands.cmd("SADD").arg(self.nodes_key()).arg(node.as_str()).ignore();
+        commands.cmd("SET").arg(self.epoch_key()).arg(new_epoch).arg("NX").ignore();
+        let lease_key = self.lease_key(node);
+        commands.cmd("SET").arg(lease_key).arg(encode(entry)).arg("NX").arg("PX").arg(milliseconds(lease));
+        commands.cmd("GET").arg(self.epoch_key());
+        let ((written, value), run_id): ((Option<String>, Option<String>), _) = self.run(&commands).await?;
+        Ok(written.and_then(|_| epoch(value, &run_id)))
+    }
+
+    async fn renew(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Renewal> {
+        let mut commands = ::redis::pipe();
+        let lease_key = self.lease_key(node);
+        commands.cmd("SET").arg(lease_key).arg(encode(entry)).arg("XX").arg("PX").arg(milliseconds(lease));
+        commands.cmd("SADD").arg(self.nodes_key()).arg(node.as_str()).ignore();
+        commands.cmd("GET").arg(self.epoch_key());
+        let ((written, value), run_id): ((Option<String>, Option<String>), _) = self.run(&commands).await?;
+        let epoch = written.and_then(|_| epoch(value, &run_id));
+        Ok(epoch.map_or(Renewal::Lapsed, Renewal::Renewed))
+    }
+
+    async fn nodes(&self) -> Result<Vec<(NodeId, NodeEntry)>> {
+        let mut commands = ::redis::pipe();
+        commands.cmd("SMEMBERS").arg(self.nodes_key());
+        let ((members,), _): ((Vec<String>,), _) = self.run(&commands).await?;
+        let ids: Vec<NodeId> = members.iter().filter_map(|member| NodeId::parse(member).ok()).collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut commands = ::redis::pipe();
+        for id in &ids {
+            commands.cmd("GET").arg(self.lease_key(id));
+        }
+        let (entries, _): (Vec<Option<String>>, _) = self.run(&commands).await?;
+        let mut nodes = Vec::with_capacity(ids.len());
+        for (id, entry) in ids.into_iter().zip(entries) {
+            match decode(entry) {
+                Some(entry) => nodes.push((id, entry)),
+                None => self.run_repair(&id, &self.nodes_key(), &[]).await?,
+            }
+        }
+        Ok(nodes)
+    }
+
+    async fn claim(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>> {
+        let mut commands = ::redis::pipe();
+        for room in rooms {
+            let owners = self.owners_key(room);
+            commands.cmd("SADD").arg(&owners).arg(node.as_str()).ignore();
+            commands.cmd("EXPIRE").arg(&owners).arg(ENTRY_TTL.as_secs()).ignore();
+            commands.cmd("EXPIRE").arg(self.room_key(node, room)).arg(ENTRY_TTL.as_secs()).ignore();
+        }
+        commands.cmd("GET").arg(self.epoch_key());
+        let ((value,), run_id): ((Option<String>,), _) = self.run(&commands).await?;
+        Ok(epoch(value, &run_id))
+    }
+
+    async fn release(&self, node: &NodeId, rooms: &[Room]) -> Result<()> {
+        let mut commands = ::redis::pipe();
+        for room in rooms {
+            commands.cmd("SREM").arg(self.owners_key(room)).arg(node.as_str()).ignore();
+            commands.cmd("UNLINK").arg(self.room_key(node, room)).ignore();
+        }
+        self.run::<()>(&commands).await.map(drop)
+    }
+
+    async fn owners(&self, room: &Room) -> Result<Owners> {
+        let mut commands = ::redis::pipe();
+        commands.cmd("SMEMBERS").arg(self.owners_key(room));
+        commands.cmd("GET").arg(self.epoch_key());
+        let ((members, value), run_id): ((Vec<String>, Option<String>), _) = self.run(&commands).await?;
+        let nodes = members.iter().filter_map(|member| NodeId::parse(member).ok()).collect();
+        Ok(Owners { nodes, epoch: epoch(value, &run_id) })
+    }
+
+    async fn account(&self, room: &Room, nodes: &[NodeId]) -> Result<Vec<Account>> {
+        if nodes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut commands = ::redis::pipe();
+        for node in nodes {
+            commands.cmd("GET").arg(self.lease_key(node));
+            commands.cmd("SCARD").arg(self.room_key(node, room));
+        }
+        let (answers, _): (Vec<::redis::Value>, _) = self.run(&commands).await?;
+        let unexpected = |error: ::redis::ParsingError| Error::Refused(error.to_string());
+        let mut accounts = Vec::with_capacity(nodes.len());
+        for pair in answers.chunks_exact(2) {
+            let entry = ::redis::from_redis_value_ref::<Option<String>>(&pair[0]).map_err(unexpected)?;
+            let sockets = ::redis::from_redis_value_ref::<u64>(&pair[1]).map_err(unexpected)?;
+            accounts.push(Account { entry: decode(entry), sockets });
+        }
+        Ok(accounts)
+    }
+
+    async fn repair(&self, room: &Room, nodes: &[NodeId]) -> Result<()> {
+        for node in nodes {
+            self.run_repair(node, &self.owners_key(room), &[self.room_key(node, room)]).await?;
+        }
+        Ok(())
+    }
+
+    async fn list(&self, node: &NodeId, changes: &[SeatChange]) -> Result<()> {
+        let mut commands = ::redis::pipe();
+        for room in changes.chunk_by(|one, next| one.seat.room == next.seat.room && one.taken == next.taken) {
+            let first = &room[0];
+            let key = self.room_key(node, &first.seat.room);
+            commands.cmd(if first.taken { "SADD" } else { "SREM" }).arg(&key);
+            for change in room {
+                commands.arg(change.seat.socket.as_str());
+            }
+            commands.ignore();
+            if first.taken {
+                commands.cmd("EXPIRE").arg(&key).arg(ENTRY_TTL.as_secs()).ignore();
+            }
+        }
+        self.run::<()>(&commands).await.map(drop)
+    }
+
+    async fn forget(&self, node: &NodeId) -> Result<()> {
+        let mut commands = ::redis::pipe();
+        commands.cmd("SREM").arg(self.nodes_key()).arg(node.as_str()).ignore();
+        commands.cmd("DEL").arg(self.lease_key(node)).ignore();
+        self.run::<()>(&commands).await.map(drop)
+    }
+}

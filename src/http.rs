@@ -1,0 +1,73 @@
+//! HTTP: the REST answers, the page, and the admin port.
+//!
+//! Owns the routes and how meaning becomes a response; every error is one problem document ([`problem`]). Handlers
+//! adapt the roll call and know no more about it than its answer.
+
+pub mod admin;
+pub mod page;
+pub mod problem;
+pub mod rest;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
+use axum::response::Response;
+use axum::routing::get;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::set_header::SetResponseHeaderLayer;
+
+use crate::roll_call::RollCall;
+use problem::Problem;
+
+/// What the public port needs.
+pub struct Config {
+    pub roll_call: RollCall,
+    /// The deadline of a roll call that names none.
+    pub deadline: Duration,
+    /// The longest deadline a caller may ask for.
+    pub deadline_most: Duration,
+    /// Origins whose pages may read the REST answers. None: no page of another origin.
+    pub cors_origins: Vec<HeaderValue>,
+}
+
+/// The public port, without Socket.IO.
+pub fn router(config: Config) -> Router {
+    let cors = cors(config.cors_origins.clone());
+    let router = Router::new()
+        .route("/", get(page::front))
+        .route("/_/assets/{asset}", get(page::asset))
+        .route("/{room}", get(page::room))
+        .route("/{room}/users", get(rest::users))
+        .route("/{room}/rollcall", get(rest::roll_call))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(Arc::new(config))
+        .layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
+        .layer(SetResponseHeaderLayer::if_not_present(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        ));
+    match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    }
+}
+
+/// The answer to whatever is no route.
+pub async fn not_found(uri: Uri) -> Problem {
+    Problem::not_found(format!("there is nothing at {}", uri.path()))
+}
+
+/// The answer to a method that the route does not have. All routes here are read-only.
+pub async fn method_not_allowed(request: Request) -> Response {
+    Problem::method_not_allowed(request.method())
+}
+
+fn cors(origins: Vec<HeaderValue>) -> Option<CorsLayer> {
+    let exposed = [rest::COMPLETE, rest::UNANSWERED, rest::UNRESOLVED].map(HeaderName::from_static);
+    let layer = CorsLayer::new().allow_methods([Method::GET, Method::HEAD]).expose_headers(exposed);
+    (!origins.is_empty()).then(|| layer.allow_origin(AllowOrigin::list(origins)))
+}

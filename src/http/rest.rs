@@ -1,0 +1,186 @@
+//! The REST answers: `GET /{room}/users` and `GET /{room}/rollcall`.
+//!
+//! Owns their parameters, their headers and their JSON. What the roll call could not have is in the headers of the
+//! short answer and in the body of the full one.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{FromRequestParts, Query, RawPathParams, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use super::Config;
+use super::problem::Problem;
+use crate::mesh::peers::Silence;
+use crate::names::{NodeId, NodeName, Room, SocketId, UserId};
+use crate::roll_call::answer::{Answer, Source};
+
+/// `true` or `false`: every node that may have sockets of the room has answered.
+pub const COMPLETE: &str = "rollcall-complete";
+/// When incomplete: `<node name>=<reason>, …`.
+pub const UNANSWERED: &str = "rollcall-unanswered";
+/// When incomplete: how many sockets are left open, or `unknown`.
+pub const UNRESOLVED: &str = "rollcall-unresolved";
+
+#[derive(Serialize)]
+struct User<'a> {
+    id_socket: &'a SocketId,
+    id_user: &'a UserId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<&'a NodeName>,
+}
+
+#[derive(Serialize)]
+struct Full<'a> {
+    room: &'a Room,
+    complete: bool,
+    as_of: String,
+    took_ms: f64,
+    source: Source,
+    nodes: Vec<Node<'a>>,
+    unresolved: Option<u64>,
+    users: Vec<User<'a>>,
+}
+
+#[derive(Serialize)]
+struct Node<'a> {
+    id: &'a NodeId,
+    name: &'a NodeName,
+    vouched: usize,
+    unchanged: bool,
+    error: Option<Silence>,
+    took_ms: f64,
+}
+
+/// The parameters of a roll call, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    room: Room,
+    deadline: Duration,
+    strict: bool,
+}
+
+#[derive(Deserialize)]
+struct RawAsk {
+    deadline_ms: Option<String>,
+    strict: Option<String>,
+}
+
+/// Who is in the room: the short answer.
+pub async fn users(State(config): State<Arc<Config>>, ask: Ask) -> Result<Response, Problem> {
+    let answer = call(&config, &ask).await?;
+    let users: Vec<User> =
+        answer.rows().map(|(_, row)| User { id_socket: &row.id_socket, id_user: &row.id_user, node: None }).collect();
+    Ok(with_completeness(&answer, Json(users).into_response()))
+}
+
+/// Who is in the room, who was asked, and how it went: the full answer.
+pub async fn roll_call(State(config): State<Arc<Config>>, ask: Ask) -> Result<Response, Problem> {
+    let answer = call(&config, &ask).await?;
+    let nodes = answer.nodes.iter().map(|node| Node {
+        id: &node.node,
+        name: &node.name,
+        vouched: node.said.as_ref().map_or(0, Vec::len),
+        unchanged: false,
+        error: node.said.as_ref().err().copied(),
+        took_ms: milliseconds(node.took),
+    });
+    let users =
+        answer.rows().map(|(node, row)| User { id_socket: &row.id_socket, id_user: &row.id_user, node: Some(node) });
+    let full = Full {
+        room: &answer.room,
+        complete: answer.complete,
+        as_of: format!("{:.3}", answer.as_of),
+        took_ms: milliseconds(answer.took),
+        source: answer.source,
+        nodes: nodes.collect(),
+        unresolved: answer.unresolved,
+        users: users.collect(),
+    };
+    Ok(with_completeness(&answer, Json(full).into_response()))
+}
+
+async fn call(config: &Config, ask: &Ask) -> Result<Answer, Problem> {
+    let answer = config.roll_call.call(&ask.room, ask.deadline).await;
+    if ask.strict && !answer.complete {
+        let (unanswered, unresolved) = (unanswered(&answer), unresolved(&answer));
+        let who = if unanswered.is_empty() { "the directory could not be read".to_owned() } else { unanswered };
+        return Err(Problem::unavailable(format!("the roll is incomplete: {who}; sockets left open: {unresolved}")));
+    }
+    Ok(answer)
+}
+
+fn with_completeness(answer: &Answer, mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    let mut set = |name, value: &str| {
+        let value = HeaderValue::from_str(value).expect("node names, reasons and numbers are plain ASCII");
+        headers.insert(HeaderName::from_static(name), value);
+    };
+    set(COMPLETE, if answer.complete { "true" } else { "false" });
+    if !answer.complete {
+        let unanswered = unanswered(answer);
+        if !unanswered.is_empty() {
+            set(UNANSWERED, &unanswered);
+        }
+        set(UNRESOLVED, &unresolved(answer));
+    }
+    response
+}
+
+fn unanswered(answer: &Answer) -> String {
+    let mut text = String::new();
+    for (node, silence) in answer.unanswered() {
+        let separator = if text.is_empty() { "" } else { ", " };
+        write!(text, "{separator}{node}={silence}").expect("a String takes any text");
+    }
+    text
+}
+
+fn unresolved(answer: &Answer) -> String {
+    answer.unresolved.map_or_else(|| "unknown".to_owned(), |count| count.to_string())
+}
+
+/// To the microsecond: more would be noise.
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1000.0
+}
+
+impl FromRequestParts<Arc<Config>> for Ask {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, config: &Arc<Config>) -> Result<Self, Problem> {
+        let room = room(parts, config).await?;
+        let Query(raw) = Query::<RawAsk>::from_request_parts(parts, config)
+            .await
+            .map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+        let deadline = deadline(raw.deadline_ms.as_deref(), config)?;
+        let strict = match raw.strict.as_deref() {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => return Err(Problem::bad_request("strict must be true or false")),
+        };
+        Ok(Self { room, deadline, strict })
+    }
+}
+
+/// The room of a path, percent-decoded.
+pub async fn room(parts: &mut Parts, config: &Arc<Config>) -> Result<Room, Problem> {
+    let params = RawPathParams::from_request_parts(parts, config)
+        .await
+        .map_err(|_| Problem::bad_request("the room's name must be valid UTF-8"))?;
+    let (_, room) = params.iter().next().ok_or_else(|| Problem::not_found("there is no room in the path"))?;
+    Room::parse(room).map_err(|error| Problem::bad_request(format!("the room's name {error}")))
+}
+
+fn deadline(given: Option<&str>, config: &Config) -> Result<Duration, Problem> {
+    let Some(given) = given else { return Ok(config.deadline) };
+    let most = config.deadline_most.as_millis();
+    let parsed = given.parse::<u64>().ok().filter(|&milliseconds| milliseconds > 0 && u128::from(milliseconds) <= most);
+    let problem = || Problem::bad_request(format!("deadline_ms must be a whole number from 1 to {most}"));
+    parsed.map(Duration::from_millis).ok_or_else(problem)
+}

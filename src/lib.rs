@@ -1,0 +1,28 @@
+//! Rollcall: who is in this Socket.IO room right now, across the whole cluster, and which user is each socket?
+//!
+//! Two flows, and the order to read the modules in:
+//!
+//! ```text
+//! socket in:   socket_edge -> roster -> registrar -> directory (Redis)
+//! question in: http -> roll_call -> directory: whom to ask -> mesh: LookupSockets to exactly those -> join -> JSON
+//! ```
+//!
+//! [`names`] and [`clock`] are what everything speaks of; [`membership`] says who belongs to the cluster and whether
+//! this node counts; [`node`] wires one node together, and [`dev`] runs four of them in one process. The words and the
+//! promises are in the README.
+
+pub mod cli;
+pub mod clock;
+pub mod connections;
+pub mod dev;
+pub mod directory;
+pub mod http;
+pub mod membership;
+pub mod mesh;
+pub mod names;
+pub mod node;
+pub mod registrar;
+pub mod roll_call;
+pub mod roster;
+pub mod socket_edge;
+pub mod tls;

@@ -1,0 +1,138 @@
+//! The process edge: arguments, logging, signals, exit code.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use rollcall::cli::{Cli, Command, Dev, OnOff, RedisArgs, Serve};
+use rollcall::connections::listen;
+use rollcall::dev;
+use rollcall::directory::Directory;
+use rollcall::directory::memory::Memory;
+use rollcall::directory::redis::Redis;
+use rollcall::names::NodeName;
+use rollcall::node::{Config, Listeners, Node};
+use rollcall::registrar;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+
+/// A command line that cannot be run, as usual.
+const USAGE: u8 = 2;
+/// Ended by a second signal, as shells count it for SIGINT.
+const INTERRUPTED: i32 = 130;
+
+fn main() -> ExitCode {
+    let cli = match Cli::read(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(stop) if stop.failed => {
+            eprint!("{}", stop.text);
+            return ExitCode::from(USAGE);
+        }
+        Err(stop) => {
+            print!("{}", stop.text);
+            return ExitCode::SUCCESS;
+        }
+    };
+    if let Err(error) = log(&cli) {
+        eprintln!("rollcall: --log: {error}");
+        return ExitCode::from(USAGE);
+    }
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log(cli: &Cli) -> anyhow::Result<()> {
+    let default = if matches!(cli.command, Command::Dev(_)) { "warn" } else { "info" };
+    let filter = EnvFilter::try_new(cli.log.as_deref().unwrap_or(default))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(())
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        tokio::spawn(watch_signals(shutdown.clone()));
+        match command {
+            Command::Dev(dev) => run_dev(dev, shutdown).await,
+            Command::Serve(serve) => run_serve(*serve, shutdown).await,
+        }
+    })
+}
+
+async fn run_dev(dev: Dev, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let cluster = dev::Cluster { nodes: usize::from(dev.nodes), listen: dev.listen, tls: dev.tls == OnOff::On };
+    let memory = Memory::new();
+    let directory = || directory(&dev.redis, &memory);
+    dev::run(cluster, directory, |introduction| println!("{introduction}"), shutdown).await
+}
+
+async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let bind = |address| listen(address, false).with_context(|| format!("cannot listen on {address}"));
+    let listeners = Listeners {
+        public: bind(serve.listen.address)?,
+        mesh: bind(serve.mesh_listen.address)?,
+        admin: Some(bind(serve.admin_listen.address)?),
+    };
+    let mesh = listeners.mesh.local_addr()?;
+    let name = serve.node_name.unwrap_or_else(|| {
+        let host = gethostname::gethostname();
+        NodeName::from_any(&format!("{}-{}", host.to_string_lossy(), mesh.port()))
+    });
+    let mesh_advertise = serve.mesh_advertise.map_or_else(|| mesh.to_string(), |address| address.as_str().to_owned());
+    info!(
+        %name,
+        listen = %listeners.public.local_addr()?,
+        mesh = %mesh,
+        admin = %listeners.admin.as_ref().map(|admin| admin.local_addr()).transpose()?.unwrap_or(mesh),
+        "starting",
+    );
+    if serve.redis.url.is_none() {
+        info!("no --redis: this node is a cluster of one");
+    }
+    let config = Config {
+        name,
+        mesh_advertise,
+        lease: serve.lease,
+        deadline: serve.deadline,
+        rooms_per_socket: serve.rooms_per_socket as usize,
+        linger: registrar::LINGER,
+        cors_origins: serve.cors_origins,
+        tls: None,
+    };
+    let directory = directory(&serve.redis, &Memory::new());
+    Node::new(config, listeners, directory).run(shutdown).await
+}
+
+fn directory(redis: &RedisArgs, memory: &Arc<Memory>) -> Arc<dyn Directory> {
+    match &redis.url {
+        Some(url) => Arc::new(Redis::open(url.as_str(), &redis.prefix).expect("the URL was opened before")),
+        None => Arc::clone(memory) as Arc<dyn Directory>,
+    }
+}
+
+/// The first signal stops cleanly, the second at once.
+async fn watch_signals(shutdown: CancellationToken) {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        error!("signals cannot be watched, stop this process by killing it");
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if shutdown.is_cancelled() {
+            std::process::exit(INTERRUPTED);
+        }
+        shutdown.cancel();
+    }
+}

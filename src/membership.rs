@@ -1,0 +1,206 @@
+//! Membership: who belongs to the cluster, as known here, and whether this node counts.
+//!
+//! Owns this node's lease ([`lease`]), its word to the others ([`announcer`]) and the table of what the others said
+//! ([`table`]). Owns no sockets and no claims: the roster says what this node's word is, and a roll call takes a
+//! [`View`] and decides whom to ask.
+
+pub mod announcer;
+pub mod lease;
+pub mod table;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use smol_str::SmolStr;
+use tokio::sync::{Notify, watch};
+
+use crate::clock::BootInstant;
+use crate::directory::NodeEntry;
+use crate::names::{NodeId, NodeName};
+use crate::roster::Roster;
+use table::{Said, Table};
+
+pub use table::{Member, View};
+
+/// What a node is known by apart from its id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    pub name: NodeName,
+    /// Where its mesh is reached, `host:port`.
+    pub mesh: SmolStr,
+    /// When the process started, RFC 3339.
+    pub since: SmolStr,
+}
+
+/// Whether this node may acknowledge sockets, by the last answer of the directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The incarnation this is about.
+    pub node: NodeId,
+    /// When its entry was sent to the index; `None` until that was answered.
+    pub entered: Option<BootInstant>,
+    /// When the renewal was *sent* that was answered last.
+    pub confirmed: Option<BootInstant>,
+    /// Every member has acknowledged the hello, or a whole lease has passed since the entry was written.
+    pub born: bool,
+}
+
+/// See [`Membership::readiness`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Readiness {
+    /// The directory has confirmed the lease lately.
+    pub confirmed: bool,
+    /// The birth is over.
+    pub born: bool,
+    pub leaving: bool,
+}
+
+/// Shared by `Arc`.
+pub struct Membership {
+    identity: Identity,
+    lease: Duration,
+    roster: Arc<Roster>,
+    table: Mutex<Table>,
+    standing: watch::Sender<Standing>,
+    leaving: watch::Sender<Leaving>,
+    /// The table or the own word changed in a way that the announcer should look at.
+    news: Notify,
+    acknowledgements: watch::Sender<()>,
+}
+
+/// How far this node is on its way out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Leaving {
+    #[default]
+    Staying,
+    Draining,
+    Goodbye,
+}
+
+impl Membership {
+    pub fn new(identity: Identity, lease: Duration, roster: Arc<Roster>) -> Arc<Self> {
+        let node = roster.incarnation();
+        let (standing, _) =
+            watch::channel(Standing { node: node.clone(), entered: None, confirmed: None, born: false });
+        let (leaving, _) = watch::channel(Leaving::default());
+        let table = Mutex::new(Table::new(&node, lease));
+        let (acknowledgements, _) = watch::channel(());
+        Arc::new(Self { identity, lease, roster, table, standing, leaving, news: Notify::new(), acknowledgements })
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The members other than this node, as known now.
+    pub fn view(&self) -> View {
+        self.lock().view()
+    }
+
+    /// How long a lease lasts.
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    /// Whether clients of `node` may be acknowledged now: its birth is over, and the index answered something that was
+    /// sent less than ¾ of a lease ago. A process that was stopped for long may not, until it has renewed.
+    pub fn may_acknowledge(&self, node: &NodeId) -> bool {
+        self.standing.borrow().counts(node, self.lease)
+    }
+
+    /// What stands between this node and new clients.
+    pub fn readiness(&self) -> Readiness {
+        let standing = self.standing.borrow().clone();
+        let current = standing.node == self.roster.incarnation();
+        Readiness {
+            confirmed: current && standing.confirmed_lately(self.lease),
+            born: current && standing.born,
+            leaving: *self.leaving.borrow() != Leaving::Staying,
+        }
+    }
+
+    /// There was a sign of life from this node over the mesh.
+    pub fn heard(&self, node: &NodeId) {
+        self.lock().heard(node, BootInstant::now());
+    }
+
+    /// Takes in what a node said of itself and of the members it knows.
+    pub fn told(&self, said: &Said) {
+        let changed = self.lock().told(said, BootInstant::now());
+        if changed {
+            self.news.notify_one();
+        }
+    }
+
+    /// What this node says of itself now, and the members it knows.
+    pub fn say(&self) -> Said {
+        let leaving = *self.leaving.borrow();
+        // The word is read under the table's lock: a later sequence number never carries an earlier word.
+        let mut table = self.lock();
+        let word = self.roster.word().borrow().clone();
+        table.say(&self.identity, &word, leaving, BootInstant::now())
+    }
+
+    /// Takes a member in that a roll call came across in the index.
+    pub fn found(&self, node: &NodeId, entry: &NodeEntry) {
+        let changed = self.lock().found(node, entry, BootInstant::now());
+        if changed {
+            self.news.notify_one();
+        }
+    }
+
+    /// Tells the index and the others that this node is on its way out. There is no way back.
+    pub fn leave(&self, leaving: Leaving) {
+        self.leaving.send_if_modified(|now| {
+            let further = leaving > *now;
+            *now = leaving.max(*now);
+            further
+        });
+        self.news.notify_one();
+    }
+
+    /// Ends when every member has acknowledged this node's present word.
+    pub async fn everyone_knows(&self) {
+        let mut acknowledgements = self.acknowledgements.subscribe();
+        loop {
+            let sequence = self.say().sequence;
+            if self.lock().all_acknowledged(sequence) {
+                return;
+            }
+            // The sender lives in `self`, so waiting cannot fail.
+            let _ = acknowledgements.changed().await;
+        }
+    }
+
+    fn entry(&self) -> NodeEntry {
+        NodeEntry {
+            name: self.identity.name.clone(),
+            mesh: self.identity.mesh.clone(),
+            since: self.identity.since.clone(),
+            draining: *self.leaving.borrow() != Leaving::Staying,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().expect("no code panics while it holds the table")
+    }
+}
+
+impl Standing {
+    /// When this node's entry was sent to the index, if it is there.
+    fn entered(&self, node: &NodeId) -> Option<BootInstant> {
+        self.entered.filter(|_| self.node == *node)
+    }
+
+    fn counts(&self, node: &NodeId, lease: Duration) -> bool {
+        self.node == *node && self.born && self.confirmed_lately(lease)
+    }
+
+    fn confirmed_lately(&self, lease: Duration) -> bool {
+        self.confirmed.is_some_and(|sent| sent.elapsed() < lease * 3 / 4)
+    }
+}

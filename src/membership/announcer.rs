@@ -1,0 +1,97 @@
+//! The announcer: brings this node's word to every member that has not acknowledged it yet.
+//!
+//! Owns the repetition. Level-triggered: it compares what is true now with what each member acknowledged last, so a
+//! word that changed twice is told once, and a member that joined later gets its hello without anyone remembering it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tracing::debug;
+
+use super::table::Said;
+use super::{Leaving, Membership};
+use crate::mesh::peers::{Peers, Silence};
+use crate::names::NodeId;
+
+/// How long a member may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+/// How long after a failure a member is told again.
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
+
+/// What became of one announcement.
+struct Told {
+    node: NodeId,
+    sequence: u64,
+    answer: Result<Said, Silence>,
+}
+
+impl Membership {
+    /// Announces, for ever.
+    pub async fn announce(&self, peers: &Peers) {
+        let mut word = self.roster.word();
+        let mut standing = self.standing();
+        let mut telling: JoinSet<Told> = JoinSet::new();
+        // Members that are being told, or were told in vain a moment ago, with when to tell them again at the earliest.
+        let mut not_before: HashMap<NodeId, Instant> = HashMap::new();
+        loop {
+            let incarnation = word.borrow_and_update().incarnation.clone();
+            let entered = standing.borrow_and_update().entered(&incarnation).is_some();
+            // The hello comes after the entry: a member that hears of a node without a lease would soon let it go.
+            if entered || *self.leaving.borrow() == Leaving::Goodbye {
+                let now = Instant::now();
+                not_before.retain(|_, moment| *moment > now);
+                self.tell(peers, &mut telling, &mut not_before);
+            }
+            tokio::select! {
+                Some(Ok(told)) = telling.join_next() => {
+                    not_before.remove(&told.node);
+                    if let Err(node) = self.hear(told) {
+                        not_before.insert(node, Instant::now() + AGAIN_AFTER);
+                    }
+                }
+                () = self.news.notified() => {}
+                _ = word.changed() => {}
+                _ = standing.changed() => {}
+                () = sleep(AGAIN_AFTER) => {}
+            }
+        }
+    }
+
+    fn tell(&self, peers: &Peers, telling: &mut JoinSet<Told>, not_before: &mut HashMap<NodeId, Instant>) {
+        let said = self.say();
+        peers.retain(|mesh| said.members.iter().any(|member| member.mesh == mesh));
+        for (node, mesh) in self.lock().unacknowledged(said.sequence) {
+            if not_before.contains_key(&node) {
+                continue;
+            }
+            not_before.insert(node.clone(), Instant::now() + ANSWER_WITHIN + AGAIN_AFTER);
+            let (peers, said) = (peers.clone(), said.clone());
+            telling.spawn(async move {
+                let answer = peers.announce(&mesh, &said, ANSWER_WITHIN).await;
+                Told { node, sequence: said.sequence, answer }
+            });
+        }
+    }
+
+    /// Takes in what a member answered. Fails with the member when it did not acknowledge.
+    fn hear(&self, told: Told) -> Result<(), NodeId> {
+        let Told { node, sequence, answer } = told;
+        let said = match answer {
+            Ok(said) => said,
+            Err(silence) => {
+                debug!(peer = %node, reason = %silence, "a member did not acknowledge");
+                return Err(node);
+            }
+        };
+        self.told(&said);
+        if said.about.node != node {
+            return Err(node);
+        }
+        self.lock().acknowledged(&node, sequence);
+        self.acknowledgements.send_replace(());
+        self.consider_birth();
+        Ok(())
+    }
+}

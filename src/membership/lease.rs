@@ -1,0 +1,111 @@
+//! The lease: this node's entry in the index, written, renewed, and never revived.
+//!
+//! Owns the loop that keeps it and reads the list of the others. A lease that lapsed, or an index that turns out to be
+//! another one, ends the incarnation: the roster starts the next one, and this loop writes that one's lease.
+
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{debug, info, warn};
+
+use super::{Membership, Standing};
+use crate::clock::BootInstant;
+use crate::directory::{Directory, Epoch, Renewal, Result};
+use crate::names::NodeId;
+
+/// How often a lease is renewed within its length.
+const RENEWALS_PER_LEASE: u32 = 5;
+
+impl Membership {
+    /// Keeps the lease and the list, for ever.
+    pub async fn keep_lease(&self, directory: &dyn Directory) {
+        let mut word = self.roster.word();
+        let mut leaving = self.leaving.subscribe();
+        let mut ticks = interval(self.lease / RENEWALS_PER_LEASE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut answered = true;
+        loop {
+            let node = self.roster.incarnation();
+            match self.write(directory, &node).await {
+                Ok(()) if !answered => {
+                    info!(node = %node, "the directory answers again");
+                    answered = true;
+                }
+                Ok(()) => {}
+                Err(error) if answered => {
+                    warn!(node = %node, %error, "the directory does not answer");
+                    answered = false;
+                }
+                Err(error) => debug!(node = %node, %error, "the directory does not answer"),
+            }
+            self.read(directory).await;
+            self.consider_birth();
+            if self.roster.incarnation() != node {
+                continue;
+            }
+            // Losing the sender is impossible: both live in `self`.
+            tokio::select! {
+                _ = ticks.tick() => {}
+                _ = word.changed() => {}
+                _ = leaving.changed() => {}
+            }
+        }
+    }
+
+    async fn write(&self, directory: &dyn Directory, node: &NodeId) -> Result<()> {
+        let sent = BootInstant::now();
+        let renewing = self.standing.borrow().entered(node).is_some();
+        let index: Option<Epoch> = if renewing {
+            match directory.renew(node, &self.entry(), self.lease).await? {
+                Renewal::Renewed(index) => Some(index),
+                Renewal::Lapsed => None,
+            }
+        } else {
+            directory.enter(node, &self.entry(), self.lease).await?
+        };
+        let Some(index) = index else {
+            warn!(node = %node, "the lease lapsed, taking a new incarnation");
+            self.roster.retire(node);
+            return Ok(());
+        };
+        if renewing {
+            if !self.roster.index_is(node, &index) {
+                warn!(node = %node, "the index is another one, taking a new incarnation");
+                return Ok(());
+            }
+            self.standing.send_modify(|standing| standing.confirmed = Some(sent));
+            return Ok(());
+        }
+        info!(node = %node, name = %self.identity.name, mesh = %self.identity.mesh, "entered the directory");
+        self.roster.entered(node, &index);
+        let (entered, confirmed) = (Some(sent), Some(sent));
+        self.standing.send_replace(Standing { node: node.clone(), entered, confirmed, born: false });
+        Ok(())
+    }
+
+    async fn read(&self, directory: &dyn Directory) {
+        let began = BootInstant::now();
+        let news = match directory.nodes().await {
+            Ok(nodes) => self.lock().list(&nodes, began, BootInstant::now()),
+            Err(_) => {
+                // Told by `write`, a moment ago.
+                self.lock().unreadable();
+                false
+            }
+        };
+        if news {
+            self.news.notify_one();
+        }
+    }
+
+    /// Ends the birth of the incarnation when its hello went round, or when a lease has passed since it entered.
+    pub(super) fn consider_birth(&self) {
+        let standing = self.standing.borrow().clone();
+        let Some(entered) = standing.entered.filter(|_| !standing.born) else { return };
+        if entered.elapsed() < self.lease && !self.lock().greeted(entered) {
+            return;
+        }
+        self.standing.send_if_modified(|now| {
+            now.born |= now.node == standing.node;
+            now.born
+        });
+    }
+}

@@ -1,0 +1,295 @@
+//! The table of members: what each said last, and when there was last a sign of life from it.
+//!
+//! Owns the rules of evidence, without clocks, locks or I/O of its own: a member is known by its lease, by having been
+//! heard, or by hearsay of a known age; a later word outranks an earlier one; who said goodbye, and every incarnation
+//! but a process's latest, never comes back; and only an index that could be read lets a silent member go.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use smol_str::SmolStr;
+
+use super::{Identity, Leaving};
+use crate::clock::BootInstant;
+use crate::directory::{Epoch, NodeEntry};
+use crate::names::{NodeId, NodeName};
+use crate::roster::Word;
+
+/// How many leases a goodbye is remembered, so that a list read just before it cannot bring the node back.
+const DEPARTED_LEASES: u32 = 10;
+
+/// A node's word about itself, as it travels over the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    pub about: Known,
+    pub sequence: u64,
+    pub whole_under: Option<Epoch>,
+    pub draining: bool,
+    pub goodbye: bool,
+    pub members: Vec<Known>,
+}
+
+/// A node as one other knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    pub node: NodeId,
+    pub name: NodeName,
+    pub mesh: SmolStr,
+    pub since: SmolStr,
+    /// Time since there was a sign of life from it.
+    pub age: Duration,
+}
+
+/// A node of the cluster other than this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    pub node: NodeId,
+    pub name: NodeName,
+    pub mesh: SmolStr,
+    pub since: SmolStr,
+    /// The index in which it last said that every room of it is claimed.
+    pub whole_under: Option<Epoch>,
+    /// The last list that could be read had its lease.
+    pub leased: bool,
+    /// When it was last heard over the mesh, by this node or by one that told this node.
+    pub heard: Option<BootInstant>,
+    /// The sequence number of its last word; 0 when it has not spoken yet.
+    sequence: u64,
+    /// The last word of this node that it acknowledged.
+    acknowledged: u64,
+}
+
+/// The table at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// When the read of the list *began* that the table rests on; `None` before the first.
+    pub listed: Option<BootInstant>,
+    pub members: Vec<Member>,
+    /// Nodes that said goodbye, and incarnations that a later one of their process has replaced.
+    pub departed: HashSet<NodeId>,
+}
+
+/// See the module.
+pub struct Table {
+    /// The process this table belongs to: no incarnation of it is a member.
+    process: SmolStr,
+    lease: Duration,
+    listed: Option<BootInstant>,
+    /// The last attempt to read the list was answered.
+    readable: bool,
+    members: HashMap<NodeId, Member>,
+    departed: HashMap<NodeId, BootInstant>,
+    last_said: Option<(Word, Leaving)>,
+    /// The number of what was said last.
+    sequence: u64,
+    /// The number of what the present incarnation said first: its hello.
+    hello: u64,
+}
+
+impl View {
+    pub fn get(&self, node: &NodeId) -> Option<&Member> {
+        self.members.iter().find(|member| member.node == *node)
+    }
+}
+
+impl Table {
+    pub fn new(node: &NodeId, lease: Duration) -> Self {
+        Self {
+            process: node.process().into(),
+            lease,
+            listed: None,
+            readable: false,
+            members: HashMap::new(),
+            departed: HashMap::new(),
+            last_said: None,
+            sequence: 0,
+            hello: 0,
+        }
+    }
+
+    pub fn view(&self) -> View {
+        View {
+            listed: self.listed,
+            members: self.members.values().cloned().collect(),
+            departed: self.departed.keys().cloned().collect(),
+        }
+    }
+
+    pub fn heard(&mut self, node: &NodeId, now: BootInstant) {
+        if let Some(member) = self.members.get_mut(node) {
+            member.heard = Some(now);
+        }
+    }
+
+    /// Returns whether a member was added, or spoke anew.
+    pub fn told(&mut self, said: &Said, now: BootInstant) -> bool {
+        let node = &said.about.node;
+        if node.process() == self.process {
+            return false;
+        }
+        if said.goodbye {
+            self.depart(node, now);
+        } else {
+            self.meet(&said.about, now);
+        }
+        let mut news = false;
+        if let Some(member) = self.members.get_mut(node) {
+            member.heard = Some(now);
+            if said.sequence > member.sequence {
+                news = true;
+                member.sequence = said.sequence;
+                member.whole_under = said.whole_under.clone();
+                member.mesh = said.about.mesh.clone();
+            }
+        }
+        for known in &said.members {
+            news |= self.hearsay(known, now);
+        }
+        news
+    }
+
+    /// Returns whether it is a new member.
+    pub fn found(&mut self, node: &NodeId, entry: &NodeEntry, now: BootInstant) -> bool {
+        let known = Known {
+            node: node.clone(),
+            name: entry.name.clone(),
+            mesh: entry.mesh.clone(),
+            since: entry.since.clone(),
+            age: Duration::ZERO,
+        };
+        let new = self.meet(&known, now);
+        if let Some(member) = self.members.get_mut(node) {
+            member.leased = true;
+        }
+        new
+    }
+
+    /// Takes in a list of leases whose read began at `began`: who is in it is a member, and who is not, and was not
+    /// heard for a whole lease, is one no more. Returns whether there are new members.
+    pub fn list(&mut self, nodes: &[(NodeId, NodeEntry)], began: BootInstant, now: BootInstant) -> bool {
+        let lease = self.lease;
+        self.listed = Some(began);
+        self.readable = true;
+        for member in self.members.values_mut() {
+            member.leased = false;
+        }
+        let mut news = false;
+        for (node, entry) in nodes {
+            news |= self.found(node, entry, now);
+        }
+        self.members.retain(|_, member| member.leased || member.heard.is_some_and(|heard| now.since(heard) < lease));
+        self.departed.retain(|_, left| now.since(*left) < lease * DEPARTED_LEASES);
+        news
+    }
+
+    /// The list could not be read: from now on nobody is let go for having no lease.
+    pub fn unreadable(&mut self) {
+        self.readable = false;
+    }
+
+    /// This node's word now; a word that differs from the last one gets the next sequence number.
+    pub fn say(&mut self, identity: &Identity, word: &Word, leaving: Leaving, now: BootInstant) -> Said {
+        let saying = (word.clone(), leaving);
+        if self.last_said.as_ref() != Some(&saying) {
+            self.sequence += 1;
+            let before = self.last_said.replace(saying);
+            if before.is_none_or(|(before, _)| before.incarnation != word.incarnation) {
+                self.hello = self.sequence;
+            }
+        }
+        let members = self.members.values().filter_map(|member| {
+            // A lease that was seen lives for no longer than one that was heard of when the list was read.
+            let leased = self.listed.filter(|_| member.leased);
+            let age = now.since(member.heard.max(leased)?);
+            let Member { node, name, mesh, since, .. } = member.clone();
+            Some(Known { node, name, mesh, since, age })
+        });
+        Said {
+            about: Known {
+                node: word.incarnation.clone(),
+                name: identity.name.clone(),
+                mesh: identity.mesh.clone(),
+                since: identity.since.clone(),
+                age: Duration::ZERO,
+            },
+            sequence: self.sequence,
+            whole_under: word.whole_under.clone(),
+            draining: leaving != Leaving::Staying,
+            goodbye: leaving == Leaving::Goodbye,
+            members: members.collect(),
+        }
+    }
+
+    pub fn acknowledged(&mut self, node: &NodeId, sequence: u64) {
+        if let Some(member) = self.members.get_mut(node) {
+            member.acknowledged = member.acknowledged.max(sequence);
+        }
+    }
+
+    pub fn all_acknowledged(&self, sequence: u64) -> bool {
+        self.members.values().all(|member| member.acknowledged >= sequence)
+    }
+
+    /// Whether every member of a list that was read after `entered` has acknowledged the present incarnation's hello.
+    pub fn greeted(&self, entered: BootInstant) -> bool {
+        let listed = self.listed.is_some_and(|listed| listed >= entered);
+        listed && self.hello > 0 && self.all_acknowledged(self.hello)
+    }
+
+    /// Members that have not acknowledged this word yet, with where to reach them.
+    pub fn unacknowledged(&self, sequence: u64) -> Vec<(NodeId, SmolStr)> {
+        let waiting = self.members.values().filter(|member| member.acknowledged < sequence);
+        waiting.map(|member| (member.node.clone(), member.mesh.clone())).collect()
+    }
+
+    /// Hearsay makes members, and makes the evidence for known ones younger, but is not worth more than its age.
+    fn hearsay(&mut self, known: &Known, now: BootInstant) -> bool {
+        if self.readable && known.age >= self.lease {
+            return false;
+        }
+        let new = self.meet(known, now);
+        if let Some(member) = self.members.get_mut(&known.node) {
+            let heard = now.before(known.age);
+            if new || member.heard.is_some_and(|before| before < heard) {
+                member.heard = Some(heard);
+            }
+        }
+        new
+    }
+
+    /// Adds a member that is not known yet, unless it is gone for good. Returns whether it was added.
+    fn meet(&mut self, known: &Known, now: BootInstant) -> bool {
+        let node = &known.node;
+        if node.process() == self.process || self.departed.contains_key(node) || self.members.contains_key(node) {
+            return false;
+        }
+        let siblings =
+            self.members.keys().chain(self.departed.keys()).filter(|other| other.process() == node.process());
+        let (earlier, later): (Vec<_>, Vec<_>) =
+            siblings.cloned().partition(|other| other.incarnation() < node.incarnation());
+        if !later.is_empty() {
+            return false;
+        }
+        for other in earlier {
+            self.depart(&other, now);
+        }
+        let member = Member {
+            node: node.clone(),
+            name: known.name.clone(),
+            mesh: known.mesh.clone(),
+            since: known.since.clone(),
+            whole_under: None,
+            leased: false,
+            heard: None,
+            sequence: 0,
+            acknowledged: 0,
+        };
+        self.members.insert(node.clone(), member);
+        true
+    }
+
+    fn depart(&mut self, node: &NodeId, now: BootInstant) {
+        self.members.remove(node);
+        self.departed.insert(node.clone(), now);
+    }
+}

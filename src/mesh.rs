@@ -1,0 +1,26 @@
+//! The mesh: the gRPC connections between nodes.
+//!
+//! Owns both ends of `rollcall.v1.MeshService`: [`server`] answers from the roster and the table, [`peers`] asks, and
+//! [`status`] translates a node's word. Owns no decision: whom to ask and what silence means is the roll call's.
+
+pub mod peers;
+pub mod server;
+pub mod status;
+
+/// The compiled protocol.
+pub mod proto {
+    #![expect(clippy::pedantic, missing_docs, reason = "generated; documented in the .proto file")]
+    tonic::include_proto!("rollcall.v1");
+
+    /// What reflection serves.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/rollcall.v1.bin"));
+}
+
+/// The most ids one LookupSockets may name.
+pub const MAX_LOOKUP_IDS: usize = 10_000;
+/// The largest message a node takes from another: about a million rows.
+pub const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// The largest request a node takes: 10,000 ids of the longest kind fit.
+pub const MAX_REQUEST_BYTES: usize = 1 << 20;
+/// Metadata of a `FAILED_PRECONDITION`: the id under which the node answers now.
+pub const NODE_ID_METADATA: &str = "rollcall-node-id";

@@ -1,0 +1,71 @@
+//! A node's word on the wire: `Status` to [`Said`] and back.
+//!
+//! Owns the checks of what comes in: names and ids that no node can have made refuse the whole status.
+
+use std::time::Duration;
+
+use smol_str::SmolStr;
+
+use super::proto;
+use crate::directory::Epoch;
+use crate::membership::table::{Known, Said};
+use crate::names::{NameError, NodeId, NodeName};
+
+/// The most members a status may name.
+const MAX_MEMBERS: usize = 10_000;
+
+pub fn encode(said: &Said) -> proto::Status {
+    proto::Status {
+        node_id: said.about.node.to_string(),
+        name: said.about.name.to_string(),
+        mesh: said.about.mesh.to_string(),
+        since: said.about.since.to_string(),
+        sequence: said.sequence,
+        whole_under: said.whole_under.as_ref().map(|epoch| epoch.0.to_string()).unwrap_or_default(),
+        draining: said.draining,
+        goodbye: said.goodbye,
+        members: said.members.iter().map(encode_member).collect(),
+    }
+}
+
+/// # Errors
+/// When a name or an id in it is none.
+pub fn decode(status: proto::Status) -> Result<Said, NameError> {
+    if status.members.len() > MAX_MEMBERS {
+        return Err(NameError::TooLong(MAX_MEMBERS));
+    }
+    let whole_under = Some(status.whole_under).filter(|epoch| !epoch.is_empty());
+    Ok(Said {
+        about: known(&status.node_id, &status.name, &status.mesh, &status.since, Duration::ZERO)?,
+        sequence: status.sequence,
+        whole_under: whole_under.map(|epoch| Epoch(epoch.into())),
+        draining: status.draining,
+        goodbye: status.goodbye,
+        members: status.members.iter().map(decode_member).collect::<Result<_, _>>()?,
+    })
+}
+
+fn encode_member(known: &Known) -> proto::KnownMember {
+    proto::KnownMember {
+        node_id: known.node.to_string(),
+        name: known.name.to_string(),
+        mesh: known.mesh.to_string(),
+        since: known.since.to_string(),
+        age_ms: u64::try_from(known.age.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+fn decode_member(member: &proto::KnownMember) -> Result<Known, NameError> {
+    let age = Duration::from_millis(member.age_ms);
+    known(&member.node_id, &member.name, &member.mesh, &member.since, age)
+}
+
+fn known(node: &str, name: &str, mesh: &str, since: &str, age: Duration) -> Result<Known, NameError> {
+    Ok(Known {
+        node: NodeId::parse(node)?,
+        name: NodeName::parse(name)?,
+        mesh: SmolStr::new(mesh),
+        since: SmolStr::new(since),
+        age,
+    })
+}

@@ -1,0 +1,305 @@
+//! The registrar: keeps the directory equal to the roster.
+//!
+//! Owns the commands that claim rooms, give them back and list sockets, and the one wait of a client: until its rooms
+//! are claimed and this node counts ([`Registrar::settle`]). Owns no state of the rooms: what is due is asked of the
+//! roster, level-triggered, and what was answered is told to it. One command per room is under way at a time; a
+//! removal without an answer ends the incarnation, because it may still run later and take a newer claim away.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tracing::{debug, warn};
+
+use crate::directory::{self, Directory, Epoch};
+use crate::membership::Membership;
+use crate::names::{NodeId, Room};
+use crate::roster::Roster;
+use crate::roster::claims::{Abandoned, Holding, SeatChange};
+
+/// How long a claim outlives the room's last socket: a reload of the page costs nothing.
+pub const LINGER: Duration = Duration::from_millis(1500);
+/// How often held claims are asserted again.
+const ASSERT_EVERY: Duration = Duration::from_secs(30);
+/// How long after a failure a command is sent again.
+const AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// The most rooms in one command.
+const ROOMS_PER_COMMAND: usize = 500;
+/// The most seats in one command.
+const SEATS_PER_COMMAND: usize = 1_000;
+
+/// A client could not be told in time that its rooms are its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the directory did not confirm the rooms within {0:?}")]
+pub struct Unsettled(Duration);
+
+/// Shared by `Arc`.
+pub struct Registrar {
+    roster: Arc<Roster>,
+    membership: Arc<Membership>,
+    directory: Arc<dyn Directory>,
+    /// How long a claim outlives the room's last socket; nothing once this node leaves.
+    linger: watch::Sender<Duration>,
+    /// Nothing is due, and nothing is under way.
+    equal: watch::Sender<bool>,
+}
+
+/// What became of one command.
+enum Done {
+    Claimed { node: NodeId, rooms: Vec<Room>, answer: directory::Result<Option<Epoch>> },
+    Released { node: NodeId, rooms: Vec<Room>, answer: directory::Result<()> },
+    Listed { node: NodeId, changes: Vec<SeatChange>, answer: directory::Result<()> },
+    Cleared { abandoned: Abandoned, answer: directory::Result<()> },
+}
+
+/// What the loop remembers between two looks at the roster: commands under way, and those to be sent again.
+#[derive(Default)]
+struct Desk {
+    commands: JoinSet<Done>,
+    busy: HashSet<Room>,
+    listing: bool,
+    wanting: HashSet<Room>,
+    unreleased: HashSet<Room>,
+    abandoned: Vec<Abandoned>,
+    /// After a failure no claim or removal is sent before this…
+    not_before: Option<Instant>,
+    /// …and no list before this: a list that is refused must not slow the claims.
+    list_not_before: Option<Instant>,
+}
+
+impl Desk {
+    fn is_clear(&self) -> bool {
+        let later = self.wanting.is_empty() && self.unreleased.is_empty() && self.abandoned.is_empty();
+        later && self.commands.is_empty()
+    }
+}
+
+impl Registrar {
+    pub fn new(
+        roster: Arc<Roster>,
+        membership: Arc<Membership>,
+        directory: Arc<dyn Directory>,
+        linger: Duration,
+    ) -> Arc<Self> {
+        let (linger, _) = watch::channel(linger);
+        let (equal, _) = watch::channel(false);
+        Arc::new(Self { roster, membership, directory, linger, equal })
+    }
+
+    /// From now on claims go with the room's last socket. Ends when nothing of this node's rooms is in the directory.
+    pub async fn give_everything_back(&self) {
+        self.linger.send_replace(Duration::ZERO);
+        let mut equal = self.equal.subscribe();
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = equal.wait_for(|equal| *equal && self.roster.is_clear()).await;
+    }
+
+    /// Ends when a client that has joined these rooms may be told so.
+    ///
+    /// # Errors
+    /// [`Unsettled`] after `within`: the client should be dropped, so that it tries again.
+    pub async fn settle(&self, rooms: &[Room], within: Duration) -> Result<(), Unsettled> {
+        timeout(within, self.settled(rooms)).await.map_err(|_elapsed| Unsettled(within))
+    }
+
+    async fn settled(&self, rooms: &[Room]) {
+        let mut standing = self.membership.standing();
+        loop {
+            let node = standing.borrow_and_update().node.clone();
+            match self.roster.holding(&node, rooms) {
+                Holding::Held if self.membership.may_acknowledge(&node) => return,
+                Holding::Held => {
+                    // The sender lives in the membership, so waiting cannot fail.
+                    let _ = standing.changed().await;
+                }
+                // An error means that the room emptied meanwhile; the next look tells.
+                Holding::Waiting(claimed) => drop(claimed.await),
+            }
+        }
+    }
+
+    /// Carries what is due to the directory, for ever.
+    pub async fn keep_equal(&self) {
+        let mut desk = Desk::default();
+        let mut asserting = interval_at(Instant::now() + ASSERT_EVERY, ASSERT_EVERY);
+        asserting.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut standing = self.membership.standing();
+        let mut linger = self.linger.subscribe();
+        loop {
+            let entered = standing.borrow_and_update().entered.is_some();
+            let node = standing.borrow().node.clone();
+            // Claims follow the lease: without one, they would be repaired away.
+            if entered && node == self.roster.incarnation() {
+                self.look(&node, &mut desk);
+            }
+            self.equal.send_replace(desk.is_clear());
+            let next = self.next_look(&desk);
+            tokio::select! {
+                () = self.roster.something_due() => {}
+                _ = standing.changed() => {}
+                _ = linger.changed() => {}
+                Some(Ok(done)) = desk.commands.join_next() => self.file(done, &mut desk),
+                () = sleep_until(next) => {}
+                _ = asserting.tick() => self.assert_again(&node, &mut desk),
+            }
+        }
+    }
+
+    /// Sends what is due and not under way.
+    fn look(&self, node: &NodeId, desk: &mut Desk) {
+        self.roster.republish();
+        desk.wanting.extend(self.roster.take_wanting());
+        desk.abandoned.extend(self.roster.take_abandoned());
+        if desk.not_before.is_some_and(|moment| moment > Instant::now()) {
+            return;
+        }
+        desk.not_before = None;
+
+        let wanting = desk.wanting.extract_if(|room| !desk.busy.contains(room)).collect();
+        let asked = self.roster.ask_for(node, wanting);
+        for room in &asked {
+            desk.unreleased.remove(room);
+        }
+        self.claim(node, asked, desk);
+
+        let emptied_before = std::time::Instant::now().checked_sub(*self.linger.borrow());
+        let given = emptied_before.map(|before| self.roster.give_back(node, before, &desk.busy)).unwrap_or_default();
+        desk.unreleased.extend(given);
+        let releasing: Vec<Room> = desk.unreleased.extract_if(|room| !desk.busy.contains(room)).collect();
+        for rooms in releasing.chunks(ROOMS_PER_COMMAND) {
+            let (directory, node, rooms) = (Arc::clone(&self.directory), node.clone(), rooms.to_vec());
+            desk.busy.extend(rooms.iter().cloned());
+            desk.commands.spawn(async move {
+                let answer = directory.release(&node, &rooms).await;
+                Done::Released { node, rooms, answer }
+            });
+        }
+
+        if !desk.listing && desk.list_not_before.is_none_or(|moment| moment <= Instant::now()) {
+            desk.list_not_before = None;
+            let mut changes = self.roster.take_seats(SEATS_PER_COMMAND);
+            if !changes.is_empty() {
+                changes.sort_by(|one, next| (&one.seat.room, one.taken).cmp(&(&next.seat.room, next.taken)));
+                desk.listing = true;
+                let (directory, node) = (Arc::clone(&self.directory), node.clone());
+                desk.commands.spawn(async move {
+                    let answer = directory.list(&node, &changes).await;
+                    Done::Listed { node, changes, answer }
+                });
+            }
+        }
+
+        for abandoned in desk.abandoned.drain(..) {
+            let directory = Arc::clone(&self.directory);
+            desk.commands.spawn(async move {
+                let answer = clear(&*directory, &abandoned).await;
+                Done::Cleared { abandoned, answer }
+            });
+        }
+    }
+
+    fn claim(&self, node: &NodeId, rooms: Vec<Room>, desk: &mut Desk) {
+        for rooms in rooms.chunks(ROOMS_PER_COMMAND) {
+            let (directory, node, rooms) = (Arc::clone(&self.directory), node.clone(), rooms.to_vec());
+            desk.busy.extend(rooms.iter().cloned());
+            desk.commands.spawn(async move {
+                let answer = directory.claim(&node, &rooms).await;
+                Done::Claimed { node, rooms, answer }
+            });
+        }
+    }
+
+    /// Claims are asserted with the command that makes them, so one that was lost comes back.
+    fn assert_again(&self, node: &NodeId, desk: &mut Desk) {
+        let rooms = self.roster.held_rooms().into_iter().filter(|room| !desk.busy.contains(room)).collect();
+        self.claim(node, rooms, desk);
+    }
+
+    /// Tells the roster what was answered.
+    fn file(&self, done: Done, desk: &mut Desk) {
+        match done {
+            Done::Claimed { node, rooms, answer } => {
+                free(&rooms, desk);
+                match answer {
+                    Ok(Some(index)) if self.roster.index_is(&node, &index) => self.roster.claimed(&node, &rooms),
+                    Ok(_) => self.roster.retire(&node),
+                    Err(directory::Error::Refused(reason)) if rooms.len() > 1 => {
+                        // One room may be at fault (a key of another type): from now on each answers for itself.
+                        debug!(reason, "a claim of several rooms was refused, claiming them one by one");
+                        for room in rooms {
+                            self.claim(&node, vec![room], desk);
+                        }
+                    }
+                    Err(error) => {
+                        debug!(%error, "a claim was not answered");
+                        desk.wanting.extend(rooms);
+                        pause(desk);
+                    }
+                }
+            }
+            Done::Released { node, rooms, answer } => {
+                free(&rooms, desk);
+                match answer {
+                    Ok(()) => {}
+                    Err(directory::Error::Unanswered(reason)) => {
+                        warn!(node = %node, reason, "a removal was not answered, taking a new incarnation");
+                        self.roster.retire(&node);
+                    }
+                    Err(directory::Error::Refused(reason)) => {
+                        debug!(reason, "a removal was refused");
+                        if node == self.roster.incarnation() {
+                            desk.unreleased.extend(rooms);
+                        }
+                        pause(desk);
+                    }
+                }
+            }
+            Done::Listed { node, changes, answer } => {
+                desk.listing = false;
+                if let Err(error) = answer {
+                    debug!(%error, "sockets were not listed");
+                    self.roster.return_seats(&node, changes);
+                    desk.list_not_before = Some(Instant::now() + AGAIN_AFTER);
+                }
+            }
+            Done::Cleared { abandoned, answer } => {
+                if let Err(error) = answer {
+                    debug!(node = %abandoned.node, %error, "what a retired incarnation left is still there");
+                    desk.abandoned.push(abandoned);
+                    pause(desk);
+                }
+            }
+        }
+    }
+
+    fn next_look(&self, desk: &Desk) -> Instant {
+        let linger = *self.linger.borrow();
+        let emptied = self.roster.next_emptied().map(|emptied| Instant::from_std(emptied + linger));
+        // A room that is due to be given back but busy is looked at again when its command ends.
+        let due = emptied.filter(|due| *due > Instant::now());
+        let next = [due, desk.not_before, desk.list_not_before].into_iter().flatten().min();
+        next.unwrap_or_else(|| Instant::now() + ASSERT_EVERY)
+    }
+}
+
+/// Removes what a retired incarnation left, its lease last.
+async fn clear(directory: &dyn Directory, abandoned: &Abandoned) -> directory::Result<()> {
+    for rooms in abandoned.rooms.chunks(ROOMS_PER_COMMAND) {
+        directory.release(&abandoned.node, rooms).await?;
+    }
+    directory.forget(&abandoned.node).await
+}
+
+fn free(rooms: &[Room], desk: &mut Desk) {
+    for room in rooms {
+        desk.busy.remove(room);
+    }
+}
+
+fn pause(desk: &mut Desk) {
+    desk.not_before = Some(Instant::now() + AGAIN_AFTER);
+}

@@ -1,0 +1,207 @@
+//! The roll call: one question, "who is in this room", put to every node that must be asked.
+//!
+//! Owns the order of things: the table of members is taken, then the directory is read, then the peers are asked in
+//! parallel, each once, and who stayed silent is judged. Whom to ask is decided in [`plan`], and what the answers
+//! amount to in [`answer`], both without I/O. Owns no rows: they come from rosters, this node's own among them.
+
+pub mod answer;
+pub mod plan;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use crate::clock::BootInstant;
+use crate::directory::{Account, Directory};
+use crate::membership::Membership;
+use crate::mesh::peers::{Peers, Reply, Silence};
+use crate::names::{NodeId, NodeName, Room};
+use crate::roster::{Part, Roster};
+use answer::{Answer, Outcome, Verdict};
+use plan::{Plan, Target, plan};
+
+/// The directory may take one part in this many of the deadline.
+const DIRECTORY_SHARE: u32 = 3;
+/// One part in this many of the deadline is kept for judging who stayed silent…
+const JUDGING_SHARE: u32 = 10;
+/// …and never more than this.
+const JUDGING_MOST: Duration = Duration::from_millis(50);
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct RollCall {
+    roster: Arc<Roster>,
+    membership: Arc<Membership>,
+    directory: Arc<dyn Directory>,
+    peers: Peers,
+    repairs: TaskTracker,
+}
+
+/// One node that was asked, before its silence is judged.
+struct Asked {
+    node: NodeId,
+    name: NodeName,
+    took: Duration,
+    reply: Result<Part, Silence>,
+}
+
+impl RollCall {
+    /// `repairs` owns the repairs that roll calls leave running.
+    pub fn new(
+        roster: Arc<Roster>,
+        membership: Arc<Membership>,
+        directory: Arc<dyn Directory>,
+        peers: Peers,
+        repairs: TaskTracker,
+    ) -> Self {
+        Self { roster, membership, directory, peers, repairs }
+    }
+
+    /// Calls the roll of a room. Always answers, within `deadline`; what could not be had is named in the answer.
+    pub async fn call(&self, room: &Room, deadline: Duration) -> Answer {
+        let as_of = Timestamp::now();
+        let began = Instant::now();
+        let until = began + deadline;
+        let asking_until = until - (deadline / JUDGING_SHARE).min(JUDGING_MOST);
+
+        let mut plan = self.plan(room, deadline / DIRECTORY_SHARE).await;
+        let strangers = self.introduce(room, &mut plan, asking_until).await;
+        let own = self.own_part(room);
+        let asking = plan.ask.iter().map(|target| self.ask(room, target, asking_until));
+        let answers = join_all(asking).await.into_iter().flatten();
+        let asked: Vec<Asked> = [own].into_iter().chain(answers).chain(strangers).collect();
+        let outcomes = self.judge(room, &mut plan, asked, until).await;
+        self.repair(room, plan.gone);
+
+        let mut answer = Answer::join(room.clone(), as_of, plan.source, plan.informed, outcomes);
+        answer.took = began.elapsed();
+        debug!(%room, complete = answer.complete, rows = answer.len(), took = ?answer.took, "called the roll");
+        answer
+    }
+
+    async fn plan(&self, room: &Room, within: Duration) -> Plan {
+        // Before the directory is read: a node that joins in between is found in the owner set.
+        let view = self.membership.view();
+        let owners = timeout(within, self.directory.owners(room)).await.ok().and_then(Result::ok);
+        let incarnation = self.roster.incarnation();
+        plan(&view, owners.as_ref(), incarnation.process(), self.membership.lease(), BootInstant::now())
+    }
+
+    /// Turns strangers that have a lease into members to be asked, and those that have none into gone ones.
+    /// Returns those that the directory would not speak of.
+    async fn introduce(&self, room: &Room, plan: &mut Plan, until: Instant) -> Vec<Asked> {
+        if plan.strangers.is_empty() {
+            return Vec::new();
+        }
+        let strangers = std::mem::take(&mut plan.strangers);
+        let Some(accounts) = self.accounts(room, &strangers, until).await else {
+            let unknown = strangers.into_iter().map(|node| Asked {
+                name: NodeName::from_any(node.as_str()),
+                node,
+                took: Duration::ZERO,
+                reply: Err(Silence::Failed),
+            });
+            return unknown.collect();
+        };
+        for (node, account) in strangers.into_iter().zip(accounts) {
+            let Some(entry) = account.entry else {
+                plan.gone.push(node);
+                continue;
+            };
+            self.membership.found(&node, &entry);
+            plan.ask.push(Target { node, name: entry.name, mesh: entry.mesh });
+        }
+        Vec::new()
+    }
+
+    /// This node is a peer like any other, without the wire.
+    fn own_part(&self, room: &Room) -> Asked {
+        let began = Instant::now();
+        let part = self.roster.part(room, None);
+        let name = self.membership.identity().name.clone();
+        Asked { node: part.node.clone(), name, took: began.elapsed(), reply: Ok(part) }
+    }
+
+    /// Asks one node, and the one that it says it is now. Two answers only where another process took over its address.
+    async fn ask(&self, room: &Room, target: &Target, until: Instant) -> Vec<Asked> {
+        let Target { node, name, mesh } = target;
+        let began = Instant::now();
+        let asked =
+            |node: &NodeId, reply| Asked { node: node.clone(), name: name.clone(), took: began.elapsed(), reply };
+        let now = match self.peers.lookup(mesh, node, room, until - began).await {
+            Ok(Reply::Moved(now)) => now,
+            Ok(Reply::Part(part)) => {
+                self.membership.heard(node);
+                return vec![asked(node, Ok(part))];
+            }
+            Err(silence) => return vec![asked(node, Err(silence))],
+        };
+        let reply = match self.peers.lookup(mesh, &now, room, until.saturating_duration_since(Instant::now())).await {
+            Ok(Reply::Part(part)) => Ok(part),
+            Ok(Reply::Moved(_)) => Err(Silence::Failed),
+            Err(silence) => Err(silence),
+        };
+        let own = now.process() == self.roster.incarnation().process();
+        let mut answers = Vec::with_capacity(2);
+        if now.process() != node.process() {
+            answers.push(asked(node, Err(Silence::Refused)));
+        }
+        if !own {
+            answers.push(asked(&now, reply));
+        }
+        answers
+    }
+
+    /// Judges those that stayed silent; the dead among them are added to those that are gone.
+    async fn judge(&self, room: &Room, plan: &mut Plan, asked: Vec<Asked>, until: Instant) -> Vec<Outcome> {
+        let silent: Vec<NodeId> =
+            asked.iter().filter(|asked| asked.reply.is_err()).map(|asked| asked.node.clone()).collect();
+        let accounts = if plan.informed { self.accounts(room, &silent, until).await } else { None };
+        let account = |node: &NodeId| {
+            let place = silent.iter().position(|other| other == node)?;
+            accounts.as_ref()?.get(place)
+        };
+        let view = self.membership.view();
+        let lease = self.membership.lease();
+        let heard = |node: &NodeId| {
+            let heard = view.get(node).and_then(|member| member.heard);
+            heard.is_some_and(|heard| heard.elapsed() < lease)
+        };
+        let mut outcomes = Vec::with_capacity(asked.len());
+        for Asked { node, name, took, reply } in asked {
+            let reply = reply
+                .map_err(|silence| (silence, Verdict::of(account(&node), heard(&node), view.departed.contains(&node))));
+            if let Err((_, Verdict::Dead)) = reply {
+                plan.gone.push(node.clone());
+            }
+            outcomes.push(Outcome { node, name, took, reply });
+        }
+        outcomes
+    }
+
+    async fn accounts(&self, room: &Room, nodes: &[NodeId], until: Instant) -> Option<Vec<Account>> {
+        if nodes.is_empty() {
+            return Some(Vec::new());
+        }
+        timeout_at(until, self.directory.account(room, nodes)).await.ok()?.ok()
+    }
+
+    /// Removes what the dead have left in the room. Nobody waits for it: the next roll call would do it again.
+    fn repair(&self, room: &Room, gone: Vec<NodeId>) {
+        if gone.is_empty() {
+            return;
+        }
+        let (directory, room) = (Arc::clone(&self.directory), room.clone());
+        self.repairs.spawn(async move {
+            match directory.repair(&room, &gone).await {
+                Ok(()) => debug!(%room, ?gone, "repaired the room's owner set"),
+                Err(error) => debug!(%room, %error, "the room's owner set could not be repaired"),
+            }
+        });
+    }
+}

@@ -1,0 +1,367 @@
+//! The roster: the sockets of *this* node by room, each with its user, and a version per room.
+//!
+//! Owns the only truth about this node's sockets, and with it, under the same lock, what the index must hold for it:
+//! the incarnation, the claims of its rooms, and which rows changed since they were last written ([`claims`]).
+//! Owns no connection to anything: sockets come in as [`Presence`]s, readers get one snapshot, and the registrar
+//! carries what is due to the directory. Nothing is filtered at read time.
+
+pub mod claims;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use indexmap::IndexMap;
+use thiserror::Error;
+use tokio::sync::{Notify, oneshot, watch};
+
+use crate::directory::Epoch;
+use crate::names::{NodeId, Room, SocketId, UserId};
+use claims::{Abandoned, Claim, Listed, Seat};
+
+/// One socket of a room and its user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub id_socket: SocketId,
+    pub id_user: UserId,
+}
+
+/// What one node says of a room, at one version.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// The incarnation that says it.
+    pub node: NodeId,
+    /// Compared for equality only, within one incarnation. 0: no rows, nothing to be held.
+    pub version: u64,
+    /// `None`: unchanged since the version that the reader holds.
+    pub rows: Option<Vec<Row>>,
+}
+
+/// A node's word on its claims.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    pub incarnation: NodeId,
+    /// The index in which every room of the roster is claimed; `None` while one may be missing.
+    pub whole_under: Option<Epoch>,
+}
+
+/// Why a presence did not take a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum JoinError {
+    #[error("the socket is gone")]
+    Closed,
+    #[error("the socket is in {0} rooms already")]
+    TooManyRooms(usize),
+}
+
+/// The roster of one process. Shared by `Arc`; every method takes the lock once and holds it for no longer than its
+/// own rows need.
+pub struct Roster {
+    state: Mutex<State>,
+    /// Something is due for the registrar.
+    due: Notify,
+    word: watch::Sender<Word>,
+}
+
+/// One socket's place in the roster. Kept in the socket's extensions: when the last clone is dropped, by whatever
+/// path the socket went, its rows go with it.
+#[derive(Clone)]
+pub struct Presence(Arc<Keeper>);
+
+struct Keeper {
+    roster: Arc<Roster>,
+    key: PresenceKey,
+}
+
+/// A counter, not the socket id: a client that leaves and connects again on one transport keeps its id.
+type PresenceKey = u64;
+
+struct State {
+    incarnation: NodeId,
+    /// The index that this incarnation lives in, once its lease was written there.
+    index: Option<Epoch>,
+    /// Rooms with rows from before this incarnation that are not claimed yet. Whole means none.
+    owing: usize,
+    last_version: u64,
+    last_presence: PresenceKey,
+    presences: HashMap<PresenceKey, Attendance>,
+    by_socket: HashMap<SocketId, PresenceKey>,
+    rooms: HashMap<Room, RoomState>,
+    due: Due,
+}
+
+struct Attendance {
+    socket: SocketId,
+    user: UserId,
+    rooms: Vec<Room>,
+    /// Its middleware has ended, so the live namespace is expected to know it.
+    settled: bool,
+    /// The last comparison did not find it in the live namespace.
+    missed: bool,
+}
+
+#[derive(Default)]
+struct RoomState {
+    version: u64,
+    rows: IndexMap<SocketId, UserId>,
+    claim: Claim,
+    /// When the last row left, while there is none.
+    emptied: Option<Instant>,
+    /// Counted in `State::owing`.
+    owed: bool,
+    /// Told when the claim is held.
+    waiters: Vec<oneshot::Sender<()>>,
+}
+
+/// What the registrar has to carry to the directory.
+#[derive(Default)]
+struct Due {
+    wanting: Vec<Room>,
+    emptied: VecDeque<(Instant, Room)>,
+    seats: IndexMap<Seat, Listed>,
+    abandoned: Vec<Abandoned>,
+}
+
+impl Roster {
+    pub fn new(incarnation: NodeId) -> Arc<Self> {
+        let (word, _) = watch::channel(Word { incarnation: incarnation.clone(), whole_under: None });
+        let state = State {
+            incarnation,
+            index: None,
+            owing: 0,
+            last_version: 0,
+            last_presence: 0,
+            presences: HashMap::new(),
+            by_socket: HashMap::new(),
+            rooms: HashMap::new(),
+            due: Due::default(),
+        };
+        Arc::new(Self { state: Mutex::new(state), due: Notify::new(), word })
+    }
+
+    /// Gives a socket its place, with its first rooms. An older presence of the same socket id is closed in the same
+    /// step, so a socket is never listed twice.
+    pub fn register(self: &Arc<Self>, socket: SocketId, user: UserId, rooms: &[Room]) -> Presence {
+        let mut state = self.lock();
+        if let Some(older) = state.by_socket.get(&socket).copied() {
+            state.close(older);
+        }
+        state.last_presence += 1;
+        let key = state.last_presence;
+        state.by_socket.insert(socket.clone(), key);
+        state.presences.insert(key, Attendance { socket, user, rooms: Vec::new(), settled: false, missed: false });
+        for room in rooms {
+            state.join(key, room);
+        }
+        drop(state);
+        self.due.notify_one();
+        Presence(Arc::new(Keeper { roster: Arc::clone(self), key }))
+    }
+
+    /// The room's rows as they are now, or "unchanged" when `known` is their version in this incarnation.
+    ///
+    /// Asking for a room that has rows and no claim hurries the claim.
+    pub fn part(&self, room: &Room, known: Option<u64>) -> Part {
+        let mut state = self.lock();
+        let node = state.incarnation.clone();
+        let Some(found) = state.rooms.get(room).filter(|found| !found.rows.is_empty()) else {
+            return Part { node, version: 0, rows: Some(Vec::new()) };
+        };
+        let version = found.version;
+        let rows = (known != Some(version)).then(|| {
+            found.rows.iter().map(|(socket, user)| Row { id_socket: socket.clone(), id_user: user.clone() }).collect()
+        });
+        if found.claim != Claim::Held {
+            state.due.wanting.push(room.clone());
+            self.due.notify_one();
+        }
+        Part { node, version, rows }
+    }
+
+    /// Those of `ids` that are here, and in `room` where one is given. An id that is asked for twice is found once.
+    pub fn find(&self, ids: &[SocketId], room: Option<&Room>) -> Part {
+        let state = self.lock();
+        let mut seen = HashSet::with_capacity(ids.len());
+        let rows = ids
+            .iter()
+            .filter(|id| seen.insert(*id))
+            .filter_map(|id| state.by_socket.get(id))
+            .filter_map(|key| state.presences.get(key))
+            .filter(|attendance| room.is_none_or(|room| attendance.rooms.contains(room)))
+            .map(|attendance| Row { id_socket: attendance.socket.clone(), id_user: attendance.user.clone() })
+            .collect();
+        Part { node: state.incarnation.clone(), version: 0, rows: Some(rows) }
+    }
+
+    /// Compares the roster with the sockets that are live, and closes what was absent twice in a row.
+    /// Presences whose middleware has not ended are spared. Returns how many were closed: each is a bug somewhere.
+    pub fn compare(&self, live: &HashSet<SocketId>) -> usize {
+        let mut state = self.lock();
+        let mut gone = Vec::new();
+        for (key, attendance) in &mut state.presences {
+            let absent = attendance.settled && !live.contains(&attendance.socket);
+            if absent && attendance.missed {
+                gone.push(*key);
+            }
+            attendance.missed = absent;
+        }
+        for key in &gone {
+            state.close(*key);
+        }
+        drop(state);
+        if !gone.is_empty() {
+            self.due.notify_one();
+        }
+        gone.len()
+    }
+
+    /// How many sockets and rooms there are; for logs, readiness and tests.
+    pub fn size(&self) -> Size {
+        let state = self.lock();
+        Size {
+            sockets: state.presences.len(),
+            rooms: state.rooms.values().filter(|room| !room.rows.is_empty()).count(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics while it holds the roster")
+    }
+}
+
+/// See [`Roster::size`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    pub sockets: usize,
+    pub rooms: usize,
+}
+
+impl Presence {
+    /// Enters a room. A room it is in already is fine.
+    ///
+    /// # Errors
+    /// [`JoinError::Closed`] once the presence was closed, [`JoinError::TooManyRooms`] beyond `most`.
+    pub fn join(&self, room: &Room, most: usize) -> Result<(), JoinError> {
+        let mut state = self.0.roster.lock();
+        let Some(attendance) = state.presences.get(&self.0.key) else {
+            return Err(JoinError::Closed);
+        };
+        if attendance.rooms.contains(room) {
+            return Ok(());
+        }
+        if attendance.rooms.len() >= most {
+            return Err(JoinError::TooManyRooms(most));
+        }
+        state.join(self.0.key, room);
+        drop(state);
+        self.0.roster.due.notify_one();
+        Ok(())
+    }
+
+    /// Leaves a room. A room it is not in is fine.
+    ///
+    /// # Errors
+    /// [`JoinError::Closed`] once the presence was closed.
+    pub fn leave(&self, room: &Room) -> Result<(), JoinError> {
+        let mut state = self.0.roster.lock();
+        let Some(attendance) = state.presences.get_mut(&self.0.key) else {
+            return Err(JoinError::Closed);
+        };
+        let Some(place) = attendance.rooms.iter().position(|joined| joined == room) else {
+            return Ok(());
+        };
+        attendance.rooms.swap_remove(place);
+        let socket = attendance.socket.clone();
+        state.remove_row(room, &socket);
+        drop(state);
+        self.0.roster.due.notify_one();
+        Ok(())
+    }
+
+    /// The middleware has ended: from now on the live namespace is expected to know this socket.
+    pub fn settled(&self) {
+        if let Some(attendance) = self.0.roster.lock().presences.get_mut(&self.0.key) {
+            attendance.settled = true;
+        }
+    }
+
+    /// Takes every row of this presence away. Doing it again is fine.
+    pub fn close(&self) {
+        self.0.close();
+    }
+}
+
+impl Keeper {
+    fn close(&self) {
+        let closed = self.roster.lock().close(self.key);
+        if closed {
+            self.roster.due.notify_one();
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl State {
+    /// Adds the row and a new version; `key` is present and not in the room.
+    fn join(&mut self, key: PresenceKey, room: &Room) {
+        let Some(attendance) = self.presences.get_mut(&key) else { return };
+        if attendance.rooms.contains(room) {
+            return;
+        }
+        attendance.rooms.push(room.clone());
+        self.last_version += 1;
+        let entry = self.rooms.entry(room.clone()).or_default();
+        entry.version = self.last_version;
+        entry.rows.insert(attendance.socket.clone(), attendance.user.clone());
+        entry.emptied = None;
+        if entry.claim != Claim::Held {
+            self.due.wanting.push(room.clone());
+        }
+        self.due.seat_taken(room, &attendance.socket);
+    }
+
+    fn remove_row(&mut self, room: &Room, socket: &SocketId) {
+        let Some(entry) = self.rooms.get_mut(room) else { return };
+        if entry.rows.swap_remove(socket).is_none() {
+            return;
+        }
+        self.last_version += 1;
+        entry.version = self.last_version;
+        self.due.seat_left(room, socket);
+        if !entry.rows.is_empty() {
+            return;
+        }
+        // A crowd that left should not keep its memory for as long as the claim lingers.
+        entry.rows.shrink_to_fit();
+        if entry.owed {
+            entry.owed = false;
+            self.owing -= 1;
+        }
+        if entry.claim == Claim::None {
+            self.rooms.remove(room);
+        } else {
+            let now = Instant::now();
+            entry.emptied = Some(now);
+            self.due.emptied.push_back((now, room.clone()));
+        }
+    }
+
+    /// Returns whether there was anything to close.
+    fn close(&mut self, key: PresenceKey) -> bool {
+        let Some(attendance) = self.presences.remove(&key) else {
+            return false;
+        };
+        for room in &attendance.rooms {
+            self.remove_row(room, &attendance.socket);
+        }
+        if self.by_socket.get(&attendance.socket) == Some(&key) {
+            self.by_socket.remove(&attendance.socket);
+        }
+        true
+    }
+}

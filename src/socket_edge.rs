@@ -1,0 +1,194 @@
+//! The socket edge: where Socket.IO clients come in.
+//!
+//! Owns the namespace `/`, its connect middleware, and the events `join` and `leave`. A socket gets its [`Presence`]
+//! in the middleware, before it is told that it is connected, and keeps it in its extensions, so its rows go when it
+//! goes, whatever way that was. socketioxide's own rooms are not used. What a handshake says is read in [`handshake`].
+
+pub mod handshake;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use socketioxide::SocketIo;
+use socketioxide::TransportType;
+use socketioxide::extract::{AckSender, SocketRef, TryData};
+use socketioxide::handler::ConnectHandler;
+use socketioxide::layer::SocketIoLayer;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{debug, warn};
+
+use crate::connections::Switch;
+use crate::names::{Room, SocketId};
+use crate::registrar::Registrar;
+use crate::roster::{JoinError, Presence, Roster};
+use handshake::{Auth, Given, Handshake, Refusal};
+
+/// A client that was not admitted this long after it opened its transport is dropped.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// How long a client waits for the directory to confirm its rooms; shorter than the above, so that it is this bound
+/// that ends the transport.
+const SETTLE_WITHIN: Duration = Duration::from_secs(4);
+/// The largest message of a client, in bytes. Joining and leaving need far less.
+const MESSAGE_MOST: usize = 64 << 10;
+/// Every socket has a read buffer of this size, in bytes.
+const READ_BUFFER: usize = 1 << 10;
+/// How often the roster is compared with the live namespace.
+const COMPARE_EVERY: Duration = Duration::from_secs(5);
+
+struct SocketEdge {
+    roster: Arc<Roster>,
+    registrar: Arc<Registrar>,
+    rooms_most: usize,
+}
+
+/// The sockets that socketioxide holds to be live, for comparison with the roster.
+pub struct Live {
+    roster: Arc<Roster>,
+    io: SocketIo,
+}
+
+/// What a `join` or `leave` is acknowledged with.
+#[derive(Debug, Serialize)]
+struct Ack {
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+}
+
+/// The layer that takes Socket.IO requests out of an HTTP service, and the sockets it holds. `rooms_most`: rooms per
+/// socket.
+pub fn build(roster: Arc<Roster>, registrar: Arc<Registrar>, rooms_most: usize) -> (SocketIoLayer, Live) {
+    let (layer, io) = SocketIo::builder()
+        .transports([TransportType::Websocket])
+        .connect_timeout(CONNECT_WITHIN)
+        .max_payload(MESSAGE_MOST as u64)
+        .ws_max_message_size(MESSAGE_MOST)
+        .ws_max_frame_size(MESSAGE_MOST)
+        .ws_read_buffer_size(READ_BUFFER)
+        .build_layer();
+    let edge = Arc::new(SocketEdge { roster: Arc::clone(&roster), registrar, rooms_most });
+    let middleware = move |socket: SocketRef, auth: TryData<Auth>| {
+        let edge = Arc::clone(&edge);
+        async move { edge.admit(socket, auth.0.ok()).await }
+    };
+    io.ns("/", (async || ()).with(middleware));
+    (layer, Live { roster, io })
+}
+
+impl Live {
+    /// Compares the roster with the live namespace, for ever. Finds nothing unless something is wrong elsewhere.
+    pub async fn compare(&self) {
+        let mut ticks = interval(COMPARE_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let live: HashSet<SocketId> = self.io.sockets().iter().filter_map(id).collect();
+            let closed = self.roster.compare(&live);
+            if closed > 0 {
+                warn!(closed, "sockets were gone without their presence");
+            }
+        }
+    }
+}
+
+impl SocketEdge {
+    /// The connect middleware.
+    async fn admit(self: Arc<Self>, socket: SocketRef, auth: Option<Auth>) -> Result<(), Refusal> {
+        let parts = socket.req_parts();
+        let switch = parts.extensions.get::<Switch>().cloned();
+        let Handshake { user, rooms } = Handshake::read(parts.uri.query(), auth, self.rooms_most)?;
+        let Some(id) = id(&socket) else {
+            return Err(Refusal::gone());
+        };
+        let presence = self.roster.register(id, user, &rooms);
+        socket.extensions.insert(presence.clone());
+        // Here and not in the connect handler: events sent right after connecting would find no one to take them.
+        self.listen(&socket);
+        let settled = self.registrar.settle(&rooms, SETTLE_WITHIN).await;
+        if let Err(unsettled) = settled {
+            presence.close();
+            debug!(%unsettled, "dropping a client so that it tries again");
+            if let Some(switch) = switch {
+                switch.end();
+            }
+            return Err(Refusal::gone());
+        }
+        presence.settled();
+        Ok(())
+    }
+
+    fn listen(self: &Arc<Self>, socket: &SocketRef) {
+        let edge = Arc::clone(self);
+        // Events sent together run as tasks of their own, in any order: what must keep their order is done before the
+        // task begins, in the synchronous part of the handler.
+        socket.on("join", move |socket: SocketRef, room: TryData<Given>, ack: AckSender| {
+            let joined = edge.join(&socket, room.0.ok());
+            async move {
+                let answer = match joined {
+                    Ok(room) => edge.settle(socket, room).await,
+                    Err(refusal) => Some(Ack::refused(&refusal)),
+                };
+                acknowledge(ack, answer);
+            }
+        });
+        socket.on("leave", |socket: SocketRef, room: TryData<Given>, ack: AckSender| {
+            let left = leave(&socket, room.0.ok());
+            async move {
+                acknowledge(ack, Some(left.map_or_else(|refusal| Ack::refused(&refusal), |()| Ack::ok())));
+            }
+        });
+    }
+
+    fn join(&self, socket: &SocketRef, room: Option<Given>) -> Result<Room, Refusal> {
+        let room = handshake::one_room(room)?;
+        let presence = socket.extensions.get::<Presence>().ok_or_else(Refusal::gone)?;
+        presence.join(&room, self.rooms_most).map_err(|error| match error {
+            JoinError::Closed => Refusal::gone(),
+            JoinError::TooManyRooms(most) => Refusal::rooms_too_many(most),
+        })?;
+        Ok(room)
+    }
+
+    /// Waits until the client may be told; `None` when it was dropped instead.
+    async fn settle(&self, socket: SocketRef, room: Room) -> Option<Ack> {
+        let Err(unsettled) = self.registrar.settle(&[room], SETTLE_WITHIN).await else {
+            return Some(Ack::ok());
+        };
+        debug!(%unsettled, "dropping a client so that it tries again");
+        if let Some(switch) = socket.req_parts().extensions.get::<Switch>() {
+            switch.end();
+        }
+        None
+    }
+}
+
+impl Ack {
+    fn ok() -> Self {
+        Self { ok: true, code: None, message: None }
+    }
+
+    fn refused(refusal: &Refusal) -> Self {
+        Self { ok: false, code: Some(refusal.code), message: Some(refusal.advice.clone()) }
+    }
+}
+
+fn leave(socket: &SocketRef, room: Option<Given>) -> Result<(), Refusal> {
+    let room = handshake::one_room(room)?;
+    let presence = socket.extensions.get::<Presence>().ok_or_else(Refusal::gone)?;
+    presence.leave(&room).map_err(|_closed| Refusal::gone())
+}
+
+fn acknowledge(ack: AckSender, answer: Option<Ack>) {
+    let Some(answer) = answer else { return };
+    if let Err(error) = ack.send(&answer) {
+        debug!(%error, "an acknowledgement found nobody");
+    }
+}
+
+fn id(socket: &SocketRef) -> Option<SocketId> {
+    SocketId::parse(socket.id.as_str()).ok()
+}

@@ -1,0 +1,225 @@
+//! What a client says when it connects: who it is and which rooms it wants.
+//!
+//! Owns the reading of the handshake query and of the `auth` payload, which wins key by key, and every refusal with
+//! its stable code. Pure: text in, names out.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::names::{NameError, Room, UserId};
+
+/// The `auth` payload, as far as it matters here.
+#[derive(Debug, Default, Deserialize)]
+pub struct Auth {
+    id_user: Option<Given>,
+    room: Option<Given>,
+}
+
+/// A value that should be a text or a list of texts.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Given {
+    One(String),
+    Many(Vec<String>),
+    Other(IgnoredAny),
+}
+
+/// A handshake that makes sense.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Handshake {
+    pub user: UserId,
+    /// Without repetitions, in the order given, at least one.
+    pub rooms: Vec<Room>,
+}
+
+/// Why a client was not let in, or an event not done. Displayed as `<code>: <what to do>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Stable: programs may depend on it.
+    pub code: &'static str,
+    /// For people.
+    pub advice: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.advice)
+    }
+}
+
+impl Refusal {
+    pub fn rooms_too_many(most: usize) -> Self {
+        Self { code: "rooms_too_many", advice: format!("a socket can be in at most {most} rooms; leave one first") }
+    }
+
+    /// Never seen by a client: it is gone.
+    pub fn gone() -> Self {
+        Self { code: "gone", advice: "connect again".to_owned() }
+    }
+
+    fn user_missing() -> Self {
+        let advice = "pass id_user in the handshake query or in the auth payload".to_owned();
+        Self { code: "id_user_missing", advice }
+    }
+
+    fn user_invalid(why: &dyn fmt::Display) -> Self {
+        Self { code: "id_user_invalid", advice: format!("id_user {why}") }
+    }
+
+    fn room_missing() -> Self {
+        let advice = "pass room in the handshake query or in the auth payload, once or more".to_owned();
+        Self { code: "room_missing", advice }
+    }
+
+    fn room_invalid(why: &dyn fmt::Display) -> Self {
+        Self { code: "room_invalid", advice: format!("room {why}") }
+    }
+}
+
+impl Handshake {
+    /// Reads a handshake. `query` is still percent-encoded; `auth` is `None` when it was not an object.
+    ///
+    /// # Errors
+    /// The [`Refusal`] to send to the client.
+    pub fn read(query: Option<&str>, auth: Option<Auth>, rooms_most: usize) -> Result<Self, Refusal> {
+        let Auth { id_user, room } = auth.unwrap_or_default();
+        let users = values(id_user, query, "id_user", Refusal::user_invalid, "must be a string")?;
+        let [user] = users.as_slice() else {
+            let twice = Refusal::user_invalid(&"must be passed once");
+            return Err(if users.is_empty() { Refusal::user_missing() } else { twice });
+        };
+        let user = UserId::parse(user).map_err(|error| Refusal::user_invalid(&error))?;
+        let named = values(room, query, "room", Refusal::room_invalid, "must be a string or an array of strings")?;
+        if named.is_empty() {
+            return Err(Refusal::room_missing());
+        }
+        let mut rooms: Vec<Room> = Vec::new();
+        for room in &named {
+            let room = Room::parse(room).map_err(|error| Refusal::room_invalid(&error))?;
+            if !rooms.contains(&room) {
+                rooms.push(room);
+            }
+            if rooms.len() > rooms_most {
+                return Err(Refusal::rooms_too_many(rooms_most));
+            }
+        }
+        Ok(Self { user, rooms })
+    }
+}
+
+/// The room of a `join` or `leave`. `given` is `None` when the event had no argument that could be read.
+///
+/// # Errors
+/// The [`Refusal`] to acknowledge the event with.
+pub fn one_room(given: Option<Given>) -> Result<Room, Refusal> {
+    match given {
+        Some(Given::One(room)) => Room::parse(&room).map_err(|error| Refusal::room_invalid(&error)),
+        _ => Err(Refusal::room_invalid(&"must be a string, the first argument of the event")),
+    }
+}
+
+/// The values of a key: those of the payload if it has the key, those of the query otherwise.
+fn values<'a>(
+    given: Option<Given>,
+    query: Option<&'a str>,
+    key: &str,
+    invalid: fn(&dyn fmt::Display) -> Refusal,
+    expected: &str,
+) -> Result<Vec<Cow<'a, str>>, Refusal> {
+    match given {
+        Some(Given::One(value)) => Ok(vec![value.into()]),
+        Some(Given::Many(values)) => Ok(values.into_iter().map(Cow::Owned).collect()),
+        Some(Given::Other(_)) => Err(invalid(&expected)),
+        None => query_values(query.unwrap_or_default(), key).map_err(|error| invalid(&error)),
+    }
+}
+
+/// The values of a key in an `application/x-www-form-urlencoded` query. Unlike the usual parsers it refuses what is
+/// not UTF-8 instead of replacing it: two users must not become one.
+fn query_values<'a>(query: &'a str, key: &str) -> Result<Vec<Cow<'a, str>>, NameError> {
+    let mut values = Vec::new();
+    for pair in query.split('&') {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if name == key {
+            values.push(decode(value)?);
+        }
+    }
+    Ok(values)
+}
+
+fn decode(value: &str) -> Result<Cow<'_, str>, NameError> {
+    if value.contains('+') {
+        let spaced = value.replace('+', " ");
+        let decoded = percent_decode_str(&spaced).decode_utf8().map_err(|_| NameError::NotUtf8)?;
+        return Ok(Cow::Owned(decoded.into_owned()));
+    }
+    percent_decode_str(value).decode_utf8().map_err(|_| NameError::NotUtf8)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(query: &str, auth: &str) -> Result<(String, Vec<String>), String> {
+        let auth = serde_json::from_str(auth).ok();
+        let Handshake { user, rooms } =
+            Handshake::read(Some(query), auth, 3).map_err(|refusal| refusal.code.to_owned())?;
+        Ok((user.to_string(), rooms.iter().map(ToString::to_string).collect()))
+    }
+
+    #[test]
+    fn the_query_names_a_user_and_rooms_and_the_payload_wins() {
+        let ok =
+            |user: &str, rooms: &[&str]| Ok((user.to_owned(), rooms.iter().map(|&room| room.to_owned()).collect()));
+        assert_eq!(
+            read("EIO=4&id_user=foo&room=Maths&room=caf%C3%A9+au%20lait&room=Maths", "{}"),
+            ok("foo", &["Maths", "café au lait"])
+        );
+        assert_eq!(read("id_user=foo&room=a", r#"{"id_user":"bar"}"#), ok("bar", &["a"]));
+        assert_eq!(read("id_user=foo&room=a", r#"{"room":["b","c"]}"#), ok("foo", &["b", "c"]));
+        assert_eq!(read("id_user=foo&room=a", r#"{"room":null}"#), ok("foo", &["a"]));
+        assert_eq!(read("id_user=foo&room=a", "17"), ok("foo", &["a"]));
+    }
+
+    #[test]
+    fn every_refusal_has_its_code() {
+        for (query, auth, code) in [
+            ("room=a", "{}", "id_user_missing"),
+            ("id_user=&room=a", "{}", "id_user_invalid"),
+            ("id_user=%FF&room=a", "{}", "id_user_invalid"),
+            ("id_user=foo&id_user=bar&room=a", "{}", "id_user_invalid"),
+            ("id_user=foo&room=a", r#"{"id_user":17}"#, "id_user_invalid"),
+            ("id_user=foo", "{}", "room_missing"),
+            ("id_user=foo&room=a", r#"{"room":[]}"#, "room_missing"),
+            ("id_user=foo&room=%00", "{}", "room_invalid"),
+            ("id_user=foo&room=socket.io", "{}", "room_invalid"),
+            ("id_user=foo&room=a", r#"{"room":["a",1]}"#, "room_invalid"),
+            ("id_user=foo&room=a&room=b&room=c&room=d", "{}", "rooms_too_many"),
+        ] {
+            assert_eq!(read(query, auth), Err(code.to_owned()), "{query} {auth}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_query_makes_the_reader_panic(query in "\\PC{0,200}") {
+            let _ = Handshake::read(Some(&query), None, 3);
+        }
+
+        #[test]
+        fn what_a_browser_encodes_is_read_back(user in "\\PC{1,40}", room in "\\PC{1,40}") {
+            prop_assume!(UserId::parse(&user).is_ok() && Room::parse(&room).is_ok());
+            let query: String = form_urlencoded::Serializer::new(String::new())
+                .append_pair("id_user", &user)
+                .append_pair("room", &room)
+                .finish();
+            prop_assert_eq!(read(&query, "{}"), Ok((user, vec![room])));
+        }
+    }
+}

@@ -1,0 +1,38 @@
+// The front page: asks for a room and a name, and goes to the room. Also shows
+// how to ask the same question from a terminal, for the room being typed.
+
+import { enableCopy, showCurl } from "./curl";
+import { byId } from "./dom";
+import { field } from "./fields";
+import { encodeName, roomFault, userFault } from "./names";
+
+const EXAMPLE_ROOM = "Maths";
+
+const form = byId<HTMLFormElement>("enter");
+const roomInput = byId<HTMLInputElement>("room");
+const userInput = byId<HTMLInputElement>("id_user");
+const room = field("room", roomFault);
+const user = field("id_user", userFault);
+
+function refreshCurl(): void {
+  const name = room.value();
+  showCurl(roomFault(name) === null ? name : EXAMPLE_ROOM);
+}
+
+// The room page links back here with the names in use, ready to be changed.
+const given = new URLSearchParams(location.search);
+roomInput.value = given.get("room") ?? roomInput.value;
+userInput.value = given.get("id_user") ?? userInput.value;
+
+roomInput.addEventListener("input", refreshCurl);
+refreshCurl();
+enableCopy();
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const roomFits = room.check();
+  const userFits = user.check();
+  if (!roomFits) room.focus();
+  else if (!userFits) user.focus();
+  else location.assign(`/${encodeName(room.value())}?id_user=${encodeName(user.value())}`);
+});

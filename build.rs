@@ -1,6 +1,7 @@
 //! Compiles the mesh protocol (protox: no protoc on the machine) and embeds the page's scripts where they were built.
 
 use std::error::Error;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -32,7 +33,8 @@ fn embed_scripts(out: &Path) -> Result<(), Box<dyn Error>> {
     if SCRIPTS.iter().all(|script| dist.join(script).is_file()) {
         source.push_str("Some([");
         for script in SCRIPTS {
-            source.push_str(&format!("({script:?}, include_bytes!({:?}) as &[u8]), ", dist.join(script)));
+            let path = dist.join(script);
+            write!(source, "({script:?}, include_bytes!({path:?}) as &[u8]), ")?;
         }
         source.push_str("]);\n");
     } else {

@@ -178,7 +178,7 @@ impl Cli {
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Stop> {
         let matches = Self::command().try_get_matches_from(arguments).map_err(|error| stop(&error))?;
         let cli = Self::from_arg_matches(&matches).map_err(|error| stop(&error))?;
-        cli.check(&matches).map_err(refuse)?;
+        cli.check(&matches).map_err(|what| refuse(&what))?;
         Ok(cli)
     }
 
@@ -345,11 +345,11 @@ fn stop(error: &clap::Error) -> Stop {
         _ => {
             let text = error.to_string();
             let first = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
-            refuse(first.split_whitespace().collect::<Vec<_>>().join(" "))
+            refuse(&first.split_whitespace().collect::<Vec<_>>().join(" "))
         }
     }
 }
 
-fn refuse(what: String) -> Stop {
+fn refuse(what: &str) -> Stop {
     Stop { text: format!("rollcall: {what}\n"), failed: true }
 }

@@ -11,6 +11,8 @@
 //! this node counts; [`node`] wires one node together, and [`dev`] runs four of them in one process. The words and the
 //! promises are in the README.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 pub mod cli;
 pub mod clock;
 pub mod connections;

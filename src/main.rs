@@ -1,5 +1,7 @@
 //! The process edge: arguments, logging, signals, exit code.
 
+#![warn(clippy::unwrap_used)]
+
 use std::process::ExitCode;
 use std::sync::Arc;
 

@@ -9,14 +9,13 @@ pub mod status;
 
 /// The compiled protocol.
 pub mod proto {
-    #![expect(clippy::pedantic, missing_docs, reason = "generated; documented in the .proto file")]
     tonic::include_proto!("rollcall.v1");
 
     /// What reflection serves.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/rollcall.v1.bin"));
 }
 
-/// The most ids one LookupSockets may name.
+/// The most ids one `LookupSockets` may name.
 pub const MAX_LOOKUP_IDS: usize = 10_000;
 /// The largest message a node takes from another: about a million rows.
 pub const MAX_ANSWER_BYTES: usize = 64 << 20;

@@ -164,7 +164,7 @@ impl Registrar {
         for room in &asked {
             desk.unreleased.remove(room);
         }
-        self.claim(node, asked, desk);
+        self.claim(node, &asked, desk);
 
         let emptied_before = std::time::Instant::now().checked_sub(*self.linger.borrow());
         let given = emptied_before.map(|before| self.roster.give_back(node, before, &desk.busy)).unwrap_or_default();
@@ -193,7 +193,10 @@ impl Registrar {
             }
         }
 
-        for abandoned in desk.abandoned.drain(..) {
+        // The others may still take the retired incarnation's word that it is whole. While its claims stand, they ask
+        // it; they may go when every room has a claim of the present one.
+        let whole = self.roster.word().borrow().whole_under.is_some();
+        for abandoned in desk.abandoned.extract_if(.., |_| whole) {
             let directory = Arc::clone(&self.directory);
             desk.commands.spawn(async move {
                 let answer = clear(&*directory, &abandoned).await;
@@ -202,7 +205,7 @@ impl Registrar {
         }
     }
 
-    fn claim(&self, node: &NodeId, rooms: Vec<Room>, desk: &mut Desk) {
+    fn claim(&self, node: &NodeId, rooms: &[Room], desk: &mut Desk) {
         for rooms in rooms.chunks(ROOMS_PER_COMMAND) {
             let (directory, node, rooms) = (Arc::clone(&self.directory), node.clone(), rooms.to_vec());
             desk.busy.extend(rooms.iter().cloned());
@@ -215,8 +218,9 @@ impl Registrar {
 
     /// Claims are asserted with the command that makes them, so one that was lost comes back.
     fn assert_again(&self, node: &NodeId, desk: &mut Desk) {
-        let rooms = self.roster.held_rooms().into_iter().filter(|room| !desk.busy.contains(room)).collect();
-        self.claim(node, rooms, desk);
+        let held = self.roster.held_rooms();
+        let rooms: Vec<Room> = held.into_iter().filter(|room| !desk.busy.contains(room)).collect();
+        self.claim(node, &rooms, desk);
     }
 
     /// Tells the roster what was answered.
@@ -231,7 +235,7 @@ impl Registrar {
                         // One room may be at fault (a key of another type): from now on each answers for itself.
                         debug!(reason, "a claim of several rooms was refused, claiming them one by one");
                         for room in rooms {
-                            self.claim(&node, vec![room], desk);
+                            self.claim(&node, &[room], desk);
                         }
                     }
                     Err(error) => {

@@ -1,7 +1,7 @@
 //! The roll call: one question, "who is in this room", put to every node that must be asked.
 //!
 //! Owns the order of things: the table of members is taken, then the directory is read, then the peers are asked in
-//! parallel, each once, and who stayed silent is judged. Whom to ask is decided in [`plan`], and what the answers
+//! parallel, each once, and who stayed silent is judged. Whom to ask is decided in [`mod@plan`], and what the answers
 //! amount to in [`answer`], both without I/O. Owns no rows: they come from rosters, this node's own among them.
 
 pub mod answer;

@@ -365,3 +365,6 @@ impl State {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

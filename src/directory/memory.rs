@@ -76,7 +76,7 @@ impl Index {
 #[async_trait]
 impl Directory for Memory {
     async fn upkeep(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn enter(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>> {

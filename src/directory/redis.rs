@@ -79,8 +79,9 @@ impl Redis {
             .set_connection_timeout(Some(CALL_TIMEOUT))
             .set_response_timeout(Some(CALL_TIMEOUT));
         let mut connection =
-            self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(meaning)?;
-        let about: String = ::redis::cmd("INFO").arg("server").query_async(&mut connection).await.map_err(meaning)?;
+            self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(|error| meaning(&error))?;
+        let about: String =
+            ::redis::cmd("INFO").arg("server").query_async(&mut connection).await.map_err(|error| meaning(&error))?;
         let run_id = about.lines().find_map(|line| line.strip_prefix("run_id:"));
         let run_id = run_id.ok_or_else(|| Error::Refused("INFO server names no run_id".to_owned()))?;
         Ok(Live { connection, run_id: run_id.trim().into() })
@@ -92,7 +93,7 @@ impl Redis {
         Ok((link.generation, live))
     }
 
-    fn failed(&self, generation: u64, error: RedisError) -> Error {
+    fn failed(&self, generation: u64, error: &RedisError) -> Error {
         let error = meaning(error);
         if matches!(error, Error::Unanswered(_)) {
             self.link.send_if_modified(|link| {
@@ -111,7 +112,7 @@ impl Redis {
         let (generation, mut live) = self.live()?;
         match commands.query_async(&mut live.connection).await {
             Ok(answer) => Ok((answer, live.run_id)),
-            Err(error) => Err(self.failed(generation, error)),
+            Err(error) => Err(self.failed(generation, &error)),
         }
     }
 
@@ -123,7 +124,7 @@ impl Redis {
             call.key(key);
         }
         let repaired: std::result::Result<i64, _> = call.invoke_async(&mut live.connection).await;
-        repaired.map(drop).map_err(|error| self.failed(generation, error))
+        repaired.map(drop).map_err(|error| self.failed(generation, &error))
     }
 
     fn lease_key(&self, node: &NodeId) -> String {
@@ -152,7 +153,7 @@ fn epoch(value: Option<String>, run_id: &str) -> Option<Epoch> {
     value.map(|value| Epoch(format_smolstr!("{value}@{run_id}")))
 }
 
-fn meaning(error: RedisError) -> Error {
+fn meaning(error: &RedisError) -> Error {
     match error.kind() {
         ErrorKind::Io | ErrorKind::Parse => Error::Unanswered(error.to_string()),
         _ => Error::Refused(error.to_string()),
@@ -261,6 +262,9 @@ impl Directory for Redis {
     }
 
     async fn release(&self, node: &NodeId, rooms: &[Room]) -> Result<()> {
+        if rooms.is_empty() {
+            return Ok(());
+        }
         let mut commands = ::redis::pipe();
         for room in rooms {
             commands.cmd("SREM").arg(self.owners_key(room)).arg(node.as_str()).ignore();
@@ -306,6 +310,9 @@ impl Directory for Redis {
     }
 
     async fn list(&self, node: &NodeId, changes: &[SeatChange]) -> Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
         let mut commands = ::redis::pipe();
         for room in changes.chunk_by(|one, next| one.seat.room == next.seat.room && one.taken == next.taken) {
             let first = &room[0];

@@ -81,7 +81,7 @@ impl Peers {
         request.set_timeout(within);
         match timeout(within, client.lookup_sockets(request)).await {
             Err(_elapsed) => Err(Silence::Deadline),
-            Ok(Ok(response)) => part(node, response.into_inner()).map(Reply::Part),
+            Ok(Ok(response)) => part(node, &response.into_inner()).map(Reply::Part),
             Ok(Err(status)) => {
                 moved(&status).filter(|now| now != node).map(Reply::Moved).ok_or_else(|| silence(&status))
             }
@@ -133,7 +133,7 @@ impl Peers {
 }
 
 /// The rows of an answer, if it is one of the node that was asked.
-fn part(asked: &NodeId, response: proto::LookupSocketsResponse) -> Result<Part, Silence> {
+fn part(asked: &NodeId, response: &proto::LookupSocketsResponse) -> Result<Part, Silence> {
     if response.node_id != asked.as_str() {
         return Err(Silence::Failed);
     }

@@ -8,8 +8,9 @@ import { encodeName } from "./names";
 const SAID_MS = 2000;
 
 export function showCurl(room: string): void {
+  const insecure = location.protocol === "https:" ? "-k " : "";
   // The line is long for a phone: these are the places where it breaks best.
-  const parts = [`curl -k ${location.origin}`, `/${encodeName(room)}`, "/users"];
+  const parts = [`curl ${insecure}${location.origin}`, `/${encodeName(room)}`, "/users"];
   byId("curl").replaceChildren(...parts.flatMap((part) => [document.createElement("wbr"), part]));
 }
 

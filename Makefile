@@ -1,0 +1,49 @@
+# Every command of this project. `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+TOOLS := target/tools
+WEB := web/dist/room.js
+export ROLLCALL_TOOLS := $(CURDIR)/$(TOOLS)
+
+.PHONY: help build run test test-all check tools clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: $(WEB) ## build the release binary, the page included
+	cargo build --release --locked
+
+run: build ## run four nodes behind https://localhost:5009
+	@exec target/release/rollcall dev
+
+test: tools $(WEB) ## install what the tests need, and run all of them
+	cargo test --locked
+	cargo build --locked
+	npm --prefix tests run --silent clients
+	npm --prefix tests run --silent page
+
+test-all: test ## and the long ones: the cluster tests ten times over
+	for turn in $$(seq 10); do cargo test --locked --test cluster; done
+
+check: tests/node_modules/.package-lock.json web/node_modules/.package-lock.json $(WEB) ## formatting, lints, docs, protocol and page types
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	tests/node_modules/.bin/buf lint
+	npm --prefix web run --silent check
+
+tools: tests/node_modules/.package-lock.json ## install what the tests need, or say what is missing
+	tests/prepare
+
+clean: ## remove everything that was built or installed here
+	rm -rf target web/dist web/node_modules tests/node_modules artifacts
+
+$(WEB): web/node_modules/.package-lock.json web/build.mjs $(wildcard web/src/*.ts)
+	npm --prefix web run --silent build
+
+%/node_modules/.package-lock.json: %/package-lock.json %/package.json
+	npm --prefix $* ci --no-fund --no-audit
+	@touch $@

@@ -1,0 +1,317 @@
+//! What the cluster tests stand on: nodes through the production entry point, a real Redis, and a small Socket.IO
+//! client that can be rude. Nothing here sleeps for a result: `until` polls a predicate with a bound.
+
+#![allow(dead_code, reason = "each test binary uses its own part of it")]
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{SinkExt, StreamExt};
+use rollcall::connections::listen;
+use rollcall::directory::Directory;
+use rollcall::directory::memory::Memory;
+use rollcall::directory::redis::Redis;
+use rollcall::membership::Membership;
+use rollcall::names::NodeName;
+use rollcall::node::{self, Config, Listeners, Node};
+use rollcall::registrar;
+use rollcall::roster::Roster;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use tokio_util::sync::CancellationToken;
+
+/// Long enough for a busy machine; a test that waits this long has failed.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub async fn until<F: Future<Output = bool>>(what: &str, mut is: impl FnMut() -> F) {
+    let began = Instant::now();
+    while !is().await {
+        assert!(began.elapsed() < PATIENCE, "never came true: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A real redis-server on a port of its own, gone with the value.
+pub struct RedisServer {
+    process: Child,
+    pub port: u16,
+    _folder: TempDir,
+}
+
+impl RedisServer {
+    pub async fn start() -> Self {
+        for _ in 0..10 {
+            let port = StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let folder = TempDir::new().unwrap();
+            let mut process = Command::new("redis-server")
+                .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
+                .arg(folder.path())
+                .stdout(Stdio::null())
+                .spawn()
+                .expect("redis-server is needed for the tests; `make tools` installs it");
+            let began = Instant::now();
+            while process.try_wait().unwrap().is_none() && began.elapsed() < PATIENCE {
+                if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+                    return Self { process, port, _folder: folder };
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+            // Another program took the port in between.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        panic!("redis-server does not start");
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
+        redis::Client::open(self.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
+    }
+
+    /// Every key there is.
+    pub async fn keys(&self) -> BTreeSet<String> {
+        redis::cmd("KEYS").arg("*").query_async(&mut self.connection().await).await.unwrap()
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What the nodes of a test share.
+pub enum Index {
+    Memory(Arc<Memory>),
+    Redis(RedisServer),
+}
+
+impl Index {
+    pub fn memory() -> Self {
+        Self::Memory(Memory::new())
+    }
+
+    pub async fn redis() -> Self {
+        Self::Redis(RedisServer::start().await)
+    }
+
+    fn open(&self) -> Arc<dyn Directory> {
+        match self {
+            Self::Memory(memory) => Arc::clone(memory) as Arc<dyn Directory>,
+            Self::Redis(server) => Arc::new(Redis::open(&server.url(), "rollcall:").unwrap()),
+        }
+    }
+
+    pub fn server(&self) -> &RedisServer {
+        match self {
+            Self::Redis(server) => server,
+            Self::Memory(_) => panic!("this test runs over Redis"),
+        }
+    }
+}
+
+/// One running node.
+pub struct Running {
+    pub name: String,
+    pub public: SocketAddr,
+    pub mesh: SocketAddr,
+    pub roster: Arc<Roster>,
+    pub membership: Arc<Membership>,
+    shutdown: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Running {
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        timeout(PATIENCE, self.task).await.expect("the node stops").unwrap().unwrap();
+    }
+}
+
+/// Nodes that share an index.
+pub struct Cluster {
+    pub index: Index,
+    pub nodes: Vec<Running>,
+    http: reqwest::Client,
+}
+
+impl Cluster {
+    /// Starts `count` nodes, each ready and known to all.
+    pub async fn start(count: usize, index: Index) -> Self {
+        let mut cluster = Self { index, nodes: Vec::new(), http: reqwest::Client::new() };
+        for _ in 0..count {
+            cluster.add().await;
+        }
+        cluster
+    }
+
+    pub async fn add(&mut self) {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (public, mesh) = (listen(any, false).unwrap(), listen(any, false).unwrap());
+        let name = format!("node-{}", self.nodes.len() + 1);
+        let config = Config {
+            name: NodeName::parse(&name).unwrap(),
+            mesh_advertise: mesh.local_addr().unwrap().to_string(),
+            lease: node::LEASE,
+            // The tests share two cores with everything they start.
+            deadline: node::DEADLINE_MOST,
+            rooms_per_socket: node::ROOMS_PER_SOCKET,
+            linger: registrar::LINGER,
+            cors_origins: vec!["https://allowed.example".parse().unwrap()],
+            tls: None,
+        };
+        let node = Node::new(config, Listeners { public, mesh, admin: None }, self.index.open());
+        let (public, mesh) = (node.public_address().unwrap(), node.mesh_address().unwrap());
+        let (roster, membership) = (Arc::clone(node.roster()), Arc::clone(node.membership()));
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(node.run(shutdown.clone()));
+        let running = Running { name, public, mesh, roster, membership, shutdown, task };
+        until("the node is ready", || async { running.membership.may_acknowledge(&running.roster.incarnation()) })
+            .await;
+        self.nodes.push(running);
+    }
+
+    pub async fn get(&self, node: usize, path: &str) -> reqwest::Response {
+        self.http.get(format!("http://{}{path}", self.nodes[node].public)).send().await.unwrap()
+    }
+
+    /// Whether the answer is complete, and its (socket, user) pairs; a pair that is listed twice fails the test.
+    pub async fn users(&self, node: usize, room: &str) -> (bool, BTreeSet<(String, String)>) {
+        let room = percent_encoding::utf8_percent_encode(room, percent_encoding::NON_ALPHANUMERIC);
+        let response = self.get(node, &format!("/{room}/users")).await;
+        assert_eq!(response.status(), 200);
+        let complete = response.headers()["rollcall-complete"] == "true";
+        let rows: Vec<Value> = response.json().await.unwrap();
+        let pairs: BTreeSet<_> = rows.iter().map(|row| (text(row, "id_socket"), text(row, "id_user"))).collect();
+        assert_eq!(pairs.len(), rows.len(), "a socket is listed twice");
+        (complete, pairs)
+    }
+
+    pub async fn stop(self) -> Index {
+        for node in self.nodes {
+            node.stop().await;
+        }
+        self.index
+    }
+}
+
+pub fn text(value: &Value, key: &str) -> String {
+    value[key].as_str().unwrap_or_else(|| panic!("no text {key} in {value}")).to_owned()
+}
+
+pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Opens a WebSocket with this handshake query and sends `40` with this payload; nothing is read yet.
+pub async fn open(address: SocketAddr, query: &str, auth: &str) -> Socket {
+    let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket&{query}");
+    let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+    socket.send(Message::text(format!("40{auth}"))).await.unwrap();
+    socket
+}
+
+/// A client that answers pings and can join, leave and go.
+pub struct Client {
+    pub id: String,
+    commands: mpsc::UnboundedSender<(String, oneshot::Sender<Value>)>,
+    task: JoinHandle<()>,
+}
+
+impl Client {
+    /// Connects; the message of a `connect_error` otherwise.
+    pub async fn connect(address: SocketAddr, user: &str, rooms: &[&str]) -> Result<Self, String> {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("id_user", user);
+        for room in rooms {
+            query.append_pair("room", room);
+        }
+        Self::with(address, &query.finish(), "").await
+    }
+
+    pub async fn with(address: SocketAddr, query: &str, auth: &str) -> Result<Self, String> {
+        let mut socket = open(address, query, auth).await;
+        let id = loop {
+            let message = timeout(PATIENCE, socket.next()).await.expect("an answer").expect("not closed").unwrap();
+            let message = message.to_text().unwrap().to_owned();
+            if let Some(answer) = message.strip_prefix("40") {
+                break text(&serde_json::from_str(answer).unwrap(), "sid");
+            }
+            if let Some(answer) = message.strip_prefix("44") {
+                return Err(text(&serde_json::from_str(answer).unwrap(), "message"));
+            }
+            if message == "2" {
+                socket.send(Message::text("3")).await.unwrap();
+            }
+        };
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let task = tokio::spawn(converse(socket, inbox));
+        Ok(Self { id, commands, task })
+    }
+
+    /// Emits an event with one argument and returns its acknowledgement.
+    pub async fn emit(&self, event: &str, argument: &Value) -> Value {
+        let (ack, answer) = oneshot::channel();
+        self.commands.send((format!("{}", serde_json::json!([event, argument])), ack)).unwrap();
+        timeout(PATIENCE, answer).await.expect("an ack in time").expect("an ack")
+    }
+
+    pub async fn join(&self, room: &str) -> Value {
+        self.emit("join", &room.into()).await
+    }
+
+    pub async fn leave(&self, room: &str) -> Value {
+        self.emit("leave", &room.into()).await
+    }
+
+    /// Ends when the server has closed the transport.
+    pub async fn closed(self) {
+        timeout(PATIENCE, self.task).await.expect("closed in time").unwrap();
+    }
+
+    /// Goes without a word.
+    pub fn drop_connection(self) {
+        self.task.abort();
+    }
+}
+
+async fn converse(mut socket: Socket, mut inbox: mpsc::UnboundedReceiver<(String, oneshot::Sender<Value>)>) {
+    let mut acks: Vec<Option<oneshot::Sender<Value>>> = Vec::new();
+    loop {
+        tokio::select! {
+            Some((event, ack)) = inbox.recv() => {
+                let packet = format!("42{}{event}", acks.len());
+                acks.push(Some(ack));
+                if socket.send(Message::text(packet)).await.is_err() {
+                    return;
+                }
+            }
+            message = socket.next() => {
+                let Some(Ok(message)) = message else { return };
+                let Ok(message) = message.to_text() else { return };
+                if message == "2" {
+                    let _ = socket.send(Message::text("3")).await;
+                } else if let Some(answer) = message.strip_prefix("43") {
+                    let begin = answer.find('[').unwrap();
+                    let number: usize = answer[..begin].parse().unwrap();
+                    let mut values: Vec<Value> = serde_json::from_str(&answer[begin..]).unwrap();
+                    if let Some(ack) = acks[number].take() {
+                        let _ = ack.send(values.remove(0));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -355,6 +355,8 @@ fn a_reader_that_is_told_unchanged_has_the_rows_of_now() {
     let done = AtomicBool::new(false);
     // The writer publishes the turn before and after it changes the rows; a reader sees a turn in between.
     let (begun, ended) = (std::sync::atomic::AtomicU64::new(0), std::sync::atomic::AtomicU64::new(0));
+    // Lives longer than the readers, so that the room is empty before the first turn only.
+    let mut last = None;
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
@@ -378,18 +380,17 @@ fn a_reader_that_is_told_unchanged_has_the_rows_of_now() {
             });
         }
         scope.spawn(|| {
-            let mut last = None;
             for turn in 1..20_000_u64 {
                 begun.store(turn, Ordering::SeqCst);
                 let user = UserId::parse(&turn.to_string()).unwrap();
                 let next = roster.register(socket(turn as usize % 7), user, std::slice::from_ref(&name));
-                // One before the other, so that the room is never empty.
+                // The new one before the old one goes, so that the room is never empty.
                 last = Some(next);
                 ended.store(turn, Ordering::SeqCst);
             }
             done.store(true, Ordering::SeqCst);
-            drop(last);
         });
     });
+    drop(last);
     assert_eq!(roster.size().sockets, 0);
 }

@@ -66,7 +66,10 @@ export class Cluster {
 
   constructor(args) {
     const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("ROLLCALL_")));
-    this.#process = spawn(BINARY, ["dev", "--listen", "localhost:0", ...args], { env, stdio: ["ignore", "pipe", "pipe"] });
+    this.#process = spawn(BINARY, ["dev", "--listen", "localhost:0", ...args], {
+      env,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
     this.#exit = once(this.#process, "exit");
     for (const stream of [this.#process.stdout, this.#process.stderr]) {
       stream.setEncoding("utf8").on("data", (text) => (this.#log += text));
@@ -104,9 +107,7 @@ export class Cluster {
 /** A Chromium that gathers everything its pages complain about. */
 export class Browser {
   #chromium;
-
-  /** Console errors, uncaught errors and policy violations so far, of every page. */
-  complaints = [];
+  #complaints = [];
 
   static async launch() {
     assert.ok(existsSync(CHROMIUM), `there is no ${CHROMIUM}: install Chromium, or say in CHROMIUM where it is`);
@@ -122,9 +123,9 @@ export class Browser {
     const context = await this.#chromium.newContext({ ignoreHTTPSErrors: true, ...options });
     context.setDefaultTimeout(PATIENCE_MS);
     context.on("console", (message) => {
-      if (message.type() === "error") this.complaints.push(message.text());
+      if (message.type() === "error") this.#complaints.push(message.text());
     });
-    context.on("weberror", (error) => this.complaints.push(String(error.error())));
+    context.on("weberror", (error) => this.#complaints.push(String(error.error())));
     await context.addInitScript(() => {
       document.addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI }) => {
         console.error(`policy violation: ${violatedDirective} ${blockedURI}`);
@@ -135,9 +136,9 @@ export class Browser {
     return page;
   }
 
-  /** Hands over the complaints and starts afresh. */
+  /** Console errors, uncaught errors and policy violations of every page, since the last time. */
   takeComplaints() {
-    return this.complaints.splice(0);
+    return this.#complaints.splice(0);
   }
 
   /** Sends every visitor away. */

@@ -216,7 +216,12 @@ test("Ctrl-C ends a cluster of two nodes while a page is connected, and the page
 test("the pages fit a laptop and a phone", async (t) => {
   await mkdir(ARTIFACTS, { recursive: true });
   const others = ["Ada", "Blaise", "Emmy", "Sofja", "Évariste"].map((id_user) =>
-    io(cluster.origin, { auth: { room: "Maths", id_user }, transports: ["websocket"], forceNew: true, rejectUnauthorized: false }),
+    io(cluster.origin, {
+      auth: { room: "Maths", id_user },
+      transports: ["websocket"],
+      forceNew: true,
+      rejectUnauthorized: false,
+    }),
   );
   t.after(() => others.forEach((socket) => socket.disconnect()));
   const laptop = await visitRoom("Maths", "foo", LAPTOP);
@@ -232,7 +237,10 @@ test("the pages fit a laptop and a phone", async (t) => {
   }
   for (const [name, page] of Object.entries({ "room-laptop": laptop, "room-phone": phone, "front-laptop": front })) {
     await page.screenshot({ path: fileURLToPath(new URL(`${name}.png`, ARTIFACTS)), animations: "disabled" });
-    const spill = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
-    assert.equal(spill, 0, `${name} is wider than its window`);
+    const fits = await page.evaluate(() => {
+      const { scrollWidth, clientWidth } = document.documentElement;
+      return scrollWidth <= clientWidth;
+    });
+    assert.ok(fits, `${name} is wider than its window`);
   }
 });

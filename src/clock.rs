@@ -38,4 +38,9 @@ impl BootInstant {
     pub fn before(self, age: Duration) -> Self {
         Self(self.0.saturating_sub(age))
     }
+
+    /// The moment `by` after `self`.
+    pub fn after(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(by))
+    }
 }

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
@@ -18,10 +18,10 @@ use std::time::Duration;
 use axum::http::{Request, Response};
 use futures::task::AtomicWaker;
 use hyper::body::{Body, Incoming};
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -35,7 +35,9 @@ use tracing::{debug, warn};
 /// How long a TLS handshake, and then each request head, may take.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// The largest request head, in bytes.
-const HEAD_MOST: usize = 32 << 10;
+const HEAD_MOST: u32 = 32 << 10;
+/// An HTTP/2 connection that stays silent is asked for a sign of life this often.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(20);
 /// How many connections may wait to be accepted, as far as the kernel allows: a cluster that reconnects comes at once.
 const BACKLOG: i32 = 4096;
 /// How long to wait when no connection can be accepted, which passes when file descriptors are free again.
@@ -129,7 +131,6 @@ pub async fn serve<S, B>(
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let tasks = TaskTracker::new();
-    let graceful = Arc::new(GracefulShutdown::new());
     let mut complained = false;
     loop {
         let accepted = tokio::select! {
@@ -149,13 +150,10 @@ pub async fn serve<S, B>(
         };
         complained = false;
         let connection = Connection { stream, peer, tls: tls.clone(), connections: connections.clone() };
-        tasks.spawn(connection.serve(service.clone(), graceful.watcher(), stop.clone()));
+        tasks.spawn(connection.serve(service.clone(), stop.clone()));
     }
     drop(listener);
     tasks.close();
-    if let Ok(graceful) = Arc::try_unwrap(graceful) {
-        graceful.shutdown().await;
-    }
     tasks.wait().await;
 }
 
@@ -167,7 +165,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve<S, B>(self, service: S, watcher: hyper_util::server::graceful::Watcher, stop: CancellationToken)
+    async fn serve<S, B>(self, service: S, stop: CancellationToken)
     where
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send + 'static,
@@ -181,8 +179,8 @@ impl Connection {
         let peer = self.peer;
         let tracked = self.connections.track(self.stream);
         let switch = tracked.switch.clone();
-        let served = match self.tls {
-            None => serve_http(tracked, switch, service, false, watcher).await,
+        let served: Result<(), Box<dyn StdError + Send + Sync>> = match self.tls {
+            None => serve_http(tracked, switch, service, false, stop).await.map_err(Into::into),
             Some(tls) => {
                 let handshake = tokio::select! {
                     handshake = timeout(HEAD_WITHIN, tls.accept(tracked)) => handshake,
@@ -191,7 +189,7 @@ impl Connection {
                 match handshake {
                     Ok(Ok(stream)) => {
                         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                        serve_http(stream, switch, service, http2, watcher).await
+                        serve_http(stream, switch, service, http2, stop).await.map_err(Into::into)
                     }
                     Ok(Err(error)) => Err(error.into()),
                     Err(elapsed) => Err(elapsed.into()),
@@ -209,8 +207,8 @@ async fn serve_http<T, S, B>(
     switch: Switch,
     service: S,
     http2: bool,
-    watcher: hyper_util::server::graceful::Watcher,
-) -> Result<(), Box<dyn StdError + Send + Sync>>
+    stop: CancellationToken,
+) -> Result<(), hyper::Error>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
@@ -223,13 +221,28 @@ where
         request.extensions_mut().insert(switch.clone());
         service.clone().oneshot(request)
     });
-    // The protocol is known beforehand: guessing it would wait for the first bytes without a limit.
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder = if http2 { builder.http2_only() } else { builder.http1_only() };
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_MOST);
-    builder.http2().timer(TokioTimer::new()).max_header_list_size(HEAD_MOST as u32);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    watcher.watch(connection.into_owned()).await
+    let stream = TokioIo::new(stream);
+    // hyper-util's builder that serves either protocol would wait for the first byte of a connection without a limit.
+    if http2 {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).max_header_list_size(HEAD_MOST);
+        builder.keep_alive_interval(KEEP_ALIVE_EVERY).keep_alive_timeout(HEAD_WITHIN);
+        let mut connection = pin!(builder.serve_connection(stream, service));
+        tokio::select! {
+            served = connection.as_mut() => return served,
+            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    } else {
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_MOST as usize);
+        let mut connection = pin!(builder.serve_connection(stream, service).with_upgrades());
+        tokio::select! {
+            served = connection.as_mut() => return served,
+            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Switched<T> {
@@ -287,4 +300,14 @@ pub fn listen(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+/// Raises this process's limit of open files, and so of connections, as far as it may without privileges. Returns it.
+pub fn raise_file_limit() -> Option<u64> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        warn!(%error, "the limit of open files stays as it is");
+    }
+    getrlimit(Resource::Nofile).current
 }

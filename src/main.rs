@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use rollcall::cli::{Cli, Command, Dev, OnOff, RedisArgs, Serve};
-use rollcall::connections::listen;
+use rollcall::connections::{listen, raise_file_limit};
 use rollcall::dev;
 use rollcall::directory::Directory;
 use rollcall::directory::memory::Memory;
@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         eprintln!("rollcall: --log: {error}");
         return ExitCode::from(USAGE);
     }
+    raise_file_limit();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -135,3 +135,100 @@ fn latest(outcomes: Vec<Outcome>) -> Vec<Outcome> {
     }
     kept
 }
+
+#[cfg(test)]
+mod tests {
+    use smol_str::SmolStr;
+
+    use super::*;
+    use crate::directory::NodeEntry;
+    use crate::names::{SocketId, UserId};
+
+    fn outcome(node: &NodeId, reply: Result<&[&str], (Silence, Verdict)>) -> Outcome {
+        let rows = |ids: &[&str]| {
+            let row =
+                |id: &&str| Row { id_socket: SocketId::parse(id).unwrap(), id_user: UserId::parse("foo").unwrap() };
+            Part { node: node.clone(), version: 1, rows: Some(ids.iter().map(row).collect()) }
+        };
+        Outcome {
+            node: node.clone(),
+            name: NodeName::from_any(&format!("node-{node}")),
+            took: Duration::ZERO,
+            reply: reply.map(rows),
+        }
+    }
+
+    fn join(outcomes: Vec<Outcome>) -> Answer {
+        let room = Room::parse("a").unwrap();
+        Answer::join(room, Timestamp::now(), Source::Directory, true, outcomes)
+    }
+
+    fn ids(answer: &Answer) -> Vec<&str> {
+        answer.rows().map(|(_, row)| row.id_socket.as_str()).collect()
+    }
+
+    const OPEN: fn(Option<u64>) -> (Silence, Verdict) =
+        |unresolved| (Silence::Deadline, Verdict::Unanswered { unresolved });
+
+    #[test]
+    fn parts_are_joined_and_every_silence_is_named_and_counted() {
+        let [one, two, three] = [(); 3].map(|()| NodeId::new_process());
+        let answer = join(vec![outcome(&one, Ok(&["s1", "s2"])), outcome(&two, Ok(&["s3"]))]);
+        assert_eq!((answer.complete, answer.unresolved, ids(&answer)), (true, Some(0), vec!["s1", "s2", "s3"]));
+        let answer = join(vec![
+            outcome(&one, Ok(&["s1"])),
+            outcome(&two, Err(OPEN(Some(3)))),
+            outcome(&three, Err(OPEN(Some(4)))),
+        ]);
+        assert_eq!((answer.complete, answer.unresolved, answer.unanswered().count()), (false, Some(7), 2));
+        let answer = join(vec![outcome(&two, Err(OPEN(Some(3)))), outcome(&three, Err(OPEN(None)))]);
+        assert_eq!((answer.complete, answer.unresolved), (false, None), "one unknown makes the sum unknown");
+    }
+
+    #[test]
+    fn the_dead_are_left_out_and_the_answer_is_complete() {
+        let [one, dead] = [(); 2].map(|()| NodeId::new_process());
+        let answer = join(vec![outcome(&one, Ok(&["s1"])), outcome(&dead, Err((Silence::Refused, Verdict::Dead)))]);
+        assert_eq!((answer.complete, ids(&answer), answer.nodes.len()), (true, vec!["s1"], 1));
+    }
+
+    #[test]
+    fn one_process_has_one_part_the_latest() {
+        let first = NodeId::new_process();
+        let second = first.next_incarnation();
+        let (old, new): (&[&str], &[&str]) = (&["old"], &["new"]);
+        for outcomes in [
+            vec![outcome(&first, Ok(old)), outcome(&second, Ok(new))],
+            vec![outcome(&second, Ok(new)), outcome(&first, Ok(old))],
+            vec![outcome(&first, Err(OPEN(Some(1)))), outcome(&second, Ok(new))],
+        ] {
+            let answer = join(outcomes);
+            assert_eq!((answer.complete, ids(&answer)), (true, vec!["new"]));
+        }
+        let answer = join(vec![outcome(&first, Ok(old)), outcome(&second, Err(OPEN(None)))]);
+        assert_eq!(ids(&answer), ["old"], "it vouched for them during this roll call");
+    }
+
+    #[test]
+    fn what_silence_means_is_what_the_table_says() {
+        let entry = NodeEntry {
+            name: NodeName::from_any("node"),
+            mesh: SmolStr::default(),
+            since: SmolStr::default(),
+            draining: false,
+        };
+        let leased = Account { entry: Some(entry), sockets: 5 };
+        let unleased = Account { entry: None, sockets: 5 };
+        let open = |unresolved| Verdict::Unanswered { unresolved };
+        for (account, heard, gone, verdict) in [
+            (Some(&leased), false, false, open(Some(5))),
+            (Some(&unleased), true, false, open(Some(5))),
+            (Some(&unleased), false, false, Verdict::Dead),
+            (None, false, false, open(None)),
+            (None, true, false, open(None)),
+            (Some(&leased), true, true, Verdict::Dead),
+        ] {
+            assert_eq!(Verdict::of(account, heard, gone), verdict, "{account:?} {heard} {gone}");
+        }
+    }
+}

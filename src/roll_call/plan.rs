@@ -63,3 +63,66 @@ impl From<&Member> for Target {
         Self { node: member.node.clone(), name: member.name.clone(), mesh: member.mesh.clone() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::Epoch;
+
+    const LEASE: Duration = Duration::from_secs(5);
+
+    fn epoch(name: &str) -> Epoch {
+        Epoch(name.into())
+    }
+
+    fn member(node: &NodeId, whole_under: Option<&str>) -> Member {
+        Member::known(node.clone(), NodeName::from_any("node"), "127.0.0.1:1".into(), whole_under.map(epoch))
+    }
+
+    fn view(members: Vec<Member>, listed: Option<BootInstant>) -> View {
+        View { listed, members, ..View::default() }
+    }
+
+    fn asked(view: &View, owners: Option<&Owners>, now: BootInstant) -> (Source, Vec<NodeId>) {
+        let plan = plan(view, owners, "own", LEASE, now);
+        (plan.source, plan.ask.into_iter().map(|target| target.node).collect())
+    }
+
+    #[test]
+    fn only_who_is_whole_in_this_index_and_owns_nothing_may_be_skipped() {
+        let now = BootInstant::now();
+        let [owner, idle, unsure, elsewhere] = [(); 4].map(|()| NodeId::new_process());
+        let members = vec![
+            member(&owner, Some("E")),
+            member(&idle, Some("E")),
+            member(&unsure, None),
+            member(&elsewhere, Some("F")),
+        ];
+        let view = view(members, Some(now));
+        let owners = Owners { nodes: vec![owner.clone()], epoch: Some(epoch("E")) };
+        assert_eq!(
+            asked(&view, Some(&owners), now),
+            (Source::Directory, vec![owner.clone(), unsure.clone(), elsewhere.clone()])
+        );
+        let everybody = (Source::Peers, vec![owner, idle, unsure, elsewhere]);
+        let without_epoch = Owners { epoch: None, ..owners.clone() };
+        assert_eq!(asked(&view, Some(&without_epoch), now), everybody, "an index without an epoch");
+        assert_eq!(asked(&view, None, now), everybody, "an index that cannot be read");
+        let later = view.listed.map(|listed| View { listed: Some(listed.before(LEASE * 2)), ..view.clone() });
+        assert_eq!(asked(&later.unwrap(), Some(&owners), now), everybody, "a table older than a lease");
+        let never = View { listed: None, ..view };
+        assert_eq!(asked(&never, Some(&owners), now), everybody, "a table that was never read");
+    }
+
+    #[test]
+    fn who_owns_without_being_a_member_is_a_stranger_or_gone_and_never_this_node() {
+        let now = BootInstant::now();
+        let [own, stranger, gone] = [(); 3].map(|()| NodeId::new_process());
+        let mut view = view(vec![], Some(now));
+        view.departed.insert(gone.clone());
+        let owners = Owners { nodes: vec![own.clone(), stranger.clone(), gone.clone()], epoch: Some(epoch("E")) };
+        let plan = plan(&view, Some(&owners), own.process(), LEASE, now);
+        assert_eq!((plan.ask, plan.strangers, plan.gone), (vec![], vec![stranger], vec![gone]));
+        assert!(plan.informed);
+    }
+}

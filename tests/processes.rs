@@ -1,0 +1,113 @@
+//! The binary as an operator runs it: two processes over a real Redis, ten thousand sockets, and rude connections.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use common::{Client, PATIENCE, RedisServer, text, until};
+use futures::StreamExt;
+use rollcall::connections::raise_file_limit;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// One `rollcall serve` process, killed with the value.
+struct Process {
+    child: Child,
+    public: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Process {
+    async fn start(redis: &RedisServer) -> Self {
+        let any = "127.0.0.1:0";
+        let mut child = Command::new(env!("CARGO_BIN_EXE_rollcall"))
+            .args(["serve", "--identity", "query", "--listen", any, "--mesh-listen", any, "--admin-listen", any])
+            .args(["--redis", &redis.url(), "--log", "info"])
+            .env("NO_COLOR", "1")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let line = lines.by_ref().map(Result::unwrap).find(|line| line.contains("starting")).expect("it starts");
+        std::thread::spawn(move || lines.for_each(drop));
+        let field = |name: &str| {
+            let value = line.split_whitespace().find_map(|word| word.strip_prefix(name)).expect("the line names it");
+            value.parse::<SocketAddr>().unwrap()
+        };
+        let process = Self { child, public: field("listen="), admin: field("admin=") };
+        let ready = format!("http://{}/readyz", process.admin);
+        until("ready", || async { reqwest::get(&ready).await.is_ok_and(|answer| answer.status() == 200) }).await;
+        process
+    }
+
+    async fn users(&self, room: &str) -> (bool, BTreeSet<String>) {
+        let url = format!("http://{}/{room}/users?deadline_ms=5000", self.public);
+        let response = reqwest::get(url).await.unwrap();
+        let complete = response.headers()["rollcall-complete"] == "true";
+        let rows: Vec<Value> = response.json().await.unwrap();
+        (complete, rows.iter().map(|row| text(row, "id_socket")).collect())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_sockets_of_one_process_are_listed_by_another() {
+    const SOCKETS: usize = 10_000;
+    assert!(raise_file_limit().is_none_or(|limit| limit > SOCKETS as u64 + 500), "too few open files are allowed");
+    let redis = RedisServer::start().await;
+    let (owner, asked) = (Process::start(&redis).await, Process::start(&redis).await);
+    let connecting = futures::stream::iter(0..SOCKETS)
+        .map(|number| async move { Client::connect(owner.public, &format!("user-{number}"), &["hall"]).await.unwrap() })
+        .buffer_unordered(64);
+    let clients: Vec<Client> = connecting.collect().await;
+    let expected: BTreeSet<String> = clients.iter().map(|client| client.id.clone()).collect();
+    assert_eq!(expected.len(), SOCKETS);
+    assert_eq!(asked.users("hall").await, (true, expected));
+    for client in clients {
+        client.drop_connection();
+    }
+    until("all are gone", || async { asked.users("hall").await == (true, BTreeSet::new()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_head_that_never_ends_is_not_waited_for() {
+    let redis = RedisServer::start().await;
+    let process = Process::start(&redis).await;
+    for half in ["", "GET /Maths/users HTTP/1.1\r\nHost: a\r\nX-Slow: "] {
+        let began = Instant::now();
+        let mut stream = TcpStream::connect(process.public).await.unwrap();
+        stream.write_all(half.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let ended = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+        assert!(ended.is_ok(), "still open after {:?}: {half:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_is_answered_or_closed_and_the_node_goes_on() {
+    let redis = RedisServer::start().await;
+    let process = Process::start(&redis).await;
+    let garbage: Vec<u8> = (0..200_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let oversized = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(100_000)).into_bytes();
+    for bytes in [garbage, oversized] {
+        let mut stream = TcpStream::connect(process.public).await.unwrap();
+        // It may close before all of it was written.
+        let _ = stream.write_all(&bytes).await;
+        let mut answer = Vec::new();
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("closed");
+    }
+    let client = Client::connect(process.public, "foo", &["a"]).await.unwrap();
+    assert_eq!(process.users("a").await, (true, BTreeSet::from([client.id.clone()])));
+}

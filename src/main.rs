@@ -2,6 +2,7 @@
 
 #![warn(clippy::unwrap_used)]
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -54,7 +55,8 @@ fn main() -> ExitCode {
 fn log(cli: &Cli) -> anyhow::Result<()> {
     let default = if matches!(cli.command, Command::Dev(_)) { "warn" } else { "info" };
     let filter = EnvFilter::try_new(cli.log.as_deref().unwrap_or(default))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     Ok(())
 }
 
@@ -79,24 +81,16 @@ async fn run_dev(dev: Dev, shutdown: CancellationToken) -> anyhow::Result<()> {
 
 async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<()> {
     let bind = |address| listen(address, false).with_context(|| format!("cannot listen on {address}"));
-    let listeners = Listeners {
-        public: bind(serve.listen.address)?,
-        mesh: bind(serve.mesh_listen.address)?,
-        admin: Some(bind(serve.admin_listen.address)?),
-    };
-    let mesh = listeners.mesh.local_addr()?;
+    let public = bind(serve.listen.address)?;
+    let mesh_listener = bind(serve.mesh_listen.address)?;
+    let admin = bind(serve.admin_listen.address)?;
+    let mesh = mesh_listener.local_addr()?;
     let name = serve.node_name.unwrap_or_else(|| {
         let host = gethostname::gethostname();
         NodeName::from_any(&format!("{}-{}", host.to_string_lossy(), mesh.port()))
     });
     let mesh_advertise = serve.mesh_advertise.map_or_else(|| mesh.to_string(), |address| address.as_str().to_owned());
-    info!(
-        %name,
-        listen = %listeners.public.local_addr()?,
-        mesh = %mesh,
-        admin = %listeners.admin.as_ref().map(|admin| admin.local_addr()).transpose()?.unwrap_or(mesh),
-        "starting",
-    );
+    info!(%name, listen = %public.local_addr()?, mesh = %mesh, admin = %admin.local_addr()?, "starting");
     if serve.redis.url.is_none() {
         info!("no --redis: this node is a cluster of one");
     }
@@ -110,6 +104,7 @@ async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<
         cors_origins: serve.cors_origins,
         tls: None,
     };
+    let listeners = Listeners { public, mesh: mesh_listener, admin: Some(admin) };
     let directory = directory(&serve.redis, &Memory::new());
     Node::new(config, listeners, directory).run(shutdown).await
 }

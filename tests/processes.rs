@@ -29,7 +29,6 @@ impl Process {
         let mut child = Command::new(env!("CARGO_BIN_EXE_rollcall"))
             .args(["serve", "--identity", "query", "--listen", any, "--mesh-listen", any, "--admin-listen", any])
             .args(["--redis", &redis.url(), "--log", "info"])
-            .env("NO_COLOR", "1")
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

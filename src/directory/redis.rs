@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use rand::Rng;
 use smol_str::{SmolStr, format_smolstr};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::{Account, Directory, ENTRY_TTL, Epoch, Error, NodeEntry, Owners, Renewal, Result};
@@ -34,6 +34,11 @@ for i = 3, #KEYS do redis.call('UNLINK', KEYS[i]) end
 return 1
 ";
 
+/// Why a URL cannot be used. Does not repeat the URL, since that may hold a password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a Redis URL that can be used, as in redis://127.0.0.1:6379 ({0})")]
+pub struct InvalidUrl(String);
+
 /// Made by [`Redis::open`]; connects only while [`Directory::upkeep`] runs.
 pub struct Redis {
     client: Client,
@@ -47,6 +52,8 @@ struct Link {
     /// Counts connections, so that a late failure of an old one does not end the new one.
     generation: u64,
     live: Option<Live>,
+    /// The first attempt to connect has ended, one way or the other.
+    attempted: bool,
 }
 
 #[derive(Clone)]
@@ -59,9 +66,9 @@ impl Redis {
     /// Does not connect yet.
     ///
     /// # Errors
-    /// [`Error::Refused`] when `url` is no Redis URL; the message does not repeat it, since it may hold a password.
-    pub fn open(url: &str, prefix: &str) -> Result<Self> {
-        let client = Client::open(url).map_err(|error| Error::Refused(error.to_string()))?;
+    /// [`InvalidUrl`] when `url` is none that can be used here.
+    pub fn open(url: &str, prefix: &str) -> std::result::Result<Self, InvalidUrl> {
+        let client = Client::open(url).map_err(|error| InvalidUrl(error.to_string()))?;
         let (link, _) = watch::channel(Link::default());
         Ok(Self { client, prefix: prefix.to_owned(), link, repair: Script::new(REPAIR) })
     }
@@ -87,8 +94,13 @@ impl Redis {
         Ok(Live { connection, run_id: run_id.trim().into() })
     }
 
-    fn live(&self) -> Result<(u64, Live)> {
-        let link = self.link.borrow();
+    /// The present connection. Only the first attempt to connect is waited for.
+    async fn live(&self) -> Result<(u64, Live)> {
+        let mut link = self.link.subscribe();
+        if timeout(CALL_TIMEOUT, link.wait_for(|link| link.attempted)).await.is_err() {
+            return Err(Error::Unanswered("not connected yet".to_owned()));
+        }
+        let link = link.borrow();
         let live = link.live.clone().ok_or_else(|| Error::Unanswered("not connected".to_owned()))?;
         Ok((link.generation, live))
     }
@@ -109,7 +121,7 @@ impl Redis {
 
     /// Runs the commands in order on the present connection; answers with what they said and the process's `run_id`.
     async fn run<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<(T, SmolStr)> {
-        let (generation, mut live) = self.live()?;
+        let (generation, mut live) = self.live().await?;
         match commands.query_async(&mut live.connection).await {
             Ok(answer) => Ok((answer, live.run_id)),
             Err(error) => Err(self.failed(generation, &error)),
@@ -117,7 +129,7 @@ impl Redis {
     }
 
     async fn run_repair(&self, node: &NodeId, set: &str, keys: &[String]) -> Result<()> {
-        let (generation, mut live) = self.live()?;
+        let (generation, mut live) = self.live().await?;
         let mut call = self.repair.prepare_invoke();
         call.key(self.lease_key(node)).key(set).arg(node.as_str());
         for key in keys {
@@ -184,7 +196,9 @@ impl Directory for Redis {
             match self.connect().await {
                 Ok(live) => {
                     info!(redis = self.address(), run_id = %live.run_id, "connected to redis");
-                    self.link.send_modify(|link| *link = Link { generation: link.generation + 1, live: Some(live) });
+                    self.link.send_modify(|link| {
+                        *link = Link { generation: link.generation + 1, live: Some(live), attempted: true }
+                    });
                     (pause, complained) = (RECONNECT_FIRST, false);
                     // The sender lives in `self`, so waiting cannot fail.
                     let _ = link.wait_for(|link| link.live.is_none()).await;
@@ -195,6 +209,7 @@ impl Directory for Redis {
                         warn!(redis = self.address(), %error, "redis cannot be reached, trying again until it can");
                         complained = true;
                     }
+                    self.link.send_if_modified(|link| !std::mem::replace(&mut link.attempted, true));
                     sleep(pause).await;
                     pause = (pause * 2).min(RECONNECT_MOST);
                 }

@@ -1,0 +1,370 @@
+// The official JavaScript clients of Socket.IO 2, 3 and 4 against a cluster of four nodes: connecting, being refused,
+// joining and leaving, going away and coming back. Every scenario runs with every client that can do it; each uses a
+// room of its own.
+
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+
+import io2 from "socket.io-client-v2";
+import { io as io3 } from "socket.io-client-v3";
+import { io as io4 } from "socket.io-client-v4";
+
+import { Cluster, rollcall, until, within } from "./cluster.js";
+
+const OK = { ok: true };
+const ROOMS_MOST = 64;
+const ROUNDS = 50;
+const ODD_NAMES = ["café au lait", "a/b", "100%", "🦆 pond 🧑‍🏫", "a+b", "a&b=c", "?x#y", "数学", "..."];
+
+/** `auth`: it has an auth payload. `refused`: the event by which it hears that it was not let in, and the message in it. */
+const clients = [
+  { name: "socket.io-client 4", io: io4, auth: true, refused: "connect_error", message: (error) => error.message },
+  { name: "socket.io-client 3", io: io3, auth: true, refused: "connect_error", message: (error) => error.message },
+  { name: "socket.io-client 2", io: io2, auth: false, refused: "error", message: (error) => error },
+];
+
+let cluster;
+before(async () => (cluster = await Cluster.start()));
+after(() => cluster.stop());
+
+for (const client of clients) {
+  describe(client.name, () => {
+    const scenarios = client.auth ? [...forEveryClient, ...forClientsWithAuth] : forEveryClient;
+    for (const scenario of scenarios) test(scenario.name, (t) => scenario.run(new Session(t, client)));
+  });
+}
+
+/** The sockets of one test, closed with it. */
+class Session {
+  constructor(t, client) {
+    this.t = t;
+    this.client = client;
+    this.room = `${client.name}: ${t.name}`;
+  }
+
+  /** A socket that is connecting. */
+  open(node, query, { auth, namespace = "/", ...options } = {}) {
+    const socket = this.client.io(`http://${node.listen}${namespace}`, {
+      transports: ["websocket"],
+      forceNew: true,
+      reconnection: false,
+      query,
+      ...(this.client.auth && { auth }),
+      ...options,
+    });
+    this.t.after(() => socket.disconnect());
+    return socket;
+  }
+
+  /** A socket that is connected. */
+  async connect(node, query, options) {
+    const socket = this.open(node, query, options);
+    await this.connected(socket);
+    return socket;
+  }
+
+  connected(socket) {
+    const heard = new Promise((tell, fail) => {
+      socket.once("connect", tell);
+      socket.once(this.client.refused, (error) => fail(new Error(`refused: ${this.client.message(error)}`)));
+    });
+    return within(heard, "the client is connected");
+  }
+
+  /** The message with which a socket is not let in. */
+  refusal(node, query, options) {
+    const socket = this.open(node, query, options);
+    const heard = new Promise((tell, fail) => {
+      socket.once(this.client.refused, (error) => tell(this.client.message(error)));
+      socket.once("connect", () => fail(new Error("the client was let in")));
+    });
+    return within(heard, "the client is refused");
+  }
+
+  async assertRefused(code, query, options) {
+    const message = await this.refusal(cluster.nodes[0], query, options);
+    assert.match(message, new RegExp(`^${code}: \\S`));
+    await cluster.assertListed(this.room);
+  }
+}
+
+const forEveryClient = [
+  {
+    name: "a client is in the roll of every node as soon as it is connected",
+    async run(session) {
+      const rows = [];
+      for (const [index, node] of cluster.nodes.entries()) {
+        const id_user = index < 2 ? "twice" : `user ${index}`;
+        const socket = await session.connect(node, { id_user, room: session.room });
+        rows.push({ id_socket: socket.id, id_user });
+        await cluster.assertListed(session.room, ...rows);
+      }
+      assert.equal(new Set(rows.map((row) => row.id_socket)).size, cluster.nodes.length);
+    },
+  },
+  {
+    name: "the full roll call tells which node has the socket",
+    async run(session) {
+      const [asked, other] = cluster.nodes;
+      const here = await session.connect(asked, { id_user: "here", room: session.room });
+      const there = await session.connect(other, { id_user: "there", room: session.room });
+      const { room, unresolved, nodes, users } = await rollcall(asked, session.room);
+      assert.deepEqual({ room, unresolved }, { room: session.room, unresolved: 0 });
+      assert.deepEqual(
+        users.toSorted((one, next) => (one.id_user < next.id_user ? -1 : 1)),
+        [
+          { id_socket: here.id, id_user: "here", node: asked.name },
+          { id_socket: there.id, id_user: "there", node: other.name },
+        ],
+      );
+      for (const { name } of [asked, other]) {
+        const { vouched, error } = nodes.find((node) => node.name === name);
+        assert.deepEqual({ vouched, error }, { vouched: 1, error: null }, name);
+      }
+    },
+  },
+  {
+    name: "a client that does not say who it is, or says it wrong, is refused",
+    async run(session) {
+      const { room } = session;
+      await session.assertRefused("id_user_missing", { room });
+      await session.assertRefused("id_user_invalid", { room, id_user: "" });
+      await session.assertRefused("id_user_invalid", { room, id_user: "two\nlines" });
+      await session.assertRefused("id_user_invalid", { room, id_user: "x".repeat(257) });
+    },
+  },
+  {
+    name: "a client that names no room, or no possible one, is refused",
+    async run(session) {
+      await session.assertRefused("room_missing", { id_user: "foo" });
+      await session.assertRefused("room_invalid", { id_user: "foo", room: "" });
+      await session.assertRefused("room_invalid", { id_user: "foo", room: "socket.io" });
+      await session.assertRefused("room_invalid", { id_user: "foo", room: "é".repeat(129) });
+    },
+  },
+  {
+    name: "a refused client can connect after all",
+    async run(session) {
+      await session.assertRefused("id_user_missing", { room: session.room });
+      const socket = await session.connect(cluster.nodes[0], { id_user: "foo", room: session.room });
+      await cluster.assertListed(session.room, { id_socket: socket.id, id_user: "foo" });
+    },
+  },
+  {
+    name: "join and leave are in the roll of every node as soon as they are acknowledged",
+    async run(session) {
+      const [first, second] = [session.room, `${session.room} (second)`];
+      const socket = await session.connect(cluster.nodes[1], { id_user: "foo", room: first });
+      const row = { id_socket: socket.id, id_user: "foo" };
+      assert.deepEqual(await ask(socket, "join", second), OK);
+      await cluster.assertListed(second, row);
+      assert.deepEqual(await ask(socket, "join", second), OK, "joining again changes nothing");
+      await cluster.assertListed(second, row);
+      assert.deepEqual(await ask(socket, "leave", first), OK);
+      await cluster.assertListed(first);
+      assert.deepEqual(await ask(socket, "leave", first), OK, "leaving again changes nothing");
+      assert.deepEqual(await ask(socket, "leave", second), OK, "a socket may be in no room");
+      await cluster.assertListed(second);
+      assert.deepEqual(await ask(socket, "join", first), OK);
+      await cluster.assertListed(first, row);
+    },
+  },
+  {
+    name: "a room that cannot be is refused in the acknowledgement, and the socket stays",
+    async run(session) {
+      const socket = await session.connect(cluster.nodes[2], { id_user: "foo", room: session.room });
+      for (const event of ["join", "leave"]) {
+        for (const wrong of [[""], ["_"], ["a\u0000b"], ["x".repeat(257)], [17], [null], [["Maths"]], []]) {
+          assertRefusedAck(await ask(socket, event, ...wrong), "room_invalid");
+        }
+      }
+      await cluster.assertListed(session.room, { id_socket: socket.id, id_user: "foo" });
+    },
+  },
+  {
+    name: "a socket can be in 64 rooms and not in one more",
+    async run(session) {
+      const rooms = Array.from({ length: ROOMS_MOST + 1 }, (_, index) => `${session.room} (${index})`);
+      const last = rooms.at(-1);
+      const socket = await session.connect(cluster.nodes[3], { id_user: "foo", room: rooms[0] });
+      const row = { id_socket: socket.id, id_user: "foo" };
+      for (const room of rooms.slice(1, ROOMS_MOST)) assert.deepEqual(await ask(socket, "join", room), OK);
+      assertRefusedAck(await ask(socket, "join", last), "rooms_too_many");
+      await cluster.assertListed(last);
+      await cluster.assertListed(rooms[ROOMS_MOST - 1], row);
+      assert.deepEqual(await ask(socket, "leave", rooms[0]), OK);
+      assert.deepEqual(await ask(socket, "join", last), OK);
+      await cluster.assertListed(last, row);
+    },
+  },
+  {
+    name: "joins and leaves that are sent together end as they were sent last",
+    async run(session) {
+      const [home, left, joined] = ["home", "left", "joined"].map((end) => `${session.room} (${end})`);
+      const socket = await session.connect(cluster.nodes[0], { id_user: "foo", room: home });
+      const asked = [];
+      for (let round = 0; round < ROUNDS; round++) {
+        asked.push(ask(socket, "join", left), ask(socket, "leave", left));
+        asked.push(ask(socket, "leave", joined), ask(socket, "join", joined));
+      }
+      assert.deepEqual(await Promise.all(asked), Array(4 * ROUNDS).fill(OK));
+      await cluster.assertListed(left);
+      await cluster.assertListed(joined, { id_socket: socket.id, id_user: "foo" });
+    },
+  },
+  {
+    name: "events that are sent inside the connect handler are not lost",
+    async run(session) {
+      const second = `${session.room} (second)`;
+      const rows = await Promise.all(
+        Array.from({ length: ROUNDS }, async (_, index) => {
+          const node = cluster.nodes[index % cluster.nodes.length];
+          const id_user = `user ${index}`;
+          const socket = session.open(node, { id_user, room: session.room });
+          const acks = new Promise((tell, fail) => {
+            socket.once(session.client.refused, (error) => fail(new Error(session.client.message(error))));
+            socket.once("connect", () => {
+              tell(Promise.all([ask(socket, "join", second), ask(socket, "leave", session.room)]));
+            });
+          });
+          assert.deepEqual(await within(acks, "both events are acknowledged"), [OK, OK]);
+          return { id_socket: socket.id, id_user };
+        }),
+      );
+      await cluster.assertListed(second, ...rows);
+      await cluster.assertListed(session.room);
+    },
+  },
+  {
+    name: "a client that disconnects is gone from every node, and nobody else is",
+    async run(session) {
+      const query = (id_user) => ({ id_user, room: session.room });
+      const goes = await session.connect(cluster.nodes[0], query("goes"));
+      const stays = await session.connect(cluster.nodes[0], query("stays"));
+      const [going, staying] = [
+        { id_socket: goes.id, id_user: "goes" },
+        { id_socket: stays.id, id_user: "stays" },
+      ];
+      await cluster.assertListed(session.room, going, staying);
+      goes.disconnect();
+      await cluster.untilListed(session.room, staying);
+      assert.equal(stays.connected, true);
+    },
+  },
+  {
+    name: "a client whose connection breaks is gone from every node",
+    async run(session) {
+      const socket = await session.connect(cluster.nodes[1], { id_user: "foo", room: session.room });
+      await cluster.assertListed(session.room, { id_socket: socket.id, id_user: "foo" });
+      socket.io.engine.transport.ws.terminate();
+      await cluster.untilListed(session.room);
+    },
+  },
+  {
+    name: "users and rooms may have odd names",
+    async run(session) {
+      for (const name of ODD_NAMES) {
+        const socket = await session.connect(cluster.nodes[0], { id_user: name, room: name });
+        const row = { id_socket: socket.id, id_user: name };
+        await cluster.assertListed(name, row);
+        const joined = `${name} ${session.client.name}`;
+        assert.deepEqual(await ask(socket, "join", joined), OK);
+        await cluster.assertListed(joined, row);
+        assert.deepEqual(await ask(socket, "leave", name), OK);
+        await cluster.assertListed(name);
+      }
+    },
+  },
+  {
+    name: "a client whose node is stopped comes back by itself when a node listens there again",
+    async run(session) {
+      const node = cluster.nodes[3];
+      const again = { reconnection: true, reconnectionDelay: 50, reconnectionDelayMax: 200 };
+      const socket = await session.connect(node, { id_user: "foo", room: session.room }, again);
+      const old = { id_socket: socket.id, id_user: "foo" };
+      await cluster.assertListed(session.room, old);
+      const reasons = [];
+      socket.on("disconnect", (reason) => reasons.push(reason));
+
+      assert.equal(await node.stop(), 0);
+      await until(() => reasons.length > 0, "the client hears that its connection is closed");
+      assert.deepEqual(reasons, ["transport close"]);
+      const back = session.connected(socket);
+      await Promise.all([cluster.restart(node), back]);
+
+      assert.notEqual(socket.id, old.id_socket);
+      await cluster.assertListed(session.room, { id_socket: socket.id, id_user: "foo" });
+      assert.deepEqual(reasons, ["transport close"]);
+    },
+  },
+];
+
+const forClientsWithAuth = [
+  {
+    name: "the auth payload wins over the query, key by key",
+    async run(session) {
+      const [asked, one, two] = ["query", "one", "two"].map((end) => `${session.room} (${end})`);
+      const query = { id_user: "query", room: asked };
+      const connect = async (auth) => (await session.connect(cluster.nodes[0], query, { auth })).id;
+      const user = { id_socket: await connect({ id_user: "auth" }), id_user: "auth" };
+      const room = { id_socket: await connect({ room: one }), id_user: "query" };
+      const both = { id_socket: await connect({ id_user: "auth", room: [one, two] }), id_user: "auth" };
+      const neither = { id_socket: await connect({ unrelated: 17 }), id_user: "query" };
+      await cluster.assertListed(asked, user, neither);
+      await cluster.assertListed(one, room, both);
+      await cluster.assertListed(two, both);
+    },
+  },
+  {
+    name: "the auth payload is enough without a query",
+    async run(session) {
+      const auth = { id_user: "foo", room: session.room };
+      const socket = await session.connect(cluster.nodes[0], {}, { auth });
+      await cluster.assertListed(session.room, { id_socket: socket.id, id_user: "foo" });
+    },
+  },
+  {
+    name: "a wrong auth payload is refused although the query is right",
+    async run(session) {
+      const { room } = session;
+      const query = { id_user: "foo", room };
+      await session.assertRefused("id_user_invalid", query, { auth: { id_user: 17 } });
+      await session.assertRefused("id_user_invalid", query, { auth: { id_user: "" } });
+      await session.assertRefused("room_missing", query, { auth: { room: [] } });
+      await session.assertRefused("room_invalid", query, { auth: { room: [room, 17] } });
+      await session.assertRefused("room_invalid", query, { auth: { room: [room, "socket.io"] } });
+    },
+  },
+  {
+    name: "a client may come with 64 rooms and not with one more",
+    async run(session) {
+      const more = Array.from({ length: ROOMS_MOST }, (_, index) => `${session.room} (${index})`);
+      await session.assertRefused("rooms_too_many", { id_user: "foo" }, { auth: { room: [session.room, ...more] } });
+      const auth = { room: [session.room, ...more.slice(1)] };
+      const socket = await session.connect(cluster.nodes[0], { id_user: "foo" }, { auth });
+      const row = { id_socket: socket.id, id_user: "foo" };
+      await cluster.assertListed(session.room, row);
+      await cluster.assertListed(more.at(-1), row);
+    },
+  },
+  {
+    name: "there is no other namespace",
+    async run(session) {
+      const query = { id_user: "foo", room: session.room };
+      assert.equal(await session.refusal(cluster.nodes[0], query, { namespace: "/other" }), "Invalid namespace");
+      await cluster.assertListed(session.room);
+    },
+  },
+];
+
+/** The acknowledgement of an event. */
+function ask(socket, event, ...values) {
+  const acknowledged = new Promise((tell) => socket.emit(event, ...values, tell));
+  return within(acknowledged, `${event} is acknowledged`);
+}
+
+function assertRefusedAck(ack, code) {
+  const { message, ...rest } = ack;
+  assert.deepEqual(rest, { ok: false, code });
+  assert.match(message, /\S/);
+}

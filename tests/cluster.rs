@@ -12,6 +12,7 @@ use rollcall::mesh::{MAX_ANSWER_BYTES, NODE_ID_METADATA};
 use rollcall::names::{Room, SocketId, UserId};
 use serde_json::{Value, json};
 use tokio::time::timeout;
+use tokio_tungstenite::MaybeTlsStream;
 use tokio_tungstenite::tungstenite::Message;
 use tonic::Code;
 
@@ -399,7 +400,7 @@ async fn two_thousand_sockets_of_one_room_are_all_listed() {
     cluster.stop().await;
 }
 
-/// Connects and goes at one of four moments, in one of three ways; returns when the transport is gone.
+/// Connects and goes at one of four moments, in one of four ways; returns when the transport is gone.
 async fn come_and_go(address: std::net::SocketAddr, turn: usize) {
     let query = format!("id_user=user-{turn}&room=churn-{}&room=all", turn % 50);
     let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket&{query}");
@@ -423,10 +424,15 @@ async fn come_and_go(address: std::net::SocketAddr, turn: usize) {
         socket.feed(Message::text("42[\"join\",\"late\"]")).await.unwrap();
         socket.flush().await.unwrap();
     }
-    match turn % 3 {
-        0 => drop(socket.close(None).await),
-        1 => drop(socket.send(Message::text("41")).await),
-        _ => {}
+    match turn % 7 {
+        0 | 1 => drop(socket.close(None).await),
+        2 | 3 => drop(socket.send(Message::text("41")).await),
+        4 | 5 => {}
+        _ => {
+            let MaybeTlsStream::Plain(stream) = socket.get_ref() else { panic!("the tests speak plain TCP") };
+            // A reset instead of a FIN.
+            stream.set_zero_linger().unwrap();
+        }
     }
 }
 

@@ -6,15 +6,15 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use common::{Client, PATIENCE, RedisServer, text, until};
+use common::{Client, PATIENCE, RedisServer, open, text, until};
 use futures::StreamExt;
 use rollcall::connections::raise_file_limit;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// One `rollcall serve` process, killed with the value.
 struct Process {
@@ -92,6 +92,23 @@ async fn a_request_head_that_never_ends_is_not_waited_for() {
         let ended = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
         assert!(ended.is_ok(), "still open after {:?}: {half:?}", began.elapsed());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_falls_silent_is_out_after_its_ping_timeout() {
+    // Engine.IO: a ping every 25 s, and 20 s for the answer. The first ping comes at once.
+    const SILENT_FOR: Duration = Duration::from_secs(60);
+    let redis = RedisServer::start().await;
+    let process = Process::start(&redis).await;
+    let socket = open(process.public, "id_user=foo&room=a", "").await;
+    until("listed", || async { process.users("a").await.1.len() == 1 }).await;
+    let gone = async {
+        while process.users("a").await != (true, BTreeSet::new()) {
+            sleep(Duration::from_millis(200)).await;
+        }
+    };
+    timeout(SILENT_FOR, gone).await.expect("it is out, with its connection still open");
+    drop(socket);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -382,7 +382,7 @@ mod tests {
         assert_eq!(members(&table), HashSet::from([node.clone()]), "heard within a lease");
         let past = now.after(LEASE);
         table.unreadable();
-        assert_eq!(members(&table), HashSet::from([node.clone()]), "nobody is dead while leases cannot be read");
+        assert_eq!(members(&table), HashSet::from([node]), "nobody is dead while leases cannot be read");
         table.list(&[], past, past);
         assert_eq!(members(&table), HashSet::new());
     }
@@ -394,7 +394,7 @@ mod tests {
         table.list(&[], now, now);
         let hearsay = vec![known(&young, Duration::from_secs(4)), known(&old, LEASE)];
         table.told(&Said { members: hearsay.clone(), ..said(&speaker, 1, None) }, now);
-        assert_eq!(members(&table), HashSet::from([speaker.clone(), young.clone()]));
+        assert_eq!(members(&table), HashSet::from([speaker.clone(), young]));
         let moment = now.after(Duration::from_secs(2));
         table.list(&[], moment, moment);
         assert_eq!(members(&table), HashSet::from([speaker.clone()]), "six seconds without a sign of life");

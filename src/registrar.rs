@@ -59,6 +59,8 @@ enum Done {
 /// What the loop remembers between two looks at the roster: commands under way, and those to be sent again.
 #[derive(Default)]
 struct Desk {
+    /// The incarnation that the rest is about.
+    node: Option<NodeId>,
     commands: JoinSet<Done>,
     busy: HashSet<Room>,
     listing: bool,
@@ -152,6 +154,13 @@ impl Registrar {
     /// Sends what is due and not under way.
     fn look(&self, node: &NodeId, desk: &mut Desk) {
         self.roster.republish();
+        if desk.node.as_ref() != Some(node) {
+            // What was still to be given back is left behind with the incarnation that held it.
+            let rooms: Vec<Room> = desk.unreleased.drain().collect();
+            if let Some(node) = desk.node.replace(node.clone()).filter(|_| !rooms.is_empty()) {
+                desk.abandoned.push(Abandoned { node, rooms });
+            }
+        }
         desk.wanting.extend(self.roster.take_wanting());
         desk.abandoned.extend(self.roster.take_abandoned());
         if desk.not_before.is_some_and(|moment| moment > Instant::now()) {
@@ -252,11 +261,14 @@ impl Registrar {
                     Err(directory::Error::Unanswered(reason)) => {
                         warn!(node = %node, reason, "a removal was not answered, taking a new incarnation");
                         self.roster.retire(&node);
+                        desk.abandoned.push(Abandoned { node, rooms });
                     }
                     Err(directory::Error::Refused(reason)) => {
                         debug!(reason, "a removal was refused");
                         if node == self.roster.incarnation() {
                             desk.unreleased.extend(rooms);
+                        } else {
+                            desk.abandoned.push(Abandoned { node, rooms });
                         }
                         pause(desk);
                     }
@@ -307,3 +319,6 @@ fn free(rooms: &[Room], desk: &mut Desk) {
 fn pause(desk: &mut Desk) {
     desk.not_before = Some(Instant::now() + AGAIN_AFTER);
 }
+
+#[cfg(test)]
+mod tests;

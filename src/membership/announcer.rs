@@ -43,6 +43,8 @@ impl Membership {
                 let now = Instant::now();
                 not_before.retain(|_, moment| *moment > now);
                 self.tell(peers, &mut telling, &mut not_before);
+                // Where there is nobody to tell, the hello has gone round already.
+                self.consider_birth();
             }
             tokio::select! {
                 Some(Ok(told)) = telling.join_next() => {

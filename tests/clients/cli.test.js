@@ -1,0 +1,86 @@
+// The command line: what is refused and how, where flags may come from, and a node that is started before its Redis.
+
+import assert from "node:assert/strict";
+import net from "node:net";
+import { test } from "node:test";
+
+import { Node, Redis, freePort, get, programs, run, until } from "./cluster.js";
+
+const USAGE = 2;
+const IDENTITY = ["--identity", "query"];
+/** Where a node that should have been refused would listen. */
+const ANYWHERE = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+
+/** Asserts that the command line is refused with one line, and answers with that. */
+async function refusal(args, env) {
+  const { code, stdout, stderr } = await run(programs.rollcall, ["serve", ...ANYWHERE, ...args], env);
+  assert.deepEqual({ code, stdout }, { code: USAGE, stdout: "" }, stderr);
+  assert.match(stderr, /^rollcall: [^\n]+\n$/);
+  return stderr;
+}
+
+test("how users are known must be said", async () => {
+  assert.match(await refusal(["--mesh-listen", "127.0.0.1:0"]), /--identity is missing/);
+  assert.match(await refusal(["--identity", "nobody"]), /'nobody' for '--identity/);
+});
+
+test("how users are known may be said by the environment", async (t) => {
+  const node = await Node.launch({ name: "north", identity: [], env: { ROLLCALL_IDENTITY: "query" } });
+  t.after(() => node.stop());
+  await node.ready();
+  assert.equal((await get(node.listen, "/Maths/users")).body, "[]");
+  assert.match(await refusal([], { ROLLCALL_IDENTITY: "nobody" }), /nobody/);
+});
+
+test("a mesh on every address needs one that the others can be told", async () => {
+  assert.match(await refusal([...IDENTITY, "--mesh-listen", "0.0.0.0:7001"]), /pass --mesh-advertise/);
+});
+
+test("a mesh that anyone can reach is refused, whatever is advertised", async () => {
+  const advertise = ["--mesh-advertise", "127.0.0.1:7001"];
+  const line = await refusal([...IDENTITY, "--mesh-listen", "0.0.0.0:7001", ...advertise]);
+  assert.match(line, /--mesh-listen 0\.0\.0\.0:7001 is open/);
+});
+
+test("a duration that is none is refused", async () => {
+  for (const [flag, wrong] of [["--deadline", "soon"], ["--lease", "5"], ["--deadline", "-1s"]]) {
+    assert.match(await refusal([...IDENTITY, `${flag}=${wrong}`]), new RegExp(`'${wrong}' for '${flag} `));
+  }
+});
+
+test("a node without its Redis stays up, says so once, and is ready when Redis comes", async (t) => {
+  const port = await freePort();
+  const node = await Node.launch({ name: "north", redis: `redis://127.0.0.1:${port}` });
+  t.after(() => node.stop());
+  assert.equal((await get(node.admin, "/livez")).status, 200);
+  const users = async () => {
+    const { status, headers, body } = await get(node.listen, "/Maths/users");
+    return { status, complete: headers["rollcall-complete"], body };
+  };
+  assert.deepEqual(await users(), { status: 200, complete: "false", body: "[]" });
+
+  await refuseSomeConnections(port);
+  assert.equal((await get(node.admin, "/livez")).status, 200);
+  assert.equal((await get(node.admin, "/readyz")).status, 503);
+  assert.deepEqual(await users(), { status: 200, complete: "false", body: "[]" });
+  const warnings = node.process.stderr.split("\n").filter((line) => / (WARN|ERROR) /.test(line));
+  assert.equal(warnings.length, 1, warnings.join("\n"));
+  assert.match(warnings[0], new RegExp(`127\\.0\\.0\\.1:${port}`));
+
+  const redis = await Redis.start(port);
+  t.after(() => redis.stop());
+  await node.ready();
+  assert.deepEqual(await users(), { status: 200, complete: "true", body: "[]" });
+});
+
+/** Ends when the node has tried some times to connect to this port, each time in vain. */
+async function refuseSomeConnections(port) {
+  let tried = 0;
+  const server = net.createServer((connection) => {
+    tried += 1;
+    connection.on("error", () => {}).destroy();
+  });
+  await new Promise((done, fail) => server.once("error", fail).listen(port, "127.0.0.1", done));
+  await until(() => tried >= 3, "the node tries again and again to reach Redis");
+  await new Promise((done) => server.close(done));
+}

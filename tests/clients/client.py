@@ -1,0 +1,60 @@
+"""The official Python client of Socket.IO, driven line by line.
+
+Reads one JSON order a line from standard input, and answers each with one JSON line on standard output. Ends with its
+input.
+"""
+
+import json
+import sys
+
+import socketio
+
+PATIENCE = 20
+
+
+class Session:
+    def __init__(self):
+        self.client = socketio.Client(reconnection=False)
+        self.client.on("connect_error", self.refuse)
+        self.client.on("disconnect", self.close)
+        self.refusal = None
+        self.reason = None
+
+    def refuse(self, error):
+        self.refusal = error
+
+    def close(self, reason):
+        self.reason = reason
+
+    def connect(self, url, auth=None):
+        self.refusal = None
+        try:
+            self.client.connect(url, auth=auth, transports=["websocket"], wait_timeout=PATIENCE)
+        except socketio.exceptions.ConnectionError as error:
+            return {"refusal": self.refusal, "error": str(error)}
+        return {"id": self.client.get_sid()}
+
+    def call(self, event, room):
+        return {"ack": self.client.call(event, room, timeout=PATIENCE)}
+
+    def disconnect(self):
+        self.client.disconnect()
+        return {"connected": self.client.connected}
+
+    def wait(self):
+        self.client.wait()
+        return {"connected": self.client.connected, "reason": self.reason}
+
+
+def main():
+    session = Session()
+    orders = {"connect": session.connect, "call": session.call, "disconnect": session.disconnect, "wait": session.wait}
+    for line in sys.stdin:
+        order = json.loads(line)
+        answer = orders[order.pop("do")](**order)
+        print(json.dumps(answer), flush=True)
+    session.client.disconnect()
+
+
+if __name__ == "__main__":
+    main()

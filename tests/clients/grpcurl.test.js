@@ -1,0 +1,181 @@
+// What people see of a cluster with the tools they have: its mesh with grpcurl, its index with redis-cli. The last test
+// stops all nodes.
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+
+import { io } from "socket.io-client-v4";
+
+import { Cluster, programs, run, until, within } from "./cluster.js";
+
+const LOOKUP = "rollcall.v1.MeshService/LookupSockets";
+/** What grpcurl exits with: 64 and the number of the status. */
+const INVALID_ARGUMENT = 64 + 3;
+const FAILED_PRECONDITION = 64 + 9;
+
+let cluster, node, elsewhere, socket, row, id;
+
+before(async () => {
+  cluster = await Cluster.start();
+  [node, elsewhere] = cluster.nodes;
+  socket = await connect({ id_user: "foo", room: ["Maths", "home"] });
+  row = { id_socket: socket.id, id_user: "foo" };
+  id = (await lookup(node, { room: "Maths" })).node_id;
+});
+
+after(async () => {
+  socket?.disconnect();
+  await cluster?.stop();
+});
+
+/** A client of the first node. */
+async function connect(auth) {
+  const socket = io(`http://${node.listen}`, { transports: ["websocket"], forceNew: true, reconnection: false, auth });
+  const heard = new Promise((tell, fail) => socket.once("connect", tell).once("connect_error", fail));
+  await within(heard, "the client is connected");
+  return socket;
+}
+
+async function grpcurl(...args) {
+  return run(programs.grpcurl, ["-plaintext", ...args]);
+}
+
+async function ok(...args) {
+  const { code, stdout, stderr } = await grpcurl(...args);
+  assert.equal(code, 0, stderr);
+  return stdout;
+}
+
+async function lookup(at, request) {
+  return JSON.parse(await ok("-d", JSON.stringify(request), at.mesh, LOOKUP));
+}
+
+async function assertRefused(request, code, status, message) {
+  const answer = await grpcurl("-v", "-d", JSON.stringify(request), node.mesh, LOOKUP);
+  assert.equal(answer.code, code, answer.stderr);
+  assert.match(answer.stderr, new RegExp(`^  Code: ${status}$`, "m"));
+  assert.match(answer.stderr, message);
+  return answer.stdout;
+}
+
+test("the mesh says what it offers", async () => {
+  const services = (await ok(node.mesh, "list")).trim().split("\n");
+  assert.ok(services.includes("rollcall.v1.MeshService"), services);
+  assert.ok(services.includes("grpc.health.v1.Health"), services);
+});
+
+test("the mesh describes its service and its messages", async () => {
+  const service = await ok(node.mesh, "describe", "rollcall.v1.MeshService");
+  assert.match(service, /^rollcall\.v1\.MeshService is a service:/);
+  assert.match(
+    service,
+    /rpc LookupSockets \( \.rollcall\.v1\.LookupSocketsRequest \) returns \( \.rollcall\.v1\.LookupSocketsResponse \);/,
+  );
+  const request = await ok(node.mesh, "describe", "rollcall.v1.LookupSocketsRequest");
+  for (const field of ["string room = 1", "repeated string id_sockets = 2", "string node_id = 3"]) {
+    assert.ok(request.includes(field), request);
+  }
+});
+
+test("a node has the sockets of a room that are connected to it, and no others", async () => {
+  const { version, ...rest } = await lookup(node, { room: "Maths" });
+  assert.deepEqual(rest, { node_id: id, sockets: [row] });
+  assert.match(version, /^[1-9]\d*$/);
+  const { node_id, ...nothing } = await lookup(elsewhere, { room: "Maths" });
+  assert.deepEqual(nothing, {});
+  assert.notEqual(node_id, id);
+});
+
+test("a node knows its sockets by their ids", async () => {
+  assert.deepEqual(await lookup(node, { id_sockets: [socket.id, "unknown"] }), { node_id: id, sockets: [row] });
+  assert.deepEqual(await lookup(node, { id_sockets: ["unknown"] }), { node_id: id });
+});
+
+test("a room together with ids means those of them that are in the room", async () => {
+  const other = await connect({ id_user: "bar", room: "Maths" });
+  try {
+    const id_sockets = [socket.id];
+    assert.deepEqual(await lookup(node, { room: "Maths", id_sockets }), { node_id: id, sockets: [row] });
+    assert.deepEqual(await lookup(node, { room: "home", id_sockets: [other.id] }), { node_id: id });
+  } finally {
+    other.disconnect();
+    await cluster.untilListed("Maths", row);
+  }
+});
+
+test("a question for another node is refused, and says which node this is", async () => {
+  const { node_id } = await lookup(elsewhere, { room: "Maths" });
+  const request = { room: "Maths", node_id };
+  const trailers = await assertRefused(request, FAILED_PRECONDITION, "FailedPrecondition", new RegExp(node_id));
+  assert.match(trailers, new RegExp(`^rollcall-node-id: ${id}$`, "m"));
+  assert.deepEqual((await lookup(node, { ...request, node_id: id })).sockets, [row]);
+});
+
+test("a question that makes no sense is refused", async () => {
+  const refuse = (request, message) => assertRefused(request, INVALID_ARGUMENT, "InvalidArgument", message);
+  await refuse({}, /room, id_sockets/);
+  await refuse({ node_id: id }, /room, id_sockets/);
+  await refuse({ room: "socket.io" }, /room must not be/);
+  await refuse({ room: "Maths", node_id: "north" }, /node_id/);
+  await refuse({ room: "Maths", known_version: "1" }, /known_version/);
+  await refuse({ id_sockets: [socket.id], node_id: id, known_version: "1" }, /known_version/);
+  await refuse({ room: "Maths", id_sockets: [socket.id], node_id: id, known_version: "1" }, /known_version/);
+});
+
+test("rows that the caller has are not sent again, until they change", async () => {
+  const { version } = await lookup(node, { room: "Maths" });
+  const request = { room: "Maths", node_id: id, known_version: version };
+  assert.deepEqual(await lookup(node, request), { node_id: id, version, unchanged: true });
+
+  const other = await connect({ id_user: "bar", room: "Maths" });
+  const changed = await lookup(node, request);
+  const rows = [row, { id_socket: other.id, id_user: "bar" }];
+  assert.deepEqual(new Set(changed.sockets), new Set(rows));
+  assert.equal("unchanged" in changed, false);
+
+  other.disconnect();
+  await cluster.untilListed("Maths", row);
+  const back = await lookup(node, request);
+  assert.deepEqual(back.sockets, [row]);
+  assert.equal(new Set([version, changed.version, back.version]).size, 3);
+});
+
+test("the mesh is healthy", async () => {
+  for (const service of ["", "rollcall.v1.MeshService"]) {
+    const answer = await ok("-d", JSON.stringify({ service }), node.mesh, "grpc.health.v1.Health/Check");
+    assert.deepEqual(JSON.parse(answer), { status: "SERVING" });
+  }
+});
+
+test("Redis tells which nodes have sockets of a room, and which sockets", async () => {
+  assert.deepEqual(await cluster.redis.cli("SMEMBERS", "rollcall:owners:Maths"), [id]);
+  const listed = async () => (await cluster.redis.cli("SMEMBERS", `rollcall:room:${id}:Maths`)).join() === socket.id;
+  await until(listed, "the socket is in the list of its room");
+});
+
+test("Redis tells who the nodes are", async () => {
+  const ids = await cluster.redis.cli("SMEMBERS", "rollcall:nodes");
+  assert.equal(ids.length, cluster.nodes.length);
+  assert.ok(ids.includes(id), ids);
+  const [entry] = await cluster.redis.cli("GET", `rollcall:node:${id}`);
+  const { since, ...rest } = JSON.parse(entry);
+  assert.deepEqual(rest, { name: node.name, mesh: node.mesh, draining: false });
+  const age = Date.now() - Date.parse(since);
+  assert.ok(age > 0 && age < 10 * 60_000, since);
+});
+
+test("the keys of a room go some time after its last socket", async () => {
+  const keys = ["rollcall:owners:Maths", `rollcall:room:${id}:Maths`];
+  assert.deepEqual(await cluster.redis.cli("EXISTS", ...keys), ["2"]);
+  const left = new Promise((tell) => socket.emit("leave", "Maths", tell));
+  assert.deepEqual(await within(left, "the leave is acknowledged"), { ok: true });
+  await cluster.assertListed("Maths");
+  await until(async () => (await cluster.redis.cli("EXISTS", ...keys))[0] === "0", "the keys of the room are gone");
+  assert.deepEqual(await cluster.redis.cli("SMEMBERS", "rollcall:owners:home"), [id]);
+});
+
+test("nodes that are stopped leave nothing in Redis but the life of the index", async () => {
+  await cluster.assertListed("home", row);
+  assert.deepEqual(await cluster.stopNodes(), [0, 0, 0, 0]);
+  assert.deepEqual(await cluster.redis.cli("KEYS", "*"), ["rollcall:epoch"]);
+});

@@ -32,6 +32,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const SETTLE_WITHIN: Duration = Duration::from_secs(4);
 /// The largest message of a client, in bytes. Joining and leaving need far less.
 const MESSAGE_MOST: usize = 64 << 10;
+/// How many packets may wait for a client that reads slowly. The queue grows with what is in it.
+const PACKETS_WAITING: usize = 4096;
 /// Every socket has a read buffer of this size, in bytes.
 const READ_BUFFER: usize = 1 << 10;
 /// How often the roster is compared with the live namespace.
@@ -69,6 +71,7 @@ pub fn build(roster: Arc<Roster>, registrar: Arc<Registrar>, rooms_most: usize) 
         .ws_max_message_size(MESSAGE_MOST)
         .ws_max_frame_size(MESSAGE_MOST)
         .ws_read_buffer_size(READ_BUFFER)
+        .max_buffer_size(PACKETS_WAITING)
         .build_layer();
     let edge = Arc::new(SocketEdge { roster: Arc::clone(&roster), registrar, rooms_most });
     let middleware = move |socket: SocketRef, auth: TryData<Auth>| {
@@ -98,9 +101,7 @@ impl Live {
 impl SocketEdge {
     /// The connect middleware.
     async fn admit(self: Arc<Self>, socket: SocketRef, auth: Option<Auth>) -> Result<(), Refusal> {
-        let parts = socket.req_parts();
-        let switch = parts.extensions.get::<Switch>().cloned();
-        let Handshake { user, rooms } = Handshake::read(parts.uri.query(), auth, self.rooms_most)?;
+        let Handshake { user, rooms } = Handshake::read(socket.req_parts().uri.query(), auth, self.rooms_most)?;
         let Some(id) = id(&socket) else {
             return Err(Refusal::gone());
         };
@@ -112,9 +113,7 @@ impl SocketEdge {
         if let Err(unsettled) = settled {
             presence.close();
             debug!(%unsettled, "dropping a client so that it tries again");
-            if let Some(switch) = switch {
-                switch.end();
-            }
+            end(switch(&socket).as_ref());
             return Err(Refusal::gone());
         }
         presence.settled();
@@ -127,18 +126,23 @@ impl SocketEdge {
         // task begins, in the synchronous part of the handler.
         socket.on("join", move |socket: SocketRef, room: TryData<Given>, ack: AckSender| {
             let joined = edge.join(&socket, room.0.ok());
+            let switch = switch(&socket);
             async move {
                 let answer = match joined {
-                    Ok(room) => edge.settle(socket, room).await,
+                    Ok(room) => edge.settle(room, switch.as_ref()).await,
                     Err(refusal) => Some(Ack::refused(&refusal)),
                 };
-                acknowledge(ack, answer);
+                if let Some(answer) = answer {
+                    acknowledge(ack, &answer, switch.as_ref());
+                }
             }
         });
         socket.on("leave", |socket: SocketRef, room: TryData<Given>, ack: AckSender| {
             let left = leave(&socket, room.0.ok());
+            let switch = switch(&socket);
             async move {
-                acknowledge(ack, Some(left.map_or_else(|refusal| Ack::refused(&refusal), |()| Ack::ok())));
+                let answer = left.map_or_else(|refusal| Ack::refused(&refusal), |()| Ack::ok());
+                acknowledge(ack, &answer, switch.as_ref());
             }
         });
     }
@@ -154,14 +158,12 @@ impl SocketEdge {
     }
 
     /// Waits until the client may be told; `None` when it was dropped instead.
-    async fn settle(&self, socket: SocketRef, room: Room) -> Option<Ack> {
+    async fn settle(&self, room: Room, switch: Option<&Switch>) -> Option<Ack> {
         let Err(unsettled) = self.registrar.settle(&[room], SETTLE_WITHIN).await else {
             return Some(Ack::ok());
         };
         debug!(%unsettled, "dropping a client so that it tries again");
-        if let Some(switch) = socket.req_parts().extensions.get::<Switch>() {
-            switch.end();
-        }
+        end(switch);
         None
     }
 }
@@ -182,10 +184,22 @@ fn leave(socket: &SocketRef, room: Option<Given>) -> Result<(), Refusal> {
     presence.leave(&room).map_err(|_closed| Refusal::gone())
 }
 
-fn acknowledge(ack: AckSender, answer: Option<Ack>) {
-    let Some(answer) = answer else { return };
-    if let Err(error) = ack.send(&answer) {
-        debug!(%error, "an acknowledgement found nobody");
+/// A client that reads so slowly that an answer finds no place loses its connection rather than the answer.
+fn acknowledge(ack: AckSender, answer: &Ack, switch: Option<&Switch>) {
+    if let Err(error) = ack.send(answer) {
+        debug!(%error, "dropping a client that cannot be answered");
+        end(switch);
+    }
+}
+
+/// The switch of the connection that a socket came in on.
+fn switch(socket: &SocketRef) -> Option<Switch> {
+    socket.req_parts().extensions.get().cloned()
+}
+
+fn end(switch: Option<&Switch>) {
+    if let Some(switch) = switch {
+        switch.end();
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::{Client, PATIENCE, RedisServer, open, text, until};
 use futures::StreamExt;
 use rollcall::connections::raise_file_limit;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -92,6 +92,34 @@ async fn a_request_head_that_never_ends_is_not_waited_for() {
         let ended = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
         assert!(ended.is_ok(), "still open after {:?}: {half:?}", began.elapsed());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_node_is_named_while_its_lease_lives_and_then_left_out_and_repaired() {
+    let redis = RedisServer::start().await;
+    let (mut dies, stays) = (Process::start(&redis).await, Process::start(&redis).await);
+    let _gone = Client::connect(dies.public, "gone", &["a"]).await.unwrap();
+    let here = Client::connect(stays.public, "here", &["a"]).await.unwrap();
+    assert_eq!(stays.users("a").await.1.len(), 2);
+    until("written behind", || async { redis.keys().await.iter().filter(|key| key.contains(":room:")).count() == 2 })
+        .await;
+    dies.child.kill().unwrap();
+    dies.child.wait().unwrap();
+
+    let answer: Value =
+        reqwest::get(format!("http://{}/a/rollcall", stays.public)).await.unwrap().json().await.unwrap();
+    assert_eq!((&answer["complete"], &answer["unresolved"]), (&json!(false), &json!(1)));
+    assert_eq!(answer["users"].as_array().unwrap().len(), 1, "there are no ghosts");
+    let errors: Vec<&Value> = answer["nodes"].as_array().unwrap().iter().map(|node| &node["error"]).collect();
+    assert_eq!(errors, [&Value::Null, &json!("refused")]);
+    let short = reqwest::get(format!("http://{}/a/users", stays.public)).await.unwrap();
+    assert!(short.headers()["rollcall-unanswered"].to_str().unwrap().ends_with("=refused"));
+    assert_eq!(short.headers()["rollcall-unresolved"], "1");
+
+    let complete = || async { stays.users("a").await == (true, BTreeSet::from([here.id.clone()])) };
+    until("left out", complete).await;
+    until("repaired", || async { redis.keys().await.iter().filter(|key| key.contains(":room:")).count() == 1 }).await;
+    assert!(complete().await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@ use tracing::{debug, info, warn};
 
 use super::{Membership, Standing};
 use crate::clock::BootInstant;
-use crate::directory::{Directory, Epoch, Renewal, Result};
+use crate::directory::{Directory, Epoch, Error, Renewal, Result};
 use crate::names::NodeId;
 
 /// How often a lease is renewed within its length.
@@ -26,14 +26,15 @@ impl Membership {
             let node = self.roster.incarnation();
             match self.write(directory, &node).await {
                 Ok(()) if !answered => {
-                    info!(node = %node, "the directory answers again");
+                    info!(node = %node, "the directory does what it is asked again");
                     answered = true;
                 }
                 Ok(()) => {}
-                Err(error) if answered => {
-                    warn!(node = %node, %error, "the directory does not answer");
+                Err(error @ Error::Refused(_)) if answered => {
+                    warn!(node = %node, %error, "the directory does not do what it is asked");
                     answered = false;
                 }
+                // Told once by whoever keeps the connection.
                 Err(error) => debug!(node = %node, %error, "the directory does not answer"),
             }
             self.read(directory).await;

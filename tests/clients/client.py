@@ -14,17 +14,12 @@ PATIENCE = 20
 
 class Session:
     def __init__(self):
-        self.client = socketio.Client(reconnection=False)
+        self.client = socketio.Client(reconnection_delay=0.05, reconnection_delay_max=0.2)
         self.client.on("connect_error", self.refuse)
-        self.client.on("disconnect", self.close)
         self.refusal = None
-        self.reason = None
 
     def refuse(self, error):
         self.refusal = error
-
-    def close(self, reason):
-        self.reason = reason
 
     def connect(self, url, auth=None):
         self.refusal = None
@@ -41,14 +36,13 @@ class Session:
         self.client.disconnect()
         return {"connected": self.client.connected}
 
-    def wait(self):
-        self.client.wait()
-        return {"connected": self.client.connected, "reason": self.reason}
+    def id(self):
+        return {"id": self.client.get_sid()}
 
 
 def main():
     session = Session()
-    orders = {"connect": session.connect, "call": session.call, "disconnect": session.disconnect, "wait": session.wait}
+    orders = {"connect": session.connect, "call": session.call, "disconnect": session.disconnect, "id": session.id}
     for line in sys.stdin:
         order = json.loads(line)
         answer = orders[order.pop("do")](**order)

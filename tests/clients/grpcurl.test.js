@@ -60,8 +60,8 @@ async function assertRefused(request, code, status, message) {
 
 test("the mesh says what it offers", async () => {
   const services = (await ok(node.mesh, "list")).trim().split("\n");
-  assert.ok(services.includes("rollcall.v1.MeshService"), services);
-  assert.ok(services.includes("grpc.health.v1.Health"), services);
+  assert.ok(services.includes("rollcall.v1.MeshService"), services.join());
+  assert.ok(services.includes("grpc.health.v1.Health"), services.join());
 });
 
 test("the mesh describes its service and its messages", async () => {
@@ -156,7 +156,7 @@ test("Redis tells which nodes have sockets of a room, and which sockets", async 
 test("Redis tells who the nodes are", async () => {
   const ids = await cluster.redis.cli("SMEMBERS", "rollcall:nodes");
   assert.equal(ids.length, cluster.nodes.length);
-  assert.ok(ids.includes(id), ids);
+  assert.ok(ids.includes(id), ids.join());
   const [entry] = await cluster.redis.cli("GET", `rollcall:node:${id}`);
   const { since, ...rest } = JSON.parse(entry);
   assert.deepEqual(rest, { name: node.name, mesh: node.mesh, draining: false });

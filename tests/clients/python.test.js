@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 
-import { Cluster, Process, programs } from "./cluster.js";
+import { Cluster, Process, programs, until } from "./cluster.js";
 
 const OK = { ok: true };
 
@@ -33,6 +33,11 @@ class Python {
 
   connect(node, query, auth) {
     return this.tell({ do: "connect", url: `http://${node.listen}?${new URLSearchParams(query)}`, auth });
+  }
+
+  /** The id of its socket; `null` while it is not connected. */
+  async id() {
+    return (await this.tell({ do: "id" })).id;
   }
 
   async call(event, room) {
@@ -116,13 +121,15 @@ test("a client that disconnects is gone from every node, and nobody else is", as
   await cluster.untilListed("leaving", row);
 });
 
-test("a client whose node is stopped sees its transport close, not a disconnect by the server", async (t) => {
+test("a client whose node is stopped comes back by itself when a node listens there again", async (t) => {
   const python = new Python(t);
   const node = cluster.nodes[3];
-  await python.connect(node, { id_user: "foo", room: "stopped" });
-  const heard = python.tell({ do: "wait" });
+  const { id } = await python.connect(node, { id_user: "foo", room: "again" });
+  await cluster.assertListed("again", { id_socket: id, id_user: "foo" });
   assert.equal(await node.stop(), 0);
-  assert.deepEqual(await heard, { connected: false, reason: "transport close" });
+  await until(async () => (await python.id()) === null, "the client notices that its connection is closed");
   await cluster.restart(node);
-  await cluster.assertListed("stopped");
+  const back = await until(() => python.id(), "the client is back");
+  assert.notEqual(back, id);
+  await cluster.assertListed("again", { id_socket: back, id_user: "foo" });
 });

@@ -28,14 +28,14 @@ test: tools $(WEB) ## install what the tests need, and run all of them
 test-all: test ## and the long ones: the cluster tests ten times over
 	for turn in $$(seq 10); do cargo test --locked --test cluster; done
 
-check: tests/node_modules/.package-lock.json web/node_modules/.package-lock.json $(WEB) ## formatting, lints, docs, protocol and page types
+check: tools $(WEB) ## formatting, lints, docs, protocol and page types
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
-	tests/node_modules/.bin/buf lint
+	$(TOOLS)/python/bin/buf lint
 	npm --prefix web run --silent check
 
-tools: tests/node_modules/.package-lock.json ## install what the tests need, or say what is missing
+tools: tests/node_modules/.package-lock.json ## install what checks and tests need, or say what is missing
 	tests/prepare
 
 clean: ## remove everything that was built or installed here

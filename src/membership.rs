@@ -138,9 +138,9 @@ impl Membership {
 
     /// What this node says of itself now, and the members it knows.
     pub fn say(&self) -> Said {
-        let leaving = *self.leaving.borrow();
-        // The word is read under the table's lock: a later sequence number never carries an earlier word.
+        // Both are read under the table's lock: a later sequence number never carries an earlier word.
         let mut table = self.lock();
+        let leaving = *self.leaving.borrow();
         let word = self.roster.word().borrow().clone();
         table.say(&self.identity, &word, leaving, BootInstant::now())
     }

@@ -50,6 +50,8 @@ pub struct Switch(Arc<SwitchState>);
 #[derive(Default)]
 struct SwitchState {
     ended: AtomicBool,
+    /// The stream was dropped.
+    gone: AtomicBool,
     reader: AtomicWaker,
     writer: AtomicWaker,
 }
@@ -78,6 +80,11 @@ impl Switch {
         self.0.ended.store(true, Ordering::Release);
         self.0.reader.wake();
         self.0.writer.wake();
+    }
+
+    /// Whether the connection has ended, from whichever side.
+    pub fn is_gone(&self) -> bool {
+        self.0.gone.load(Ordering::Acquire)
     }
 
     fn check(&self, waker: &AtomicWaker, context: &Context<'_>) -> io::Result<()> {
@@ -284,6 +291,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Switched<T> {
 
 impl<T> Drop for Switched<T> {
     fn drop(&mut self) {
+        self.switch.0.gone.store(true, Ordering::Release);
         self.registry.lock().remove(&self.id);
     }
 }

@@ -36,6 +36,14 @@ pub struct NodeEntry {
     pub draining: bool,
 }
 
+/// The nodes that have a lease, and then the index it was read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    pub nodes: Vec<(NodeId, NodeEntry)>,
+    /// `None` when nobody has registered in this index yet.
+    pub epoch: Option<Epoch>,
+}
+
 /// The owner set of a room, and then the index it was read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owners {
@@ -87,8 +95,9 @@ pub trait Directory: Send + Sync + 'static {
     /// Renews a lease that is still there, with the entry as it is now.
     async fn renew(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Renewal>;
 
-    /// Every registered node that has a lease. Registrations without a lease are cleared away on the side.
-    async fn nodes(&self) -> Result<Vec<(NodeId, NodeEntry)>>;
+    /// Every registered node that has a lease, and then the index it was read from. Registrations without a lease are
+    /// cleared away on the side.
+    async fn nodes(&self) -> Result<Listing>;
 
     /// Adds the node to the owner sets of these rooms, and answers with the index it did so in, read afterwards.
     /// `None`: the index has no epoch.

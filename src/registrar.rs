@@ -67,13 +67,20 @@ struct Desk {
     wanting: HashSet<Room>,
     unreleased: HashSet<Room>,
     abandoned: Vec<Abandoned>,
-    /// After a failure no claim or removal is sent before this…
-    not_before: Option<Instant>,
-    /// …and no list before this: a list that is refused must not slow the claims.
-    list_not_before: Option<Instant>,
+    /// After a failure, when commands of its kind may be sent again: what is refused must not slow the others.
+    claims_after: Option<Instant>,
+    removals_after: Option<Instant>,
+    lists_after: Option<Instant>,
 }
 
 impl Desk {
+    /// Forgets pauses that are over.
+    fn resume(&mut self, now: Instant) {
+        for pause in [&mut self.claims_after, &mut self.removals_after, &mut self.lists_after] {
+            pause.take_if(|end| *end <= now);
+        }
+    }
+
     fn is_clear(&self) -> bool {
         let later = self.wanting.is_empty() && self.unreleased.is_empty() && self.abandoned.is_empty();
         later && self.commands.is_empty()
@@ -118,8 +125,11 @@ impl Registrar {
                     // The sender lives in the membership, so waiting cannot fail.
                     let _ = standing.changed().await;
                 }
-                // An error means that the room emptied meanwhile; the next look tells.
-                Holding::Waiting(claimed) => drop(claimed.await),
+                // The claim was answered, or the room emptied; or another incarnation has claimed it meanwhile.
+                Holding::Waiting(claimed) => tokio::select! {
+                    _ = claimed => {}
+                    _ = standing.changed() => {}
+                },
             }
         }
     }
@@ -135,11 +145,13 @@ impl Registrar {
             let entered = standing.borrow_and_update().entered.is_some();
             let node = standing.borrow().node.clone();
             // Claims follow the lease: without one, they would be repaired away.
+            let now = Instant::now();
+            desk.resume(now);
             if entered && node == self.roster.incarnation() {
-                self.look(&node, &mut desk);
+                self.look(&node, &mut desk, now);
             }
             self.equal.send_replace(desk.is_clear());
-            let next = self.next_look(&desk);
+            let next = self.next_look(&desk, now);
             tokio::select! {
                 () = self.roster.something_due() => {}
                 _ = standing.changed() => {}
@@ -152,7 +164,7 @@ impl Registrar {
     }
 
     /// Sends what is due and not under way.
-    fn look(&self, node: &NodeId, desk: &mut Desk) {
+    fn look(&self, node: &NodeId, desk: &mut Desk, now: Instant) {
         self.roster.republish();
         if desk.node.as_ref() != Some(node) {
             // What was still to be given back is left behind with the incarnation that held it.
@@ -163,19 +175,28 @@ impl Registrar {
         }
         desk.wanting.extend(self.roster.take_wanting());
         desk.abandoned.extend(self.roster.take_abandoned());
-        if desk.not_before.is_some_and(|moment| moment > Instant::now()) {
-            return;
+        if desk.claims_after.is_none() {
+            self.send_claims(node, desk);
         }
-        desk.not_before = None;
+        if desk.removals_after.is_none() {
+            self.send_removals(node, desk, now);
+        }
+        if desk.lists_after.is_none() && !desk.listing {
+            self.send_list(node, desk);
+        }
+    }
 
+    fn send_claims(&self, node: &NodeId, desk: &mut Desk) {
         let wanting = desk.wanting.extract_if(|room| !desk.busy.contains(room)).collect();
         let asked = self.roster.ask_for(node, wanting);
         for room in &asked {
             desk.unreleased.remove(room);
         }
         self.claim(node, &asked, desk);
+    }
 
-        let emptied_before = std::time::Instant::now().checked_sub(*self.linger.borrow());
+    fn send_removals(&self, node: &NodeId, desk: &mut Desk, now: Instant) {
+        let emptied_before = now.into_std().checked_sub(*self.linger.borrow());
         let given = emptied_before.map(|before| self.roster.give_back(node, before, &desk.busy)).unwrap_or_default();
         desk.unreleased.extend(given);
         let releasing: Vec<Room> = desk.unreleased.extract_if(|room| !desk.busy.contains(room)).collect();
@@ -188,20 +209,6 @@ impl Registrar {
             });
         }
 
-        if !desk.listing && desk.list_not_before.is_none_or(|moment| moment <= Instant::now()) {
-            desk.list_not_before = None;
-            let mut changes = self.roster.take_seats(SEATS_PER_COMMAND);
-            if !changes.is_empty() {
-                changes.sort_by(|one, next| (&one.seat.room, one.taken).cmp(&(&next.seat.room, next.taken)));
-                desk.listing = true;
-                let (directory, node) = (Arc::clone(&self.directory), node.clone());
-                desk.commands.spawn(async move {
-                    let answer = directory.list(&node, &changes).await;
-                    Done::Listed { node, changes, answer }
-                });
-            }
-        }
-
         // The others may still take the retired incarnation's word that it is whole. While its claims stand, they ask
         // it; they may go when every room has a claim of the present one.
         let whole = self.roster.word().borrow().whole_under.is_some();
@@ -212,6 +219,20 @@ impl Registrar {
                 Done::Cleared { abandoned, answer }
             });
         }
+    }
+
+    fn send_list(&self, node: &NodeId, desk: &mut Desk) {
+        let mut changes = self.roster.take_seats(node, SEATS_PER_COMMAND);
+        if changes.is_empty() {
+            return;
+        }
+        changes.sort_by(|one, next| (&one.seat.room, one.taken).cmp(&(&next.seat.room, next.taken)));
+        desk.listing = true;
+        let (directory, node) = (Arc::clone(&self.directory), node.clone());
+        desk.commands.spawn(async move {
+            let answer = directory.list(&node, &changes).await;
+            Done::Listed { node, changes, answer }
+        });
     }
 
     fn claim(&self, node: &NodeId, rooms: &[Room], desk: &mut Desk) {
@@ -250,7 +271,7 @@ impl Registrar {
                     Err(error) => {
                         debug!(%error, "a claim was not answered");
                         desk.wanting.extend(rooms);
-                        pause(desk);
+                        desk.claims_after = Some(Instant::now() + AGAIN_AFTER);
                     }
                 }
             }
@@ -270,7 +291,7 @@ impl Registrar {
                         } else {
                             desk.abandoned.push(Abandoned { node, rooms });
                         }
-                        pause(desk);
+                        desk.removals_after = Some(Instant::now() + AGAIN_AFTER);
                     }
                 }
             }
@@ -279,26 +300,27 @@ impl Registrar {
                 if let Err(error) = answer {
                     debug!(%error, "sockets were not listed");
                     self.roster.return_seats(&node, changes);
-                    desk.list_not_before = Some(Instant::now() + AGAIN_AFTER);
+                    desk.lists_after = Some(Instant::now() + AGAIN_AFTER);
                 }
             }
             Done::Cleared { abandoned, answer } => {
                 if let Err(error) = answer {
                     debug!(node = %abandoned.node, %error, "what a retired incarnation left is still there");
                     desk.abandoned.push(abandoned);
-                    pause(desk);
+                    desk.removals_after = Some(Instant::now() + AGAIN_AFTER);
                 }
             }
         }
     }
 
-    fn next_look(&self, desk: &Desk) -> Instant {
+    /// `now` is when the last look began: what fell due since is looked at at once.
+    fn next_look(&self, desk: &Desk, now: Instant) -> Instant {
         let linger = *self.linger.borrow();
         let emptied = self.roster.next_emptied().map(|emptied| Instant::from_std(emptied + linger));
         // A room that is due to be given back but busy is looked at again when its command ends.
-        let due = emptied.filter(|due| *due > Instant::now());
-        let next = [due, desk.not_before, desk.list_not_before].into_iter().flatten().min();
-        next.unwrap_or_else(|| Instant::now() + ASSERT_EVERY)
+        let due = emptied.filter(|due| *due > now);
+        let next = [due, desk.claims_after, desk.removals_after, desk.lists_after].into_iter().flatten().min();
+        next.unwrap_or(now + ASSERT_EVERY)
     }
 }
 
@@ -314,10 +336,6 @@ fn free(rooms: &[Room], desk: &mut Desk) {
     for room in rooms {
         desk.busy.remove(room);
     }
-}
-
-fn pause(desk: &mut Desk) {
-    desk.not_before = Some(Instant::now() + AGAIN_AFTER);
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ impl RollCall {
         let asking_until = until - (deadline / JUDGING_SHARE).min(JUDGING_MOST);
 
         let mut plan = self.plan(room, deadline / DIRECTORY_SHARE).await;
-        let strangers = self.introduce(room, &mut plan, asking_until).await;
+        let strangers = self.introduce(room, &mut plan, began + deadline / DIRECTORY_SHARE).await;
         let own = self.own_part(room);
         let asking = plan.ask.iter().map(|target| self.ask(room, target, asking_until));
         let answers = join_all(asking).await.into_iter().flatten();
@@ -93,30 +93,30 @@ impl RollCall {
     }
 
     /// Turns strangers that have a lease into members to be asked, and those that have none into gone ones.
-    /// Returns those that the directory would not speak of.
+    /// Returns those that cannot be asked, and that nobody can say are gone.
     async fn introduce(&self, room: &Room, plan: &mut Plan, until: Instant) -> Vec<Asked> {
         if plan.strangers.is_empty() {
             return Vec::new();
         }
         let strangers = std::mem::take(&mut plan.strangers);
-        let Some(accounts) = self.accounts(room, &strangers, until).await else {
-            let unknown = strangers.into_iter().map(|node| Asked {
-                name: NodeName::from_any(node.as_str()),
-                node,
-                took: Duration::ZERO,
-                reply: Err(Silence::Failed),
-            });
-            return unknown.collect();
-        };
-        for (node, account) in strangers.into_iter().zip(accounts) {
-            let Some(entry) = account.entry else {
-                plan.gone.push(node);
-                continue;
-            };
-            self.membership.found(&node, &entry);
-            plan.ask.push(Target { node, name: entry.name, mesh: entry.mesh });
+        let accounts = self.accounts(room, &strangers, until).await;
+        let mut entries = accounts.iter().flatten().map(|account| account.entry.clone());
+        let steady = self.membership.view().steady(self.membership.lease(), BootInstant::now());
+        let mut unknown = Vec::new();
+        for node in strangers {
+            match entries.next() {
+                Some(Some(entry)) => {
+                    self.membership.found(&node, &entry);
+                    plan.ask.push(Target { node, name: entry.name, mesh: entry.mesh });
+                }
+                Some(None) if steady => plan.gone.push(node),
+                Some(None) | None => {
+                    let name = NodeName::from_any(node.as_str());
+                    unknown.push(Asked { node, name, took: Duration::ZERO, reply: Err(Silence::Failed) });
+                }
+            }
         }
-        Vec::new()
+        unknown
     }
 
     /// This node is a peer like any other, without the wire.
@@ -168,14 +168,17 @@ impl RollCall {
         };
         let view = self.membership.view();
         let lease = self.membership.lease();
-        let heard = |node: &NodeId| {
+        let steady = view.steady(lease, BootInstant::now());
+        // Replaced while it was asked: the process lives, under an id that was not asked.
+        let replaced = |node: &NodeId| view.members.iter().any(|member| member.node.process() == node.process());
+        let alive = |node: &NodeId| {
             let heard = view.get(node).and_then(|member| member.heard);
-            heard.is_some_and(|heard| heard.elapsed() < lease)
+            !steady || heard.is_some_and(|heard| heard.elapsed() < lease) || view.get(node).is_none() && replaced(node)
         };
+        let gone = |node: &NodeId| view.departed.contains(node) && !replaced(node);
         let mut outcomes = Vec::with_capacity(asked.len());
         for Asked { node, name, took, reply } in asked {
-            let reply = reply
-                .map_err(|silence| (silence, Verdict::of(account(&node), heard(&node), view.departed.contains(&node))));
+            let reply = reply.map_err(|silence| (silence, Verdict::of(account(&node), alive(&node), gone(&node))));
             if let Err((_, Verdict::Dead)) = reply {
                 plan.gone.push(node.clone());
             }

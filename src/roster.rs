@@ -116,7 +116,7 @@ struct RoomState {
 /// What the registrar has to carry to the directory.
 #[derive(Default)]
 struct Due {
-    wanting: Vec<Room>,
+    wanting: HashSet<Room>,
     emptied: VecDeque<(Instant, Room)>,
     seats: IndexMap<Seat, Listed>,
     abandoned: Vec<Abandoned>,
@@ -172,7 +172,7 @@ impl Roster {
             found.rows.iter().map(|(socket, user)| Row { id_socket: socket.clone(), id_user: user.clone() }).collect()
         });
         if found.claim != Claim::Held {
-            state.due.wanting.push(room.clone());
+            state.due.wanting.insert(room.clone());
             self.due.notify_one();
         }
         Part { node, version, rows }
@@ -320,7 +320,7 @@ impl State {
         entry.rows.insert(attendance.socket.clone(), attendance.user.clone());
         entry.emptied = None;
         if entry.claim != Claim::Held {
-            self.due.wanting.push(room.clone());
+            self.due.wanting.insert(room.clone());
         }
         self.due.seat_taken(room, &attendance.socket);
     }

@@ -16,7 +16,7 @@ use socketioxide::TransportType;
 use socketioxide::extract::{AckSender, SocketRef, TryData};
 use socketioxide::handler::ConnectHandler;
 use socketioxide::layer::SocketIoLayer;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, warn};
 
 use crate::connections::Switch;
@@ -36,6 +36,8 @@ const MESSAGE_MOST: usize = 64 << 10;
 const PACKETS_WAITING: usize = 4096;
 /// Every socket has a read buffer of this size, in bytes.
 const READ_BUFFER: usize = 1 << 10;
+/// How often a client that has to wait for the directory is looked after: is it still there?
+const GONE_EVERY: Duration = Duration::from_millis(50);
 /// How often the roster is compared with the live namespace.
 const COMPARE_EVERY: Duration = Duration::from_secs(5);
 
@@ -109,15 +111,42 @@ impl SocketEdge {
         socket.extensions.insert(presence.clone());
         // Here and not in the connect handler: events sent right after connecting would find no one to take them.
         self.listen(&socket);
-        let settled = self.registrar.settle(&rooms, SETTLE_WITHIN).await;
-        if let Err(unsettled) = settled {
-            presence.close();
-            debug!(%unsettled, "dropping a client so that it tries again");
-            end(switch(&socket).as_ref());
+        let switch = switch(&socket);
+        let gone = || switch.as_ref().is_some_and(Switch::is_gone);
+        if !self.settled(&rooms, &presence, switch.as_ref(), gone).await {
             return Err(Refusal::gone());
         }
         presence.settled();
         Ok(())
+    }
+
+    /// Waits until a client may be told that these rooms are its own. Whoever is `gone` meanwhile is not waited for, and
+    /// who waited too long is dropped, so that it tries again: in both cases its rows go now.
+    async fn settled(
+        &self,
+        rooms: &[Room],
+        presence: &Presence,
+        switch: Option<&Switch>,
+        gone: impl Fn() -> bool,
+    ) -> bool {
+        let left = async {
+            while !gone() {
+                sleep(GONE_EVERY).await;
+            }
+        };
+        let settled = tokio::select! {
+            settled = self.registrar.settle(rooms, SETTLE_WITHIN) => settled,
+            () = left => {
+                presence.close();
+                return false;
+            }
+        };
+        if let Err(unsettled) = settled {
+            presence.close();
+            debug!(%unsettled, "dropping a client so that it tries again");
+            end(switch);
+        }
+        settled.is_ok()
     }
 
     fn listen(self: &Arc<Self>, socket: &SocketRef) {
@@ -129,12 +158,16 @@ impl SocketEdge {
             let switch = switch(&socket);
             async move {
                 let answer = match joined {
-                    Ok(room) => edge.settle(room, switch.as_ref()).await,
-                    Err(refusal) => Some(Ack::refused(&refusal)),
+                    Ok((room, presence)) => {
+                        let gone = || !socket.connected();
+                        if !edge.settled(&[room], &presence, switch.as_ref(), gone).await {
+                            return;
+                        }
+                        Ack::ok()
+                    }
+                    Err(refusal) => Ack::refused(&refusal),
                 };
-                if let Some(answer) = answer {
-                    acknowledge(ack, &answer, switch.as_ref());
-                }
+                acknowledge(ack, &answer, switch.as_ref());
             }
         });
         socket.on("leave", |socket: SocketRef, room: TryData<Given>, ack: AckSender| {
@@ -147,24 +180,14 @@ impl SocketEdge {
         });
     }
 
-    fn join(&self, socket: &SocketRef, room: Option<Given>) -> Result<Room, Refusal> {
+    fn join(&self, socket: &SocketRef, room: Option<Given>) -> Result<(Room, Presence), Refusal> {
         let room = handshake::one_room(room)?;
         let presence = socket.extensions.get::<Presence>().ok_or_else(Refusal::gone)?;
         presence.join(&room, self.rooms_most).map_err(|error| match error {
             JoinError::Closed => Refusal::gone(),
             JoinError::TooManyRooms(most) => Refusal::rooms_too_many(most),
         })?;
-        Ok(room)
-    }
-
-    /// Waits until the client may be told; `None` when it was dropped instead.
-    async fn settle(&self, room: Room, switch: Option<&Switch>) -> Option<Ack> {
-        let Err(unsettled) = self.registrar.settle(&[room], SETTLE_WITHIN).await else {
-            return Some(Ack::ok());
-        };
-        debug!(%unsettled, "dropping a client so that it tries again");
-        end(switch);
-        None
+        Ok((room, presence))
     }
 }
 

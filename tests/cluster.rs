@@ -3,6 +3,7 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use common::{Client, Cluster, Index, PATIENCE, open, text, until};
 use futures::{SinkExt, StreamExt};
@@ -10,8 +11,9 @@ use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use rollcall::mesh::proto::{LookupSocketsRequest, LookupSocketsResponse};
 use rollcall::mesh::{MAX_ANSWER_BYTES, NODE_ID_METADATA};
 use rollcall::names::{Room, SocketId, UserId};
+use rollcall::node;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_tungstenite::MaybeTlsStream;
 use tokio_tungstenite::tungstenite::Message;
 use tonic::Code;
@@ -487,6 +489,49 @@ async fn redis_away_is_an_incomplete_answer_and_heals_by_itself() {
     .await;
     assert_eq!(cluster.users(1, "a").await, (true, expected));
     cluster.nodes.pop().unwrap().stop().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flushed_index_is_not_believed_by_nodes_that_have_not_spoken_for_long() {
+    let cluster = Cluster::start(4, Index::redis().await).await;
+    let client = Client::connect(cluster.nodes[3].public, "foo", &["a"]).await.unwrap();
+    let expected = pairs(&[(&client, "foo")]);
+    // The silence is what the test is about: nobody hears of anybody for more than a lease.
+    sleep(node::LEASE + Duration::from_secs(1)).await;
+    let mut redis = cluster.index.server().connection().await;
+    redis::cmd("FLUSHALL").query_async::<()>(&mut redis).await.unwrap();
+    let began = Instant::now();
+    let mut complete_again = false;
+    while began.elapsed() < Duration::from_secs(4) {
+        for node in 0..3 {
+            let (complete, listed) = cluster.users(node, "a").await;
+            assert!(!complete || listed == expected, "node {node} left people out after {:?}", began.elapsed());
+            complete_again |= complete;
+        }
+    }
+    assert!(complete_again);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_that_goes_while_it_waits_for_the_directory_is_not_kept() {
+    let cluster = Cluster::start(1, Index::redis().await).await;
+    let joins = Client::connect(cluster.nodes[0].public, "joins", &["home"]).await.unwrap();
+    let mut redis = cluster.index.server().connection().await;
+    redis::cmd("CLIENT").arg("PAUSE").arg(3_000).arg("WRITE").query_async::<()>(&mut redis).await.unwrap();
+    let connects = open(cluster.nodes[0].public, "id_user=connects&room=new", "").await;
+    let roster = &cluster.nodes[0].roster;
+    until("both are there", || async { roster.size().sockets == 2 }).await;
+    let paused = Instant::now();
+    tokio::select! {
+        _ = joins.join("another") => panic!("it is acknowledged without a claim"),
+        () = until("the join is under way", || async { roster.size().rooms == 3 }) => {}
+    }
+    joins.drop_connection();
+    drop(connects);
+    until("both are gone", || async { roster.size().sockets == 0 }).await;
+    assert!(paused.elapsed() < Duration::from_secs(2), "only when the directory answered: {:?}", paused.elapsed());
     cluster.stop().await;
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{RedisServer, until};
 use rollcall::directory::memory::Memory;
 use rollcall::directory::redis::Redis;
-use rollcall::directory::{Directory, Error, NodeEntry, Renewal};
+use rollcall::directory::{Directory, Error, Listing, NodeEntry, Renewal};
 use rollcall::names::{NodeId, NodeName, Room, SocketId};
 use rollcall::roster::claims::{Seat, SeatChange};
 
@@ -51,7 +51,7 @@ async fn leases_are_made_once_renewed_while_they_live_and_never_revived(director
     assert_eq!(directory.renew(&node, &entry("c"), SHORT).await, Ok(Renewal::Renewed(epoch.clone())));
     let named = |name: &'static str| {
         let node = node.clone();
-        move |nodes: Vec<(NodeId, NodeEntry)>| nodes.contains(&(node.clone(), entry(name)))
+        move |listing: Listing| listing.nodes.contains(&(node.clone(), entry(name)))
     };
     assert!(named("c")(directory.nodes().await.unwrap()), "renewed with the entry of now");
     until("the lease runs out", || async { !named("c")(directory.nodes().await.unwrap()) }).await;
@@ -63,14 +63,16 @@ async fn leases_are_made_once_renewed_while_they_live_and_never_revived(director
 }
 
 async fn who_is_listed_has_a_lease(directory: &dyn Directory) {
-    assert_eq!(directory.nodes().await, Ok(vec![]));
+    assert_eq!(directory.nodes().await.unwrap().nodes, []);
     let (one, two) = (NodeId::new_process(), NodeId::new_process());
     directory.enter(&one, &entry("one"), LEASE).await.unwrap();
-    directory.enter(&two, &entry("two"), LEASE).await.unwrap();
-    let listed: BTreeSet<NodeId> = directory.nodes().await.unwrap().into_iter().map(|(node, _)| node).collect();
+    let epoch = directory.enter(&two, &entry("two"), LEASE).await.unwrap();
+    let listing = directory.nodes().await.unwrap();
+    assert_eq!(listing.epoch, epoch);
+    let listed: BTreeSet<NodeId> = listing.nodes.into_iter().map(|(node, _)| node).collect();
     assert_eq!(listed, BTreeSet::from([one.clone(), two.clone()]));
     directory.forget(&one).await.unwrap();
-    assert_eq!(directory.nodes().await, Ok(vec![(two.clone(), entry("two"))]));
+    assert_eq!(directory.nodes().await.unwrap().nodes, [(two.clone(), entry("two"))]);
     directory.forget(&two).await.unwrap();
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use smol_str::SmolStr;
 
-use super::{Account, Directory, Epoch, NodeEntry, Owners, Renewal, Result};
+use super::{Account, Directory, Epoch, Listing, NodeEntry, Owners, Renewal, Result};
 use crate::clock::BootInstant;
 use crate::names::{NodeId, Room, SocketId};
 use crate::roster::claims::SeatChange;
@@ -97,10 +97,11 @@ impl Directory for Memory {
         Ok(Renewal::Renewed(epoch()))
     }
 
-    async fn nodes(&self) -> Result<Vec<(NodeId, NodeEntry)>> {
+    async fn nodes(&self) -> Result<Listing> {
         let mut index = self.lock();
         let ids: Vec<NodeId> = index.leases.keys().cloned().collect();
-        Ok(ids.into_iter().filter_map(|id| index.entry(&id).cloned().map(|entry| (id, entry))).collect())
+        let nodes = ids.into_iter().filter_map(|id| index.entry(&id).cloned().map(|entry| (id, entry)));
+        Ok(Listing { nodes: nodes.collect(), epoch: Some(epoch()) })
     }
 
     async fn claim(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>> {

@@ -7,15 +7,18 @@
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, FromRedisValue, Pipeline, RedisError, Script};
+use ::redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, FromRedisValue, Pipeline, RedisError, Script,
+    ServerErrorKind,
+};
 use async_trait::async_trait;
 use rand::Rng;
 use smol_str::{SmolStr, format_smolstr};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::{Account, Directory, ENTRY_TTL, Epoch, Error, NodeEntry, Owners, Renewal, Result};
+use super::{Account, Directory, ENTRY_TTL, Epoch, Error, Listing, NodeEntry, Owners, Renewal, Result};
 use crate::names::{NodeId, Room};
 use crate::roster::claims::SeatChange;
 
@@ -106,8 +109,11 @@ impl Redis {
     }
 
     fn failed(&self, generation: u64, error: &RedisError) -> Error {
+        // A master that was demoted answers reads for as long as one likes; its successor is at the same address.
+        let demoted = [ServerErrorKind::ReadOnly, ServerErrorKind::MasterDown].map(ErrorKind::Server);
+        let demoted = demoted.contains(&error.kind());
         let error = meaning(error);
-        if matches!(error, Error::Unanswered(_)) {
+        if demoted || matches!(error, Error::Unanswered(_)) {
             self.link.send_if_modified(|link| {
                 let broken = link.generation == generation && link.live.is_some();
                 if broken {
@@ -220,10 +226,11 @@ impl Directory for Redis {
     async fn enter(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>> {
         let new_epoch = format!("{:016x}", rand::rng().random::<u64>());
         let mut commands = ::redis::pipe();
-        commands.cmd("SADD").arg(self.nodes_key()).arg(node.as_str()).ignore();
         commands.cmd("SET").arg(self.epoch_key()).arg(new_epoch).arg("NX").ignore();
         let lease_key = self.lease_key(node);
         commands.cmd("SET").arg(lease_key).arg(encode(entry)).arg("NX").arg("PX").arg(milliseconds(lease));
+        // After the lease: a registration without one may be cleared away at any moment.
+        commands.cmd("SADD").arg(self.nodes_key()).arg(node.as_str()).ignore();
         commands.cmd("GET").arg(self.epoch_key());
         let ((written, value), run_id): ((Option<String>, Option<String>), _) = self.run(&commands).await?;
         Ok(written.and_then(|_| epoch(value, &run_id)))
@@ -240,27 +247,27 @@ impl Directory for Redis {
         Ok(epoch.map_or(Renewal::Lapsed, Renewal::Renewed))
     }
 
-    async fn nodes(&self) -> Result<Vec<(NodeId, NodeEntry)>> {
+    async fn nodes(&self) -> Result<Listing> {
         let mut commands = ::redis::pipe();
         commands.cmd("SMEMBERS").arg(self.nodes_key());
         let ((members,), _): ((Vec<String>,), _) = self.run(&commands).await?;
         let ids: Vec<NodeId> = members.iter().filter_map(|member| NodeId::parse(member).ok()).collect();
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
         let mut commands = ::redis::pipe();
         for id in &ids {
             commands.cmd("GET").arg(self.lease_key(id));
         }
-        let (entries, _): (Vec<Option<String>>, _) = self.run(&commands).await?;
+        commands.cmd("GET").arg(self.epoch_key());
+        let (mut values, run_id): (Vec<Option<String>>, _) = self.run(&commands).await?;
+        let epoch = epoch(values.pop().flatten(), &run_id);
         let mut nodes = Vec::with_capacity(ids.len());
-        for (id, entry) in ids.into_iter().zip(entries) {
-            match decode(entry) {
-                Some(entry) => nodes.push((id, entry)),
-                None => self.run_repair(&id, &self.nodes_key(), &[]).await?,
+        for (id, entry) in ids.into_iter().zip(values) {
+            if let Some(entry) = decode(entry) {
+                nodes.push((id, entry));
+            } else if let Err(error) = self.run_repair(&id, &self.nodes_key(), &[]).await {
+                debug!(node = %id, %error, "a registration without a lease stays for now");
             }
         }
-        Ok(nodes)
+        Ok(Listing { nodes, epoch })
     }
 
     async fn claim(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>> {

@@ -85,7 +85,7 @@ impl Membership {
     async fn read(&self, directory: &dyn Directory) {
         let began = BootInstant::now();
         let news = match directory.nodes().await {
-            Ok(nodes) => self.lock().list(&nodes, began, BootInstant::now()),
+            Ok(listing) => self.lock().list(&listing, began, BootInstant::now()),
             Err(_) => {
                 // Told by `write`, a moment ago.
                 self.lock().unreadable();
@@ -99,6 +99,8 @@ impl Membership {
 
     /// Ends the birth of the incarnation when its hello went round, or when a lease has passed since it entered.
     pub(super) fn consider_birth(&self) {
+        // The hello of an incarnation is its first word: without it, an acknowledgement of the last one's would count.
+        self.say();
         let standing = self.standing.borrow().clone();
         let Some(entered) = standing.entered.filter(|_| !standing.born) else { return };
         if entered.elapsed() < self.lease && !self.lock().greeted(entered) {

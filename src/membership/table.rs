@@ -11,7 +11,7 @@ use smol_str::SmolStr;
 
 use super::{Identity, Leaving};
 use crate::clock::BootInstant;
-use crate::directory::{Epoch, NodeEntry};
+use crate::directory::{Epoch, Listing, NodeEntry};
 use crate::names::{NodeId, NodeName};
 use crate::roster::Word;
 
@@ -65,6 +65,8 @@ pub struct View {
     /// When the read of the list *began* that the table rests on; `None` before the first.
     pub listed: Option<BootInstant>,
     pub members: Vec<Member>,
+    /// Since when every list was read, and from one index; `None` when the last one could not be read.
+    pub steady_since: Option<BootInstant>,
     /// Nodes that said goodbye, and incarnations that a later one of their process has replaced.
     pub departed: HashSet<NodeId>,
 }
@@ -75,8 +77,9 @@ pub struct Table {
     process: SmolStr,
     lease: Duration,
     listed: Option<BootInstant>,
-    /// The last attempt to read the list was answered.
-    readable: bool,
+    /// The index that was listed last, and since when every list came from it.
+    index: Option<Epoch>,
+    steady_since: Option<BootInstant>,
     members: HashMap<NodeId, Member>,
     departed: HashMap<NodeId, BootInstant>,
     last_said: Option<(Word, Leaving)>,
@@ -104,6 +107,11 @@ impl Member {
 }
 
 impl View {
+    /// Whether the absence of a lease means something: the index was read all the time, and was the same, for a lease.
+    pub fn steady(&self, lease: Duration, now: BootInstant) -> bool {
+        self.steady_since.is_some_and(|since| now.since(since) >= lease)
+    }
+
     pub fn get(&self, node: &NodeId) -> Option<&Member> {
         self.members.iter().find(|member| member.node == *node)
     }
@@ -115,7 +123,8 @@ impl Table {
             process: node.process().into(),
             lease,
             listed: None,
-            readable: false,
+            index: None,
+            steady_since: None,
             members: HashMap::new(),
             departed: HashMap::new(),
             last_said: None,
@@ -127,6 +136,7 @@ impl Table {
     pub fn view(&self) -> View {
         View {
             listed: self.listed,
+            steady_since: self.steady_since,
             members: self.members.values().cloned().collect(),
             departed: self.departed.keys().cloned().collect(),
         }
@@ -181,27 +191,34 @@ impl Table {
         new
     }
 
-    /// Takes in a list of leases whose read began at `began`: who is in it is a member, and who is not, and was not
-    /// heard for a whole lease, is one no more. Returns whether there are new members.
-    pub fn list(&mut self, nodes: &[(NodeId, NodeEntry)], began: BootInstant, now: BootInstant) -> bool {
+    /// Takes in a list of leases whose read began at `began`: who is in it is a member. Who is not, and was not heard
+    /// for a whole lease, is one no more, if the index was the same for a lease: after a flush nobody has a lease, and
+    /// everybody is alive. Returns whether there are new members.
+    pub fn list(&mut self, listing: &Listing, began: BootInstant, now: BootInstant) -> bool {
         let lease = self.lease;
         self.listed = Some(began);
-        self.readable = true;
+        if self.steady_since.is_none() || self.index != listing.epoch {
+            self.index.clone_from(&listing.epoch);
+            self.steady_since = Some(began);
+        }
         for member in self.members.values_mut() {
             member.leased = false;
         }
         let mut news = false;
-        for (node, entry) in nodes {
+        for (node, entry) in &listing.nodes {
             news |= self.found(node, entry, now);
         }
-        self.members.retain(|_, member| member.leased || member.heard.is_some_and(|heard| now.since(heard) < lease));
+        if self.steady_since.is_some_and(|since| began.since(since) >= lease) {
+            self.members
+                .retain(|_, member| member.leased || member.heard.is_some_and(|heard| now.since(heard) < lease));
+        }
         self.departed.retain(|_, left| now.since(*left) < lease * DEPARTED_LEASES);
         news
     }
 
     /// The list could not be read: from now on nobody is let go for having no lease.
     pub fn unreadable(&mut self) {
-        self.readable = false;
+        self.steady_since = None;
     }
 
     /// This node's word now; a word that differs from the last one gets the next sequence number.
@@ -261,7 +278,7 @@ impl Table {
 
     /// Hearsay makes members, and makes the evidence for known ones younger, but is not worth more than its age.
     fn hearsay(&mut self, known: &Known, now: BootInstant) -> bool {
-        if self.readable && known.age >= self.lease {
+        if self.steady_since.is_some() && known.age >= self.lease {
             return false;
         }
         let new = self.meet(known, now);

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::directory::memory::Memory;
-use crate::directory::{Account, Error, NodeEntry, Owners, Renewal, Result};
+use crate::directory::{Account, Error, Listing, NodeEntry, Owners, Renewal, Result};
 use crate::membership::Identity;
 use crate::mesh::peers::Peers;
 use crate::names::{NodeName, SocketId, UserId};
@@ -83,7 +83,7 @@ impl Directory for Faulty {
         self.memory.renew(node, entry, lease).await
     }
 
-    async fn nodes(&self) -> Result<Vec<(NodeId, NodeEntry)>> {
+    async fn nodes(&self) -> Result<Listing> {
         self.memory.nodes().await
     }
 
@@ -239,7 +239,7 @@ async fn a_removal_without_an_answer_ends_the_incarnation_and_loses_nothing() {
         bench.until_owners(&room("stays"), std::slice::from_ref(&second)).await;
         bench.until_owners(&room("leaves"), &[]).await;
         let listed = async {
-            while bench.directory.nodes().await.unwrap().iter().any(|(node, _)| *node == first) {
+            while bench.directory.nodes().await.unwrap().nodes.iter().any(|(node, _)| *node == first) {
                 sleep(Duration::from_millis(2)).await;
             }
         };

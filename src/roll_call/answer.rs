@@ -68,13 +68,13 @@ pub struct NodeAnswer {
 
 impl Verdict {
     /// Judges a node that was asked and did not answer. `account` is what the index says of it, `None` where the
-    /// index could not be read; `heard` is whether it was heard over the mesh within a lease; `gone` whether it said
-    /// goodbye or was replaced by a later incarnation.
-    pub fn of(account: Option<&Account>, heard: bool, gone: bool) -> Self {
+    /// index could not be read; `alive` is whether there is another reason to think it lives than a lease: it was heard
+    /// over the mesh within one, or the index is too young to tell; `gone` is whether it said goodbye.
+    pub fn of(account: Option<&Account>, alive: bool, gone: bool) -> Self {
         match account {
             _ if gone => Self::Dead,
             None => Self::Unanswered { unresolved: None },
-            Some(account) if account.entry.is_some() || heard => Self::Unanswered { unresolved: Some(account.sockets) },
+            Some(account) if account.entry.is_some() || alive => Self::Unanswered { unresolved: Some(account.sockets) },
             Some(_) => Self::Dead,
         }
     }
@@ -220,7 +220,7 @@ mod tests {
         let leased = Account { entry: Some(entry), sockets: 5 };
         let unleased = Account { entry: None, sockets: 5 };
         let open = |unresolved| Verdict::Unanswered { unresolved };
-        for (account, heard, gone, verdict) in [
+        for (account, alive, gone, verdict) in [
             (Some(&leased), false, false, open(Some(5))),
             (Some(&unleased), true, false, open(Some(5))),
             (Some(&unleased), false, false, Verdict::Dead),
@@ -228,7 +228,7 @@ mod tests {
             (None, true, false, open(None)),
             (Some(&leased), true, true, Verdict::Dead),
         ] {
-            assert_eq!(Verdict::of(account, heard, gone), verdict, "{account:?} {heard} {gone}");
+            assert_eq!(Verdict::of(account, alive, gone), verdict, "{account:?} {alive} {gone}");
         }
     }
 }

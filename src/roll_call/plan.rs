@@ -26,7 +26,7 @@ pub struct Target {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub source: Source,
-    /// The directory was read, and the members have been listed: who is not asked was skipped with permission.
+    /// The directory was read, and the members were listed lately: who is not asked was skipped with permission.
     pub informed: bool,
     pub ask: Vec<Target>,
     /// Owners that are no members as known here: the directory must say whether they have a lease.
@@ -51,7 +51,7 @@ pub fn plan(view: &View, owners: Option<&Owners>, own: &str, lease: Duration, no
     let (gone, strangers) = unknown.cloned().partition(|owner| view.departed.contains(owner));
     Plan {
         source: if permission.is_some() { Source::Directory } else { Source::Peers },
-        informed: owners.is_some() && view.listed.is_some(),
+        informed: owners.is_some() && fresh,
         ask,
         strangers,
         gone,

@@ -118,8 +118,8 @@ impl Roster {
         self.due.notify_one();
     }
 
-    /// Rooms that want a claim: those noted since the last time. May name a room twice, and rooms that no longer do.
-    pub fn take_wanting(&self) -> Vec<Room> {
+    /// Rooms that want a claim: those noted since the last time. May name rooms that no longer do.
+    pub fn take_wanting(&self) -> HashSet<Room> {
         mem::take(&mut self.lock().due.wanting)
     }
 
@@ -128,11 +128,14 @@ impl Roster {
         mem::take(&mut self.lock().due.abandoned)
     }
 
-    /// Up to `most` seats whose listing is due, with what is true of them now.
-    pub fn take_seats(&self, most: usize) -> Vec<SeatChange> {
+    /// Up to `most` seats whose listing is due, with what is true of them now. None when `node` is retired.
+    pub fn take_seats(&self, node: &NodeId, most: usize) -> Vec<SeatChange> {
         let mut state = self.lock();
         let state = &mut *state;
         let mut changes = Vec::new();
+        if state.incarnation != *node {
+            return changes;
+        }
         while changes.len() < most {
             let Some((seat, listed)) = state.due.seats.pop() else { break };
             let taken = state.rooms.get(&seat.room).is_some_and(|room| room.rows.contains_key(&seat.socket));
@@ -152,9 +155,11 @@ impl Roster {
     }
 
     /// Marks those of `rooms` that have rows and no claim as asked for, and returns them: a claim is about to be sent.
+    /// When `node` is retired, none: they want the claim of its successor.
     pub fn ask_for(&self, node: &NodeId, rooms: HashSet<Room>) -> Vec<Room> {
         let mut state = self.lock();
         if state.incarnation != *node {
+            state.due.wanting.extend(rooms);
             return Vec::new();
         }
         let mut asked = Vec::with_capacity(rooms.len());

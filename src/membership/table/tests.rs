@@ -29,6 +29,10 @@ fn table() -> (Table, BootInstant) {
     (Table::new(&NodeId::new_process(), LEASE), BootInstant::now())
 }
 
+fn listing<const N: usize>(nodes: [(NodeId, NodeEntry); N]) -> Listing {
+    Listing { nodes: nodes.into(), epoch: Some(Epoch("E".into())) }
+}
+
 fn members(table: &Table) -> HashSet<NodeId> {
     table.view().members.into_iter().map(|member| member.node).collect()
 }
@@ -48,10 +52,10 @@ fn an_earlier_word_does_not_outrank_a_later_one() {
 fn a_goodbye_is_for_good_whatever_a_list_says_that_was_read_before() {
     let (mut table, now) = table();
     let node = NodeId::new_process();
-    table.list(&[(node.clone(), entry("node"))], now, now);
+    table.list(&listing([(node.clone(), entry("node"))]), now, now);
     assert_eq!(members(&table), HashSet::from([node.clone()]));
     table.told(&Said { goodbye: true, ..said(&node, 1, None) }, now);
-    table.list(&[(node.clone(), entry("node"))], now, now);
+    table.list(&listing([(node.clone(), entry("node"))]), now, now);
     assert_eq!(members(&table), HashSet::new());
     assert!(table.view().departed.contains(&node));
 }
@@ -64,22 +68,30 @@ fn a_later_incarnation_replaces_the_earlier_one_and_not_the_other_way() {
     table.told(&said(&first, 1, Some("E")), now);
     table.told(&said(&second, 2, None), now);
     assert_eq!(members(&table), HashSet::from([second.clone()]));
-    table.list(&[(first, entry("node")), (second.clone(), entry("node"))], now, now);
+    table.list(&listing([(first, entry("node")), (second.clone(), entry("node"))]), now, now);
     assert_eq!(members(&table), HashSet::from([second]));
 }
 
 #[test]
-fn only_a_list_that_was_read_lets_a_silent_member_go_a_lease_after_it_was_heard() {
+fn only_an_index_that_was_the_same_for_a_lease_lets_a_silent_member_go() {
     let (mut table, now) = table();
     let node = NodeId::new_process();
-    table.told(&said(&node, 1, None), now);
-    let nearly = now.after(LEASE - Duration::from_millis(1));
-    table.list(&[], nearly, nearly);
+    let silence = |table: &mut Table, at: BootInstant| table.list(&listing([]), at, at);
+    silence(&mut table, now);
+    table.told(&said(&node, 1, None), now.after(LEASE));
+    silence(&mut table, now.after(LEASE * 2 - Duration::from_millis(1)));
     assert_eq!(members(&table), HashSet::from([node.clone()]), "heard within a lease");
-    let past = now.after(LEASE);
+    silence(&mut table, now.after(LEASE * 2));
+    assert_eq!(members(&table), HashSet::new());
+
+    table.told(&said(&node, 2, None), now.after(LEASE * 2));
     table.unreadable();
-    assert_eq!(members(&table), HashSet::from([node]), "nobody is dead while leases cannot be read");
-    table.list(&[], past, past);
+    silence(&mut table, now.after(LEASE * 4));
+    assert_eq!(members(&table), HashSet::from([node.clone()]), "leases could not be read, so none could be renewed");
+    let flushed = Listing { nodes: vec![], epoch: None };
+    table.list(&flushed, now.after(LEASE * 5), now.after(LEASE * 5));
+    assert_eq!(members(&table), HashSet::from([node]), "after a flush nobody has a lease");
+    table.list(&flushed, now.after(LEASE * 6), now.after(LEASE * 6));
     assert_eq!(members(&table), HashSet::new());
 }
 
@@ -87,15 +99,16 @@ fn only_a_list_that_was_read_lets_a_silent_member_go_a_lease_after_it_was_heard(
 fn hearsay_makes_members_and_is_worth_no_more_than_its_age() {
     let (mut table, now) = table();
     let [speaker, young, old] = [(); 3].map(|()| NodeId::new_process());
-    table.list(&[], now, now);
+    table.list(&listing([]), now, now);
     let hearsay = vec![known(&young, Duration::from_secs(4)), known(&old, LEASE)];
     table.told(&Said { members: hearsay.clone(), ..said(&speaker, 1, None) }, now);
     assert_eq!(members(&table), HashSet::from([speaker.clone(), young]));
-    let moment = now.after(Duration::from_secs(2));
-    table.list(&[], moment, moment);
-    assert_eq!(members(&table), HashSet::from([speaker.clone()]), "six seconds without a sign of life");
+    table.told(&said(&speaker, 2, None), now.after(LEASE));
+    let moment = now.after(LEASE + Duration::from_secs(1));
+    table.list(&listing([]), moment, moment);
+    assert_eq!(members(&table), HashSet::from([speaker.clone()]), "ten seconds without a sign of life");
     table.unreadable();
-    table.told(&Said { members: hearsay, ..said(&speaker, 2, None) }, moment);
+    table.told(&Said { members: hearsay, ..said(&speaker, 3, None) }, moment);
     assert!(members(&table).contains(&old), "without an index nobody is known to be dead");
 }
 
@@ -108,7 +121,7 @@ fn a_birth_is_over_when_all_of_a_list_read_after_it_know_this_incarnation() {
     let word = |incarnation: &NodeId| Word { incarnation: incarnation.clone(), whole_under: None };
     let hello = table.say(&identity, &word(&own), Leaving::Staying, now).sequence;
     assert!(!table.greeted(now), "no list yet");
-    table.list(&[(node.clone(), entry("node"))], now, now);
+    table.list(&listing([(node.clone(), entry("node"))]), now, now);
     assert!(!table.greeted(now));
     assert_eq!(table.unacknowledged(hello).len(), 1);
     table.acknowledged(&node, hello);

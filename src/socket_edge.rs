@@ -127,7 +127,7 @@ impl SocketEdge {
         rooms: &[Room],
         presence: &Presence,
         switch: Option<&Switch>,
-        gone: impl Fn() -> bool,
+        mut gone: impl FnMut() -> bool,
     ) -> bool {
         let left = async {
             while !gone() {
@@ -159,7 +159,13 @@ impl SocketEdge {
             async move {
                 let answer = match joined {
                     Ok((room, presence)) => {
-                        let gone = || !socket.connected();
+                        // socketioxide sends the connect packet before it calls the socket connected.
+                        let mut was_connected = false;
+                        let gone = || {
+                            let connected = socket.connected();
+                            was_connected |= connected;
+                            was_connected && !connected
+                        };
                         if !edge.settled(&[room], &presence, switch.as_ref(), gone).await {
                             return;
                         }

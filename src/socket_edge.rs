@@ -134,19 +134,22 @@ impl SocketEdge {
                 sleep(GONE_EVERY).await;
             }
         };
-        let settled = tokio::select! {
-            settled = self.registrar.settle(rooms, SETTLE_WITHIN) => settled,
-            () = left => {
-                presence.close();
-                return false;
-            }
+        let still_there = tokio::select! {
+            settled = self.registrar.settle(rooms, SETTLE_WITHIN) => match settled {
+                Ok(()) => return true,
+                Err(unsettled) => {
+                    debug!(%unsettled, "dropping a client so that it tries again");
+                    true
+                }
+            },
+            () = left => false,
         };
-        if let Err(unsettled) = settled {
-            presence.close();
-            debug!(%unsettled, "dropping a client so that it tries again");
+        // The rows go before the transport does.
+        presence.close();
+        if still_there {
             end(switch);
         }
-        settled.is_ok()
+        false
     }
 
     fn listen(self: &Arc<Self>, socket: &SocketRef) {

@@ -99,10 +99,10 @@ impl Membership {
 
     /// Ends the birth of the incarnation when its hello went round, or when a lease has passed since it entered.
     pub(super) fn consider_birth(&self) {
-        // The hello of an incarnation is its first word: without it, an acknowledgement of the last one's would count.
-        self.say();
         let standing = self.standing.borrow().clone();
         let Some(entered) = standing.entered.filter(|_| !standing.born) else { return };
+        // The hello of an incarnation is its first word: without it, an acknowledgement of the last one's would count.
+        self.say();
         if entered.elapsed() < self.lease && !self.lock().greeted(entered) {
             return;
         }

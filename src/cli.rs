@@ -106,10 +106,23 @@ pub struct Serve {
     #[arg(long, default_value = "5s", env = "ROLLCALL_LEASE", value_name = "DURATION", value_parser = lease)]
     pub lease: Duration,
 
+    /// How long stopping may take, from the signal to the exit. Clients are let go one by one in its first half, so that
+    /// they come back elsewhere; keep the time after which the process is killed longer than this
+    #[arg(long, default_value = "10s", env = "ROLLCALL_DRAIN", value_name = "DURATION", value_parser = drain)]
+    pub drain: Duration,
+
+    /// How often a client is asked for a sign of life
+    #[arg(long, default_value = "25s", env = "ROLLCALL_PING_INTERVAL", value_name = "DURATION", value_parser = ping)]
+    pub ping_interval: Duration,
+
+    /// How long a client may take to answer, and to read what it was sent; then it is out
+    #[arg(long, default_value = "20s", env = "ROLLCALL_PING_TIMEOUT", value_name = "DURATION", value_parser = ping)]
+    pub ping_timeout: Duration,
+
     /// How many rooms a socket can be in
     #[arg(
         long,
-        default_value_t = node::ROOMS_PER_SOCKET as u32,
+        default_value_t = 64,
         env = "ROLLCALL_ROOMS_PER_SOCKET",
         value_name = "COUNT",
         value_parser = clap::value_parser!(u32).range(1..=10_000)
@@ -322,6 +335,14 @@ fn deadline(text: &str) -> Result<Duration, String> {
 
 fn lease(text: &str) -> Result<Duration, String> {
     duration(text, Duration::from_secs(1), Duration::from_secs(60))
+}
+
+fn drain(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::from_secs(1), Duration::from_secs(3600))
+}
+
+fn ping(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::from_millis(100), Duration::from_secs(300))
 }
 
 fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {

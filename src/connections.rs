@@ -22,7 +22,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
@@ -52,16 +52,19 @@ struct SwitchState {
     ended: AtomicBool,
     /// The stream was dropped.
     gone: AtomicBool,
+    /// A Socket.IO client came in on it.
+    client: AtomicBool,
     reader: AtomicWaker,
     writer: AtomicWaker,
 }
 
 /// Every connection that is open now, upgraded ones included. Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Connections(Arc<Registry>);
 
-#[derive(Default)]
 struct Registry {
+    /// How long what was sent may wait for the other end to take it.
+    stuck_after: Duration,
     next: AtomicU64,
     open: Mutex<HashMap<u64, Switch>>,
 }
@@ -87,6 +90,11 @@ impl Switch {
         self.0.gone.load(Ordering::Acquire)
     }
 
+    /// A Socket.IO client came in on this connection.
+    pub fn mark_client(&self) {
+        self.0.client.store(true, Ordering::Release);
+    }
+
     fn check(&self, waker: &AtomicWaker, context: &Context<'_>) -> io::Result<()> {
         // Registered first: an end between the two lines wakes this task again.
         waker.register(context.waker());
@@ -95,17 +103,15 @@ impl Switch {
 }
 
 impl Connections {
-    /// Ends every connection that is open.
-    pub fn end_all(&self) {
-        let open: Vec<Switch> = self.0.lock().values().cloned().collect();
-        for switch in open {
-            switch.end();
-        }
+    /// A connection whose other end takes nothing of what was sent to it for `stuck_after` is ended by the kernel: who
+    /// stopped reading, and who is unreachable.
+    pub fn new(stuck_after: Duration) -> Self {
+        Self(Arc::new(Registry { stuck_after, next: AtomicU64::default(), open: Mutex::default() }))
     }
 
-    /// How many are open.
-    pub fn count(&self) -> usize {
-        self.0.lock().len()
+    /// The connections of Socket.IO clients that are open.
+    pub fn clients(&self) -> Vec<Switch> {
+        self.0.lock().values().filter(|switch| switch.0.client.load(Ordering::Acquire)).cloned().collect()
     }
 
     fn track<T>(&self, stream: T) -> Switched<T> {
@@ -182,6 +188,10 @@ impl Connection {
     {
         if let Err(error) = self.stream.set_nodelay(true) {
             debug!(peer = %self.peer, %error, "small writes may be delayed");
+        }
+        let stuck_after = self.connections.0.stuck_after;
+        if let Err(error) = SockRef::from(&self.stream).set_tcp_user_timeout(Some(stuck_after)) {
+            debug!(peer = %self.peer, %error, "a client that stops reading may be kept");
         }
         let peer = self.peer;
         let tracked = self.connections.track(self.stream);

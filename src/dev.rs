@@ -7,6 +7,7 @@
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::task::JoinSet;
@@ -17,7 +18,11 @@ use crate::connections::listen;
 use crate::directory::Directory;
 use crate::names::NodeName;
 use crate::node::{self, Config, Listeners, Node};
+use crate::socket_edge::Limits;
 use crate::{registrar, tls};
+
+/// How long stopping may take: whoever stops it wants it stopped, and there is nowhere to go for its clients.
+const DRAIN: Duration = Duration::from_secs(1);
 
 /// What the cluster is told.
 pub struct Cluster {
@@ -55,7 +60,8 @@ pub async fn run(
             mesh_advertise: mesh_address.to_string(),
             lease: node::LEASE,
             deadline: node::DEADLINE,
-            rooms_per_socket: node::ROOMS_PER_SOCKET,
+            drain: DRAIN,
+            clients: Limits::default(),
             linger: registrar::LINGER,
             cors_origins: Vec::new(),
             tls: acceptor.clone(),

@@ -16,6 +16,7 @@ use rollcall::directory::redis::Redis;
 use rollcall::names::NodeName;
 use rollcall::node::{Config, Listeners, Node};
 use rollcall::registrar;
+use rollcall::socket_edge::Limits;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -99,7 +100,12 @@ async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<
         mesh_advertise,
         lease: serve.lease,
         deadline: serve.deadline,
-        rooms_per_socket: serve.rooms_per_socket as usize,
+        drain: serve.drain,
+        clients: Limits {
+            rooms: serve.rooms_per_socket as usize,
+            ping_interval: serve.ping_interval,
+            ping_timeout: serve.ping_timeout,
+        },
         linger: registrar::LINGER,
         cors_origins: serve.cors_origins,
         tls: None,

@@ -43,16 +43,38 @@ pub struct Standing {
     pub confirmed: Option<BootInstant>,
     /// Every member has acknowledged the hello, or a whole lease has passed since the entry was written.
     pub born: bool,
+    /// This process has been in an index and has read the list of the others afterwards. Outlives the incarnation.
+    pub introduced: bool,
 }
 
 /// See [`Membership::readiness`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Readiness {
-    /// The directory has confirmed the lease lately.
-    pub confirmed: bool,
-    /// The birth is over.
-    pub born: bool,
+    pub directory: DirectoryState,
+    pub mesh: MeshState,
     pub leaving: bool,
+}
+
+/// What the directory has to do with this node now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirectoryState {
+    /// It has confirmed the lease lately.
+    Confirmed,
+    /// It has not, and the others know this node all the same.
+    Away,
+    /// It never has, so this node knows nobody.
+    NeverReached,
+}
+
+/// What the others know of this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MeshState {
+    /// They know what they must, so that clients can be let in.
+    Known,
+    /// The hello has not gone round yet, or not everybody knows yet that it must be asked always.
+    Telling,
+    /// Without a lease, and without an answer of most of them.
+    Isolated,
 }
 
 /// Shared by `Arc`.
@@ -77,11 +99,23 @@ pub enum Leaving {
     Goodbye,
 }
 
+impl Readiness {
+    /// Whether clients should be sent here.
+    pub fn is_ready(&self) -> bool {
+        self.mesh == MeshState::Known && !self.leaving
+    }
+}
+
 impl Membership {
     pub fn new(identity: Identity, lease: Duration, roster: Arc<Roster>) -> Arc<Self> {
         let node = roster.incarnation();
-        let (standing, _) =
-            watch::channel(Standing { node: node.clone(), entered: None, confirmed: None, born: false });
+        let (standing, _) = watch::channel(Standing {
+            node: node.clone(),
+            entered: None,
+            confirmed: None,
+            born: false,
+            introduced: false,
+        });
         let (leaving, _) = watch::channel(Leaving::default());
         let table = Mutex::new(Table::new(&node, lease));
         let (acknowledgements, _) = watch::channel(());
@@ -106,21 +140,66 @@ impl Membership {
         self.standing.subscribe()
     }
 
-    /// Whether clients of `node` may be acknowledged now: its birth is over, and the index answered something that was
-    /// sent less than ¾ of a lease ago. A process that was stopped for long may not, until it has renewed.
+    /// Whether clients of `node` may be acknowledged whose rooms are claimed: its birth is over, and the index answered
+    /// something that was sent less than ¾ of a lease ago. A process that was stopped for long may not, until it has
+    /// renewed.
     pub fn may_acknowledge(&self, node: &NodeId) -> bool {
-        self.standing.borrow().counts(node, self.lease)
+        self.standing.borrow().may_acknowledge(node, self.lease)
+    }
+
+    /// Whether clients of `node` may be acknowledged whatever is claimed: every member has acknowledged that this node
+    /// is not whole and must be asked always, and answered something that was sent less than ¾ of a lease ago.
+    pub fn everybody_asks(&self, node: &NodeId) -> bool {
+        let mut table = self.lock();
+        let word = self.roster.word().borrow().clone();
+        if word.incarnation != *node || word.whole_under.is_some() || !self.standing.borrow().introduced {
+            return false;
+        }
+        let sequence = table.number(&word, *self.leaving.borrow());
+        table.all_answered(sequence, self.trusted_since())
+    }
+
+    /// Whether this node counts: it has a lease, or most of the members have answered it lately. Its sockets count with
+    /// it, so without either it lets go of them.
+    pub fn counts(&self) -> bool {
+        let standing = self.standing.borrow().clone();
+        standing.introduced
+            && (standing.confirmed_lately(self.lease) || self.lock().most_answered(self.trusted_since()))
+    }
+
+    /// Whether it is on its way out.
+    pub fn is_leaving(&self) -> bool {
+        *self.leaving.borrow() != Leaving::Staying
+    }
+
+    /// This process has been in an index and has read the list of the others afterwards. Until then it knows nobody.
+    pub fn is_introduced(&self) -> bool {
+        self.standing.borrow().introduced
     }
 
     /// What stands between this node and new clients.
     pub fn readiness(&self) -> Readiness {
         let standing = self.standing.borrow().clone();
-        let current = standing.node == self.roster.incarnation();
+        let node = self.roster.incarnation();
+        let known = standing.may_acknowledge(&node, self.lease) || self.everybody_asks(&node);
         Readiness {
-            confirmed: current && standing.confirmed_lately(self.lease),
-            born: current && standing.born,
-            leaving: *self.leaving.borrow() != Leaving::Staying,
+            directory: match standing.confirmed_lately(self.lease) {
+                true => DirectoryState::Confirmed,
+                false if standing.introduced => DirectoryState::Away,
+                false => DirectoryState::NeverReached,
+            },
+            mesh: match known {
+                true => MeshState::Known,
+                false if self.counts() || !standing.introduced => MeshState::Telling,
+                false => MeshState::Isolated,
+            },
+            leaving: self.is_leaving(),
         }
+    }
+
+    /// Answers to what was sent earlier than this are worth nothing any more.
+    fn trusted_since(&self) -> BootInstant {
+        BootInstant::now().before(trusted_for(self.lease))
     }
 
     /// There was a sign of life from this node over the mesh.
@@ -145,6 +224,13 @@ impl Membership {
         table.say(&self.identity, &word, leaving, BootInstant::now())
     }
 
+    /// The number of this node's word as it is now.
+    fn number(&self) -> u64 {
+        let mut table = self.lock();
+        let word = self.roster.word().borrow().clone();
+        table.number(&word, *self.leaving.borrow())
+    }
+
     /// Takes a member in that a roll call came across in the index.
     pub fn found(&self, node: &NodeId, entry: &NodeEntry) {
         let changed = self.lock().found(node, entry, BootInstant::now());
@@ -163,11 +249,16 @@ impl Membership {
         self.news.notify_one();
     }
 
+    /// Wakes whenever a member has answered this node.
+    pub fn acknowledgements(&self) -> watch::Receiver<()> {
+        self.acknowledgements.subscribe()
+    }
+
     /// Ends when every member has acknowledged this node's present word.
     pub async fn everyone_knows(&self) {
         let mut acknowledgements = self.acknowledgements.subscribe();
         loop {
-            let sequence = self.say().sequence;
+            let sequence = self.number();
             if self.lock().all_acknowledged(sequence) {
                 return;
             }
@@ -181,7 +272,7 @@ impl Membership {
             name: self.identity.name.clone(),
             mesh: self.identity.mesh.clone(),
             since: self.identity.since.clone(),
-            draining: *self.leaving.borrow() != Leaving::Staying,
+            draining: self.is_leaving(),
         }
     }
 
@@ -196,11 +287,16 @@ impl Standing {
         self.entered.filter(|_| self.node == *node)
     }
 
-    fn counts(&self, node: &NodeId, lease: Duration) -> bool {
+    fn may_acknowledge(&self, node: &NodeId, lease: Duration) -> bool {
         self.node == *node && self.born && self.confirmed_lately(lease)
     }
 
     fn confirmed_lately(&self, lease: Duration) -> bool {
-        self.confirmed.is_some_and(|sent| sent.elapsed() < lease * 3 / 4)
+        self.confirmed.is_some_and(|sent| sent.elapsed() < trusted_for(lease))
     }
+}
+
+/// How long an answer is relied on, counted from when its question was sent: the others go by the whole lease.
+fn trusted_for(lease: Duration) -> Duration {
+    lease * 3 / 4
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use axum::http::HeaderValue;
+use axum::body::Body;
+use axum::http::{HeaderValue, Response};
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -18,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Layer;
+use tower::util::MapResponse;
 use tracing::{info, warn};
 
 use crate::connections::{self, Connections};
@@ -30,7 +32,7 @@ use crate::names::{NodeId, NodeName};
 use crate::registrar::Registrar;
 use crate::roll_call::RollCall;
 use crate::roster::Roster;
-use crate::socket_edge;
+use crate::socket_edge::{self, gate, gate::Gate};
 
 /// How long a lease lasts unless told otherwise.
 pub const LEASE: Duration = Duration::from_secs(5);
@@ -38,11 +40,15 @@ pub const LEASE: Duration = Duration::from_secs(5);
 pub const DEADLINE: Duration = Duration::from_millis(500);
 /// The longest deadline a caller may ask for.
 pub const DEADLINE_MOST: Duration = Duration::from_secs(5);
-/// How many rooms a socket can be in, unless told otherwise.
-pub const ROOMS_PER_SOCKET: usize = 64;
+/// How long stopping may take, unless told otherwise.
+pub const DRAIN: Duration = Duration::from_secs(10);
 
-/// How long each step of stopping may take before the next one begins all the same.
-const STEP_WITHIN: Duration = Duration::from_secs(2);
+/// How much of the drain clients have to go elsewhere; the rest is for giving back what this node has in the directory.
+const CLIENTS_SHARE: f64 = 0.6;
+/// The most that a step after that may take of the drain, before the next one begins all the same.
+const STEP_SHARE: f64 = 0.1;
+/// No step takes longer, however long the drain.
+const STEP_MOST: Duration = Duration::from_secs(2);
 /// How often a roster that is emptying is looked at.
 const EMPTY_EVERY: Duration = Duration::from_millis(5);
 
@@ -53,9 +59,12 @@ pub struct Config {
     pub mesh_advertise: String,
     pub lease: Duration,
     pub deadline: Duration,
-    pub rooms_per_socket: usize,
+    /// How long stopping may take.
+    pub drain: Duration,
     /// How long a claim outlives the room's last socket.
     pub linger: Duration,
+    /// What Socket.IO clients are held to.
+    pub clients: socket_edge::Limits,
     /// Origins whose pages may read the REST answers.
     pub cors_origins: Vec<HeaderValue>,
     /// TLS of the public port.
@@ -72,35 +81,92 @@ pub struct Listeners {
     pub admin: Option<TcpListener>,
 }
 
+/// What makes a process a node of the cluster: its roster, its membership, and the two flows between them and the
+/// directory. Knows no clients and no HTTP.
+#[derive(Clone)]
+pub struct Core {
+    pub roster: Arc<Roster>,
+    pub membership: Arc<Membership>,
+    pub registrar: Arc<Registrar>,
+    pub roll_call: RollCall,
+    directory: Arc<dyn Directory>,
+    peers: Peers,
+    /// What roll calls leave running.
+    repairs: TaskTracker,
+}
+
 /// A node that is wired and does not run yet.
 pub struct Node {
     config: Config,
     listeners: Listeners,
-    directory: Arc<dyn Directory>,
-    roster: Arc<Roster>,
-    membership: Arc<Membership>,
+    core: Core,
+}
+
+impl Core {
+    /// `linger`: how long a claim outlives the room's last socket.
+    pub fn new(
+        identity: Identity,
+        lease: Duration,
+        linger: Duration,
+        directory: Arc<dyn Directory>,
+        peers: Peers,
+    ) -> Self {
+        let roster = Roster::new(NodeId::new_process());
+        let membership = Membership::new(identity, lease, Arc::clone(&roster));
+        // Socket in: socket edge -> roster -> registrar -> directory.
+        let registrar = Registrar::new(Arc::clone(&roster), Arc::clone(&membership), Arc::clone(&directory), linger);
+        // Question in: HTTP -> roll call -> directory -> mesh.
+        let repairs = TaskTracker::new();
+        let roll_call = RollCall::new(
+            Arc::clone(&roster),
+            Arc::clone(&membership),
+            Arc::clone(&directory),
+            peers.clone(),
+            repairs.clone(),
+        );
+        Self { roster, membership, registrar, roll_call, directory, peers, repairs }
+    }
+
+    /// Starts what keeps going. None of these tasks ends by itself.
+    pub fn start(&self, tasks: &mut Tasks) {
+        tasks.spawn("directory", {
+            let directory = Arc::clone(&self.directory);
+            async move { directory.upkeep().await }
+        });
+        tasks.spawn("lease", {
+            let (membership, directory) = (Arc::clone(&self.membership), Arc::clone(&self.directory));
+            async move { membership.keep_lease(&*directory).await }
+        });
+        tasks.spawn("announcer", {
+            let (membership, peers) = (Arc::clone(&self.membership), self.peers.clone());
+            async move { membership.announce(&peers).await }
+        });
+        tasks.spawn("registrar", {
+            let registrar = Arc::clone(&self.registrar);
+            async move { registrar.keep_equal().await }
+        });
+    }
 }
 
 impl Node {
     pub fn new(config: Config, listeners: Listeners, directory: Arc<dyn Directory>) -> Self {
-        let roster = Roster::new(NodeId::new_process());
         let identity = Identity {
             name: config.name.clone(),
             mesh: config.mesh_advertise.as_str().into(),
             since: format!("{:.3}", Timestamp::now()).into(),
         };
-        let membership = Membership::new(identity, config.lease, Arc::clone(&roster));
-        Self { config, listeners, directory, roster, membership }
+        let core = Core::new(identity, config.lease, config.linger, directory, Peers::default());
+        Self { config, listeners, core }
     }
 
     /// The node's own sockets.
     pub fn roster(&self) -> &Arc<Roster> {
-        &self.roster
+        &self.core.roster
     }
 
     /// Whether it counts, and whom it knows.
     pub fn membership(&self) -> &Arc<Membership> {
-        &self.membership
+        &self.core.membership
     }
 
     /// Where clients connect to.
@@ -124,62 +190,39 @@ impl Node {
     /// # Errors
     /// When a part of the node ended that must not.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { config, listeners, directory, roster, membership } = self;
-        let repairs = TaskTracker::new();
-        let connections = Connections::default();
+        let Self { config, listeners, core } = self;
+        let Core { roster, membership, registrar, .. } = &core;
+        let connections = Connections::new(config.clients.ping_timeout);
         let (stop_public, stop_mesh) = (CancellationToken::new(), CancellationToken::new());
 
-        // Socket in: socket edge -> roster -> registrar -> directory.
-        let registrar =
-            Registrar::new(Arc::clone(&roster), Arc::clone(&membership), Arc::clone(&directory), config.linger);
-        let (socket_io, live) =
-            socket_edge::build(Arc::clone(&roster), Arc::clone(&registrar), config.rooms_per_socket);
-
-        // Question in: HTTP -> roll call -> directory -> mesh.
-        let peers = Peers::default();
-        let roll_call = RollCall::new(
-            Arc::clone(&roster),
-            Arc::clone(&membership),
-            Arc::clone(&directory),
-            peers.clone(),
-            repairs.clone(),
-        );
+        let (socket_io, live) = socket_edge::build(Arc::clone(roster), Arc::clone(registrar), config.clients);
         let rest = http::router(http::Config {
-            roll_call,
+            roll_call: core.roll_call.clone(),
             deadline: config.deadline,
             deadline_most: DEADLINE_MOST,
             cors_origins: config.cors_origins,
         });
-        // Socket.IO stands in front of the router, or a room's path could shadow it.
-        let public = socket_io.layer(rest);
+        // Socket.IO stands in front of the router, or a room's path could shadow it; and the gate before both.
+        let public = MapResponse::new(socket_io.layer(rest), |response: Response<_>| response.map(Body::new));
+        let public = Gate::new(Arc::clone(membership), public);
 
         // What keeps going. If one of these ends, the node ends.
         let mut tasks = Tasks::default();
-        tasks.spawn("directory", {
-            let directory = Arc::clone(&directory);
-            async move { directory.upkeep().await }
-        });
-        tasks.spawn("lease", {
-            let (membership, directory) = (Arc::clone(&membership), Arc::clone(&directory));
-            async move { membership.keep_lease(&*directory).await }
-        });
-        tasks.spawn("announcer", {
-            let membership = Arc::clone(&membership);
-            async move { membership.announce(&peers).await }
-        });
-        tasks.spawn("registrar", {
-            let registrar = Arc::clone(&registrar);
-            async move { registrar.keep_equal().await }
-        });
+        core.start(&mut tasks);
         tasks.spawn("comparison", async move { live.compare().await });
+        tasks.spawn("gate", {
+            let (membership, connections) = (Arc::clone(membership), connections.clone());
+            async move { gate::let_go_when_not_counting(&membership, &connections).await }
+        });
         if let Some(admin) = listeners.admin {
-            let service = http::admin::router(Arc::clone(&membership));
-            tasks.spawn("admin", connections::serve(admin, None, service, Connections::default(), stop_mesh.clone()));
+            let service = http::admin::router(Arc::clone(membership));
+            let connections = Connections::new(config.clients.ping_timeout);
+            tasks.spawn("admin", connections::serve(admin, None, service, connections, stop_mesh.clone()));
         }
         let mut mesh = tokio::spawn(mesh::server::serve(
-            listeners.mesh,
-            Arc::clone(&roster),
-            Arc::clone(&membership),
+            mesh::server::accepted(listeners.mesh),
+            Arc::clone(roster),
+            Arc::clone(membership),
             stop_mesh.clone(),
         ));
         let mut public = tokio::spawn(connections::serve(
@@ -196,34 +239,38 @@ impl Node {
             ended = &mut public => bail!("the public port ended: {ended:?}"),
         }
 
-        // Stopping. Each step is bounded; the order is what keeps every answer of the others true meanwhile.
-        info!("stopping");
-        // 1. No new clients: probes say so, the lease says so, and the listener closes once requests are answered.
+        // Stopping. Each step is bounded, and all of them by the drain; the order is what keeps every answer of the
+        // others true meanwhile, and this node answers them to the end.
+        info!(drain = ?config.drain, "stopping");
+        let within = config.drain.mul_f64(STEP_SHARE).min(STEP_MOST);
+        // 1. No new clients: probes say so, the lease says so, and the listener closes.
         membership.leave(Leaving::Draining);
         stop_public.cancel();
-        step("answering requests", &mut public).await;
-        // 2. The sockets go. Their transports end without a Socket.IO disconnect, so clients come back elsewhere.
-        connections.end_all();
-        step("letting sockets go", empty(&roster)).await;
-        // 3. Claims go with the rooms' last sockets.
-        step("giving rooms back", registrar.give_everything_back()).await;
+        // 2. The sockets go. Their transports end without a Socket.IO disconnect, so clients come back elsewhere; the
+        //    claim of a room goes with its last socket.
+        registrar.give_back_at_once();
+        gate::let_go_within(config.drain.mul_f64(CLIENTS_SHARE), &connections).await;
+        step("answering requests", within, &mut public).await;
+        step("letting sockets go", within, empty(roster)).await;
+        // 3. The last claims.
+        step("giving rooms back", within, registrar.everything_is_given_back()).await;
         // 4. The others hear that there is nobody to ask here any more.
         membership.leave(Leaving::Goodbye);
-        step("saying goodbye", membership.everyone_knows()).await;
+        step("saying goodbye", within, membership.everyone_knows()).await;
         // 5. The lease goes last: until now, silence would have counted.
         tasks.stop().await;
-        repairs.close();
-        step("repairing", repairs.wait()).await;
-        let node = roster.incarnation();
-        step("giving the lease back", async {
-            if let Err(error) = directory.forget(&node).await {
+        core.repairs.close();
+        step("giving the lease back", within, async {
+            core.repairs.wait().await;
+            let node = roster.incarnation();
+            if let Err(error) = core.directory.forget(&node).await {
                 warn!(%node, %error, "the lease stays in the directory until it runs out");
             }
         })
         .await;
         // 6. Peers that asked meanwhile are answered.
         stop_mesh.cancel();
-        step("answering peers", &mut mesh).await;
+        step("answering peers", within, &mut mesh).await;
         mesh.abort();
         info!("stopped");
         Ok(())
@@ -232,10 +279,10 @@ impl Node {
 
 /// Tasks that go on for as long as the node does.
 #[derive(Default)]
-struct Tasks(JoinSet<&'static str>);
+pub struct Tasks(JoinSet<&'static str>);
 
 impl Tasks {
-    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(async move {
             task.await;
             name
@@ -257,8 +304,8 @@ impl Tasks {
 }
 
 /// Waits for a step of stopping, but not for ever.
-async fn step<T>(what: &str, done: impl Future<Output = T>) {
-    if timeout(STEP_WITHIN, done).await.is_err() {
+async fn step<T>(what: &str, within: Duration, done: impl Future<Output = T>) {
+    if timeout(within, done).await.is_err() {
         warn!(what, "took too long, going on");
     }
 }

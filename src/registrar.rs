@@ -99,9 +99,13 @@ impl Registrar {
         Arc::new(Self { roster, membership, directory, linger, equal })
     }
 
-    /// From now on claims go with the room's last socket. Ends when nothing of this node's rooms is in the directory.
-    pub async fn give_everything_back(&self) {
+    /// From now on claims go with the room's last socket.
+    pub fn give_back_at_once(&self) {
         self.linger.send_replace(Duration::ZERO);
+    }
+
+    /// Ends when nothing of this node's rooms is in the directory.
+    pub async fn everything_is_given_back(&self) {
         let mut equal = self.equal.subscribe();
         // The sender lives in `self`, so waiting cannot fail.
         let _ = equal.wait_for(|equal| *equal && self.roster.is_clear()).await;
@@ -117,19 +121,35 @@ impl Registrar {
 
     async fn settled(&self, rooms: &[Room]) {
         let mut standing = self.membership.standing();
+        let mut word = self.roster.word();
+        let mut acknowledgements = self.membership.acknowledgements();
         loop {
-            let node = standing.borrow_and_update().node.clone();
-            match self.roster.holding(&node, rooms) {
-                Holding::Held if self.membership.may_acknowledge(&node) => return,
-                Holding::Held => {
-                    // The sender lives in the membership, so waiting cannot fail.
-                    let _ = standing.changed().await;
+            // What is looked at below is looked at again when one of these has changed since.
+            acknowledgements.mark_unchanged();
+            standing.mark_unchanged();
+            let node = word.borrow_and_update().incarnation.clone();
+            let holding = self.roster.holding(&node, rooms);
+            if matches!(holding, Holding::Held) && self.membership.may_acknowledge(&node) {
+                return;
+            }
+            // The rooms are owed first, and then the answers are looked at: from the moment that they are sufficient
+            // on, everybody asks this node until the rooms are claimed.
+            if self.roster.owe(&node, rooms) && self.membership.everybody_asks(&node) {
+                return;
+            }
+            let claimed = async {
+                match holding {
+                    // Ends when the claim was answered, or the room emptied.
+                    Holding::Waiting(claimed) => drop(claimed.await),
+                    Holding::Held => std::future::pending().await,
                 }
-                // The claim was answered, or the room emptied; or another incarnation has claimed it meanwhile.
-                Holding::Waiting(claimed) => tokio::select! {
-                    _ = claimed => {}
-                    _ = standing.changed() => {}
-                },
+            };
+            // The senders live as long as this node, so waiting cannot fail.
+            tokio::select! {
+                () = claimed => {}
+                _ = standing.changed() => {}
+                _ = word.changed() => {}
+                _ = acknowledgements.changed() => {}
             }
         }
     }
@@ -147,7 +167,8 @@ impl Registrar {
             // Claims follow the lease: without one, they would be repaired away.
             let now = Instant::now();
             desk.resume(now);
-            if entered && node == self.roster.incarnation() {
+            // While the directory is away, removals would go unanswered, and each of those costs an incarnation.
+            if entered && node == self.roster.incarnation() && !self.roster.is_directory_away() {
                 self.look(&node, &mut desk, now);
             }
             self.equal.send_replace(desk.is_clear());
@@ -158,7 +179,11 @@ impl Registrar {
                 _ = linger.changed() => {}
                 Some(Ok(done)) = desk.commands.join_next() => self.file(done, &mut desk),
                 () = sleep_until(next) => {}
-                _ = asserting.tick() => self.assert_again(&node, &mut desk),
+                _ = asserting.tick() => {
+                    if !self.roster.is_directory_away() {
+                        self.assert_again(&node, &mut desk);
+                    }
+                }
             }
         }
     }
@@ -196,7 +221,7 @@ impl Registrar {
     }
 
     fn send_removals(&self, node: &NodeId, desk: &mut Desk, now: Instant) {
-        let emptied_before = now.into_std().checked_sub(*self.linger.borrow());
+        let emptied_before = now.checked_sub(*self.linger.borrow());
         let given = emptied_before.map(|before| self.roster.give_back(node, before, &desk.busy)).unwrap_or_default();
         desk.unreleased.extend(given);
         let releasing: Vec<Room> = desk.unreleased.extract_if(|room| !desk.busy.contains(room)).collect();
@@ -269,7 +294,8 @@ impl Registrar {
                         }
                     }
                     Err(error) => {
-                        debug!(%error, "a claim was not answered");
+                        debug!(%error, "a claim failed");
+                        self.roster.unclaimed(&node, &rooms);
                         desk.wanting.extend(rooms);
                         desk.claims_after = Some(Instant::now() + AGAIN_AFTER);
                     }
@@ -316,7 +342,7 @@ impl Registrar {
     /// `now` is when the last look began: what fell due since is looked at at once.
     fn next_look(&self, desk: &Desk, now: Instant) -> Instant {
         let linger = *self.linger.borrow();
-        let emptied = self.roster.next_emptied().map(|emptied| Instant::from_std(emptied + linger));
+        let emptied = self.roster.next_emptied().map(|emptied| emptied + linger);
         // A room that is due to be given back but busy is looked at again when its command ends.
         let due = emptied.filter(|due| *due > now);
         let next = [due, desk.claims_after, desk.removals_after, desk.lists_after].into_iter().flatten().min();

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::Timestamp;
+use thiserror::Error;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -42,6 +43,11 @@ pub struct RollCall {
     repairs: TaskTracker,
 }
 
+/// This node has not reached the directory since it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("this node has not reached the directory since it started, so it knows no other node")]
+pub struct NotIntroduced;
+
 /// One node that was asked, before its silence is judged.
 struct Asked {
     node: NodeId,
@@ -62,8 +68,14 @@ impl RollCall {
         Self { roster, membership, directory, peers, repairs }
     }
 
-    /// Calls the roll of a room. Always answers, within `deadline`; what could not be had is named in the answer.
-    pub async fn call(&self, room: &Room, deadline: Duration) -> Answer {
+    /// Calls the roll of a room. Answers within `deadline`; what could not be had is named in the answer.
+    ///
+    /// # Errors
+    /// [`NotIntroduced`] when this node knows nobody whom it could ask.
+    pub async fn call(&self, room: &Room, deadline: Duration) -> Result<Answer, NotIntroduced> {
+        if !self.membership.is_introduced() {
+            return Err(NotIntroduced);
+        }
         let as_of = Timestamp::now();
         let began = Instant::now();
         let until = began + deadline;
@@ -81,7 +93,7 @@ impl RollCall {
         let mut answer = Answer::join(room.clone(), as_of, plan.source, plan.informed, outcomes);
         answer.took = began.elapsed();
         debug!(%room, complete = answer.complete, rows = answer.len(), took = ?answer.took, "called the roll");
-        answer
+        Ok(answer)
     }
 
     async fn plan(&self, room: &Room, within: Duration) -> Plan {

@@ -9,11 +9,11 @@ pub mod claims;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
 
 use indexmap::IndexMap;
 use thiserror::Error;
 use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::directory::Epoch;
 use crate::names::{NodeId, Room, SocketId, UserId};
@@ -80,7 +80,9 @@ struct State {
     incarnation: NodeId,
     /// The index that this incarnation lives in, once its lease was written there.
     index: Option<Epoch>,
-    /// Rooms with rows from before this incarnation that are not claimed yet. Whole means none.
+    /// The directory does not do what it is asked.
+    away: bool,
+    /// Rooms whose sockets may have been acknowledged without a claim. Whole means none.
     owing: usize,
     last_version: u64,
     last_presence: PresenceKey,
@@ -128,6 +130,7 @@ impl Roster {
         let state = State {
             incarnation,
             index: None,
+            away: false,
             owing: 0,
             last_version: 0,
             last_presence: 0,

@@ -2,8 +2,10 @@
 //!
 //! Owns the namespace `/`, its connect middleware, and the events `join` and `leave`. A socket gets its [`Presence`]
 //! in the middleware, before it is told that it is connected, and keeps it in its extensions, so its rows go when it
-//! goes, whatever way that was. socketioxide's own rooms are not used. What a handshake says is read in [`handshake`].
+//! goes, whatever way that was. socketioxide's own rooms are not used. What a handshake says is read in [`handshake`];
+//! who gets as far as that is decided at the [`gate`].
 
+pub mod gate;
 pub mod handshake;
 
 use std::collections::HashSet;
@@ -11,11 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use socketioxide::SocketIo;
-use socketioxide::TransportType;
 use socketioxide::extract::{AckSender, SocketRef, TryData};
 use socketioxide::handler::ConnectHandler;
 use socketioxide::layer::SocketIoLayer;
+use socketioxide::{ParserConfig, SocketIo, TransportType};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, warn};
 
@@ -32,6 +33,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const SETTLE_WITHIN: Duration = Duration::from_secs(4);
 /// The largest message of a client, in bytes. Joining and leaving need far less.
 const MESSAGE_MOST: usize = 64 << 10;
+/// The most attachments of a message.
+const ATTACHMENTS_MOST: usize = 16;
 /// How many packets may wait for a client that reads slowly. The queue grows with what is in it.
 const PACKETS_WAITING: usize = 4096;
 /// Every socket has a read buffer of this size, in bytes.
@@ -40,6 +43,24 @@ const READ_BUFFER: usize = 1 << 10;
 const GONE_EVERY: Duration = Duration::from_millis(50);
 /// How often the roster is compared with the live namespace.
 const COMPARE_EVERY: Duration = Duration::from_secs(5);
+
+/// What clients are held to.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Rooms per socket.
+    pub rooms: usize,
+    /// How often a client is asked for a sign of life.
+    pub ping_interval: Duration,
+    /// How long it may take to answer, and the kernel to bring it what was sent.
+    pub ping_timeout: Duration,
+}
+
+impl Default for Limits {
+    /// The pings are those of Socket.IO's own server.
+    fn default() -> Self {
+        Self { rooms: 64, ping_interval: Duration::from_secs(25), ping_timeout: Duration::from_secs(20) }
+    }
+}
 
 struct SocketEdge {
     roster: Arc<Roster>,
@@ -63,19 +84,24 @@ struct Ack {
     message: Option<String>,
 }
 
-/// The layer that takes Socket.IO requests out of an HTTP service, and the sockets it holds. `rooms_most`: rooms per
-/// socket.
-pub fn build(roster: Arc<Roster>, registrar: Arc<Registrar>, rooms_most: usize) -> (SocketIoLayer, Live) {
+/// The layer that takes Socket.IO requests out of an HTTP service, and the sockets it holds.
+pub fn build(roster: Arc<Roster>, registrar: Arc<Registrar>, limits: Limits) -> (SocketIoLayer, Live) {
+    // No event here has attachments; what a client sends all the same is bounded like a message.
+    let parser =
+        ParserConfig::common().max_incoming_binary_buf_size(MESSAGE_MOST).max_incoming_binaries(ATTACHMENTS_MOST);
     let (layer, io) = SocketIo::builder()
         .transports([TransportType::Websocket])
         .connect_timeout(CONNECT_WITHIN)
+        .ping_interval(limits.ping_interval)
+        .ping_timeout(limits.ping_timeout)
         .max_payload(MESSAGE_MOST as u64)
         .ws_max_message_size(MESSAGE_MOST)
         .ws_max_frame_size(MESSAGE_MOST)
         .ws_read_buffer_size(READ_BUFFER)
         .max_buffer_size(PACKETS_WAITING)
+        .with_parser(parser)
         .build_layer();
-    let edge = Arc::new(SocketEdge { roster: Arc::clone(&roster), registrar, rooms_most });
+    let edge = Arc::new(SocketEdge { roster: Arc::clone(&roster), registrar, rooms_most: limits.rooms });
     let middleware = move |socket: SocketRef, auth: TryData<Auth>| {
         let edge = Arc::clone(&edge);
         async move { edge.admit(socket, auth.0.ok()).await }

@@ -13,7 +13,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 
 use super::{method_not_allowed, not_found};
-use crate::membership::{Membership, Readiness};
+use crate::membership::{DirectoryState, Membership, MeshState};
 
 /// What `/readyz` answers: `ok`, or what is missing.
 #[derive(Serialize)]
@@ -34,12 +34,20 @@ pub fn router(membership: Arc<Membership>) -> Router {
 }
 
 async fn readyz(State(membership): State<Arc<Membership>>) -> Response {
-    let Readiness { confirmed, born, leaving } = membership.readiness();
+    let readiness = membership.readiness();
     let ready = Ready {
-        ready: confirmed && born && !leaving,
-        directory: if confirmed { "ok" } else { "not confirmed lately" },
-        mesh: if born { "ok" } else { "not introduced to every member yet" },
-        draining: leaving,
+        ready: readiness.is_ready(),
+        directory: match readiness.directory {
+            DirectoryState::Confirmed => "ok",
+            DirectoryState::Away => "does not answer; the other nodes are asked without it",
+            DirectoryState::NeverReached => "has not answered since this node started",
+        },
+        mesh: match readiness.mesh {
+            MeshState::Known => "ok",
+            MeshState::Telling => "not introduced to every member yet",
+            MeshState::Isolated => "most members do not answer, and there is no lease",
+        },
+        draining: readiness.leaving,
     };
     let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(ready)).into_response()

@@ -107,6 +107,7 @@ pub async fn roll_call(State(config): State<Arc<Config>>, ask: Ask) -> Result<Re
 
 async fn call(config: &Config, ask: &Ask) -> Result<Answer, Problem> {
     let answer = config.roll_call.call(&ask.room, ask.deadline).await;
+    let answer = answer.map_err(|not_introduced| Problem::unavailable(not_introduced.to_string()))?;
     if ask.strict && !answer.complete {
         let (unanswered, unresolved) = (unanswered(&answer), unresolved(&answer));
         let who = if unanswered.is_empty() { "the directory could not be read".to_owned() } else { unanswered };

@@ -2,6 +2,8 @@
 //!
 //! Owns the repetition. Level-triggered: it compares what is true now with what each member acknowledged last, so a
 //! word that changed twice is told once, and a member that joined later gets its hello without anyone remembering it.
+//! In quiet times nothing is said. While somebody is not whole, or has no lease, everybody repeats who it heard; and a
+//! peer that was given up for its silence is told again and again, so that its return is noticed.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use tracing::debug;
 
 use super::table::Said;
 use super::{Leaving, Membership};
+use crate::clock::BootInstant;
 use crate::mesh::peers::{Peers, Silence};
 use crate::names::NodeId;
 
@@ -20,10 +23,14 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// How long after a failure a member is told again.
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
+/// In times of trouble a word is repeated this often within a lease, so that the answers are never older than ¾ of one.
+const REPEATS_PER_LEASE: u32 = 5;
+
 /// What became of one announcement.
 struct Told {
     node: NodeId,
     sequence: u64,
+    sent: BootInstant,
     answer: Result<Said, Silence>,
 }
 
@@ -35,11 +42,15 @@ impl Membership {
         let mut telling: JoinSet<Told> = JoinSet::new();
         // Members that are being told, or were told in vain a moment ago, with when to tell them again at the earliest.
         let mut not_before: HashMap<NodeId, Instant> = HashMap::new();
+        let pause = AGAIN_AFTER.min(self.lease / REPEATS_PER_LEASE / 2);
         loop {
             let incarnation = word.borrow_and_update().incarnation.clone();
-            let entered = standing.borrow_and_update().entered(&incarnation).is_some();
-            // The hello comes after the entry: a member that hears of a node without a lease would soon let it go.
-            if entered || *self.leaving.borrow() == Leaving::Goodbye {
+            let (entered, introduced) = {
+                let standing = standing.borrow_and_update();
+                (standing.entered(&incarnation).is_some(), standing.introduced)
+            };
+            // The first hello comes after the entry: before that, nobody else would keep this node in mind.
+            if entered || introduced || *self.leaving.borrow() == Leaving::Goodbye {
                 let now = Instant::now();
                 not_before.retain(|_, moment| *moment > now);
                 self.tell(peers, &mut telling, &mut not_before);
@@ -50,13 +61,13 @@ impl Membership {
                 Some(Ok(told)) = telling.join_next() => {
                     not_before.remove(&told.node);
                     if let Err(node) = self.hear(told) {
-                        not_before.insert(node, Instant::now() + AGAIN_AFTER);
+                        not_before.insert(node, Instant::now() + pause);
                     }
                 }
                 () = self.news.notified() => {}
                 _ = word.changed() => {}
                 _ = standing.changed() => {}
-                () = sleep(AGAIN_AFTER) => {}
+                () = sleep(pause) => {}
             }
         }
     }
@@ -64,22 +75,28 @@ impl Membership {
     fn tell(&self, peers: &Peers, telling: &mut JoinSet<Told>, not_before: &mut HashMap<NodeId, Instant>) {
         let said = self.say();
         peers.retain(|mesh| said.members.iter().any(|member| member.mesh == mesh));
-        for (node, mesh) in self.lock().unacknowledged(said.sequence) {
+        let now = BootInstant::now();
+        let to_tell = self.lock().to_tell(said.sequence, now, self.lease / REPEATS_PER_LEASE);
+        let given_up = said.members.iter().filter(|member| peers.is_given_up(&member.mesh));
+        let given_up = given_up.map(|member| (member.node.clone(), member.mesh.clone()));
+        for (node, mesh) in to_tell.into_iter().chain(given_up) {
             if not_before.contains_key(&node) {
                 continue;
             }
-            not_before.insert(node.clone(), Instant::now() + ANSWER_WITHIN + AGAIN_AFTER);
+            let within = ANSWER_WITHIN.min(self.lease / 2);
+            not_before.insert(node.clone(), Instant::now() + within + AGAIN_AFTER);
             let (peers, said) = (peers.clone(), said.clone());
             telling.spawn(async move {
-                let answer = peers.announce(&mesh, &said, ANSWER_WITHIN).await;
-                Told { node, sequence: said.sequence, answer }
+                let sent = BootInstant::now();
+                let answer = peers.announce(&mesh, &said, within).await;
+                Told { node, sequence: said.sequence, sent, answer }
             });
         }
     }
 
     /// Takes in what a member answered. Fails with the member when it did not acknowledge.
     fn hear(&self, told: Told) -> Result<(), NodeId> {
-        let Told { node, sequence, answer } = told;
+        let Told { node, sequence, sent, answer } = told;
         let said = match answer {
             Ok(said) => said,
             Err(silence) => {
@@ -91,7 +108,7 @@ impl Membership {
         if said.about.node != node {
             return Err(node);
         }
-        self.lock().acknowledged(&node, sequence);
+        self.lock().acknowledged(&node, sequence, sent);
         self.acknowledgements.send_replace(());
         self.consider_birth();
         Ok(())

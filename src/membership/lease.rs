@@ -1,7 +1,8 @@
 //! The lease: this node's entry in the index, written, renewed, and never revived.
 //!
-//! Owns the loop that keeps it and reads the list of the others. A lease that lapsed, or an index that turns out to be
-//! another one, ends the incarnation: the roster starts the next one, and this loop writes that one's lease.
+//! Owns the loop that keeps it and reads the list of the others, and tells the roster whether the directory does what
+//! it is asked. A lease that lapsed, or an index that turns out to be another one, ends the incarnation: the roster
+//! starts the next one, and this loop writes that one's lease.
 
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
@@ -24,7 +25,13 @@ impl Membership {
         let mut answered = true;
         loop {
             let node = self.roster.incarnation();
-            match self.write(directory, &node).await {
+            let written = self.write(directory, &node).await;
+            if written.is_ok() {
+                self.roster.directory_works();
+            } else {
+                self.roster.directory_fails();
+            }
+            match written {
                 Ok(()) if !answered => {
                     info!(node = %node, "the directory does what it is asked again");
                     answered = true;
@@ -78,14 +85,22 @@ impl Membership {
         info!(node = %node, name = %self.identity.name, mesh = %self.identity.mesh, "entered the directory");
         self.roster.entered(node, &index);
         let (entered, confirmed) = (Some(sent), Some(sent));
-        self.standing.send_replace(Standing { node: node.clone(), entered, confirmed, born: false });
+        self.standing.send_modify(|standing| {
+            *standing =
+                Standing { node: node.clone(), entered, confirmed, born: false, introduced: standing.introduced };
+        });
         Ok(())
     }
 
     async fn read(&self, directory: &dyn Directory) {
         let began = BootInstant::now();
         let news = match directory.nodes().await {
-            Ok(listing) => self.lock().list(&listing, began, BootInstant::now()),
+            Ok(listing) => {
+                let leased = self.standing.borrow().confirmed_lately(self.lease);
+                let news = self.lock().list(&listing, began, BootInstant::now(), leased);
+                self.introduce(began);
+                news
+            }
             Err(_) => {
                 // Told by `write`, a moment ago.
                 self.lock().unreadable();
@@ -97,12 +112,20 @@ impl Membership {
         }
     }
 
+    /// A list that began to be read at `began` was taken in.
+    fn introduce(&self, began: BootInstant) {
+        self.standing.send_if_modified(|standing| {
+            let introduced = standing.introduced || standing.entered.is_some_and(|entered| began >= entered);
+            introduced != std::mem::replace(&mut standing.introduced, introduced)
+        });
+    }
+
     /// Ends the birth of the incarnation when its hello went round, or when a lease has passed since it entered.
     pub(super) fn consider_birth(&self) {
         let standing = self.standing.borrow().clone();
         let Some(entered) = standing.entered.filter(|_| !standing.born) else { return };
         // The hello of an incarnation is its first word: without it, an acknowledgement of the last one's would count.
-        self.say();
+        self.number();
         if entered.elapsed() < self.lease && !self.lock().greeted(entered) {
             return;
         }

@@ -2,7 +2,9 @@
 //!
 //! Owns the rules of evidence, without clocks, locks or I/O of its own: a member is known by its lease, by having been
 //! heard, or by hearsay of a known age; a later word outranks an earlier one; who said goodbye, and every incarnation
-//! but a process's latest, never comes back; and only an index that could be read lets a silent member go.
+//! but a process's latest, never comes back. A member is dead when it has no lease in an index that was readable, and
+//! the same, for a whole lease, nothing was heard of it for as long, and whoever has a lease was asked since and did
+//! not hear it either.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -36,8 +38,8 @@ pub struct Known {
     pub name: NodeName,
     pub mesh: SmolStr,
     pub since: SmolStr,
-    /// Time since there was a sign of life from it.
-    pub age: Duration,
+    /// Time since it was heard over the mesh; `None`: known from the index alone.
+    pub age: Option<Duration>,
 }
 
 /// A node of the cluster other than this one.
@@ -53,10 +55,15 @@ pub struct Member {
     pub leased: bool,
     /// When it was last heard over the mesh, by this node or by one that told this node.
     pub heard: Option<BootInstant>,
+    /// When it last told its word to this node itself.
+    spoke: Option<BootInstant>,
     /// The sequence number of its last word; 0 when it has not spoken yet.
     sequence: u64,
-    /// The last word of this node that it acknowledged.
+    /// The last word of this node that it acknowledged, and when the latest was *sent* that it answered.
     acknowledged: u64,
+    answered: Option<BootInstant>,
+    /// Since when there has been neither a lease nor any other sign of life.
+    suspected: Option<BootInstant>,
 }
 
 /// The table at one moment.
@@ -67,6 +74,8 @@ pub struct View {
     pub members: Vec<Member>,
     /// Since when every list was read, and from one index; `None` when the last one could not be read.
     pub steady_since: Option<BootInstant>,
+    /// What the members with a lease know is known here.
+    pub acquainted: bool,
     /// Nodes that said goodbye, and incarnations that a later one of their process has replaced.
     pub departed: HashSet<NodeId>,
 }
@@ -80,6 +89,8 @@ pub struct Table {
     /// The index that was listed last, and since when every list came from it.
     index: Option<Epoch>,
     steady_since: Option<BootInstant>,
+    /// Since when this node has to hear what every member with a lease knows: it is new, or was away for too long.
+    acquainting: Option<BootInstant>,
     members: HashMap<NodeId, Member>,
     departed: HashMap<NodeId, BootInstant>,
     last_said: Option<(Word, Leaving)>,
@@ -100,8 +111,11 @@ impl Member {
             whole_under,
             leased: false,
             heard: None,
+            spoke: None,
             sequence: 0,
             acknowledged: 0,
+            answered: None,
+            suspected: None,
         }
     }
 }
@@ -125,6 +139,7 @@ impl Table {
             listed: None,
             index: None,
             steady_since: None,
+            acquainting: None,
             members: HashMap::new(),
             departed: HashMap::new(),
             last_said: None,
@@ -137,6 +152,7 @@ impl Table {
         View {
             listed: self.listed,
             steady_since: self.steady_since,
+            acquainted: self.listed.is_some() && self.acquainting.is_none(),
             members: self.members.values().cloned().collect(),
             departed: self.departed.keys().cloned().collect(),
         }
@@ -145,6 +161,7 @@ impl Table {
     pub fn heard(&mut self, node: &NodeId, now: BootInstant) {
         if let Some(member) = self.members.get_mut(node) {
             member.heard = Some(now);
+            member.suspected = None;
         }
     }
 
@@ -162,6 +179,8 @@ impl Table {
         let mut news = false;
         if let Some(member) = self.members.get_mut(node) {
             member.heard = Some(now);
+            member.spoke = Some(now);
+            member.suspected = None;
             if said.sequence > member.sequence {
                 news = true;
                 member.sequence = said.sequence;
@@ -172,6 +191,7 @@ impl Table {
         for known in &said.members {
             news |= self.hearsay(known, now);
         }
+        self.get_acquainted();
         news
     }
 
@@ -182,7 +202,7 @@ impl Table {
             name: entry.name.clone(),
             mesh: entry.mesh.clone(),
             since: entry.since.clone(),
-            age: Duration::ZERO,
+            age: None,
         };
         let new = self.meet(&known, now);
         if let Some(member) = self.members.get_mut(node) {
@@ -192,28 +212,64 @@ impl Table {
     }
 
     /// Takes in a list of leases whose read began at `began`: who is in it is a member. Who is not, and was not heard
-    /// for a whole lease, is one no more, if the index was the same for a lease: after a flush nobody has a lease, and
-    /// everybody is alive. Returns whether there are new members.
-    pub fn list(&mut self, listing: &Listing, began: BootInstant, now: BootInstant) -> bool {
+    /// for a whole lease, is suspected, if the index was the same for a lease: after a flush nobody has a lease, and
+    /// everybody is alive. `leased`: this node has a lease itself, so the index is not one that nobody can write to.
+    /// Returns whether there is something to tell or to ask the others.
+    pub fn list(&mut self, listing: &Listing, began: BootInstant, now: BootInstant, leased: bool) -> bool {
         let lease = self.lease;
-        self.listed = Some(began);
-        if self.steady_since.is_none() || self.index != listing.epoch {
+        let followed = self.listed.replace(began).is_some_and(|before| began.since(before) <= lease);
+        if !followed {
+            self.acquainting = Some(began);
+        }
+        if !followed || self.steady_since.is_none() || self.index != listing.epoch {
             self.index.clone_from(&listing.epoch);
             self.steady_since = Some(began);
         }
         for member in self.members.values_mut() {
             member.leased = false;
         }
-        let mut news = false;
+        let mut news = !followed;
         for (node, entry) in &listing.nodes {
             news |= self.found(node, entry, now);
         }
-        if self.steady_since.is_some_and(|since| began.since(since) >= lease) {
-            self.members
-                .retain(|_, member| member.leased || member.heard.is_some_and(|heard| now.since(heard) < lease));
+        let steady = self.steady_since.is_some_and(|since| began.since(since) >= lease);
+        for member in self.members.values_mut() {
+            let silent = !member.leased && member.heard.is_none_or(|heard| now.since(heard) >= lease);
+            if !(silent && steady && leased) {
+                member.suspected = None;
+            } else if member.suspected.is_none() {
+                member.suspected = Some(now);
+                news = true;
+            }
         }
+        self.bury();
+        self.get_acquainted();
         self.departed.retain(|_, left| now.since(*left) < lease * DEPARTED_LEASES);
         news
+    }
+
+    /// Lets suspects go when every member with a lease has answered since, and so has said whom it heard.
+    fn bury(&mut self) {
+        let witnesses: Vec<_> = self.members.values().filter(|member| member.leased).collect();
+        let asked_all = |since| witnesses.iter().all(|witness| witness.answered.is_some_and(|sent| sent >= since));
+        let dead: Vec<NodeId> = self
+            .members
+            .values()
+            .filter(|member| member.suspected.is_some_and(asked_all))
+            .map(|member| member.node.clone())
+            .collect();
+        for node in dead {
+            self.members.remove(&node);
+        }
+    }
+
+    /// What the members know is known here when each that has a lease has spoken since it had to.
+    fn get_acquainted(&mut self) {
+        self.acquainting = self.acquainting.filter(|since| {
+            let listed = self.listed.is_some_and(|listed| listed >= *since);
+            let spoke = |member: &Member| !member.leased || member.spoke.is_some_and(|spoke| spoke >= *since);
+            !(listed && self.members.values().all(spoke))
+        });
     }
 
     /// The list could not be read: from now on nobody is let go for having no lease.
@@ -221,8 +277,8 @@ impl Table {
         self.steady_since = None;
     }
 
-    /// This node's word now; a word that differs from the last one gets the next sequence number.
-    pub fn say(&mut self, identity: &Identity, word: &Word, leaving: Leaving, now: BootInstant) -> Said {
+    /// The number of this node's word; a word that differs from the last one gets the next.
+    pub fn number(&mut self, word: &Word, leaving: Leaving) -> u64 {
         let saying = (word.clone(), leaving);
         if self.last_said.as_ref() != Some(&saying) {
             self.sequence += 1;
@@ -231,12 +287,15 @@ impl Table {
                 self.hello = self.sequence;
             }
         }
-        let members = self.members.values().filter_map(|member| {
-            // A lease that was seen lives for no longer than one that was heard of when the list was read.
-            let leased = self.listed.filter(|_| member.leased);
-            let age = now.since(member.heard.max(leased)?);
-            let Member { node, name, mesh, since, .. } = member.clone();
-            Some(Known { node, name, mesh, since, age })
+        self.sequence
+    }
+
+    /// This node's word now, and the members it knows.
+    pub fn say(&mut self, identity: &Identity, word: &Word, leaving: Leaving, now: BootInstant) -> Said {
+        let sequence = self.number(word, leaving);
+        let members = self.members.values().map(|member| {
+            let Member { node, name, mesh, since, heard, .. } = member.clone();
+            Known { node, name, mesh, since, age: heard.map(|heard| now.since(heard)) }
         });
         Said {
             about: Known {
@@ -244,9 +303,9 @@ impl Table {
                 name: identity.name.clone(),
                 mesh: identity.mesh.clone(),
                 since: identity.since.clone(),
-                age: Duration::ZERO,
+                age: Some(Duration::ZERO),
             },
-            sequence: self.sequence,
+            sequence,
             whole_under: word.whole_under.clone(),
             draining: leaving != Leaving::Staying,
             goodbye: leaving == Leaving::Goodbye,
@@ -254,14 +313,29 @@ impl Table {
         }
     }
 
-    pub fn acknowledged(&mut self, node: &NodeId, sequence: u64) {
+    /// The member has answered this word, or a later one, which was sent at `sent`.
+    pub fn acknowledged(&mut self, node: &NodeId, sequence: u64, sent: BootInstant) {
         if let Some(member) = self.members.get_mut(node) {
             member.acknowledged = member.acknowledged.max(sequence);
+            member.answered = member.answered.max(Some(sent));
         }
+        self.bury();
     }
 
     pub fn all_acknowledged(&self, sequence: u64) -> bool {
         self.members.values().all(|member| member.acknowledged >= sequence)
+    }
+
+    /// Whether every member has acknowledged this word, and answered something that was sent at `since` or later.
+    pub fn all_answered(&self, sequence: u64, since: BootInstant) -> bool {
+        self.all_acknowledged(sequence)
+            && self.members.values().all(|member| member.answered.is_some_and(|sent| sent >= since))
+    }
+
+    /// Whether more than half of the nodes, this one among them, have answered something sent at `since` or later.
+    pub fn most_answered(&self, since: BootInstant) -> bool {
+        let answered = self.members.values().filter(|member| member.answered.is_some_and(|sent| sent >= since));
+        (answered.count() + 1) * 2 > self.members.len() + 1
     }
 
     /// Whether every member of a list that was read after `entered` has acknowledged the present incarnation's hello.
@@ -270,22 +344,37 @@ impl Table {
         listed && self.hello > 0 && self.all_acknowledged(self.hello)
     }
 
-    /// Members that have not acknowledged this word yet, with where to reach them.
-    pub fn unacknowledged(&self, sequence: u64) -> Vec<(NodeId, SmolStr)> {
-        let waiting = self.members.values().filter(|member| member.acknowledged < sequence);
+    /// Members that this node's word, and whom it heard, is to be told now, with where to reach them: those that have
+    /// not acknowledged it, and in times of trouble all that have not answered for this long.
+    pub fn to_tell(&self, sequence: u64, now: BootInstant, again_after: Duration) -> Vec<(NodeId, SmolStr)> {
+        let trouble = self.is_trouble();
+        let waiting = self.members.values().filter(|member| {
+            let lately = member.answered.is_some_and(|sent| now.since(sent) < again_after);
+            member.acknowledged < sequence || trouble && !lately
+        });
         waiting.map(|member| (member.node.clone(), member.mesh.clone())).collect()
+    }
+
+    /// Whether somebody may be alive without everybody being able to tell from the index: then who heard whom is
+    /// repeated, and so is "ask me always".
+    fn is_trouble(&self) -> bool {
+        let not_whole = self.last_said.as_ref().is_none_or(|(word, _)| word.whole_under.is_none());
+        not_whole
+            || self.acquainting.is_some()
+            || self.members.values().any(|member| !member.leased || member.whole_under.is_none())
     }
 
     /// Hearsay makes members, and makes the evidence for known ones younger, but is not worth more than its age.
     fn hearsay(&mut self, known: &Known, now: BootInstant) -> bool {
-        if self.steady_since.is_some() && known.age >= self.lease {
+        let alive = known.age.is_some_and(|age| age < self.lease);
+        if self.steady_since.is_some() && !alive {
             return false;
         }
         let new = self.meet(known, now);
         if let Some(member) = self.members.get_mut(&known.node) {
-            let heard = now.before(known.age);
-            if new || member.heard.is_some_and(|before| before < heard) {
-                member.heard = Some(heard);
+            member.heard = member.heard.max(known.age.map(|age| now.before(age)));
+            if alive {
+                member.suspected = None;
             }
         }
         new

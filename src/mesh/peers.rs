@@ -1,23 +1,26 @@
 //! The asking end of the mesh: one lazily connected HTTP/2 channel per address, and a deadline on every call.
 //!
-//! Owns the channels and the translation of every failure into a [`Silence`]. Never asks twice: a call that failed is
-//! an answer to its caller, who has a deadline of its own.
+//! Owns the channels, the circuit of each, and the translation of every failure into a [`Silence`]. Never asks twice: a
+//! call that failed is an answer to its caller, who has a deadline of its own.
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use serde::Serialize;
 use smol_str::SmolStr;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+use super::circuit::{Circuit, Patience};
 use super::proto::mesh_service_client::MeshServiceClient;
 use super::{MAX_ANSWER_BYTES, NODE_ID_METADATA, proto, status};
+use crate::clock::BootInstant;
 use crate::membership::table::Said;
 use crate::names::{NodeId, Room, SocketId, UserId};
 use crate::roster::{Part, Row};
@@ -62,47 +65,85 @@ pub enum Reply {
     Moved(NodeId),
 }
 
+/// How a channel reaches the address of an endpoint.
+pub type Connect = fn(&Endpoint) -> Channel;
+
 /// Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Peers(Arc<Mutex<HashMap<SmolStr, MeshServiceClient<Channel>>>>);
+#[derive(Clone)]
+pub struct Peers {
+    connect: Connect,
+    peers: Arc<Mutex<HashMap<SmolStr, Peer>>>,
+}
+
+#[derive(Clone)]
+struct Peer {
+    client: MeshServiceClient<Channel>,
+    circuit: Arc<Mutex<Circuit>>,
+}
+
+/// One call to a peer, and what it does to the peer's circuit.
+struct Call {
+    circuit: Arc<Mutex<Circuit>>,
+    began: BootInstant,
+    /// The circuit is open, and this caller alone asks.
+    probing: bool,
+}
+
+impl Default for Peers {
+    fn default() -> Self {
+        Self::new(Endpoint::connect_lazy)
+    }
+}
 
 impl Peers {
+    /// Peers that are reached in another way than by TCP.
+    pub fn new(connect: Connect) -> Self {
+        Self { connect, peers: Arc::default() }
+    }
+
     /// Asks the node at `mesh` for its part of the room.
     ///
     /// # Errors
     /// Whatever came instead of an answer within `within`.
     pub async fn lookup(&self, mesh: &SmolStr, node: &NodeId, room: &Room, within: Duration) -> Result<Reply, Silence> {
-        let mut client = self.client(mesh)?;
+        let Peer { mut client, circuit } = self.peer(mesh)?;
+        let (call, within) = Call::begin(circuit, within)?;
         let mut request = tonic::Request::new(proto::LookupSocketsRequest {
             room: room.to_string(),
             node_id: node.to_string(),
             ..Default::default()
         });
         request.set_timeout(within);
-        match timeout(within, client.lookup_sockets(request)).await {
-            Err(_elapsed) => Err(Silence::Deadline),
-            Ok(Ok(response)) => part(node, &response.into_inner()).map(Reply::Part),
-            Ok(Err(status)) => {
+        match call.end(timeout(within, client.lookup_sockets(request)).await) {
+            Ok(response) => part(node, response).map(Reply::Part),
+            Err(Failure::Said(status)) => {
                 moved(&status).filter(|now| now != node).map(Reply::Moved).ok_or_else(|| silence(&status))
             }
+            Err(Failure::Late) => Err(Silence::Deadline),
         }
     }
 
-    /// Tells the node at `mesh` this node's word, and hears its own.
+    /// Tells the node at `mesh` this node's word, and hears its own. Tells it also when its circuit is open.
     ///
     /// # Errors
     /// Whatever came instead of an answer within `within`.
     pub async fn announce(&self, mesh: &SmolStr, said: &Said, within: Duration) -> Result<Said, Silence> {
-        let mut client = self.client(mesh)?;
+        let Peer { mut client, circuit } = self.peer(mesh)?;
+        let call = Call { circuit, began: BootInstant::now(), probing: false };
         let request = proto::AnnounceRequest { status: Some(status::encode(said)) };
-        match timeout(within, client.announce(request)).await {
-            Err(_elapsed) => Err(Silence::Deadline),
-            Ok(Ok(response)) => {
-                let status = response.into_inner().status.ok_or(Silence::Failed)?;
+        match call.end(timeout(within, client.announce(request)).await) {
+            Ok(response) => {
+                let status = response.status.ok_or(Silence::Failed)?;
                 status::decode(status).map_err(|_| Silence::Failed)
             }
-            Ok(Err(status)) => Err(silence(&status)),
+            Err(Failure::Said(status)) => Err(silence(&status)),
+            Err(Failure::Late) => Err(Silence::Deadline),
         }
+    }
+
+    /// Whether the peer at `mesh` has missed so many deadlines that hardly anybody waits for it.
+    pub fn is_given_up(&self, mesh: &str) -> bool {
+        self.lock().get(mesh).is_some_and(|peer| lock(&peer.circuit).is_open())
     }
 
     /// Closes the channels to addresses that no member has any more.
@@ -110,30 +151,81 @@ impl Peers {
         self.lock().retain(|mesh, _| in_use(mesh));
     }
 
-    fn client(&self, mesh: &SmolStr) -> Result<MeshServiceClient<Channel>, Silence> {
-        if let Some(client) = self.lock().get(mesh) {
-            return Ok(client.clone());
+    fn peer(&self, mesh: &SmolStr) -> Result<Peer, Silence> {
+        if let Some(peer) = self.lock().get(mesh) {
+            return Ok(peer.clone());
         }
         // An address that is none came from a node entry or a status; it is that node's failure.
         let endpoint = Endpoint::from_shared(format!("http://{mesh}")).map_err(|_| Silence::Failed)?;
-        let channel = endpoint
+        let endpoint = endpoint
             .connect_timeout(CONNECT_WITHIN)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE_EVERY)
             .keep_alive_timeout(KEEP_ALIVE_WITHIN)
-            .keep_alive_while_idle(true)
-            .connect_lazy();
-        let client = MeshServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
-        Ok(self.lock().entry(mesh.clone()).or_insert(client).clone())
+            .keep_alive_while_idle(true);
+        let client = MeshServiceClient::new((self.connect)(&endpoint)).max_decoding_message_size(MAX_ANSWER_BYTES);
+        let peer = Peer { client, circuit: Arc::default() };
+        Ok(self.lock().entry(mesh.clone()).or_insert(peer).clone())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SmolStr, MeshServiceClient<Channel>>> {
-        self.0.lock().expect("no code panics while it holds the channels")
+    fn lock(&self) -> MutexGuard<'_, HashMap<SmolStr, Peer>> {
+        self.peers.lock().expect("no code panics while it holds the channels")
     }
 }
 
+/// What came instead of an answer.
+enum Failure {
+    Late,
+    Said(Status),
+}
+
+impl Call {
+    /// Returns how long it may take. Fails where the circuit is open and somebody else is asking.
+    fn begin(circuit: Arc<Mutex<Circuit>>, within: Duration) -> Result<(Self, Duration), Silence> {
+        let patience = lock(&circuit).admit();
+        let call = |probing| Self { circuit, began: BootInstant::now(), probing };
+        match patience {
+            Patience::Whole => Ok((call(false), within)),
+            Patience::Probe(most) => Ok((call(true), within.min(most))),
+            Patience::None => Err(Silence::Deadline),
+        }
+    }
+
+    fn end<T>(&self, answer: Result<Result<tonic::Response<T>, Status>, Elapsed>) -> Result<T, Failure> {
+        let mut circuit = lock(&self.circuit);
+        let (answer, silence) = match answer {
+            Err(_elapsed) => (Err(Failure::Late), Some(Silence::Deadline)),
+            Ok(Ok(response)) => (Ok(response.into_inner()), None),
+            Ok(Err(status)) => {
+                // What has no cause on this side is the peer's own word.
+                let silence = status.source().map(|_| silence(&status));
+                (Err(Failure::Said(status)), silence)
+            }
+        };
+        match silence {
+            None | Some(Silence::Refused) => circuit.answered(),
+            Some(Silence::Deadline) => circuit.missed(self.began, BootInstant::now()),
+            // The connection broke; a peer that hangs breaks its connections too, by not keeping them alive.
+            Some(Silence::Failed | Silence::Overloaded) => {}
+        }
+        answer
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if self.probing {
+            lock(&self.circuit).probed();
+        }
+    }
+}
+
+fn lock(circuit: &Mutex<Circuit>) -> MutexGuard<'_, Circuit> {
+    circuit.lock().expect("no code panics while it holds a circuit")
+}
+
 /// The rows of an answer, if it is one of the node that was asked.
-fn part(asked: &NodeId, response: &proto::LookupSocketsResponse) -> Result<Part, Silence> {
+fn part(asked: &NodeId, response: proto::LookupSocketsResponse) -> Result<Part, Silence> {
     if response.node_id != asked.as_str() {
         return Err(Silence::Failed);
     }

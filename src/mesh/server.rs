@@ -2,15 +2,18 @@
 //!
 //! Owns the checks of requests. A node that answers reads its own memory and nothing else.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
-use tokio_stream::StreamExt;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Server;
+use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
 
 use super::proto::mesh_service_server::{MeshService, MeshServiceServer};
@@ -29,16 +32,28 @@ struct Answering {
     membership: Arc<Membership>,
 }
 
+/// The connections that a listener accepts, without delay on small writes.
+pub fn accepted(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
+    TcpListenerStream::new(listener).map(|accepted| {
+        let stream = accepted?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    })
+}
+
 /// Serves the mesh until `stop`, and then what is under way.
 ///
 /// # Errors
-/// When the listener fails for good.
-pub async fn serve(
-    listener: TcpListener,
+/// When no connection will be accepted any more.
+pub async fn serve<S>(
+    connections: impl Stream<Item = io::Result<S>>,
     roster: Arc<Roster>,
     membership: Arc<Membership>,
     stop: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
+) -> Result<(), tonic::transport::Error>
+where
+    S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let service = MeshServiceServer::new(Answering { roster, membership })
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES);
@@ -49,11 +64,6 @@ pub async fn serve(
         .expect("the descriptors were compiled with this binary");
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<MeshServiceServer<Answering>>().await;
-    let connections = TcpListenerStream::new(listener).map(|accepted| {
-        let stream = accepted?;
-        stream.set_nodelay(true)?;
-        Ok::<_, std::io::Error>(stream)
-    });
     Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE_EVERY))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_WITHIN))

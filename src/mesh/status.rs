@@ -36,7 +36,7 @@ pub fn decode(status: proto::Status) -> Result<Said, NameError> {
     }
     let whole_under = Some(status.whole_under).filter(|epoch| !epoch.is_empty());
     Ok(Said {
-        about: known(&status.node_id, &status.name, &status.mesh, &status.since, Duration::ZERO)?,
+        about: known(&status.node_id, &status.name, &status.mesh, &status.since, Some(Duration::ZERO))?,
         sequence: status.sequence,
         whole_under: whole_under.map(|epoch| Epoch(epoch.into())),
         draining: status.draining,
@@ -51,16 +51,16 @@ fn encode_member(known: &Known) -> proto::KnownMember {
         name: known.name.to_string(),
         mesh: known.mesh.to_string(),
         since: known.since.to_string(),
-        age_ms: u64::try_from(known.age.as_millis()).unwrap_or(u64::MAX),
+        age_ms: known.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
     }
 }
 
 fn decode_member(member: &proto::KnownMember) -> Result<Known, NameError> {
-    let age = Duration::from_millis(member.age_ms);
+    let age = member.age_ms.map(Duration::from_millis);
     known(&member.node_id, &member.name, &member.mesh, &member.since, age)
 }
 
-fn known(node: &str, name: &str, mesh: &str, since: &str, age: Duration) -> Result<Known, NameError> {
+fn known(node: &str, name: &str, mesh: &str, since: &str, age: Option<Duration>) -> Result<Known, NameError> {
     Ok(Known {
         node: NodeId::parse(node)?,
         name: NodeName::parse(name)?,

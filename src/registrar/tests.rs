@@ -12,6 +12,7 @@ use super::*;
 use crate::directory::memory::Memory;
 use crate::directory::{Account, Error, Listing, NodeEntry, Owners, Renewal, Result};
 use crate::membership::Identity;
+use crate::membership::table::{Known, Said};
 use crate::mesh::peers::Peers;
 use crate::names::{NodeName, SocketId, UserId};
 use crate::roster::Presence;
@@ -119,6 +120,7 @@ impl Directory for Faulty {
 /// A registrar at work, without sockets and peers.
 struct Bench {
     roster: Arc<Roster>,
+    membership: Arc<Membership>,
     registrar: Arc<Registrar>,
     directory: Arc<Faulty>,
     _tasks: JoinSet<()>,
@@ -148,7 +150,15 @@ impl Bench {
             let registrar = Arc::clone(&registrar);
             async move { registrar.keep_equal().await }
         });
-        Self { roster, registrar, directory, _tasks: tasks }
+        Self { roster, membership, registrar, directory, _tasks: tasks }
+    }
+
+    fn meet_one_that_does_not_answer(&self) {
+        let (node, name) = (NodeId::new_process(), NodeName::from_any("silent"));
+        let known = Known { node, name, mesh: "127.0.0.1:1".into(), since: "now".into(), age: Some(Duration::ZERO) };
+        let said =
+            Said { about: known, sequence: 1, whole_under: None, draining: false, goodbye: false, members: vec![] };
+        self.membership.told(&said);
     }
 
     fn register(&self, socket: &str, rooms: &[Room]) -> Presence {
@@ -199,6 +209,10 @@ async fn a_client_is_settled_when_its_rooms_are_claimed_and_rooms_are_given_back
 #[tokio::test]
 async fn a_claim_without_an_answer_is_sent_again_and_nobody_is_told_before() {
     let bench = Bench::start();
+    let first = [room("first")];
+    let _first = bench.register("s0", &first);
+    bench.registrar.settle(&first, SOON).await.unwrap();
+    bench.meet_one_that_does_not_answer();
     bench.directory.claims.will(Fault::FailBefore);
     bench.directory.claims.will(Fault::FailAfter);
     let rooms = [room("a")];
@@ -206,7 +220,28 @@ async fn a_claim_without_an_answer_is_sent_again_and_nobody_is_told_before() {
     let early = bench.registrar.settle(&rooms, Duration::from_millis(100)).await;
     assert_eq!(early, Err(Unsettled(Duration::from_millis(100))));
     bench.registrar.settle(&rooms, SOON).await.unwrap();
-    assert_eq!(*bench.directory.claims.calls.lock().unwrap(), [1, 1, 1]);
+    assert_eq!(*bench.directory.claims.calls.lock().unwrap(), [1, 1, 1, 1]);
+}
+
+#[tokio::test]
+async fn a_room_that_cannot_be_claimed_is_owed_and_where_everybody_knows_that_its_clients_are_told() {
+    let bench = Bench::start();
+    let first = [room("first")];
+    let _first = bench.register("s0", &first);
+    bench.registrar.settle(&first, SOON).await.unwrap();
+    let mut word = bench.roster.word();
+    assert!(word.borrow_and_update().whole_under.is_some());
+    let (go, held) = oneshot::channel();
+    bench.directory.claims.will(Fault::FailBefore);
+    bench.directory.claims.will(Fault::Hold(held));
+    let rooms = [room("a")];
+    let _presence = bench.register("s1", &rooms);
+    bench.registrar.settle(&rooms, SOON).await.expect("there is nobody who would have to know");
+    assert_eq!(word.borrow_and_update().whole_under, None, "whoever asks must ask this node");
+    go.send(()).unwrap();
+    let whole = timeout(SOON, word.wait_for(|word| word.whole_under.is_some())).await;
+    whole.expect("whole again").unwrap();
+    assert_eq!(bench.owners(&rooms[0]).await, [bench.roster.incarnation()]);
 }
 
 #[tokio::test]

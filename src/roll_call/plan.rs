@@ -26,7 +26,8 @@ pub struct Target {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub source: Source,
-    /// The directory was read, and the members were listed lately: who is not asked was skipped with permission.
+    /// The directory was read, the members were listed lately, and what they know is known here: who is not asked was
+    /// skipped with permission.
     pub informed: bool,
     pub ask: Vec<Target>,
     /// Owners that are no members as known here: the directory must say whether they have a lease.
@@ -51,7 +52,7 @@ pub fn plan(view: &View, owners: Option<&Owners>, own: &str, lease: Duration, no
     let (gone, strangers) = unknown.cloned().partition(|owner| view.departed.contains(owner));
     Plan {
         source: if permission.is_some() { Source::Directory } else { Source::Peers },
-        informed: owners.is_some() && fresh,
+        informed: owners.is_some() && fresh && view.acquainted,
         ask,
         strangers,
         gone,
@@ -80,7 +81,7 @@ mod tests {
     }
 
     fn view(members: Vec<Member>, listed: Option<BootInstant>) -> View {
-        View { listed, members, ..View::default() }
+        View { listed, members, acquainted: true, ..View::default() }
     }
 
     fn asked(view: &View, owners: Option<&Owners>, now: BootInstant) -> (Source, Vec<NodeId>) {

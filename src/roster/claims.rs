@@ -2,14 +2,15 @@
 //!
 //! Owns the rules of claiming: a room counts as unclaimed *before* its removal is sent, an answer for another
 //! incarnation changes nothing, and an incarnation lives in exactly one index: when the index turns out to be another
-//! one, or a removal went unanswered, the incarnation is retired and the next one starts with nothing claimed.
+//! one, or a removal went unanswered, the incarnation is retired and the next one starts with nothing claimed. While
+//! the directory fails, or a claim did, the node's word is "not whole": its rooms are found without the index.
 //! Owns no commands and no timing: the registrar asks what is due here and reports back what was answered.
 
 use std::collections::HashSet;
 use std::mem;
-use std::time::Instant;
 
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use super::{Due, Roster, State, Word};
 use crate::directory::Epoch;
@@ -102,6 +103,49 @@ impl Roster {
         }
         self.retire_locked(&mut state);
         false
+    }
+
+    /// The directory does not do what it is asked: from now on this node's word is "not whole".
+    pub fn directory_fails(&self) {
+        self.directory_is(true);
+    }
+
+    /// The directory has done what it was asked: this node is whole again once the rooms that it owes are claimed.
+    pub fn directory_works(&self) {
+        self.directory_is(false);
+    }
+
+    /// Whether the directory failed when it was asked last.
+    pub fn is_directory_away(&self) -> bool {
+        self.lock().away
+    }
+
+    fn directory_is(&self, away: bool) {
+        let mut state = self.lock();
+        if state.away != away {
+            state.away = away;
+            self.publish(&state);
+            self.due.notify_one();
+        }
+    }
+
+    /// The claims of these rooms failed: whoever is in them can only be found by asking.
+    pub fn unclaimed(&self, node: &NodeId, rooms: &[Room]) {
+        let mut state = self.lock();
+        if state.incarnation == *node {
+            state.owe(rooms);
+            self.publish(&state);
+        }
+    }
+
+    /// Whether the word of `node` is "not whole". If so it stays that until these rooms are claimed.
+    pub fn owe(&self, node: &NodeId, rooms: &[Room]) -> bool {
+        let mut state = self.lock();
+        let not_whole = state.incarnation == *node && state.whole_under().is_none();
+        if not_whole {
+            state.owe(rooms);
+        }
+        not_whole
     }
 
     /// Ends the incarnation `node`, if it is the present one: the next one has claimed nothing.
@@ -249,8 +293,7 @@ impl Roster {
     }
 
     fn publish(&self, state: &State) {
-        let whole_under = if state.owing == 0 { state.index.clone() } else { None };
-        let word = Word { incarnation: state.incarnation.clone(), whole_under };
+        let word = Word { incarnation: state.incarnation.clone(), whole_under: state.whole_under().cloned() };
         self.word.send_if_modified(|published| {
             let changed = *published != word;
             *published = word;
@@ -265,6 +308,20 @@ impl Roster {
 }
 
 impl State {
+    fn whole_under(&self) -> Option<&Epoch> {
+        self.index.as_ref().filter(|_| self.owing == 0 && !self.away)
+    }
+
+    fn owe(&mut self, rooms: &[Room]) {
+        for room in rooms {
+            let Some(entry) = self.rooms.get_mut(room) else { continue };
+            if entry.claim != Claim::Held && !entry.rows.is_empty() && !entry.owed {
+                entry.owed = true;
+                self.owing += 1;
+            }
+        }
+    }
+
     fn retire(&mut self) {
         let next = self.incarnation.next_incarnation();
         let node = mem::replace(&mut self.incarnation, next);

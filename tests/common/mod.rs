@@ -20,6 +20,7 @@ use rollcall::names::NodeName;
 use rollcall::node::{self, Config, Listeners, Node};
 use rollcall::registrar;
 use rollcall::roster::Roster;
+use rollcall::socket_edge::Limits;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -169,7 +170,8 @@ impl Cluster {
             lease: node::LEASE,
             // The tests share two cores with everything they start.
             deadline: node::DEADLINE_MOST,
-            rooms_per_socket: node::ROOMS_PER_SOCKET,
+            drain: Duration::from_secs(2),
+            clients: Limits::default(),
             linger: registrar::LINGER,
             cors_origins: vec!["https://allowed.example".parse().unwrap()],
             tls: None,

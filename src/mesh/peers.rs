@@ -115,7 +115,7 @@ impl Peers {
         });
         request.set_timeout(within);
         match call.end(timeout(within, client.lookup_sockets(request)).await) {
-            Ok(response) => part(node, response).map(Reply::Part),
+            Ok(response) => part(node, &response).map(Reply::Part),
             Err(Failure::Said(status)) => {
                 moved(&status).filter(|now| now != node).map(Reply::Moved).ok_or_else(|| silence(&status))
             }
@@ -225,7 +225,7 @@ fn lock(circuit: &Mutex<Circuit>) -> MutexGuard<'_, Circuit> {
 }
 
 /// The rows of an answer, if it is one of the node that was asked.
-fn part(asked: &NodeId, response: proto::LookupSocketsResponse) -> Result<Part, Silence> {
+fn part(asked: &NodeId, response: &proto::LookupSocketsResponse) -> Result<Part, Silence> {
     if response.node_id != asked.as_str() {
         return Err(Silence::Failed);
     }

@@ -207,7 +207,7 @@ fn a_word_is_repeated_while_somebody_is_not_whole_and_not_in_quiet_times() {
     let identity = Identity { name: NodeName::from_any("own"), mesh: "127.0.0.1:2".into(), since: SmolStr::default() };
     let (own, node) = (NodeId::new_process(), NodeId::new_process());
     let whole = Some(Epoch("E".into()));
-    let mut say = |table: &mut Table, whole_under: &Option<Epoch>| {
+    let say = |table: &mut Table, whole_under: &Option<Epoch>| {
         let word = Word { incarnation: own.clone(), whole_under: whole_under.clone() };
         table.say(&identity, &word, Leaving::Staying, now).sequence
     };

@@ -146,6 +146,11 @@ pub struct RedisArgs {
     /// What the name of every key in Redis begins with
     #[arg(long = "redis-prefix", default_value = "rollcall:", env = "ROLLCALL_REDIS_PREFIX", value_name = "PREFIX")]
     pub prefix: String,
+
+    /// Use a Redis whose maxmemory-policy lets it evict keys. Whatever it evicts of the index is then missing from it,
+    /// and so are its sockets from answers that say they are complete
+    #[arg(long = "redis-allow-eviction", env = "ROLLCALL_REDIS_ALLOW_EVICTION")]
+    pub allow_eviction: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -205,7 +210,8 @@ impl Cli {
             }
         };
         if let Some(url) = &redis.url {
-            Redis::open(url.as_str(), &redis.prefix).map_err(|error| format!("--redis: {error}"))?;
+            Redis::open(url.as_str(), &redis.prefix, redis.allow_eviction)
+                .map_err(|error| format!("--redis: {error}"))?;
         }
         let typed = matches.subcommand().and_then(|(_, matches)| matches.value_source("url"));
         if typed == Some(ValueSource::CommandLine) && redis.url.as_ref().is_some_and(RedisUrl::has_password) {

@@ -78,6 +78,9 @@ pub enum Error {
     /// It answered that it will not. Part of a call on several rooms may have been written, but nothing runs later.
     #[error("refused: {0}")]
     Refused(String),
+    /// Refused because a key holds a value of another kind: some other program's. The rest of the call was done.
+    #[error("a key is another program's: {0}")]
+    Foreign(String),
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -103,7 +106,8 @@ pub trait Directory: Send + Sync + 'static {
     /// `None`: the index has no epoch.
     async fn claim(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>>;
 
-    /// Takes the node out of the owner sets of these rooms, and removes its socket-id sets of them.
+    /// Takes the node out of the owner sets of these rooms, and removes its socket-id sets of them. A key of another
+    /// program has nothing to be removed.
     async fn release(&self, node: &NodeId, rooms: &[Room]) -> Result<()>;
 
     /// Who owns sockets of the room. The one read of a roll call.
@@ -115,7 +119,7 @@ pub trait Directory: Send + Sync + 'static {
     /// Removes what is left in the room of those of these nodes that have no lease, each in one step.
     async fn repair(&self, room: &Room, nodes: &[NodeId]) -> Result<()>;
 
-    /// Makes the socket-id sets list what is true of these seats.
+    /// Makes the socket-id sets list what is true of these seats, but for those that are another program's key.
     async fn list(&self, node: &NodeId, changes: &[SeatChange]) -> Result<()>;
 
     /// Removes the registration and the lease of a node that is not coming back. Its claims were released before.

@@ -7,7 +7,7 @@
 //! question in: http -> roll_call -> directory: whom to ask -> mesh: LookupSockets to exactly those -> join -> JSON
 //! ```
 //!
-//! [`names`] and [`clock`] are what everything speaks of; [`membership`] says who belongs to the cluster and whether
+//! [`names`] and [`clock`] are what everything speaks of, [`oddities`] what is ignored; [`membership`] says who belongs to the cluster and whether
 //! this node counts; [`node`] wires one node together, and [`dev`] runs four of them in one process. The words and the
 //! promises are in the README.
 
@@ -23,6 +23,7 @@ pub mod membership;
 pub mod mesh;
 pub mod names;
 pub mod node;
+pub mod oddities;
 pub mod registrar;
 pub mod roll_call;
 pub mod roster;

@@ -76,6 +76,7 @@ fn run(command: Command) -> anyhow::Result<()> {
 async fn run_dev(dev: Dev, shutdown: CancellationToken) -> anyhow::Result<()> {
     let cluster = dev::Cluster { nodes: usize::from(dev.nodes), listen: dev.listen, tls: dev.tls == OnOff::On };
     let memory = Memory::new();
+    check_redis(&dev.redis).await?;
     let directory = || directory(&dev.redis, &memory);
     dev::run(cluster, directory, |introduction| println!("{introduction}"), shutdown).await
 }
@@ -95,6 +96,7 @@ async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<
     if serve.redis.url.is_none() {
         info!("no --redis: this node is a cluster of one");
     }
+    check_redis(&serve.redis).await?;
     let config = Config {
         name,
         mesh_advertise,
@@ -116,10 +118,21 @@ async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<
 }
 
 fn directory(redis: &RedisArgs, memory: &Arc<Memory>) -> Arc<dyn Directory> {
-    match &redis.url {
-        Some(url) => Arc::new(Redis::open(url.as_str(), &redis.prefix).expect("the URL was opened before")),
+    match open_redis(redis) {
+        Some(redis) => Arc::new(redis),
         None => Arc::clone(memory) as Arc<dyn Directory>,
     }
+}
+
+fn open_redis(redis: &RedisArgs) -> Option<Redis> {
+    let url = redis.url.as_ref()?;
+    Some(Redis::open(url.as_str(), &redis.prefix, redis.allow_eviction).expect("the URL was opened before"))
+}
+
+/// Refuses a Redis that must be mended. One that does not answer is waited for.
+async fn check_redis(redis: &RedisArgs) -> anyhow::Result<()> {
+    let Some(redis) = open_redis(redis) else { return Ok(()) };
+    redis.check().await.with_context(|| format!("the redis at {} is not used", redis.address()))
 }
 
 /// The first signal stops cleanly, the second at once.

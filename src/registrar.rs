@@ -65,6 +65,8 @@ struct Desk {
     busy: HashSet<Room>,
     listing: bool,
     wanting: HashSet<Room>,
+    /// Rooms whose key is another program's: they are asked for again when claims are asserted.
+    foreign: HashSet<Room>,
     unreleased: HashSet<Room>,
     abandoned: Vec<Abandoned>,
     /// After a failure, when commands of its kind may be sent again: what is refused must not slow the others.
@@ -212,7 +214,8 @@ impl Registrar {
     }
 
     fn send_claims(&self, node: &NodeId, desk: &mut Desk) {
-        let wanting = desk.wanting.extract_if(|room| !desk.busy.contains(room)).collect();
+        let wanting =
+            desk.wanting.extract_if(|room| !desk.busy.contains(room) && !desk.foreign.contains(room)).collect();
         let asked = self.roster.ask_for(node, wanting);
         for room in &asked {
             desk.unreleased.remove(room);
@@ -273,6 +276,7 @@ impl Registrar {
 
     /// Claims are asserted with the command that makes them, so one that was lost comes back.
     fn assert_again(&self, node: &NodeId, desk: &mut Desk) {
+        desk.wanting.extend(desk.foreign.drain());
         let held = self.roster.held_rooms();
         let rooms: Vec<Room> = held.into_iter().filter(|room| !desk.busy.contains(room)).collect();
         self.claim(node, &rooms, desk);
@@ -286,12 +290,16 @@ impl Registrar {
                 match answer {
                     Ok(Some(index)) if self.roster.index_is(&node, &index) => self.roster.claimed(&node, &rooms),
                     Ok(_) => self.roster.retire(&node),
-                    Err(directory::Error::Refused(reason)) if rooms.len() > 1 => {
-                        // One room may be at fault (a key of another type): from now on each answers for itself.
+                    Err(directory::Error::Refused(reason) | directory::Error::Foreign(reason)) if rooms.len() > 1 => {
+                        // One room may be at fault: from now on each answers for itself.
                         debug!(reason, "a claim of several rooms was refused, claiming them one by one");
                         for room in rooms {
                             self.claim(&node, &[room], desk);
                         }
+                    }
+                    Err(directory::Error::Foreign(_)) => {
+                        self.roster.unclaimed(&node, &rooms);
+                        desk.foreign.extend(rooms);
                     }
                     Err(error) => {
                         debug!(%error, "a claim failed");
@@ -310,7 +318,7 @@ impl Registrar {
                         self.roster.retire(&node);
                         desk.abandoned.push(Abandoned { node, rooms });
                     }
-                    Err(directory::Error::Refused(reason)) => {
+                    Err(directory::Error::Refused(reason) | directory::Error::Foreign(reason)) => {
                         debug!(reason, "a removal was refused");
                         if node == self.roster.incarnation() {
                             desk.unreleased.extend(rooms);

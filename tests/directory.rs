@@ -148,7 +148,7 @@ async fn memory_keeps_the_contract() {
 #[tokio::test]
 async fn redis_keeps_the_contract_and_leaves_only_the_epoch() {
     let server = RedisServer::start().await;
-    let directory = Arc::new(Redis::open(&server.url(), "rollcall:").unwrap());
+    let directory = Arc::new(Redis::open(&server.url(), "rollcall:", false).unwrap());
     let upkeep = tokio::spawn({
         let directory = Arc::clone(&directory);
         async move { directory.upkeep().await }
@@ -162,7 +162,7 @@ async fn redis_keeps_the_contract_and_leaves_only_the_epoch() {
 #[tokio::test]
 async fn redis_entries_have_the_names_and_the_types_that_people_look_for() {
     let server = RedisServer::start().await;
-    let directory = Redis::open(&server.url(), "rollcall:").unwrap();
+    let directory = Redis::open(&server.url(), "rollcall:", false).unwrap();
     let looking = async {
         until("connected", || async { directory.nodes().await.is_ok() }).await;
         let node = NodeId::new_process();
@@ -195,7 +195,7 @@ async fn redis_entries_have_the_names_and_the_types_that_people_look_for() {
 
 #[tokio::test]
 async fn without_redis_every_call_ends_at_once_and_a_url_of_another_kind_is_refused() {
-    let nobody = Redis::open("redis://127.0.0.1:1", "rollcall:").unwrap();
+    let nobody = Redis::open("redis://127.0.0.1:1", "rollcall:", false).unwrap();
     assert!(matches!(nobody.owners(&room("a")).await, Err(Error::Unanswered(_))));
-    assert!(Redis::open("http://127.0.0.1", "rollcall:").is_err());
+    assert!(Redis::open("http://127.0.0.1", "rollcall:", false).is_err());
 }

@@ -2,7 +2,8 @@
 //!
 //! Owns the key names, the commands, and the connection: one connection is one Redis process, so the `run_id` read when
 //! it was made is part of every [`Epoch`] read over it. A call without an answer within [`CALL_TIMEOUT`] ends the
-//! connection, and [`Directory::upkeep`] makes another one; nothing is retried behind a caller's back.
+//! connection, and [`Directory::upkeep`] makes another one; nothing is retried behind a caller's back. A Redis that may
+//! evict keys, or that is a replica, is not used.
 
 use std::time::Duration;
 
@@ -13,13 +14,14 @@ use ::redis::{
 };
 use async_trait::async_trait;
 use rand::Rng;
-use smol_str::{SmolStr, format_smolstr};
+use smol_str::SmolStr;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::{Account, Directory, ENTRY_TTL, Epoch, Error, Listing, NodeEntry, Owners, Renewal, Result};
 use crate::names::{NodeId, Room};
+use crate::oddities::Oddity;
 use crate::roster::claims::SeatChange;
 
 /// The longest any call waits for Redis, connecting included.
@@ -37,6 +39,43 @@ for i = 3, #KEYS do redis.call('UNLINK', KEYS[i]) end
 return 1
 ";
 
+/// `KEYS`: the epoch. `ARGV`: a new one, and the process it is made under. An epoch that was made under another process
+/// is another life of the index: this process may have been restored from an old state, or promoted with a part of it.
+const BEGIN_EPOCH: &str = r"
+local epoch = redis.call('GET', KEYS[1])
+if epoch and string.sub(epoch, -#ARGV[2]) == ARGV[2] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1] .. '@' .. ARGV[2])
+return 1
+";
+
+/// Why a Redis that answers is not used. `Display` says how to mend it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// It could drop what this cluster relies on.
+    #[error(
+        "it may evict keys (maxmemory-policy is {0}), and the index with them; say `redis-cli CONFIG SET \
+         maxmemory-policy noeviction` and keep it in its configuration, or pass --redis-allow-eviction"
+    )]
+    Evicts(String),
+    /// It cannot be written to.
+    #[error("it is a replica; name its master")]
+    Replica,
+    /// `INFO` lacks what every Redis says of itself.
+    #[error("its INFO names no {0}")]
+    Unknown(&'static str),
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error(transparent)]
+    Failed(#[from] RedisError),
+    #[error("no answer within {CALL_TIMEOUT:?}")]
+    Late,
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+}
+
 /// Why a URL cannot be used. Does not repeat the URL, since that may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a Redis URL that can be used, as in redis://127.0.0.1:6379 ({0})")]
@@ -46,8 +85,10 @@ pub struct InvalidUrl(String);
 pub struct Redis {
     client: Client,
     prefix: String,
+    allow_eviction: bool,
     link: watch::Sender<Link>,
     repair: Script,
+    begin_epoch: Script,
 }
 
 #[derive(Clone, Default)]
@@ -66,14 +107,21 @@ struct Live {
 }
 
 impl Redis {
-    /// Does not connect yet.
+    /// Does not connect yet. `allow_eviction`: a Redis that may evict keys is used all the same.
     ///
     /// # Errors
     /// [`InvalidUrl`] when `url` is none that can be used here.
-    pub fn open(url: &str, prefix: &str) -> std::result::Result<Self, InvalidUrl> {
+    pub fn open(url: &str, prefix: &str, allow_eviction: bool) -> std::result::Result<Self, InvalidUrl> {
         let client = Client::open(url).map_err(|error| InvalidUrl(error.to_string()))?;
         let (link, _) = watch::channel(Link::default());
-        Ok(Self { client, prefix: prefix.to_owned(), link, repair: Script::new(REPAIR) })
+        Ok(Self {
+            client,
+            prefix: prefix.to_owned(),
+            allow_eviction,
+            link,
+            repair: Script::new(REPAIR),
+            begin_epoch: Script::new(BEGIN_EPOCH),
+        })
     }
 
     /// Where it connects to, without credentials.
@@ -84,17 +132,29 @@ impl Redis {
         }
     }
 
-    async fn connect(&self) -> Result<Live> {
+    /// Whether this Redis can be used, as far as can be told now: one that does not answer may be fit later.
+    ///
+    /// # Errors
+    /// [`Unfit`] when it answers, and must be mended.
+    pub async fn check(&self) -> std::result::Result<(), Unfit> {
+        match self.connect().await {
+            Err(ConnectError::Unfit(unfit)) => Err(unfit),
+            Ok(_) | Err(ConnectError::Failed(_) | ConnectError::Late) => Ok(()),
+        }
+    }
+
+    async fn connect(&self) -> std::result::Result<Live, ConnectError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CALL_TIMEOUT))
             .set_response_timeout(Some(CALL_TIMEOUT));
-        let mut connection =
-            self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(|error| meaning(&error))?;
-        let about: String =
-            ::redis::cmd("INFO").arg("server").query_async(&mut connection).await.map_err(|error| meaning(&error))?;
-        let run_id = about.lines().find_map(|line| line.strip_prefix("run_id:"));
-        let run_id = run_id.ok_or_else(|| Error::Refused("INFO server names no run_id".to_owned()))?;
-        Ok(Live { connection, run_id: run_id.trim().into() })
+        let connecting = async {
+            let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+            let about: String = ::redis::cmd("INFO").query_async(&mut connection).await?;
+            Ok::<_, RedisError>((connection, about))
+        };
+        let (connection, about) = timeout(CALL_TIMEOUT, connecting).await.map_err(|_elapsed| ConnectError::Late)??;
+        let run_id = fit(&about, self.allow_eviction)?.into();
+        Ok(Live { connection, run_id })
     }
 
     /// The present connection. Only the first attempt to connect is waited for.
@@ -134,6 +194,14 @@ impl Redis {
         }
     }
 
+    /// Like `run`. Keys of other programs are left as they are: there is nothing of ours in them.
+    async fn write(&self, commands: &Pipeline) -> Result<()> {
+        match self.run::<()>(commands).await {
+            Ok(_) | Err(Error::Foreign(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn run_repair(&self, node: &NodeId, set: &str, keys: &[String]) -> Result<()> {
         let (generation, mut live) = self.live().await?;
         let mut call = self.repair.prepare_invoke();
@@ -166,16 +234,59 @@ impl Redis {
     }
 }
 
-/// Life of the index as everybody reads it who is connected to the same process.
+/// The `run_id` of a Redis that can be used, out of what its `INFO` says.
+fn fit(about: &str, allow_eviction: bool) -> std::result::Result<&str, Unfit> {
+    let field = |name: &'static str| {
+        let value = about.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.map(str::trim).ok_or(Unfit::Unknown(name))
+    };
+    if field("role")? != "master" {
+        return Err(Unfit::Replica);
+    }
+    let policy = field("maxmemory_policy")?;
+    if policy != "noeviction" && !allow_eviction {
+        return Err(Unfit::Evicts(policy.to_owned()));
+    }
+    field("run_id")
+}
+
+/// The life of the index, if its epoch was made under the process that it was read from.
 fn epoch(value: Option<String>, run_id: &str) -> Option<Epoch> {
-    value.map(|value| Epoch(format_smolstr!("{value}@{run_id}")))
+    let value = value?;
+    let (_, made_under) = value.rsplit_once('@')?;
+    (made_under == run_id).then(|| Epoch(value.into()))
 }
 
 fn meaning(error: &RedisError) -> Error {
     match error.kind() {
         ErrorKind::Io | ErrorKind::Parse => Error::Unanswered(error.to_string()),
+        _ if error.code() == Some("WRONGTYPE") => {
+            Oddity::ForeignKey.note(error);
+            Error::Foreign(error.to_string())
+        }
         _ => Error::Refused(error.to_string()),
     }
+}
+
+/// The nodes in a set. Members that no node has written are skipped.
+pub fn read_nodes(members: &[String]) -> Vec<NodeId> {
+    let parsed = members.iter().filter_map(|member| {
+        let node = NodeId::parse(member);
+        if node.is_err() {
+            Oddity::ForeignMember.note(format_args!("{member:.80?} is no node's id"));
+        }
+        node.ok()
+    });
+    parsed.collect()
+}
+
+/// The entry under a lease. One that no node has written is nobody's.
+pub fn read_entry(value: &str) -> Option<NodeEntry> {
+    let entry = serde_json::from_str(value);
+    if let Err(error) = &entry {
+        Oddity::ForeignEntry.note(error);
+    }
+    entry.ok()
 }
 
 fn milliseconds(duration: Duration) -> u64 {
@@ -186,18 +297,14 @@ fn encode(entry: &NodeEntry) -> String {
     serde_json::to_string(entry).expect("an entry is plain text and a flag")
 }
 
-/// Entries that no node wrote are nobody's.
-fn decode(entry: Option<String>) -> Option<NodeEntry> {
-    serde_json::from_str(&entry?).ok()
-}
-
 #[async_trait]
 impl Directory for Redis {
     /// Keeps a connection: connects, waits until a call says that it broke, connects again.
     async fn upkeep(&self) {
         let mut link = self.link.subscribe();
         let mut pause = RECONNECT_FIRST;
-        let mut complained = false;
+        // What was complained of last, so that each trouble is told once.
+        let mut complaint = None;
         loop {
             match self.connect().await {
                 Ok(live) => {
@@ -205,15 +312,15 @@ impl Directory for Redis {
                     self.link.send_modify(|link| {
                         *link = Link { generation: link.generation + 1, live: Some(live), attempted: true }
                     });
-                    (pause, complained) = (RECONNECT_FIRST, false);
+                    (pause, complaint) = (RECONNECT_FIRST, None);
                     // The sender lives in `self`, so waiting cannot fail.
                     let _ = link.wait_for(|link| link.live.is_none()).await;
                     warn!(redis = self.address(), "lost the connection to redis, trying again");
                 }
                 Err(error) => {
-                    if !complained {
-                        warn!(redis = self.address(), %error, "redis cannot be reached, trying again until it can");
-                        complained = true;
+                    let trouble = std::mem::discriminant(&error);
+                    if complaint.replace(trouble) != Some(trouble) {
+                        warn!(redis = self.address(), %error, "redis cannot be used, trying again until it can");
                     }
                     self.link.send_if_modified(|link| !std::mem::replace(&mut link.attempted, true));
                     sleep(pause).await;
@@ -224,9 +331,13 @@ impl Directory for Redis {
     }
 
     async fn enter(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>> {
+        let (generation, mut live) = self.live().await?;
         let new_epoch = format!("{:016x}", rand::rng().random::<u64>());
+        let mut call = self.begin_epoch.prepare_invoke();
+        call.key(self.epoch_key()).arg(new_epoch).arg(live.run_id.as_str());
+        let begun: std::result::Result<i64, _> = call.invoke_async(&mut live.connection).await;
+        begun.map_err(|error| self.failed(generation, &error))?;
         let mut commands = ::redis::pipe();
-        commands.cmd("SET").arg(self.epoch_key()).arg(new_epoch).arg("NX").ignore();
         let lease_key = self.lease_key(node);
         commands.cmd("SET").arg(lease_key).arg(encode(entry)).arg("NX").arg("PX").arg(milliseconds(lease));
         // After the lease: a registration without one may be cleared away at any moment.
@@ -251,7 +362,7 @@ impl Directory for Redis {
         let mut commands = ::redis::pipe();
         commands.cmd("SMEMBERS").arg(self.nodes_key());
         let ((members,), _): ((Vec<String>,), _) = self.run(&commands).await?;
-        let ids: Vec<NodeId> = members.iter().filter_map(|member| NodeId::parse(member).ok()).collect();
+        let ids = read_nodes(&members);
         let mut commands = ::redis::pipe();
         for id in &ids {
             commands.cmd("GET").arg(self.lease_key(id));
@@ -261,7 +372,7 @@ impl Directory for Redis {
         let epoch = epoch(values.pop().flatten(), &run_id);
         let mut nodes = Vec::with_capacity(ids.len());
         for (id, entry) in ids.into_iter().zip(values) {
-            if let Some(entry) = decode(entry) {
+            if let Some(entry) = entry.as_deref().and_then(read_entry) {
                 nodes.push((id, entry));
             } else if let Err(error) = self.run_repair(&id, &self.nodes_key(), &[]).await {
                 debug!(node = %id, %error, "a registration without a lease stays for now");
@@ -292,7 +403,7 @@ impl Directory for Redis {
             commands.cmd("SREM").arg(self.owners_key(room)).arg(node.as_str()).ignore();
             commands.cmd("UNLINK").arg(self.room_key(node, room)).ignore();
         }
-        self.run::<()>(&commands).await.map(drop)
+        self.write(&commands).await
     }
 
     async fn owners(&self, room: &Room) -> Result<Owners> {
@@ -300,8 +411,7 @@ impl Directory for Redis {
         commands.cmd("SMEMBERS").arg(self.owners_key(room));
         commands.cmd("GET").arg(self.epoch_key());
         let ((members, value), run_id): ((Vec<String>, Option<String>), _) = self.run(&commands).await?;
-        let nodes = members.iter().filter_map(|member| NodeId::parse(member).ok()).collect();
-        Ok(Owners { nodes, epoch: epoch(value, &run_id) })
+        Ok(Owners { nodes: read_nodes(&members), epoch: epoch(value, &run_id) })
     }
 
     async fn account(&self, room: &Room, nodes: &[NodeId]) -> Result<Vec<Account>> {
@@ -319,7 +429,7 @@ impl Directory for Redis {
         for pair in answers.chunks_exact(2) {
             let entry = ::redis::from_redis_value_ref::<Option<String>>(&pair[0]).map_err(unexpected)?;
             let sockets = ::redis::from_redis_value_ref::<u64>(&pair[1]).map_err(unexpected)?;
-            accounts.push(Account { entry: decode(entry), sockets });
+            accounts.push(Account { entry: entry.as_deref().and_then(read_entry), sockets });
         }
         Ok(accounts)
     }
@@ -348,7 +458,7 @@ impl Directory for Redis {
                 commands.cmd("EXPIRE").arg(&key).arg(ENTRY_TTL.as_secs()).ignore();
             }
         }
-        self.run::<()>(&commands).await.map(drop)
+        self.write(&commands).await
     }
 
     async fn forget(&self, node: &NodeId) -> Result<()> {

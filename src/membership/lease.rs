@@ -37,7 +37,7 @@ impl Membership {
                     answered = true;
                 }
                 Ok(()) => {}
-                Err(error @ Error::Refused(_)) if answered => {
+                Err(error @ (Error::Refused(_) | Error::Foreign(_))) if answered => {
                     warn!(node = %node, %error, "the directory does not do what it is asked");
                     answered = false;
                 }

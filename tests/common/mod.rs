@@ -113,7 +113,7 @@ impl Index {
     fn open(&self) -> Arc<dyn Directory> {
         match self {
             Self::Memory(memory) => Arc::clone(memory) as Arc<dyn Directory>,
-            Self::Redis(server) => Arc::new(Redis::open(&server.url(), "rollcall:").unwrap()),
+            Self::Redis(server) => Arc::new(Redis::open(&server.url(), "rollcall:", false).unwrap()),
         }
     }
 

@@ -1,0 +1,206 @@
+//! A redis-server that can be killed, stopped, emptied, rolled back, demoted, and started again at the same address.
+//!
+//! Owns the process and its folder. The address is one that nothing else of this machine connects from, so it is still
+//! free when the next process wants it.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, FromRedisValue};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use crate::common::until;
+
+/// The longest a command of a test may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+static ADDRESSES: AtomicU8 = AtomicU8::new(1);
+
+/// A loopback address of this test process's own. Whoever connects to one does so from 127.0.0.1.
+pub fn own_ip() -> [u8; 4] {
+    let pid = std::process::id();
+    let number = ADDRESSES.fetch_add(1, Ordering::Relaxed);
+    [127, 64 + (pid >> 8) as u8 % 128, pid as u8, number]
+}
+
+pub struct RedisServer {
+    process: Option<Child>,
+    pub address: SocketAddr,
+    folder: TempDir,
+}
+
+impl RedisServer {
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    pub async fn start_with(options: &[&str]) -> Self {
+        let free = std::net::TcpListener::bind(SocketAddr::from((own_ip(), 0))).unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let mut server = Self { process: None, address, folder: TempDir::new().unwrap() };
+        server.launch(options);
+        server.answering().await;
+        server
+    }
+
+    /// A replica of `master` that has caught up.
+    pub async fn replica_of(master: &Self) -> Self {
+        let SocketAddr::V4(address) = master.address else { unreachable!("the address is of 127.0.0.0/8") };
+        let replica = Self::start_with(&["--replicaof", &format!("{} {}", address.ip(), address.port())]).await;
+        until("the replica has caught up", || async {
+            let about: String = replica.run(redis::cmd("INFO").arg("replication")).await;
+            about.contains("master_link_status:up")
+        })
+        .await;
+        replica
+    }
+
+    fn launch(&mut self, options: &[&str]) {
+        let process = Command::new("redis-server")
+            .args(["--port", &self.address.port().to_string(), "--bind", &self.address.ip().to_string()])
+            .args(["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0", "--dir"])
+            .arg(self.folder.path())
+            .args(options)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is needed for the tests; `make tools` installs it");
+        self.process = Some(process);
+    }
+
+    /// Ends when it answers, with its data loaded.
+    pub async fn answering(&self) {
+        until("redis-server answers", || async {
+            let Ok(Ok(mut connection)) = timeout(ANSWER_WITHIN, self.try_connection()).await else { return false };
+            redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
+        })
+        .await;
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    async fn try_connection(&self) -> redis::RedisResult<MultiplexedConnection> {
+        let patient = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(ANSWER_WITHIN))
+            .set_response_timeout(Some(ANSWER_WITHIN));
+        redis::Client::open(self.url()).unwrap().get_multiplexed_async_connection_with_config(&patient).await
+    }
+
+    pub async fn connection(&self) -> MultiplexedConnection {
+        self.try_connection().await.unwrap()
+    }
+
+    pub async fn run<T: FromRedisValue>(&self, command: &mut redis::Cmd) -> T {
+        command.query_async(&mut self.connection().await).await.unwrap()
+    }
+
+    pub async fn config(&self, parameter: &str, value: &str) {
+        self.run::<()>(redis::cmd("CONFIG").arg("SET").arg(parameter).arg(value)).await;
+    }
+
+    pub async fn flush(&self) {
+        self.run::<()>(&mut redis::cmd("FLUSHALL")).await;
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().expect("it runs");
+        kill_process(Pid::from_child(process), signal).unwrap();
+    }
+
+    /// It hangs, with its connections open, until [`Self::go_on`].
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// Starts it again, with nothing in it.
+    pub async fn restart_empty(&mut self) {
+        self.kill();
+        let _ = fs::remove_file(self.dump());
+        self.launch(&[]);
+        self.answering().await;
+    }
+
+    /// What is in it now.
+    pub async fn snapshot(&self) -> Vec<u8> {
+        self.run::<()>(&mut redis::cmd("SAVE")).await;
+        fs::read(self.dump()).unwrap()
+    }
+
+    /// Starts it again with what was in it once. It may still be loading: see [`Self::answering`].
+    pub fn restart_from(&mut self, snapshot: &[u8], options: &[&str]) {
+        self.kill();
+        fs::write(self.dump(), snapshot).unwrap();
+        self.launch(options);
+    }
+
+    /// Makes its background saves fail, and so its writes.
+    pub async fn break_saving(&self) {
+        self.config("save", "3600 1000000").await;
+        // A snapshot cannot take the place of a folder that is not empty.
+        fs::create_dir_all(self.dump().join("in the way")).unwrap();
+        self.save_in_background("err").await;
+    }
+
+    pub async fn mend_saving(&self) {
+        fs::remove_dir_all(self.dump()).unwrap();
+        self.save_in_background("ok").await;
+    }
+
+    async fn save_in_background(&self, status: &str) {
+        self.run::<()>(&mut redis::cmd("BGSAVE")).await;
+        let status = format!("rdb_last_bgsave_status:{status}");
+        until("the background save has ended", || async {
+            let about: String = self.run(redis::cmd("INFO").arg("persistence")).await;
+            about.contains(&status)
+        })
+        .await;
+    }
+
+    /// Makes it a replica of nobody who answers: it keeps its data and refuses writes.
+    pub async fn demote(&self) {
+        self.run::<()>(redis::cmd("REPLICAOF").arg("127.0.0.1").arg("1")).await;
+    }
+
+    pub async fn promote(&self) {
+        self.run::<()>(redis::cmd("REPLICAOF").arg("NO").arg("ONE")).await;
+    }
+
+    pub async fn members(&self, key: &str) -> Vec<String> {
+        self.run(redis::cmd("SMEMBERS").arg(key)).await
+    }
+
+    pub async fn keys(&self, pattern: &str) -> Vec<String> {
+        self.run(redis::cmd("KEYS").arg(pattern)).await
+    }
+
+    fn dump(&self) -> PathBuf {
+        self.folder.path().join("dump.rdb")
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,249 @@
+//! The churn: clients that come, move and go at random, askers that call the roll of random rooms on random nodes, and
+//! what the oracle said to each answer.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::crowd::{Client, Door, Going};
+use crate::oracle::{Call, Oracle, SEEING_WITHIN};
+use crate::processes::{Asker, Cluster, Held};
+use crate::watch::{SLACK, percentile};
+
+/// Large rooms that always have somebody, and small ones that empty and fill again all the time.
+const LARGE_ROOMS: usize = 4;
+const SMALL_ROOMS: usize = 12;
+/// How often each asker asks.
+const ASK_EVERY: Duration = Duration::from_millis(20);
+/// The most violations that are told in full.
+const TOLD_MOST: usize = 20;
+
+/// What everybody on the scene shares. Cheap to clone.
+#[derive(Clone)]
+pub struct Scene(Arc<Shared>);
+
+struct Shared {
+    doors: Vec<Door>,
+    /// Which nodes are down: from the signal that ends them until they are ready again.
+    down: Vec<AtomicBool>,
+    /// Clients stay as they are.
+    rest: AtomicBool,
+    connections: AtomicUsize,
+    oracle: Oracle,
+    asker: Asker,
+}
+
+/// What became of the roll calls.
+#[derive(Default)]
+pub struct Checked {
+    calls: usize,
+    complete: usize,
+    /// Requests to a node on its way down or up, which may fail.
+    failed: usize,
+    took: Vec<Duration>,
+    violations: Vec<String>,
+    violated: usize,
+}
+
+impl Scene {
+    pub fn new(cluster: &Cluster) -> Self {
+        Self(Arc::new(Shared {
+            doors: cluster.doors(),
+            down: cluster.nodes.iter().map(|_| AtomicBool::new(false)).collect(),
+            rest: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
+            oracle: cluster.oracle.clone(),
+            asker: cluster.asker(),
+        }))
+    }
+
+    pub fn set_down(&self, node: usize, down: bool) {
+        self.0.down[node].store(down, Ordering::SeqCst);
+    }
+
+    fn is_down(&self, node: usize) -> bool {
+        self.0.down[node].load(Ordering::SeqCst)
+    }
+
+    /// From now on clients stay as they are, and come back where they were let go.
+    pub fn rest(&self) {
+        self.0.rest.store(true, Ordering::SeqCst);
+    }
+
+    fn rests(&self) -> bool {
+        self.0.rest.load(Ordering::SeqCst)
+    }
+
+    pub fn connections(&self) -> usize {
+        self.0.connections.load(Ordering::Relaxed)
+    }
+}
+
+fn some_room(random: &mut StdRng) -> String {
+    if random.random_bool(0.5) {
+        format!("large-{}", random.random_range(0..LARGE_ROOMS))
+    } else {
+        format!("small-{}", random.random_range(0..SMALL_ROOMS))
+    }
+}
+
+fn some_time(random: &mut StdRng, least: u64, most: u64) -> Duration {
+    Duration::from_millis(random.random_range(least..=most))
+}
+
+/// One user: connects somewhere, moves between rooms, goes in some way or is let go, and comes back.
+pub async fn client(scene: Scene, seed: u64, stop: CancellationToken) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let user = format!("user-{seed}");
+    while !stop.is_cancelled() {
+        let node = random.random_range(0..scene.0.doors.len());
+        let mut rooms = vec![format!("large-{}", random.random_range(0..LARGE_ROOMS))];
+        if random.random_bool(0.2) {
+            rooms.push(format!("small-{}", random.random_range(0..SMALL_ROOMS)));
+        }
+        let names: Vec<&str> = rooms.iter().map(String::as_str).collect();
+        let connected = tokio::select! {
+            connected = Client::connect(&scene.0.oracle, &scene.0.doors[node], &user, &names) => connected,
+            () = stop.cancelled() => return,
+        };
+        let Ok(client) = connected else {
+            sleep(some_time(&mut random, 20, 300)).await;
+            continue;
+        };
+        scene.0.connections.fetch_add(1, Ordering::Relaxed);
+        tokio::select! {
+            () = live(&scene, client, rooms, &mut random) => {}
+            () = stop.cancelled() => return,
+        }
+        sleep(some_time(&mut random, 10, 500)).await;
+    }
+}
+
+async fn live(scene: &Scene, client: Client, mut rooms: Vec<String>, random: &mut StdRng) {
+    loop {
+        let pause = some_time(random, 50, 3000);
+        if timeout(pause, client.ended()).await.is_ok() {
+            return;
+        }
+        if scene.rests() {
+            continue;
+        }
+        match random.random_range(0..10) {
+            0..4 => {
+                let room = some_room(random);
+                if !rooms.contains(&room) && client.join(&room).await {
+                    rooms.push(room);
+                }
+            }
+            4..8 if rooms.len() > 1 => {
+                let room = rooms.swap_remove(random.random_range(0..rooms.len()));
+                client.leave(&room).await;
+            }
+            8 => {
+                let ways = [Going::Close, Going::Leave, Going::Drop, Going::Reset];
+                client.go(ways[random.random_range(0..ways.len())]).await;
+                return;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Asks, and has the oracle judge each answer when everything about it is known.
+pub async fn ask(scene: Scene, checked: Arc<Mutex<Checked>>, seed: u64, stop: CancellationToken) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut unjudged: Vec<Call> = Vec::new();
+    let mut held: HashMap<(usize, String), Held> = HashMap::new();
+    while !stop.is_cancelled() {
+        sleep(ASK_EVERY).await;
+        let (now_due, later): (Vec<Call>, Vec<Call>) =
+            unjudged.into_iter().partition(|call| call.answered.elapsed() > SEEING_WITHIN);
+        unjudged = later;
+        checked.lock().unwrap().judge(&scene, &now_due);
+        scene.0.oracle.forget_old();
+
+        let node = random.random_range(0..scene.0.doors.len());
+        let (door, room) = (&scene.0.doors[node], some_room(&mut random));
+        let process = door.process.get();
+        if scene.is_down(node) || scene.0.oracle.is_stopped(process) {
+            continue;
+        }
+        let asked = Instant::now();
+        let answer = if random.random_bool(0.5) {
+            scene.0.asker.ask(door, &room).await.map(|(status, _, call)| (status, call))
+        } else {
+            let key = (node, room.clone());
+            scene.0.asker.ask_briefly(door, &room, held.get(&key)).await.map(|(status, call, hold)| {
+                held.extend(hold.map(|hold| (key, hold)));
+                (status, call)
+            })
+        };
+        match answer {
+            Ok((200, call)) => unjudged.push(call),
+            _ if scene.is_down(node) || door.process.get() != process => checked.lock().unwrap().failed += 1,
+            other => {
+                let what = other.map_or_else(|error| error.to_string(), |(status, _)| format!("status {status}"));
+                let at = scene.0.oracle.clock() - asked.elapsed().as_secs_f64();
+                let violation = format!("{what} from node-{}, asked at {at:.3} about {room}", node + 1);
+                checked.lock().unwrap().violate(violation);
+            }
+        }
+    }
+    sleep(SEEING_WITHIN).await;
+    checked.lock().unwrap().judge(&scene, &unjudged);
+}
+
+impl Checked {
+    fn judge(&mut self, scene: &Scene, calls: &[Call]) {
+        for call in calls {
+            self.calls += 1;
+            self.complete += usize::from(call.complete);
+            if !scene.0.oracle.was_disturbed(call.node, call.asked, call.answered) {
+                self.took.push(call.answered - call.asked);
+            }
+            for violation in scene.0.oracle.judge(call, SLACK) {
+                self.violate(violation);
+            }
+        }
+    }
+
+    fn violate(&mut self, violation: String) {
+        self.violated += 1;
+        if self.violations.len() < TOLD_MOST {
+            self.violations.push(violation);
+        }
+    }
+
+    pub fn calls(&self) -> usize {
+        self.calls
+    }
+
+    pub fn complete(&self) -> usize {
+        self.complete
+    }
+
+    pub fn violations(&self) -> &[String] {
+        &self.violations
+    }
+}
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { calls, complete, failed, took, violated, .. } = self;
+        let incomplete = calls - complete;
+        write!(f, "roll calls checked: {calls} ({complete} complete, {incomplete} incomplete; {failed} not answered ")?;
+        write!(f, "by nodes on their way down or up)")?;
+        if !took.is_empty() {
+            let [half, most, all] = [50, 99, 100].map(|percent| percentile(took.clone(), percent));
+            write!(f, "\nanswer times: half within {half:.1?}, 99 % within {most:.1?}, all within {all:.1?}")?;
+        }
+        write!(f, "\nviolations: {violated}")
+    }
+}

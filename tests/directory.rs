@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use common::{RedisServer, until};
 use rollcall::directory::memory::Memory;
-use rollcall::directory::redis::Redis;
+use rollcall::directory::redis::{Redis, Unfit};
 use rollcall::directory::{Directory, Error, Listing, NodeEntry, Renewal};
 use rollcall::names::{NodeId, NodeName, Room, SocketId};
+use rollcall::oddities::Oddity;
 use rollcall::roster::claims::{Seat, SeatChange};
 
 const LEASE: Duration = Duration::from_secs(5);
@@ -198,4 +199,99 @@ async fn without_redis_every_call_ends_at_once_and_a_url_of_another_kind_is_refu
     let nobody = Redis::open("redis://127.0.0.1:1", "rollcall:", false).unwrap();
     assert!(matches!(nobody.owners(&room("a")).await, Err(Error::Unanswered(_))));
     assert!(Redis::open("http://127.0.0.1", "rollcall:", false).is_err());
+}
+
+/// A directory that is connected, while `work` runs.
+async fn connected<T>(
+    server: &RedisServer,
+    work: impl AsyncFnOnce(&Redis, redis::aio::MultiplexedConnection) -> T,
+) -> T {
+    let directory = Redis::open(&server.url(), "rollcall:", false).unwrap();
+    let working = async {
+        until("connected", || async { directory.nodes().await.is_ok() }).await;
+        work(&directory, server.connection().await).await
+    };
+    tokio::select! {
+        () = directory.upkeep() => unreachable!("it keeps up for ever"),
+        done = working => done,
+    }
+}
+
+#[tokio::test]
+async fn an_epoch_that_was_made_under_another_process_is_never_believed() {
+    let server = RedisServer::start().await;
+    connected(&server, async |directory, mut redis| {
+        let made_elsewhere = format!("0123456789abcdef@{}", "a".repeat(40));
+        redis::cmd("SET").arg("rollcall:epoch").arg(made_elsewhere).query_async::<()>(&mut redis).await.unwrap();
+        assert_eq!(directory.owners(&room("a")).await.unwrap().epoch, None, "readers do not make one either");
+        assert_eq!(directory.nodes().await.unwrap().epoch, None);
+        let (one, two) = (NodeId::new_process(), NodeId::new_process());
+        let epoch = directory.enter(&one, &entry("one"), LEASE).await.unwrap();
+        assert!(epoch.is_some(), "whoever enters begins another");
+        assert_eq!(directory.enter(&two, &entry("two"), LEASE).await.unwrap(), epoch, "and the next finds it");
+        assert_eq!(directory.claim(&two, &[room("a")]).await.unwrap(), epoch);
+        assert_eq!(directory.owners(&room("a")).await.unwrap().epoch, epoch);
+        redis::cmd("FLUSHALL").query_async::<()>(&mut redis).await.unwrap();
+        assert_eq!(directory.renew(&one, &entry("one"), LEASE).await, Ok(Renewal::Lapsed));
+        let next = directory.enter(&one.next_incarnation(), &entry("one"), LEASE).await.unwrap();
+        assert!(next.is_some() && next != epoch, "a flush begins another, too");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_other_programs_have_written_is_skipped_and_counted() {
+    let server = RedisServer::start().await;
+    connected(&server, async |directory, mut redis| {
+        let node = NodeId::new_process();
+        directory.enter(&node, &entry("one"), LEASE).await.unwrap();
+        directory.claim(&node, &[room("mixed")]).await.unwrap();
+        let mut foreign = redis::pipe();
+        foreign.cmd("SADD").arg("rollcall:owners:mixed").arg("somebody").arg(b"\xff\xfe".as_slice()).ignore();
+        foreign.cmd("SADD").arg("rollcall:nodes").arg("somebody").ignore();
+        foreign.cmd("SET").arg("rollcall:owners:taken").arg("text").ignore();
+        foreign.cmd("SET").arg(format!("rollcall:room:{node}:taken")).arg("text").ignore();
+        let registered = NodeId::new_process();
+        foreign.cmd("SADD").arg("rollcall:nodes").arg(registered.as_str()).ignore();
+        foreign.cmd("SET").arg(format!("rollcall:node:{registered}")).arg("{}").ignore();
+        foreign.query_async::<()>(&mut redis).await.unwrap();
+
+        let before = [Oddity::ForeignMember, Oddity::ForeignEntry, Oddity::ForeignKey].map(Oddity::count);
+        assert_eq!(directory.owners(&room("mixed")).await.unwrap().nodes, [node.clone()]);
+        let nodes = directory.nodes().await.unwrap().nodes;
+        assert_eq!(nodes, [(node.clone(), entry("one"))], "neither a foreign id nor a foreign entry is a node");
+        assert!(matches!(directory.owners(&room("taken")).await, Err(Error::Foreign(_))));
+        let both = [room("taken"), room("free")];
+        assert!(matches!(directory.claim(&node, &both).await, Err(Error::Foreign(_))));
+        assert_eq!(directory.owners(&both[1]).await.unwrap().nodes, [node.clone()], "the rest of the call was done");
+        let seats = [seat("taken", "s1", true), seat("free", "s1", true)];
+        assert_eq!(directory.list(&node, &seats).await, Ok(()));
+        assert_eq!(directory.account(&both[1], &[node.clone()]).await.unwrap()[0].sockets, 1);
+        assert_eq!(directory.release(&node, &both).await, Ok(()));
+        let owners: String = redis::cmd("GET").arg("rollcall:owners:taken").query_async(&mut redis).await.unwrap();
+        assert_eq!(owners, "text", "it is left as it was");
+        let after = [Oddity::ForeignMember, Oddity::ForeignEntry, Oddity::ForeignKey].map(Oddity::count);
+        assert!(before.iter().zip(after).all(|(before, after)| after > *before), "{before:?} {after:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_redis_that_may_evict_or_is_a_replica_is_not_used() {
+    let server = RedisServer::start().await;
+    let mut redis = server.connection().await;
+    let check = async |allow| Redis::open(&server.url(), "rollcall:", allow).unwrap().check().await;
+    assert_eq!(check(false).await, Ok(()));
+    for policy in ["allkeys-lru", "volatile-ttl"] {
+        let mut set = redis::cmd("CONFIG");
+        set.arg("SET").arg("maxmemory-policy").arg(policy);
+        set.query_async::<()>(&mut redis).await.unwrap();
+        let unfit = check(false).await.unwrap_err();
+        assert_eq!(unfit, Unfit::Evicts(policy.to_owned()));
+        assert!(unfit.to_string().contains("CONFIG SET maxmemory-policy noeviction"), "{unfit}");
+        assert_eq!(check(true).await, Ok(()), "whoever typed it has it");
+    }
+    redis::cmd("REPLICAOF").arg("127.0.0.1").arg(1).query_async::<()>(&mut redis).await.unwrap();
+    assert_eq!(check(true).await, Err(Unfit::Replica));
+    assert_eq!(Redis::open("redis://127.0.0.1:1", "rollcall:", false).unwrap().check().await, Ok(()), "it may come");
 }

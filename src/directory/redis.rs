@@ -29,6 +29,8 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 
 const RECONNECT_FIRST: Duration = Duration::from_millis(50);
 const RECONNECT_MOST: Duration = Duration::from_secs(1);
+/// How much of what another program wrote is logged, in bytes.
+const FOREIGN_SHOWN: usize = 40;
 
 /// `KEYS`: the node's lease, a set it may be named in, and keys of its own. Without a lease it is taken out of the set,
 /// and its keys are removed. One step in Redis, so a node that enters meanwhile is either seen or comes after.
@@ -251,16 +253,19 @@ fn fit(about: &str, allow_eviction: bool) -> std::result::Result<&str, Unfit> {
 }
 
 /// The life of the index, if its epoch was made under the process that it was read from.
-fn epoch(value: Option<String>, run_id: &str) -> Option<Epoch> {
-    let value = value?;
+fn epoch(value: Option<Vec<u8>>, run_id: &str) -> Option<Epoch> {
+    let value = String::from_utf8(value?).ok()?;
     let (_, made_under) = value.rsplit_once('@')?;
     (made_under == run_id).then(|| Epoch(value.into()))
 }
 
 fn meaning(error: &RedisError) -> Error {
+    // A call of several commands fails with those that failed; the others were carried out.
+    let commands = error.clone().into_server_errors();
+    let foreign = commands.is_some_and(|errors| errors.iter().all(|(_, error)| error.code() == "WRONGTYPE"));
     match error.kind() {
         ErrorKind::Io | ErrorKind::Parse => Error::Unanswered(error.to_string()),
-        _ if error.code() == Some("WRONGTYPE") => {
+        _ if foreign => {
             Oddity::ForeignKey.note(error);
             Error::Foreign(error.to_string())
         }
@@ -269,20 +274,21 @@ fn meaning(error: &RedisError) -> Error {
 }
 
 /// The nodes in a set. Members that no node has written are skipped.
-pub fn read_nodes(members: &[String]) -> Vec<NodeId> {
+pub fn read_nodes(members: &[Vec<u8>]) -> Vec<NodeId> {
     let parsed = members.iter().filter_map(|member| {
-        let node = NodeId::parse(member);
-        if node.is_err() {
-            Oddity::ForeignMember.note(format_args!("{member:.80?} is no node's id"));
+        let node = str::from_utf8(member).ok().and_then(|member| NodeId::parse(member).ok());
+        if node.is_none() {
+            let begin = &member[..member.len().min(FOREIGN_SHOWN)];
+            Oddity::ForeignMember.note(format_args!("no node's id begins with \"{}\"", begin.escape_ascii()));
         }
-        node.ok()
+        node
     });
     parsed.collect()
 }
 
 /// The entry under a lease. One that no node has written is nobody's.
-pub fn read_entry(value: &str) -> Option<NodeEntry> {
-    let entry = serde_json::from_str(value);
+pub fn read_entry(value: &[u8]) -> Option<NodeEntry> {
+    let entry = serde_json::from_slice(value);
     if let Err(error) = &entry {
         Oddity::ForeignEntry.note(error);
     }
@@ -343,7 +349,7 @@ impl Directory for Redis {
         // After the lease: a registration without one may be cleared away at any moment.
         commands.cmd("SADD").arg(self.nodes_key()).arg(node.as_str()).ignore();
         commands.cmd("GET").arg(self.epoch_key());
-        let ((written, value), run_id): ((Option<String>, Option<String>), _) = self.run(&commands).await?;
+        let ((written, value), run_id): ((Option<String>, Option<Vec<u8>>), _) = self.run(&commands).await?;
         Ok(written.and_then(|_| epoch(value, &run_id)))
     }
 
@@ -353,7 +359,7 @@ impl Directory for Redis {
         commands.cmd("SET").arg(lease_key).arg(encode(entry)).arg("XX").arg("PX").arg(milliseconds(lease));
         commands.cmd("SADD").arg(self.nodes_key()).arg(node.as_str()).ignore();
         commands.cmd("GET").arg(self.epoch_key());
-        let ((written, value), run_id): ((Option<String>, Option<String>), _) = self.run(&commands).await?;
+        let ((written, value), run_id): ((Option<String>, Option<Vec<u8>>), _) = self.run(&commands).await?;
         let epoch = written.and_then(|_| epoch(value, &run_id));
         Ok(epoch.map_or(Renewal::Lapsed, Renewal::Renewed))
     }
@@ -361,14 +367,14 @@ impl Directory for Redis {
     async fn nodes(&self) -> Result<Listing> {
         let mut commands = ::redis::pipe();
         commands.cmd("SMEMBERS").arg(self.nodes_key());
-        let ((members,), _): ((Vec<String>,), _) = self.run(&commands).await?;
+        let ((members,), _): ((Vec<Vec<u8>>,), _) = self.run(&commands).await?;
         let ids = read_nodes(&members);
         let mut commands = ::redis::pipe();
         for id in &ids {
             commands.cmd("GET").arg(self.lease_key(id));
         }
         commands.cmd("GET").arg(self.epoch_key());
-        let (mut values, run_id): (Vec<Option<String>>, _) = self.run(&commands).await?;
+        let (mut values, run_id): (Vec<Option<Vec<u8>>>, _) = self.run(&commands).await?;
         let epoch = epoch(values.pop().flatten(), &run_id);
         let mut nodes = Vec::with_capacity(ids.len());
         for (id, entry) in ids.into_iter().zip(values) {
@@ -390,7 +396,7 @@ impl Directory for Redis {
             commands.cmd("EXPIRE").arg(self.room_key(node, room)).arg(ENTRY_TTL.as_secs()).ignore();
         }
         commands.cmd("GET").arg(self.epoch_key());
-        let ((value,), run_id): ((Option<String>,), _) = self.run(&commands).await?;
+        let ((value,), run_id): ((Option<Vec<u8>>,), _) = self.run(&commands).await?;
         Ok(epoch(value, &run_id))
     }
 
@@ -410,7 +416,7 @@ impl Directory for Redis {
         let mut commands = ::redis::pipe();
         commands.cmd("SMEMBERS").arg(self.owners_key(room));
         commands.cmd("GET").arg(self.epoch_key());
-        let ((members, value), run_id): ((Vec<String>, Option<String>), _) = self.run(&commands).await?;
+        let ((members, value), run_id): ((Vec<Vec<u8>>, Option<Vec<u8>>), _) = self.run(&commands).await?;
         Ok(Owners { nodes: read_nodes(&members), epoch: epoch(value, &run_id) })
     }
 
@@ -427,7 +433,7 @@ impl Directory for Redis {
         let unexpected = |error: ::redis::ParsingError| Error::Refused(error.to_string());
         let mut accounts = Vec::with_capacity(nodes.len());
         for pair in answers.chunks_exact(2) {
-            let entry = ::redis::from_redis_value_ref::<Option<String>>(&pair[0]).map_err(unexpected)?;
+            let entry = ::redis::from_redis_value_ref::<Option<Vec<u8>>>(&pair[0]).map_err(unexpected)?;
             let sockets = ::redis::from_redis_value_ref::<u64>(&pair[1]).map_err(unexpected)?;
             accounts.push(Account { entry: entry.as_deref().and_then(read_entry), sockets });
         }

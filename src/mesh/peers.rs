@@ -3,7 +3,7 @@
 //! Owns the channels, the circuit of each, and the translation of every failure into a [`Silence`]. Never asks twice: a
 //! call that failed is an answer to its caller, who has a deadline of its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
@@ -23,6 +23,7 @@ use super::{MAX_ANSWER_BYTES, NODE_ID_METADATA, proto, status};
 use crate::clock::BootInstant;
 use crate::membership::table::Said;
 use crate::names::{NodeId, Room, SocketId, UserId};
+use crate::oddities::Oddity;
 use crate::roster::{Part, Row};
 
 /// How long connecting may take. Longer than a round trip to anywhere, shorter than most deadlines.
@@ -224,17 +225,29 @@ fn lock(circuit: &Mutex<Circuit>) -> MutexGuard<'_, Circuit> {
     circuit.lock().expect("no code panics while it holds a circuit")
 }
 
-/// The rows of an answer, if it is one of the node that was asked.
+/// The rows of an answer, if it is one of the node that was asked, to what it was asked. A socket that it names twice is
+/// listed once.
 fn part(asked: &NodeId, response: &proto::LookupSocketsResponse) -> Result<Part, Silence> {
-    if response.node_id != asked.as_str() {
+    if response.node_id != asked.as_str() || response.unchanged {
+        Oddity::SenselessAnswer.note(format_args!("{asked} answers for {:.40?}", response.node_id));
         return Err(Silence::Failed);
     }
-    let rows = response.sockets.iter().map(|socket| {
-        let id_socket = SocketId::parse(&socket.id_socket)?;
-        let id_user = UserId::parse(&socket.id_user)?;
-        Ok(Row { id_socket, id_user })
-    });
-    let rows = rows.collect::<Result<Vec<_>, crate::names::NameError>>().map_err(|_| Silence::Failed)?;
+    let mut seen = HashSet::with_capacity(response.sockets.len());
+    let mut rows = Vec::with_capacity(response.sockets.len());
+    for socket in &response.sockets {
+        if !seen.insert(socket.id_socket.as_str()) {
+            Oddity::RepeatedRow.note(format_args!("{asked} names a socket twice"));
+            continue;
+        }
+        let row = SocketId::parse(&socket.id_socket).and_then(|id_socket| {
+            let id_user = UserId::parse(&socket.id_user)?;
+            Ok(Row { id_socket, id_user })
+        });
+        rows.push(row.map_err(|error| {
+            Oddity::SenselessAnswer.note(format_args!("{asked} names a socket or a user that {error}"));
+            Silence::Failed
+        })?);
+    }
     Ok(Part { node: asked.clone(), version: response.version, rows: Some(rows) })
 }
 
@@ -268,4 +281,38 @@ fn caused_by(status: &Status, is: impl Fn(io::ErrorKind) -> bool) -> bool {
         cause = error.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(node: &NodeId, sockets: &[(&str, &str)]) -> proto::LookupSocketsResponse {
+        let socket = |&(id_socket, id_user): &(&str, &str)| proto::Socket {
+            id_socket: id_socket.to_owned(),
+            id_user: id_user.to_owned(),
+        };
+        proto::LookupSocketsResponse {
+            node_id: node.to_string(),
+            version: 1,
+            unchanged: false,
+            sockets: sockets.iter().map(socket).collect(),
+        }
+    }
+
+    #[test]
+    fn an_answer_of_another_node_or_to_something_else_is_a_failure_and_a_repeated_row_is_one() {
+        let [asked, other] = [(); 2].map(|()| NodeId::new_process());
+        let before = [Oddity::SenselessAnswer, Oddity::RepeatedRow].map(Oddity::count);
+        let twice = part(&asked, &answer(&asked, &[("s1", "foo"), ("s1", "bar"), ("s2", "foo")])).unwrap();
+        let ids: Vec<_> = twice.rows.iter().flatten().map(|row| row.id_socket.as_str()).collect();
+        assert_eq!(ids, ["s1", "s2"]);
+        let unasked = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[]) };
+        for senseless in [answer(&other, &[]), unasked, answer(&asked, &[("", "foo")]), answer(&asked, &[("s", "\n")])]
+        {
+            assert_eq!(part(&asked, &senseless).unwrap_err(), Silence::Failed);
+        }
+        let after = [Oddity::SenselessAnswer, Oddity::RepeatedRow].map(Oddity::count);
+        assert_eq!([after[0] - before[0], after[1] - before[1]], [4, 1], "each is counted");
+    }
 }

@@ -198,9 +198,10 @@ impl Call {
             Err(_elapsed) => (Err(Failure::Late), Some(Silence::Deadline)),
             Ok(Ok(response)) => (Ok(response.into_inner()), None),
             Ok(Err(status)) => {
+                let silence = silence(&status);
                 // What has no cause on this side is the peer's own word.
-                let silence = status.source().map(|_| silence(&status));
-                (Err(Failure::Said(status)), silence)
+                let answered = status.source().is_none() && silence != Silence::Deadline;
+                (Err(Failure::Said(status)), Some(silence).filter(|_| !answered))
             }
         };
         match silence {
@@ -261,21 +262,29 @@ fn moved(status: &Status) -> Option<NodeId> {
 
 fn silence(status: &Status) -> Silence {
     match status.code() {
-        Code::DeadlineExceeded => Silence::Deadline,
+        // tonic calls it cancelled when the time that a call was given has run out, on either side.
+        Code::DeadlineExceeded | Code::Cancelled => Silence::Deadline,
         Code::ResourceExhausted => Silence::Overloaded,
         Code::FailedPrecondition => Silence::Refused,
-        // tonic reports its own time-outs as `Cancelled`.
-        Code::Cancelled if caused_by(status, |kind| kind == io::ErrorKind::TimedOut) => Silence::Deadline,
-        _ if caused_by(status, |kind| kind == io::ErrorKind::ConnectionRefused) => Silence::Refused,
-        _ if caused_by(status, |kind| kind == io::ErrorKind::TimedOut) => Silence::Deadline,
+        _ if caused_by(status, timed_out) => Silence::Deadline,
+        _ if caused_by(status, |error| is(error, io::ErrorKind::ConnectionRefused)) => Silence::Refused,
         _ => Silence::Failed,
     }
 }
 
-fn caused_by(status: &Status, is: impl Fn(io::ErrorKind) -> bool) -> bool {
+/// A time-out of connecting, or of a connection that was not kept alive.
+fn timed_out(error: &(dyn StdError + 'static)) -> bool {
+    error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout) || is(error, io::ErrorKind::TimedOut)
+}
+
+fn is(error: &(dyn StdError + 'static), kind: io::ErrorKind) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == kind)
+}
+
+fn caused_by(status: &Status, is: impl Fn(&(dyn StdError + 'static)) -> bool) -> bool {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(status);
     while let Some(error) = cause {
-        if error.downcast_ref::<io::Error>().is_some_and(|error| is(error.kind())) {
+        if is(error) {
             return true;
         }
         cause = error.source();

@@ -47,6 +47,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Clone, Default)]
 pub struct Switch(Arc<SwitchState>);
 
+type BeforeEnd = Box<dyn FnOnce() + Send + Sync>;
+
 #[derive(Default)]
 struct SwitchState {
     ended: AtomicBool,
@@ -54,6 +56,8 @@ struct SwitchState {
     gone: AtomicBool,
     /// A Socket.IO client came in on it.
     client: AtomicBool,
+    /// What must be done before its end can be seen at the other end.
+    before_end: Mutex<Option<BeforeEnd>>,
     reader: AtomicWaker,
     writer: AtomicWaker,
 }
@@ -80,6 +84,9 @@ struct Switched<T> {
 impl Switch {
     /// Ends the connection: its reads and writes fail from now on, so whoever holds it lets go.
     pub fn end(&self) {
+        if let Some(before_end) = self.0.before_end().take() {
+            before_end();
+        }
         self.0.ended.store(true, Ordering::Release);
         self.0.reader.wake();
         self.0.writer.wake();
@@ -88,6 +95,11 @@ impl Switch {
     /// Whether the connection has ended, from whichever side.
     pub fn is_gone(&self) -> bool {
         self.0.gone.load(Ordering::Acquire)
+    }
+
+    /// When the connection is ended from here, this is done first, and nothing that was to be done before.
+    pub fn before_end(&self, act: impl FnOnce() + Send + Sync + 'static) {
+        *self.0.before_end() = Some(Box::new(act));
     }
 
     /// A Socket.IO client came in on this connection.
@@ -99,6 +111,12 @@ impl Switch {
         // Registered first: an end between the two lines wakes this task again.
         waker.register(context.waker());
         if self.0.ended.load(Ordering::Acquire) { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+}
+
+impl SwitchState {
+    fn before_end(&self) -> MutexGuard<'_, Option<BeforeEnd>> {
+        self.before_end.lock().expect("no code panics before the end of a connection")
     }
 }
 

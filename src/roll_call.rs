@@ -184,10 +184,8 @@ impl RollCall {
         let steady = view.steady(lease, BootInstant::now());
         // Replaced while it was asked: the process lives, under an id that was not asked.
         let replaced = |node: &NodeId| view.members.iter().any(|member| member.node.process() == node.process());
-        let alive = |node: &NodeId| {
-            let heard = view.get(node).and_then(|member| member.heard);
-            !steady || heard.is_some_and(|heard| heard.elapsed() < lease) || view.get(node).is_none() && replaced(node)
-        };
+        // Who is still a member was not found dead, whatever the account says: the index may have been flushed since.
+        let alive = |node: &NodeId| !steady || view.get(node).is_some() || replaced(node);
         let gone = |node: &NodeId| view.departed.contains(node) && !replaced(node);
         let mut outcomes = Vec::with_capacity(asked.len());
         for Asked { node, name, took, reply } in asked {

@@ -292,6 +292,16 @@ impl Presence {
     pub fn close(&self) {
         self.0.close();
     }
+
+    /// Closes this presence for as long as it is there, without keeping it.
+    pub fn closer(&self) -> impl FnOnce() + Send + Sync + use<> {
+        let keeper = Arc::downgrade(&self.0);
+        move || {
+            if let Some(keeper) = keeper.upgrade() {
+                keeper.close();
+            }
+        }
+    }
 }
 
 impl Keeper {

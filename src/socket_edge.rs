@@ -138,6 +138,10 @@ impl SocketEdge {
         // Here and not in the connect handler: events sent right after connecting would find no one to take them.
         self.listen(&socket);
         let switch = switch(&socket);
+        if let Some(switch) = &switch {
+            // Whoever sees that its transport was ended here is not listed any more.
+            switch.before_end(presence.closer());
+        }
         let gone = || switch.as_ref().is_some_and(Switch::is_gone);
         if !self.settled(&rooms, &presence, switch.as_ref(), gone).await {
             return Err(Refusal::gone());

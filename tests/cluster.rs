@@ -45,6 +45,7 @@ over_both![
     a_leave_and_a_connect_in_one_write_leave_nothing_behind,
     a_node_that_stops_is_forgotten_and_its_clients_are_let_go,
     a_retired_incarnation_is_followed_by_the_next_without_a_wrong_answer,
+    who_was_let_go_is_not_listed_by_whoever_asks_at_once,
 ];
 
 fn pairs(of: &[(&Client, &str)]) -> BTreeSet<(String, String)> {
@@ -282,6 +283,25 @@ async fn a_retired_incarnation_is_followed_by_the_next_without_a_wrong_answer(in
         .await;
         assert_ne!(cluster.nodes[0].roster.incarnation(), before);
     }
+    cluster.stop().await;
+}
+
+async fn who_was_let_go_is_not_listed_by_whoever_asks_at_once(index: Index) {
+    let mut cluster = Cluster::start(2, index).await;
+    let mut clients = Vec::new();
+    for number in 0..40 {
+        clients.push(Client::connect(cluster.nodes[1].public, &format!("user-{number}"), &["a"]).await.unwrap());
+    }
+    let stopping = tokio::spawn(cluster.nodes.pop().unwrap().stop());
+    let asking = clients.into_iter().map(|client| async {
+        let id = client.id.clone();
+        client.closed().await;
+        let (_, listed) = cluster.users(0, "a").await;
+        assert!(!listed.iter().any(|(socket, _)| *socket == id), "{id} had seen its end");
+    });
+    futures::future::join_all(asking).await;
+    stopping.await.unwrap();
+    assert_eq!(cluster.users(0, "a").await, (true, BTreeSet::new()));
     cluster.stop().await;
 }
 

@@ -257,16 +257,20 @@ async fn what_other_programs_have_written_is_skipped_and_counted() {
         foreign.query_async::<()>(&mut redis).await.unwrap();
 
         let before = [Oddity::ForeignMember, Oddity::ForeignEntry, Oddity::ForeignKey].map(Oddity::count);
-        assert_eq!(directory.owners(&room("mixed")).await.unwrap().nodes, [node.clone()]);
+        assert_eq!(directory.owners(&room("mixed")).await.unwrap().nodes, [node.clone()].as_slice());
         let nodes = directory.nodes().await.unwrap().nodes;
         assert_eq!(nodes, [(node.clone(), entry("one"))], "neither a foreign id nor a foreign entry is a node");
         assert!(matches!(directory.owners(&room("taken")).await, Err(Error::Foreign(_))));
         let both = [room("taken"), room("free")];
         assert!(matches!(directory.claim(&node, &both).await, Err(Error::Foreign(_))));
-        assert_eq!(directory.owners(&both[1]).await.unwrap().nodes, [node.clone()], "the rest of the call was done");
+        assert_eq!(
+            directory.owners(&both[1]).await.unwrap().nodes,
+            [node.clone()].as_slice(),
+            "the rest of the call was done"
+        );
         let seats = [seat("taken", "s1", true), seat("free", "s1", true)];
         assert_eq!(directory.list(&node, &seats).await, Ok(()));
-        assert_eq!(directory.account(&both[1], &[node.clone()]).await.unwrap()[0].sockets, 1);
+        assert_eq!(directory.account(&both[1], std::slice::from_ref(&node)).await.unwrap()[0].sockets, 1);
         assert_eq!(directory.release(&node, &both).await, Ok(()));
         let owners: String = redis::cmd("GET").arg("rollcall:owners:taken").query_async(&mut redis).await.unwrap();
         assert_eq!(owners, "text", "it is left as it was");

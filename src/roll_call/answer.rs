@@ -68,8 +68,8 @@ pub struct NodeAnswer {
 
 impl Verdict {
     /// Judges a node that was asked and did not answer. `account` is what the index says of it, `None` where the
-    /// index could not be read; `alive` is whether there is another reason to think it lives than a lease: it was heard
-    /// over the mesh within one, or the index is too young to tell; `gone` is whether it said goodbye.
+    /// index could not be read; `alive` is whether there is another reason to think it lives than a lease: it is a member
+    /// still, or the index is too young to tell; `gone` is whether it said goodbye.
     pub fn of(account: Option<&Account>, alive: bool, gone: bool) -> Self {
         match account {
             _ if gone => Self::Dead,

@@ -4,16 +4,21 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod clients;
 mod crash;
 #[allow(dead_code, reason = "shared with the churn test, and each uses its own part")]
 mod crowd;
+mod hang;
 #[allow(dead_code, reason = "shared with the churn test, and each uses its own part")]
 mod oracle;
+mod partition;
 #[allow(dead_code, reason = "shared with the churn test, and each uses its own part")]
 mod processes;
 #[allow(dead_code, reason = "shared with the churn test, and each uses its own part")]
 mod proxy;
+mod redis;
 #[allow(dead_code, reason = "shared with the churn test, and each uses its own part")]
 mod redis_server;
+mod rolling;
 #[allow(dead_code, reason = "shared with the churn test, and each uses its own part")]
 mod watch;

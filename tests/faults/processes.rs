@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::future::Future;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -33,6 +34,16 @@ static PLACES: Semaphore = Semaphore::const_new(CLUSTERS);
 
 /// How often a predicate is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Waits until it is so, and fails when that takes longer than `bound`. Returns how long it took.
+pub async fn within<F: Future<Output = bool>>(bound: Duration, what: &str, mut is: impl FnMut() -> F) -> Duration {
+    let began = Instant::now();
+    while !is().await {
+        assert!(began.elapsed() < bound, "not within {bound:?}: {what}");
+        sleep(LOOK_EVERY).await;
+    }
+    began.elapsed()
+}
 
 /// How the nodes of a cluster are started.
 #[derive(Debug, Clone)]
@@ -343,11 +354,55 @@ impl Cluster {
         Client::connect(&self.oracle, &self.nodes[node].door(), user, rooms).await
     }
 
+    /// Connects as clients do that are turned away: they try again.
+    pub async fn persist(&self, node: usize, user: &str, rooms: &[&str]) -> Client {
+        let began = Instant::now();
+        loop {
+            match self.try_connect(node, user, rooms).await {
+                Ok(client) => return client,
+                Err(refused) => assert!(began.elapsed() < PATIENCE, "{user} is not let in: {refused:?}"),
+            }
+            sleep(LOOK_EVERY * 5).await;
+        }
+    }
+
     /// The full answer of a node, as it came and as the oracle takes it.
     pub async fn call(&self, node: usize, room: &str) -> (Value, Call) {
         let (status, full, call) = self.asker.ask(&self.nodes[node].door(), room).await.expect("it answers");
         assert_eq!(status, 200, "{full}");
         (full, call)
+    }
+
+    /// Whoever is listed, complete or not.
+    pub async fn rows(&self, node: usize, room: &str) -> BTreeSet<String> {
+        let (_, call) = self.call(node, room).await;
+        call.rows.into_iter().map(|row| row.socket).collect()
+    }
+
+    /// Whether each of these nodes lists exactly who is there, complete or not.
+    pub async fn all_listed(&self, nodes: &[usize], room: &str) -> bool {
+        let expected = self.oracle.present(room);
+        let answers = join_all(nodes.iter().map(|node| self.rows(*node, room))).await;
+        answers.into_iter().all(|listed| listed == expected)
+    }
+
+    /// Ends when each of these nodes gives the complete and right answer, and Redis says the same as all rosters;
+    /// fails when that takes longer than `bound`. Returns how long it took.
+    pub async fn healed(&self, nodes: &[usize], bound: Duration) -> Duration {
+        let began = Instant::now();
+        loop {
+            let mut missing = self.differences(nodes).await;
+            for room in self.oracle.rooms() {
+                if !self.agree(nodes, &room).await {
+                    missing.push(format!("the nodes do not all list {room}, and complete"));
+                }
+            }
+            if missing.is_empty() {
+                return began.elapsed();
+            }
+            assert!(began.elapsed() < bound, "not healed within {bound:?}: {missing:?}");
+            sleep(LOOK_EVERY).await;
+        }
     }
 
     /// The complete answer is exactly these; anything else is `None`.

@@ -147,11 +147,22 @@ impl RedisServer {
         fs::read(self.dump()).unwrap()
     }
 
-    /// Starts it again with what was in it once. It may still be loading: see [`Self::answering`].
+    /// Starts it again with what was in it once, and ends before it has loaded that. Of nothing, it starts empty.
     pub fn restart_from(&mut self, snapshot: &[u8], options: &[&str]) {
         self.kill();
-        fs::write(self.dump(), snapshot).unwrap();
+        if snapshot.is_empty() {
+            let _ = fs::remove_file(self.dump());
+        } else {
+            fs::write(self.dump(), snapshot).unwrap();
+        }
         self.launch(options);
+    }
+
+    /// Whether it answers that it has not loaded its data yet.
+    pub async fn is_loading(&self) -> bool {
+        let Ok(mut connection) = self.try_connection().await else { return false };
+        let answer = redis::cmd("GET").arg("anything").query_async::<Option<String>>(&mut connection).await;
+        answer.is_err_and(|error| error.code() == Some("LOADING"))
     }
 
     /// Makes its background saves fail, and so its writes.

@@ -1,0 +1,151 @@
+//! Clients that misbehave: silent ones, ones that stop reading, ones that flood, and a storm of newborns.
+
+use std::time::{Duration, Instant};
+
+use futures::{SinkExt, StreamExt};
+use serde_json::json;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+use crate::crowd::{Client, Going};
+use crate::processes::{Cluster, Options, within};
+use crate::watch::{Watch, percentile};
+
+const PINGS: [&str; 4] = ["--ping-interval", "500ms", "--ping-timeout", "1s"];
+/// Interval and timeout, twice, on a busy machine.
+const OUT_WITHIN: Duration = Duration::from_secs(6);
+
+/// A client that the oracle does not know, with a receive buffer as small as can be, connected to `a`.
+async fn rude(cluster: &Cluster, node: usize) -> WebSocketStream<TcpStream> {
+    let address = cluster.nodes[node].public;
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+    socket.set_recv_buffer_size(1024).unwrap();
+    socket.connect(&address.into()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let stream = TcpStream::from_std(socket.into()).unwrap();
+    let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket&id_user=rude&room=a");
+    let (mut transport, _) = client_async(url, stream).await.unwrap();
+    transport.send(Message::text("40")).await.unwrap();
+    loop {
+        let message = transport.next().await.expect("an answer").unwrap();
+        if message.to_text().is_ok_and(|text| text.starts_with("40")) {
+            return transport;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_falls_silent_is_out_after_its_ping_timeout() {
+    let cluster = Cluster::start(2, Options::default().with(&PINGS)).await;
+    let _polite = cluster.connect(0, "polite", &["a"]).await;
+    let _silent = rude(&cluster, 0).await;
+    assert_eq!(cluster.rows(1, "a").await.len(), 2);
+    within(OUT_WITHIN, "it is out, its connection still open", || cluster.agree(&[0, 1], "a")).await;
+}
+
+/// Sends events that are answered, and reads no answer, until nothing more can be sent. Returns how many bytes went.
+async fn flood(transport: &mut WebSocketStream<TcpStream>, most: usize) -> usize {
+    let room = "x".repeat(200);
+    let mut sent = 0;
+    let mut number = 0_u64;
+    while sent < most {
+        let packet = format!("42{number}{}", json!(["leave", room]));
+        (number, sent) = (number + 1, sent + packet.len());
+        match timeout(Duration::from_millis(500), transport.send(Message::text(packet))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => break,
+        }
+    }
+    sent
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_flood_and_do_not_read_are_out_and_cost_no_memory_and_no_time_of_others() {
+    const RUDE: usize = 8;
+    const BYTES: usize = 24 << 20;
+    /// Far less than what is sent, and what is answered.
+    const GROWTH: u64 = 64 << 20;
+    let cluster = Cluster::start(2, Options::default().with(&PINGS)).await;
+    let polite = cluster.connect(0, "polite", &["a"]).await;
+    let before = cluster.nodes[0].resident();
+    let watch = Watch::start(&cluster, &[0, 1], &["quiet"]);
+    let mut floods = JoinSet::new();
+    for _ in 0..RUDE {
+        let mut transport = rude(&cluster, 0).await;
+        floods.spawn(async move {
+            let sent = flood(&mut transport, BYTES).await;
+            (sent, transport)
+        });
+    }
+    let mut most = before;
+    let mut joins = Vec::new();
+    let began = Instant::now();
+    let mut stuck = Vec::new();
+    while stuck.len() < RUDE {
+        if let Ok(Some(flooded)) = timeout(Duration::from_millis(20), floods.join_next()).await {
+            stuck.push(flooded.unwrap());
+        }
+        most = most.max(cluster.nodes[0].resident());
+        let asked = Instant::now();
+        assert!(polite.join("b").await && polite.leave("b").await);
+        joins.push(asked.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(30), "they can go on for ever");
+    }
+    // Their connections stay open on their side, unread.
+    within(OUT_WITHIN, "they are out", || cluster.agree(&[0, 1], "a")).await;
+    most = most.max(cluster.nodes[0].resident());
+    assert!(most - before < GROWTH, "{} MiB more than before", (most - before) >> 20);
+    let slow = percentile(joins, 90);
+    assert!(slow < Duration::from_millis(500), "90 % of joins and leaves within {slow:?}");
+    watch.end().await.all_answered();
+    drop(stuck);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_stops_reading_with_full_buffers_is_out_after_its_ping_timeout() {
+    let cluster = Cluster::start(2, Options::default().with(&PINGS)).await;
+    let _polite = cluster.connect(1, "polite", &["a"]).await;
+    let mut transport = rude(&cluster, 0).await;
+    // Answers pile up until its own buffers and those of the node are full.
+    let sent = flood(&mut transport, 64 << 20).await;
+    assert!(sent < 64 << 20, "the node reads on for ever");
+    within(OUT_WITHIN, "it is out", || cluster.agree(&[0, 1], "a")).await;
+    drop(transport);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_newborns_passes_the_comparison_of_the_roster() {
+    let cluster = Cluster::start(2, Options::default()).await;
+    let mut stays = Vec::new();
+    for node in 0..2 {
+        stays.push(cluster.connect(node, "stays", &["a"]).await);
+    }
+    let watch = Watch::start(&cluster, &[0, 1], &["a"]);
+    let began = Instant::now();
+    let mut storm = JoinSet::new();
+    for number in 0..24_usize {
+        let (oracle, door) = (cluster.oracle.clone(), cluster.nodes[number % 2].door());
+        storm.spawn(async move {
+            let ways = [Going::Close, Going::Leave, Going::Drop, Going::Reset];
+            let mut turn = number;
+            // The roster is compared every five seconds.
+            while began.elapsed() < Duration::from_secs(11) {
+                let client = Client::connect(&oracle, &door, "newborn", &["a"]).await.expect("let in");
+                client.go(ways[turn % ways.len()]).await;
+                turn += 1;
+            }
+        });
+    }
+    while let Some(ended) = storm.join_next().await {
+        ended.unwrap();
+    }
+    within(OUT_WITHIN, "only those who stayed are left", || cluster.agree(&[0, 1], "a")).await;
+    watch.end().await.all_answered();
+    for node in &cluster.nodes {
+        assert_eq!(node.log.count("gone without their presence"), 0);
+    }
+}

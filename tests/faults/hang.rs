@@ -1,0 +1,164 @@
+//! A node that hangs: SIGSTOP, for less than its lease and for longer, and SIGCONT.
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use tokio::time::sleep;
+
+use crate::common::until;
+use crate::crowd::{Client, Refused};
+use crate::processes::{Cluster, Options, within};
+use crate::watch::{SLACK, Watch, percentile, unanswered};
+
+/// A node that was continued is part of every answer again within this time.
+const BACK_WITHIN: Duration = Duration::from_secs(1);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hung_node_is_named_and_counted_within_the_deadline_and_then_costs_a_probe() {
+    let cluster = Cluster::start(3, Options::lease(8)).await;
+    let mut clients = Vec::new();
+    for (node, count) in [(0, 1), (1, 2), (2, 3)] {
+        for _ in 0..count {
+            clients.push(cluster.connect(node, "someone", &["a"]).await);
+        }
+    }
+    let _elsewhere = [cluster.connect(0, "x", &["elsewhere"]).await, cluster.connect(1, "y", &["elsewhere"]).await];
+    cluster.healed(&[0, 1, 2], Duration::from_secs(5)).await;
+    let watch = Watch::start(&cluster, &[0, 1], &["elsewhere"]);
+    let stopped = Instant::now();
+    cluster.stop(2).await;
+
+    let (full, call) = cluster.call(0, "a").await;
+    let took = call.answered - call.asked;
+    assert!(took < cluster.options.deadline + SLACK, "{took:?}");
+    assert_eq!(unanswered(&full)["node-3"], "deadline", "{full}");
+    assert_eq!((call.complete, call.rows.len(), &full["unresolved"]), (false, 3, &3.into()), "{full}");
+    // The circuit opens after a few misses: from then on a caller waits for a probe at most.
+    within(Duration::from_secs(3), "it costs no deadline any more", || async {
+        let (full, call) = cluster.call(0, "a").await;
+        assert_eq!((call.complete, &full["unresolved"]), (false, &3.into()), "{full}");
+        call.answered - call.asked < cluster.options.deadline / 2
+    })
+    .await;
+    let mut probed = Vec::new();
+    for _ in 0..10 {
+        let (full, call) = cluster.call(0, "a").await;
+        assert_eq!(unanswered(&full)["node-3"], "deadline", "{full}");
+        assert_eq!((call.complete, &full["unresolved"]), (false, &3.into()), "{full}");
+        probed.push(call.answered - call.asked);
+    }
+    let half = percentile(probed, 50);
+    assert!(half < cluster.options.deadline / 2, "half within {half:?}");
+
+    assert!(stopped.elapsed() < cluster.options.lease / 2, "the machine is too slow for this test");
+    cluster.go_on(2);
+    within(BACK_WITHIN, "it is back", || cluster.agree(&[0, 1, 2], "a")).await;
+    let report = watch.end().await;
+    report.all_answered();
+    // Nobody in this room is on the node that hung: it was neither incomplete nor slow for a moment.
+    let during: Vec<_> = report.between(stopped, Instant::now()).collect();
+    assert!(during.iter().all(|answered| answered.call.complete), "a room of others became incomplete");
+    let most = percentile(during.iter().map(|answered| answered.took()).collect(), 95);
+    assert!(most < cluster.options.deadline / 2, "95 % within {most:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_stopped_past_its_lease_is_left_out_and_returns_as_a_new_incarnation_with_its_whole_roster() {
+    let cluster = Cluster::start(3, Options::default()).await;
+    let mut clients = Vec::new();
+    for number in 0..20 {
+        clients.push(cluster.connect(2, "back", &["a", &format!("own-{number}")]).await);
+    }
+    let here = cluster.connect(0, "here", &["a"]).await;
+    let (before, _) = cluster.roster(2, "a").await.expect("it answers");
+    cluster.healed(&[0, 1, 2], Duration::from_secs(5)).await;
+    let watch = Watch::start(&cluster, &[0, 1, 2], &["a", "own-0"]);
+    cluster.stop(2).await;
+    let only_here = Some([here.socket.clone()].into());
+    within(cluster.options.lease * 3, "the others are complete without it", || async {
+        cluster.listed(0, "a").await == only_here && cluster.listed(1, "a").await == only_here
+    })
+    .await;
+    cluster.go_on(2);
+    cluster.healed(&[0, 1, 2], Duration::from_secs(5)).await;
+    let (after, sockets) = cluster.roster(2, "a").await.expect("it answers");
+    let process = |id: &str| id.split('-').next().map(str::to_owned);
+    assert_eq!(process(&before), process(&after));
+    assert_ne!(before, after, "a lapsed lease is never revived");
+    assert_eq!(sockets.len(), clients.len());
+    assert!(clients.iter().all(|client| !client.has_ended()), "nobody was let go");
+    watch.end().await.all_answered();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_that_waited_in_the_kernel_for_longer_than_the_lease_are_listed_once_acknowledged() {
+    let cluster = Cluster::start(3, Options::default()).await;
+    let before = cluster.connect(2, "before", &["a"]).await;
+    cluster.stop(2).await;
+    let watch = Watch::start(&cluster, &[0, 1], &["a", "b"]);
+    let (oracle, door) = (cluster.oracle.clone(), cluster.nodes[2].door());
+    let queued: Vec<_> = (0..20)
+        .map(|number| {
+            let (oracle, door, room) = (oracle.clone(), door.clone(), if number % 2 == 0 { "a" } else { "b" });
+            tokio::spawn(async move {
+                loop {
+                    match Client::connect(&oracle, &door, "queued", &[room]).await {
+                        // It has not renewed its lease yet, and says so: clients try again.
+                        Err(Refused::Status(503)) => sleep(Duration::from_millis(20)).await,
+                        connected => return connected,
+                    }
+                }
+            })
+        })
+        .collect();
+    within(cluster.options.lease * 3, "the others are complete without it", || async {
+        cluster.listed(0, "a").await == Some([].into()) && cluster.listed(1, "b").await == Some([].into())
+    })
+    .await;
+    cluster.go_on(2);
+    let clients = join_all(queued).await.into_iter().map(|queued| queued.unwrap().expect("let in"));
+    let clients: Vec<Client> = clients.collect();
+    // The watch has asked the others all the time, and the oracle knows when each was acknowledged.
+    cluster.healed(&[0, 1, 2], Duration::from_secs(5)).await;
+    assert_eq!(cluster.oracle.present("a").len() + cluster.oracle.present("b").len(), clients.len() + 1);
+    assert!(!before.has_ended());
+    watch.end().await.all_answered();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flush_and_then_a_peer_that_hangs_for_half_a_second_hide_nobody() {
+    let cluster = Cluster::start(3, Options::default()).await;
+    let mut clients = Vec::new();
+    for node in 0..3 {
+        clients.push(cluster.connect(node, "someone", &["a"]).await);
+    }
+    cluster.healed(&[0, 1, 2], Duration::from_secs(5)).await;
+    let watch = Watch::start(&cluster, &[0, 1], &["a"]);
+    for _ in 0..3 {
+        cluster.redis.flush().await;
+        cluster.stop(2).await;
+        // The time itself is the fault.
+        sleep(Duration::from_millis(500)).await;
+        cluster.go_on(2);
+        cluster.healed(&[0, 1, 2], Duration::from_secs(5)).await;
+    }
+    watch.end().await.all_answered();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_asked_and_stopped_in_the_middle_tells_no_old_truth() {
+    let cluster = Cluster::start(3, Options::default()).await;
+    let _first = cluster.connect(0, "first", &["a"]).await;
+    let watch = Watch::start(&cluster, &[2], &["a"]);
+    for turn in 0..3 {
+        cluster.stop(2).await;
+        // The node that asks hangs for longer than a lease while sockets come on the others.
+        let client = cluster.connect(turn % 2, "comes", &["a"]).await;
+        sleep(cluster.options.lease * 5 / 4).await;
+        cluster.go_on(2);
+        assert_eq!(cluster.rows(2, "a").await, cluster.oracle.present("a"));
+        drop(client);
+    }
+    until("right again", || cluster.agree(&[0, 1, 2], "a")).await;
+    watch.end().await.all_answered();
+}

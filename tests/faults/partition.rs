@@ -1,0 +1,183 @@
+//! Links that break between nodes that run: between two nodes, between a node and Redis, and between a node and
+//! everybody. The links lead through proxies.
+
+use std::time::Duration;
+
+use crate::common::until;
+use crate::crowd::Refused;
+use crate::processes::{Cluster, Options, within};
+use crate::proxy::Mode;
+use crate::watch::{SLACK, Watch, unanswered};
+
+const HEALED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Three nodes, each with a socket in `all` and in a room of its own.
+async fn three() -> (Cluster, Vec<crate::crowd::Client>) {
+    let cluster = Cluster::start(3, Options::proxied()).await;
+    let mut clients = Vec::new();
+    for node in 0..3 {
+        clients.push(cluster.connect(node, "someone", &["all", &format!("on-{node}")]).await);
+    }
+    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    (cluster, clients)
+}
+
+async fn two_nodes_cut_from_each_other(mode: Mode) {
+    let (cluster, clients) = three().await;
+    let watch = Watch::start(&cluster, &[0, 1, 2], &["all", "on-0", "on-1", "on-2"]);
+    cluster.between(0, 1, mode);
+    for (asked, other) in [(0, 1), (1, 0)] {
+        let room = format!("on-{other}");
+        until("the answer is incomplete, and says so", || async {
+            let (full, call) = cluster.call(asked, &room).await;
+            let took = call.answered - call.asked;
+            assert!(took < cluster.options.deadline + SLACK, "{took:?}");
+            !call.complete && unanswered(&full).contains_key(&format!("node-{}", other + 1))
+        })
+        .await;
+        let (full, call) = cluster.call(asked, "all").await;
+        assert_eq!((call.rows.len(), call.complete, &full["unresolved"]), (2, false, &1.into()), "{full}");
+        assert!(cluster.agree(&[asked], &format!("on-{asked}")).await, "rooms of others are complete");
+    }
+    assert!(cluster.agree(&[2], "all").await, "who reaches both is complete");
+    // Both have leases, so neither is ever dead to the other.
+    let still = cluster.options.lease * 3 / 2;
+    tokio::time::sleep(still).await;
+    assert!(!cluster.call(0, "on-1").await.1.complete);
+    cluster.between(0, 1, Mode::Open);
+    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    assert!(clients.iter().all(|client| !client.has_ended()), "nobody was let go");
+    watch.end().await.all_answered();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_whose_connections_are_cut_are_incomplete_about_each_other_and_heal() {
+    two_nodes_cut_from_each_other(Mode::Cut).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_that_hear_nothing_of_each_other_are_incomplete_about_each_other_and_heal() {
+    two_nodes_cut_from_each_other(Mode::Held).await;
+}
+
+async fn a_node_cut_off_from_redis_alone(mode: Mode) {
+    let (cluster, clients) = three().await;
+    let watch = Watch::start(&cluster, &[0, 1, 2], &["all", "on-2", "new"]);
+    cluster.link_to_redis(2, mode);
+    // Longer than its lease: from now on it counts by what the others have heard.
+    tokio::time::sleep(cluster.options.lease * 2).await;
+    assert!(clients.iter().all(|client| !client.has_ended()), "its sockets stay");
+    let _new = cluster.connect(2, "new", &["new", "all"]).await;
+    for room in ["all", "on-2", "new"] {
+        assert!(cluster.all_listed(&[0, 1, 2], room).await, "{room}: {}", cluster.call(0, room).await.0);
+        assert!(cluster.agree(&[0, 1], room).await, "{room}: {}", cluster.call(0, room).await.0);
+    }
+    cluster.link_to_redis(2, Mode::Open);
+    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    watch.end().await.all_answered();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_cut_off_from_redis_alone_keeps_its_sockets_listed_everywhere_and_takes_new_ones() {
+    a_node_cut_off_from_redis_alone(Mode::Cut).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_to_whom_redis_hangs_keeps_its_sockets_listed_everywhere_and_takes_new_ones() {
+    a_node_cut_off_from_redis_alone(Mode::Held).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_cannot_hear_a_node_without_a_lease_never_calls_an_answer_complete_that_lacks_it() {
+    let (cluster, clients) = three().await;
+    let watch = Watch::start(&cluster, &[0, 1, 2], &["all", "on-2", "nobody"]);
+    cluster.link_to_redis(2, Mode::Cut);
+    cluster.between(1, 2, Mode::Cut);
+    let lapsed = cluster.options.lease * 3;
+    tokio::time::sleep(lapsed).await;
+    // The third has heard it, and tells: to the second it is alive, and does not answer.
+    for _ in 0..20 {
+        for room in ["all", "on-2"] {
+            let (full, call) = cluster.call(1, room).await;
+            assert!(!call.complete, "{full}");
+            assert!(unanswered(&full).contains_key("node-3"), "{full}");
+        }
+        assert!(cluster.agree(&[0], "all").await);
+    }
+    assert!(clients.iter().all(|client| !client.has_ended()), "two of three count it, so it counts");
+    let new = cluster.try_connect(2, "new", &["all"]).await;
+    if let Ok(new) = &new {
+        assert!(cluster.rows(0, "all").await.contains(&new.socket), "whoever was acknowledged is listed");
+    }
+    cluster.link_to_redis(2, Mode::Open);
+    cluster.between(1, 2, Mode::Open);
+    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    watch.end().await.all_answered();
+}
+
+async fn a_node_cut_off_from_everybody(mode: Mode) {
+    let (cluster, clients) = three().await;
+    let watch = Watch::start(&cluster, &[0, 1], &["all", "on-2", "on-0"]);
+    let process = cluster.nodes[2].process.get();
+    cluster.oracle.out(process);
+    cluster.link_to_redis(2, mode);
+    cluster.between(0, 2, mode);
+    cluster.between(1, 2, mode);
+    let bound = cluster.options.lease * 4;
+    within(bound, "the others are complete without it", || async {
+        let without = [clients[0].socket.clone(), clients[1].socket.clone()].into();
+        let both = cluster.listed(0, "all").await.zip(cluster.listed(1, "all").await);
+        both.is_some_and(|(one, other)| one == without && other == without)
+    })
+    .await;
+    within(bound, "it lets its sockets go", || async { clients[2].has_ended() }).await;
+    assert_eq!(cluster.oracle.disconnects(), 0, "official clients would not come back after a disconnect");
+    assert!(clients[..2].iter().all(|client| !client.has_ended()), "the others keep theirs");
+    let refused = cluster.try_connect(2, "new", &["all"]).await.err();
+    assert_eq!(refused, Some(Refused::Status(503)));
+    let (full, call) = cluster.call(2, "all").await;
+    assert!(!call.complete, "it knows that it knows nothing: {full}");
+    // Its clients come back elsewhere.
+    let _elsewhere = cluster.connect(0, "someone", &["all", "on-2"]).await;
+    assert!(cluster.agree(&[0, 1], "all").await && cluster.agree(&[0, 1], "on-2").await);
+
+    cluster.link_to_redis(2, Mode::Open);
+    cluster.between(0, 2, Mode::Open);
+    cluster.between(1, 2, Mode::Open);
+    within(HEALED_WITHIN, "it takes clients again", || cluster.ready(2)).await;
+    cluster.oracle.in_again(process);
+    let _again = cluster.connect(2, "again", &["all", "on-2"]).await;
+    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    watch.end().await.all_answered();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_cut_off_from_everybody_lets_its_sockets_go_and_comes_back_when_healed() {
+    a_node_cut_off_from_everybody(Mode::Cut).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_hears_nothing_of_anybody_lets_its_sockets_go_and_comes_back_when_healed() {
+    a_node_cut_off_from_everybody(Mode::Held).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_link_is_waited_for_within_the_deadline() {
+    let (cluster, clients) = three().await;
+    let watch = Watch::start(&cluster, &[0, 1, 2], &["all"]);
+    cluster.link(0, 1, Mode::Delayed(Duration::from_millis(60)));
+    for _ in 0..5 {
+        assert!(cluster.agree(&[0], "all").await, "{}", cluster.call(0, "all").await.0);
+    }
+    cluster.link(0, 1, Mode::Delayed(Duration::from_millis(1500)));
+    until("too slow is unanswered", || async {
+        let (full, call) = cluster.call(0, "all").await;
+        !call.complete && unanswered(&full).get("node-2").is_some_and(|reason| reason == "deadline")
+    })
+    .await;
+    assert!(cluster.agree(&[1, 2], "all").await);
+    cluster.link(0, 1, Mode::Open);
+    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    assert!(clients.iter().all(|client| !client.has_ended()));
+    watch.end().await.all_answered();
+}

@@ -1,0 +1,393 @@
+//! Redis that hangs, dies, forgets, goes back in time, or answers with errors: sockets stay and come, roll calls go on,
+//! and no answer is called complete that is not, until the index is whole again.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::common::until;
+use crate::crowd::{Client, Refused};
+use crate::processes::{Cluster, Options, within};
+use crate::proxy::Mode;
+use crate::redis_server::RedisServer;
+use crate::watch::{SLACK, Watch};
+
+/// The index is whole so long after Redis is back.
+const HEALED_WITHIN: Duration = Duration::from_secs(5);
+/// How often each node may warn while Redis goes once and comes back once.
+const WARNINGS_MOST: usize = 6;
+
+/// Three nodes with sockets in common rooms and in rooms of their own.
+async fn three(options: Options) -> (Cluster, Vec<Client>) {
+    let cluster = Cluster::start(3, options).await;
+    let mut clients = Vec::new();
+    for node in 0..3 {
+        clients.push(cluster.connect(node, "early", &["all", &format!("on-{node}")]).await);
+    }
+    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    (cluster, clients)
+}
+
+fn watch(cluster: &Cluster) -> Watch {
+    Watch::start(cluster, &[0, 1, 2], &["all", "on-0", "on-1", "on-2", "late-0", "late-1", "late-2"])
+}
+
+/// While Redis cannot be used: everybody stays, new sockets come on every node, and every node lists all of them by
+/// asking all the others.
+async fn life_goes_on_without_redis(cluster: &Cluster, clients: &mut Vec<Client>) {
+    until("the answers come from the peers", || async {
+        let mut from_peers = true;
+        for node in 0..3 {
+            let (full, call) = cluster.call(node, "all").await;
+            let took = call.answered - call.asked;
+            assert!(took < cluster.options.deadline + SLACK, "{took:?}");
+            from_peers &= full["source"] == "peers";
+        }
+        from_peers
+    })
+    .await;
+    for node in 0..3 {
+        clients.push(cluster.connect(node, "late", &["all", &format!("late-{node}")]).await);
+        assert!(cluster.all_listed(&[0, 1, 2], "all").await);
+        assert!(cluster.all_listed(&[0, 1, 2], &format!("late-{node}")).await);
+    }
+    for client in clients.iter() {
+        assert!(client.join("joined").await, "joining is acknowledged");
+    }
+    assert!(cluster.all_listed(&[0, 1, 2], "joined").await);
+    assert!(clients.iter().all(|client| !client.has_ended()), "sockets stay");
+}
+
+/// After Redis is back.
+async fn healed(cluster: &Cluster, clients: &[Client], watch: Watch) {
+    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    assert!(clients.iter().all(|client| !client.has_ended()), "sockets stay");
+    watch.end().await.all_answered();
+    let (full, _) = cluster.call(0, "nobody").await;
+    assert_eq!(full["source"], "directory", "{full}");
+    told_once(cluster);
+}
+
+/// A trouble is told when it begins and when it ends, not once per call.
+fn told_once(cluster: &Cluster) {
+    for node in &cluster.nodes {
+        let warnings: Vec<String> = node.log.lines().into_iter().filter(|line| line.contains(" WARN ")).collect();
+        assert!(!warnings.is_empty(), "{} did not say a word", node.name);
+        assert!(warnings.len() <= WARNINGS_MOST, "{} warned too often:\n{}", node.name, warnings.join("\n"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_hangs_and_goes_on() {
+    let (cluster, mut clients) = three(Options::default()).await;
+    let watch = watch(&cluster);
+    cluster.redis.stop();
+    life_goes_on_without_redis(&cluster, &mut clients).await;
+    // All leases lapse meanwhile: nobody is dead, since no lease could be read.
+    sleep(cluster.options.lease).await;
+    assert!(cluster.all_listed(&[0, 1, 2], "all").await);
+    cluster.redis.go_on();
+    healed(&cluster, &clients, watch).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_hangs_for_a_moment() {
+    let (cluster, clients) = three(Options::default()).await;
+    let watch = watch(&cluster);
+    cluster.redis.stop();
+    sleep(Duration::from_millis(700)).await;
+    assert!(cluster.all_listed(&[0, 1, 2], "all").await);
+    cluster.redis.go_on();
+    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    assert!(clients.iter().all(|client| !client.has_ended()), "sockets stay");
+    watch.end().await.all_answered();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_dies_and_comes_back_empty() {
+    let (mut cluster, mut clients) = three(Options::default()).await;
+    let watch = watch(&cluster);
+    cluster.redis.kill();
+    life_goes_on_without_redis(&cluster, &mut clients).await;
+    sleep(cluster.options.lease).await;
+    assert!(cluster.all_listed(&[0, 1, 2], "all").await);
+    cluster.redis.restart_empty().await;
+    healed(&cluster, &clients, watch).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_flushed() {
+    let (cluster, mut clients) = three(Options::default()).await;
+    let watch = watch(&cluster);
+    for turn in 0..3 {
+        cluster.redis.flush().await;
+        // The very read that would have believed the empty index notices.
+        for node in 0..3 {
+            assert!(cluster.all_listed(&[node], "all").await);
+        }
+        clients.push(cluster.connect(turn, "late", &["all", &format!("late-{turn}")]).await);
+        assert!(cluster.all_listed(&[0, 1, 2], &format!("late-{turn}")).await);
+        cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    }
+    assert!(clients.iter().all(|client| !client.has_ended()), "sockets stay");
+    watch.end().await.all_answered();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flush_at_any_moment_of_a_roll_call_hides_nobody() {
+    let (cluster, _clients) = three(Options::lease(1)).await;
+    let watch = watch(&cluster);
+    // Some of these fall between a claim and its answer, and between the reads of a roll call.
+    for turn in 0..40 {
+        let room = format!("late-{}", turn % 3);
+        let client = cluster.connect(turn % 3, "comes", &[&room, "all"]).await;
+        let (listed, ()) = tokio::join!(cluster.all_listed(&[0, 1, 2], &room), cluster.redis.flush());
+        assert!(listed || !cluster.call((turn + 1) % 3, &room).await.1.complete, "turn {turn}");
+        drop(client);
+        sleep(Duration::from_millis(30 + 7 * (turn as u64 % 11))).await;
+    }
+    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    watch.end().await.all_answered();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_restarted_from_an_old_snapshot() {
+    let (mut cluster, mut clients) = three(Options::default()).await;
+    let old = cluster.redis.snapshot().await;
+    let watch = watch(&cluster);
+    // Claims that the snapshot lacks, and one that it has and that was given back since.
+    for node in 0..3 {
+        clients.push(cluster.connect(node, "late", &["all", &format!("late-{node}")]).await);
+    }
+    assert!(clients[0].leave("on-0").await);
+    within(HEALED_WITHIN, "given back", || async { cluster.differences(&[0, 1, 2]).await.is_empty() }).await;
+    cluster.redis.restart_from(&old, &[]);
+    cluster.redis.answering().await;
+    for room in ["all", "late-0", "late-1", "late-2"] {
+        assert!(cluster.all_listed(&[0, 1, 2], room).await, "{room}");
+    }
+    healed(&cluster, &clients, watch).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_is_promoted_that_lacks_the_last_claims() {
+    let (mut cluster, mut clients) = three(Options::proxied()).await;
+    let replica = RedisServer::replica_of(&cluster.redis).await;
+    let watch = watch(&cluster);
+    replica.stop();
+    for node in 0..3 {
+        clients.push(cluster.connect(node, "late", &["all", &format!("late-{node}")]).await);
+    }
+    cluster.redis.kill();
+    replica.go_on();
+    replica.promote().await;
+    cluster.point_to(&replica);
+    for room in ["all", "late-0", "late-1", "late-2"] {
+        assert!(cluster.all_listed(&[0, 1, 2], room).await, "{room}");
+    }
+    cluster.redis = replica;
+    healed(&cluster, &clients, watch).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_became_a_replica_is_the_same_as_away() {
+    let (cluster, mut clients) = three(Options::default()).await;
+    let watch = watch(&cluster);
+    cluster.redis.demote().await;
+    life_goes_on_without_redis(&cluster, &mut clients).await;
+    sleep(cluster.options.lease).await;
+    cluster.redis.promote().await;
+    healed(&cluster, &clients, watch).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_is_out_of_memory_is_the_same_as_away() {
+    let (cluster, mut clients) = three(Options::default()).await;
+    let watch = watch(&cluster);
+    cluster.redis.config("maxmemory", "1").await;
+    writes_are_refused(&cluster, &mut clients).await;
+    cluster.redis.config("maxmemory", "0").await;
+    healed(&cluster, &clients, watch).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_cannot_save_is_the_same_as_away() {
+    let (cluster, mut clients) = three(Options::default()).await;
+    let watch = watch(&cluster);
+    cluster.redis.break_saving().await;
+    writes_are_refused(&cluster, &mut clients).await;
+    cluster.redis.mend_saving().await;
+    healed(&cluster, &clients, watch).await;
+}
+
+/// Reads still work, so no answer needs to come from the peers alone; but no lease is renewed and no room claimed.
+async fn writes_are_refused(cluster: &Cluster, clients: &mut Vec<Client>) {
+    // Past every lease: nodes count by what the others have heard.
+    sleep(cluster.options.lease * 3 / 2).await;
+    for node in 0..3 {
+        clients.push(cluster.connect(node, "late", &["all", &format!("late-{node}")]).await);
+        assert!(cluster.all_listed(&[0, 1, 2], "all").await);
+        assert!(cluster.all_listed(&[0, 1, 2], &format!("late-{node}")).await);
+        let (full, _) = cluster.call(node, "all").await;
+        assert_eq!(full["source"], "peers", "{full}");
+    }
+    sleep(cluster.options.lease).await;
+    for room in ["all", "on-0", "on-1", "on-2", "late-0"] {
+        assert!(cluster.all_listed(&[0, 1, 2], room).await, "{room}");
+    }
+    assert!(clients.iter().all(|client| !client.has_ended()), "sockets stay");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_is_still_loading_is_the_same_as_away() {
+    let (mut cluster, mut clients) = three(Options::default()).await;
+    // Something to load, one key in a millisecond.
+    let mut filling = redis::pipe();
+    for number in 0..4000 {
+        filling.cmd("SET").arg(format!("other:{number}")).arg("x".repeat(100)).ignore();
+    }
+    filling.query_async::<()>(&mut cluster.redis.connection().await).await.unwrap();
+    let full = cluster.redis.snapshot().await;
+    let watch = watch(&cluster);
+    let slowly = ["--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024"];
+    cluster.redis.restart_from(&full, &slowly);
+    life_goes_on_without_redis(&cluster, &mut clients).await;
+    assert!(cluster.redis.is_loading().await, "it loaded too fast for this test");
+    cluster.redis.answering().await;
+    cluster.redis.run::<()>(redis::cmd("CONFIG").arg("SET").arg("key-load-delay").arg("0")).await;
+    healed(&cluster, &clients, watch).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_may_evict_is_refused_at_the_start_with_the_line_that_mends_it() {
+    let mut cluster = Cluster::prepare(Options::default()).await;
+    cluster.redis.config("maxmemory-policy", "allkeys-lru").await;
+    let node = cluster.launch().await;
+    assert_eq!(cluster.exited(node).await.code(), Some(1));
+    let said = cluster.nodes[node].log.lines().join("\n");
+    assert!(said.contains("CONFIG SET maxmemory-policy noeviction"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_may_evict_is_used_when_that_is_allowed() {
+    let mut cluster = Cluster::prepare(Options::default().with(&["--redis-allow-eviction"])).await;
+    cluster.redis.config("maxmemory-policy", "allkeys-lru").await;
+    let node = cluster.launch().await;
+    cluster.settled(&[node]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_comes_back_evicting_is_not_used_until_it_is_mended() {
+    let (mut cluster, mut clients) = three(Options::default()).await;
+    let watch = watch(&cluster);
+    cluster.redis.restart_from(&[], &["--maxmemory-policy", "volatile-ttl"]);
+    cluster.redis.answering().await;
+    life_goes_on_without_redis(&cluster, &mut clients).await;
+    assert_eq!(cluster.redis.keys("rollcall:*").await, Vec::<String>::new(), "it is left alone");
+    for node in &cluster.nodes {
+        until("it says why", || async { node.log.count("CONFIG SET maxmemory-policy noeviction") > 0 }).await;
+    }
+    cluster.redis.config("maxmemory-policy", "noeviction").await;
+    healed(&cluster, &clients, watch).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_started_while_redis_is_away_says_so_and_serves_as_soon_as_it_is_there() {
+    let mut cluster = Cluster::prepare(Options::default()).await;
+    cluster.redis.kill();
+    let node = cluster.launch().await;
+    let admin = format!("http://{}/readyz", cluster.nodes[node].admin);
+    until("it answers probes", || async { reqwest::get(&admin).await.is_ok() }).await;
+    let answer = reqwest::get(&admin).await.unwrap();
+    assert_eq!(answer.status(), 503);
+    let why: Value = answer.json().await.unwrap();
+    assert_eq!(why["ready"], false, "{why}");
+    assert!(why["directory"].as_str().is_some_and(|directory| directory != "ok"), "{why}");
+    let refused = cluster.try_connect(node, "early", &["a"]).await.err();
+    assert_eq!(refused, Some(Refused::Status(503)));
+    for path in ["users", "rollcall"] {
+        let answer = reqwest::get(format!("http://{}/a/{path}", cluster.nodes[node].public)).await.unwrap();
+        assert_eq!(answer.status(), 503);
+        assert_eq!(answer.headers()["content-type"], "application/problem+json");
+    }
+    cluster.redis.restart_empty().await;
+    within(HEALED_WITHIN, "it serves", || cluster.ready(node)).await;
+    let _client = cluster.connect(node, "late", &["a"]).await;
+    cluster.healed(&[node], HEALED_WITHIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_joined_just_before_redis_died_is_known_to_all() {
+    for after in [0, 100] {
+        let (mut cluster, mut clients) = three(Options::default()).await;
+        let new = cluster.launch().await;
+        within(Duration::from_secs(10), "it entered", || async {
+            cluster.nodes[new].log.count("entered the directory") > 0
+        })
+        .await;
+        sleep(Duration::from_millis(after)).await;
+        let watch = watch(&cluster);
+        cluster.redis.kill();
+        // Whenever it lets a client in, the others ask it.
+        let client = cluster.persist(new, "new", &["all", "new"]).await;
+        for node in 0..4 {
+            let (full, call) = cluster.call(node, "new").await;
+            let listed = call.rows.iter().any(|row| row.socket == client.socket);
+            assert!(listed, "{after} ms, node {node}: {full}");
+        }
+        clients.push(client);
+        cluster.redis.restart_empty().await;
+        cluster.healed(&[0, 1, 2, 3], HEALED_WITHIN).await;
+        watch.end().await.all_answered();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_that_empties_and_fills_again_while_redis_hangs_is_never_lost() {
+    let (cluster, clients) = three(Options::default()).await;
+    let watch = watch(&cluster);
+    let client = &clients[0];
+    for turn in 0..12_u64 {
+        let room = "late-0";
+        assert!(client.join(room).await);
+        assert!(client.leave(room).await);
+        // A claim is given back a second and a half after the room's last socket left: the removal is caught on its
+        // way, before, after, or while it has no answer.
+        sleep(Duration::from_millis(1440 + 10 * turn)).await;
+        cluster.redis.stop();
+        let (joined, ()) = tokio::join!(client.join(room), async {
+            sleep(Duration::from_millis(100 * (turn % 3) + 50)).await;
+            cluster.redis.go_on();
+        });
+        assert!(joined);
+        for node in 0..3 {
+            let (full, call) = cluster.call(node, room).await;
+            assert!(!call.complete || call.rows.len() == 1, "turn {turn}, node {node}: {full}");
+        }
+        assert!(client.leave(room).await);
+    }
+    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    watch.end().await.all_answered();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_that_is_late_takes_no_newer_claim_away() {
+    let (cluster, clients) = three(Options::proxied()).await;
+    let watch = watch(&cluster);
+    let client = &clients[0];
+    for turn in 0..4_u64 {
+        assert!(client.join("late-0").await);
+        assert!(client.leave("late-0").await);
+        // From here on what the node sends arrives a second and a half late: later than it waits for an answer.
+        sleep(Duration::from_millis(1300)).await;
+        cluster.link_to_redis(0, Mode::Delayed(Duration::from_millis(1500)));
+        sleep(Duration::from_millis(300 + 100 * turn)).await;
+        assert!(client.join("late-0").await);
+        assert!(cluster.all_listed(&[0, 1, 2], "late-0").await);
+        cluster.link_to_redis(0, Mode::Open);
+        cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+        assert!(client.leave("late-0").await);
+    }
+    watch.end().await.all_answered();
+}

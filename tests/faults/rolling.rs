@@ -1,0 +1,138 @@
+//! Rolling restarts: SIGTERM under load, one node after another, with clients that reconnect by themselves.
+
+use std::time::{Duration, Instant};
+
+use redis::cmd;
+use tokio::time::sleep;
+
+use crate::common::until;
+use crate::crowd::Client;
+use crate::processes::{Cluster, Options, within};
+use crate::watch::Watch;
+
+const DRAIN: Duration = Duration::from_secs(4);
+/// What a process that exits in time may still be late by on a busy machine.
+const LATE: Duration = Duration::from_millis(500);
+const CLIENTS: usize = 80;
+
+fn options() -> Options {
+    Options::default().with(&["--drain", "4s"])
+}
+
+/// A client that comes back whenever it was let go, somewhere.
+async fn come_back(oracle: crate::oracle::Oracle, doors: Vec<crate::crowd::Door>, number: usize) {
+    let mut turn = number;
+    loop {
+        let door = &doors[turn % doors.len()];
+        turn += 1;
+        if let Ok(client) = Client::connect(&oracle, door, &format!("user-{number}"), &["all"]).await {
+            client.ended().await;
+        }
+        sleep(Duration::from_millis(50 + 13 * (turn as u64 % 7))).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_of_four_nodes_is_never_wrong_and_never_an_error() {
+    let mut cluster = Cluster::start(4, options()).await;
+    let mut crowd = tokio::task::JoinSet::new();
+    for number in 0..CLIENTS {
+        crowd.spawn(come_back(cluster.oracle.clone(), cluster.doors(), number));
+    }
+    until("everybody is there", || async { cluster.oracle.present("all").len() == CLIENTS }).await;
+    for node in 0..4 {
+        let others: Vec<usize> = (0..4).filter(|other| *other != node).collect();
+        let watch = Watch::start(&cluster, &others, &["all"]);
+        let began = Instant::now();
+        cluster.terminate(node);
+        let status = cluster.exited(node).await;
+        assert!(status.success(), "{status}");
+        assert!(began.elapsed() < DRAIN + LATE, "it took {:?}", began.elapsed());
+        let report = watch.end().await;
+        report.all_answered();
+        let incomplete = report.answered.iter().filter(|answered| !answered.call.complete).count();
+        assert!(incomplete * 20 <= report.answered.len(), "{incomplete} of {} incomplete", report.answered.len());
+        let left = cluster.redis.keys("rollcall:node:*").await;
+        assert_eq!(left.len(), 3, "its lease is given back: {left:?}");
+        cluster.restart(node);
+        until("it is ready", || cluster.ready(node)).await;
+    }
+    until("everybody is back", || async { cluster.oracle.present("all").len() == CLIENTS }).await;
+    cluster.healed(&[0, 1, 2, 3], Duration::from_secs(5)).await;
+    assert_eq!(cluster.oracle.disconnects(), 0, "clients do not come back after a Socket.IO disconnect");
+    crowd.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_draining_node_says_so_and_lets_its_clients_go_one_by_one() {
+    let mut cluster = Cluster::start(2, options()).await;
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        clients.push(cluster.connect(1, "someone", &["a"]).await);
+    }
+    cluster.healed(&[0, 1], Duration::from_secs(5)).await;
+    let (id, _) = cluster.roster(1, "a").await.expect("it answers");
+    let watch = Watch::start(&cluster, &[0], &["a"]);
+    cluster.terminate(1);
+    let terminated = Instant::now();
+    within(Duration::from_millis(1000), "its lease says that it drains", || async {
+        let entry: Option<String> = cluster.redis.run(cmd("GET").arg(format!("rollcall:node:{id}"))).await;
+        entry.is_some_and(|entry| entry.contains("\"draining\":true"))
+    })
+    .await;
+    within(Duration::from_millis(1000), "it is not ready", || async { !cluster.ready(1).await }).await;
+    assert!(cluster.try_connect(1, "new", &["a"]).await.is_err(), "it takes nobody in");
+    let mut went = Vec::new();
+    while went.len() < clients.len() {
+        let gone = clients.iter().filter(|client| client.has_ended()).count();
+        went.resize(gone, terminated.elapsed());
+        assert!(terminated.elapsed() < DRAIN + LATE, "{gone} were let go");
+        sleep(Duration::from_millis(5)).await;
+    }
+    // Evenly over a part of the drain: neither at once nor at the end.
+    let (first, half, last) = (went[0], went[went.len() / 2], went[went.len() - 1]);
+    assert!(last - first > DRAIN / 4, "from {first:?} to {last:?}");
+    assert!(half - first > (last - first) / 4 && last - half > (last - first) / 4, "{first:?}, {half:?}, {last:?}");
+    let status = cluster.exited(1).await;
+    assert!(status.success() && terminated.elapsed() < DRAIN + LATE, "{status} after {:?}", terminated.elapsed());
+    assert_eq!(cluster.oracle.disconnects(), 0);
+    until("complete without it, at once", || cluster.agree(&[0], "a")).await;
+    let report = watch.end().await;
+    report.all_answered();
+    let left = cluster.redis.keys("rollcall:*").await;
+    assert!(!left.iter().any(|key| key.contains(&id)), "{left:?}");
+    let owners = cluster.redis.members("rollcall:owners:a").await;
+    assert_eq!(owners, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_exits_at_once() {
+    let mut cluster = Cluster::start(2, Options::default().with(&["--drain", "30s"])).await;
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(cluster.connect(1, "someone", &["a"]).await);
+    }
+    cluster.terminate(1);
+    until("it drains", || async { clients.iter().any(Client::has_ended) }).await;
+    let again = Instant::now();
+    cluster.terminate(1);
+    let status = cluster.exited(1).await;
+    assert!(again.elapsed() < Duration::from_secs(2), "it took {:?}", again.elapsed());
+    assert!(!status.success(), "{status}");
+    within(cluster.options.lease * 3, "complete without it", || cluster.agree(&[0], "a")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_drains_while_redis_is_away_exits_in_time() {
+    let mut cluster = Cluster::start(2, options()).await;
+    let _clients = [cluster.connect(0, "stays", &["a"]).await, cluster.connect(1, "goes", &["a"]).await];
+    let watch = Watch::start(&cluster, &[0], &["a"]);
+    cluster.redis.stop();
+    cluster.terminate(1);
+    let terminated = Instant::now();
+    let status = cluster.exited(1).await;
+    assert!(status.success() && terminated.elapsed() < DRAIN + LATE, "{status} after {:?}", terminated.elapsed());
+    cluster.redis.go_on();
+    cluster.healed(&[0], cluster.options.lease * 4).await;
+    watch.end().await.all_answered();
+}

@@ -42,6 +42,9 @@ pub struct Listing {
     pub nodes: Vec<(NodeId, NodeEntry)>,
     /// `None` when nobody has registered in this index yet.
     pub epoch: Option<Epoch>,
+    /// How long ago this life of the index began, by its own clock. In a young one not everybody who is alive may have
+    /// registered again.
+    pub age: Duration,
 }
 
 /// The owner set of a room, and then the index it was read from.

@@ -69,9 +69,10 @@ pub enum DirectoryState {
 /// What the others know of this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MeshState {
-    /// They know what they must, so that clients can be let in.
+    /// They know what they must, so that clients can be let in, and this node has heard what they know.
     Known,
-    /// The hello has not gone round yet, or not everybody knows yet that it must be asked always.
+    /// The hello has not gone round yet, or not everybody knows yet that it must be asked always; or this node cannot say
+    /// yet that it knows everybody.
     Telling,
     /// Without a lease, and without an answer of most of them.
     Isolated,
@@ -159,12 +160,17 @@ impl Membership {
         table.all_answered(sequence, self.trusted_since())
     }
 
-    /// Whether this node counts: it has a lease, or most of the members have answered it lately. Its sockets count with
-    /// it, so without either it lets go of them.
+    /// Whether this node counts: it has a lease, or most of the members have acknowledged lately that they must ask it
+    /// always. Its sockets count with it, so without either it lets go of them.
     pub fn counts(&self) -> bool {
         let standing = self.standing.borrow().clone();
-        standing.introduced
-            && (standing.confirmed_lately(self.lease) || self.lock().most_answered(self.trusted_since()))
+        if !standing.introduced || standing.confirmed_lately(self.lease) {
+            return standing.introduced;
+        }
+        let mut table = self.lock();
+        let word = self.roster.word().borrow().clone();
+        let sequence = table.number(&word, *self.leaving.borrow());
+        word.whole_under.is_none() && table.most_answered(sequence, self.trusted_since())
     }
 
     /// Whether it is on its way out.
@@ -182,13 +188,14 @@ impl Membership {
         let standing = self.standing.borrow().clone();
         let node = self.roster.incarnation();
         let known = standing.may_acknowledge(&node, self.lease) || self.everybody_asks(&node);
+        let knows = self.lock().was_acquainted();
         Readiness {
             directory: match standing.confirmed_lately(self.lease) {
                 true => DirectoryState::Confirmed,
                 false if standing.introduced => DirectoryState::Away,
                 false => DirectoryState::NeverReached,
             },
-            mesh: match known {
+            mesh: match known && knows {
                 true => MeshState::Known,
                 false if self.counts() || !standing.introduced => MeshState::Telling,
                 false => MeshState::Isolated,

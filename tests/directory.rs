@@ -231,6 +231,9 @@ async fn an_epoch_that_was_made_under_another_process_is_never_believed() {
         assert_eq!(directory.enter(&two, &entry("two"), LEASE).await.unwrap(), epoch, "and the next finds it");
         assert_eq!(directory.claim(&two, &[room("a")]).await.unwrap(), epoch);
         assert_eq!(directory.owners(&room("a")).await.unwrap().epoch, epoch);
+        let age = async || directory.nodes().await.unwrap().age;
+        assert!(age().await <= Duration::from_secs(1), "it began just now");
+        until("it grows older", async || age().await >= Duration::from_secs(1)).await;
         redis::cmd("FLUSHALL").query_async::<()>(&mut redis).await.unwrap();
         assert_eq!(directory.renew(&one, &entry("one"), LEASE).await, Ok(Renewal::Lapsed));
         let next = directory.enter(&one.next_incarnation(), &entry("one"), LEASE).await.unwrap();

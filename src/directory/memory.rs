@@ -101,7 +101,8 @@ impl Directory for Memory {
         let mut index = self.lock();
         let ids: Vec<NodeId> = index.leases.keys().cloned().collect();
         let nodes = ids.into_iter().filter_map(|id| index.entry(&id).cloned().map(|entry| (id, entry)));
-        Ok(Listing { nodes: nodes.collect(), epoch: Some(epoch()) })
+        // Who is not in it yet has never been: it dies with everyone who has read it.
+        Ok(Listing { nodes: nodes.collect(), epoch: Some(epoch()), age: Duration::MAX })
     }
 
     async fn claim(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>> {

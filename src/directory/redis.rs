@@ -41,12 +41,13 @@ for i = 3, #KEYS do redis.call('UNLINK', KEYS[i]) end
 return 1
 ";
 
-/// `KEYS`: the epoch. `ARGV`: a new one, and the process it is made under. An epoch that was made under another process
+/// `KEYS`: the epoch. `ARGV`: a new name, and the process it is made under. The value is
+/// `<name>.<seconds since 1970 at its beginning>@<process>`. An epoch that was made under another process
 /// is another life of the index: this process may have been restored from an old state, or promoted with a part of it.
 const BEGIN_EPOCH: &str = r"
 local epoch = redis.call('GET', KEYS[1])
 if epoch and string.sub(epoch, -#ARGV[2]) == ARGV[2] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1] .. '@' .. ARGV[2])
+redis.call('SET', KEYS[1], ARGV[1] .. '.' .. redis.call('TIME')[1] .. '@' .. ARGV[2])
 return 1
 ";
 
@@ -259,6 +260,14 @@ fn epoch(value: Option<Vec<u8>>, run_id: &str) -> Option<Epoch> {
     (made_under == run_id).then(|| Epoch(value.into()))
 }
 
+/// How long ago this life of the index began; `now` in seconds since 1970 by the same clock. None at all where the value
+/// does not tell.
+fn age(epoch: &Epoch, now: u64) -> Duration {
+    let began = epoch.0.split_once('@').and_then(|(made, _)| made.rsplit_once('.')?.1.parse::<u64>().ok());
+    // Up to a second more may be missing from a time in whole seconds.
+    Duration::from_secs(began.map_or(0, |began| now.saturating_sub(began).saturating_sub(1)))
+}
+
 fn meaning(error: &RedisError) -> Error {
     // A call of several commands fails with those that failed; the others were carried out.
     let commands = error.clone().into_server_errors();
@@ -293,6 +302,10 @@ pub fn read_entry(value: &[u8]) -> Option<NodeEntry> {
         Oddity::ForeignEntry.note(error);
     }
     entry.ok()
+}
+
+fn parse<T: FromRedisValue>(answer: &::redis::Value) -> Result<T> {
+    ::redis::from_redis_value_ref(answer).map_err(|error| Error::Refused(error.to_string()))
 }
 
 fn milliseconds(duration: Duration) -> u64 {
@@ -374,17 +387,24 @@ impl Directory for Redis {
             commands.cmd("GET").arg(self.lease_key(id));
         }
         commands.cmd("GET").arg(self.epoch_key());
-        let (mut values, run_id): (Vec<Option<Vec<u8>>>, _) = self.run(&commands).await?;
-        let epoch = epoch(values.pop().flatten(), &run_id);
+        commands.cmd("TIME");
+        let (answers, run_id): (Vec<::redis::Value>, _) = self.run(&commands).await?;
+        let Some((leases, [value, clock])) = answers.split_last_chunk() else {
+            return Err(Error::Refused("fewer answers than commands".to_owned()));
+        };
+        let epoch = epoch(parse(value)?, &run_id);
+        let (now, _microseconds): (u64, u64) = parse(clock)?;
+        let age = epoch.as_ref().map_or(Duration::ZERO, |epoch| age(epoch, now));
         let mut nodes = Vec::with_capacity(ids.len());
-        for (id, entry) in ids.into_iter().zip(values) {
+        for (id, lease) in ids.into_iter().zip(leases) {
+            let entry: Option<Vec<u8>> = parse(lease)?;
             if let Some(entry) = entry.as_deref().and_then(read_entry) {
                 nodes.push((id, entry));
             } else if let Err(error) = self.run_repair(&id, &self.nodes_key(), &[]).await {
                 debug!(node = %id, %error, "a registration without a lease stays for now");
             }
         }
-        Ok(Listing { nodes, epoch })
+        Ok(Listing { nodes, epoch, age })
     }
 
     async fn claim(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>> {
@@ -430,11 +450,10 @@ impl Directory for Redis {
             commands.cmd("SCARD").arg(self.room_key(node, room));
         }
         let (answers, _): (Vec<::redis::Value>, _) = self.run(&commands).await?;
-        let unexpected = |error: ::redis::ParsingError| Error::Refused(error.to_string());
         let mut accounts = Vec::with_capacity(nodes.len());
         for pair in answers.chunks_exact(2) {
-            let entry = ::redis::from_redis_value_ref::<Option<Vec<u8>>>(&pair[0]).map_err(unexpected)?;
-            let sockets = ::redis::from_redis_value_ref::<u64>(&pair[1]).map_err(unexpected)?;
+            let entry: Option<Vec<u8>> = parse(&pair[0])?;
+            let sockets = parse(&pair[1])?;
             accounts.push(Account { entry: entry.as_deref().and_then(read_entry), sockets });
         }
         Ok(accounts)

@@ -91,6 +91,10 @@ pub struct Table {
     steady_since: Option<BootInstant>,
     /// Since when this node has to hear what every member with a lease knows: it is new, or was away for too long.
     acquainting: Option<BootInstant>,
+    /// It has been acquainted once.
+    was_acquainted: bool,
+    /// The index that was listed last is younger than a lease: who is alive may not be in it yet.
+    young: bool,
     members: HashMap<NodeId, Member>,
     departed: HashMap<NodeId, BootInstant>,
     last_said: Option<(Word, Leaving)>,
@@ -140,6 +144,8 @@ impl Table {
             index: None,
             steady_since: None,
             acquainting: None,
+            was_acquainted: false,
+            young: true,
             members: HashMap::new(),
             departed: HashMap::new(),
             last_said: None,
@@ -228,6 +234,7 @@ impl Table {
         for member in self.members.values_mut() {
             member.leased = false;
         }
+        self.young = listing.age < lease;
         let mut news = !followed;
         for (node, entry) in &listing.nodes {
             news |= self.found(node, entry, now);
@@ -263,13 +270,20 @@ impl Table {
         }
     }
 
-    /// What the members know is known here when each that has a lease has spoken since it had to.
+    /// What the members know is known here when each that has a lease has spoken since it had to. In a young index that
+    /// says nothing: those that are alive have up to a lease to be in it.
     fn get_acquainted(&mut self) {
-        self.acquainting = self.acquainting.filter(|since| {
-            let listed = self.listed.is_some_and(|listed| listed >= *since);
-            let spoke = |member: &Member| !member.leased || member.spoke.is_some_and(|spoke| spoke >= *since);
-            !(listed && self.members.values().all(spoke))
-        });
+        let Some(since) = self.acquainting.filter(|_| !self.young) else { return };
+        let spoke = |member: &Member| !member.leased || member.spoke.is_some_and(|spoke| spoke >= since);
+        if self.members.values().all(spoke) {
+            self.acquainting = None;
+            self.was_acquainted = true;
+        }
+    }
+
+    /// Whether what the others know has been known here once.
+    pub fn was_acquainted(&self) -> bool {
+        self.was_acquainted
     }
 
     /// The list could not be read: from now on nobody is let go for having no lease.
@@ -332,9 +346,13 @@ impl Table {
             && self.members.values().all(|member| member.answered.is_some_and(|sent| sent >= since))
     }
 
-    /// Whether more than half of the nodes, this one among them, have answered something sent at `since` or later.
-    pub fn most_answered(&self, since: BootInstant) -> bool {
-        let answered = self.members.values().filter(|member| member.answered.is_some_and(|sent| sent >= since));
+    /// Whether more than half of the nodes, this one among them, have acknowledged this word, and answered something
+    /// sent at `since` or later.
+    pub fn most_answered(&self, sequence: u64, since: BootInstant) -> bool {
+        let answered = self
+            .members
+            .values()
+            .filter(|member| member.acknowledged >= sequence && member.answered.is_some_and(|sent| sent >= since));
         (answered.count() + 1) * 2 > self.members.len() + 1
     }
 

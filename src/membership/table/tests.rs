@@ -30,7 +30,7 @@ fn table() -> (Table, BootInstant) {
 }
 
 fn listing<const N: usize>(nodes: [(NodeId, NodeEntry); N]) -> Listing {
-    Listing { nodes: nodes.into(), epoch: Some(Epoch("E".into())) }
+    Listing { nodes: nodes.into(), epoch: Some(Epoch("E".into())), age: LEASE }
 }
 
 fn members(table: &Table) -> HashSet<NodeId> {
@@ -97,7 +97,7 @@ fn only_an_index_that_was_the_same_for_a_lease_lets_a_silent_member_go() {
     table.unreadable();
     silence(&mut table, now, 15, 19);
     assert_eq!(members(&table), HashSet::from([node.clone()]), "leases could not be read, so none could be renewed");
-    let flushed = Listing { nodes: vec![], epoch: None };
+    let flushed = Listing { nodes: vec![], epoch: None, age: Duration::ZERO };
     table.list(&flushed, second(20), second(20), true);
     assert_eq!(members(&table), HashSet::from([node.clone()]), "after a flush nobody has a lease");
     table.list(&flushed, second(25), second(25), false);
@@ -179,25 +179,42 @@ fn what_others_know_is_known_here_when_all_that_have_a_lease_have_spoken() {
     table.told(&said(&one, 2, None), later);
     table.told(&said(&two, 2, None), later);
     assert!(table.view().acquainted);
+    let flushed = Listing { age: Duration::from_secs(4), ..both() };
+    table.list(&flushed, later.after(LEASE), later.after(LEASE), true);
+    assert!(table.view().acquainted, "a flush makes nobody forget");
     let third = NodeId::new_process();
-    table.list(&listing([(third, entry("three"))]), later, later, true);
+    table.list(&listing([(third, entry("three"))]), later.after(LEASE), later.after(LEASE), true);
     assert!(table.view().acquainted, "who comes later introduces itself to all");
+}
+
+#[test]
+fn who_starts_in_a_young_index_does_not_know_who_has_yet_to_come_back_to_it() {
+    let (mut table, now) = table();
+    let young = |seconds| Listing { age: Duration::from_secs(seconds), ..listing([]) };
+    for second in 0..5 {
+        let moment = now.after(Duration::from_secs(second));
+        table.list(&young(second), moment, moment, true);
+        assert!(!table.view().acquainted && !table.was_acquainted(), "{second}");
+    }
+    table.list(&young(5), now.after(LEASE), now.after(LEASE), true);
+    assert!(table.view().acquainted && table.was_acquainted());
 }
 
 #[test]
 fn most_are_more_than_half_and_this_node_is_one_of_them() {
     let (mut table, now) = table();
-    assert!(table.most_answered(now), "a cluster of one goes on");
+    assert!(table.most_answered(1, now), "a cluster of one goes on");
     let nodes = [(); 3].map(|()| NodeId::new_process());
     for (members, answers_needed) in [(1, 1), (2, 1), (3, 2)] {
         table.told(&said(&nodes[members - 1], 1, None), now);
         let asked = now.after(LEASE * members as u32);
         for (answers, node) in nodes[..members].iter().enumerate() {
-            assert_eq!(table.most_answered(asked), answers >= answers_needed, "{answers} answers of {members}");
+            assert_eq!(table.most_answered(1, asked), answers >= answers_needed, "{answers} answers of {members}");
             table.acknowledged(node, 1, asked);
         }
-        assert!(table.most_answered(asked));
-        assert!(!table.most_answered(asked.after(Duration::from_millis(1))), "what was sent earlier does not count");
+        assert!(table.most_answered(1, asked));
+        assert!(!table.most_answered(1, asked.after(Duration::from_millis(1))), "what was sent earlier does not count");
+        assert!(!table.most_answered(2, asked), "nor what is no answer to this word");
     }
 }
 

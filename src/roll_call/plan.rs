@@ -41,17 +41,17 @@ pub struct Plan {
 pub fn plan(view: &View, owners: Option<&Owners>, own: &str, lease: Duration, now: BootInstant) -> Plan {
     let fresh = view.listed.is_some_and(|listed| now.since(listed) <= lease);
     let permission = owners.filter(|_| fresh).and_then(|owners| Some((owners.epoch.as_ref()?, &owners.nodes)));
-    let skipped = |member: &Member| {
-        permission
-            .is_some_and(|(epoch, nodes)| member.whole_under.as_ref() == Some(epoch) && !nodes.contains(&member.node))
-    };
+    let indexed = |member: &Member| permission.is_some_and(|(epoch, _)| member.whole_under.as_ref() == Some(epoch));
+    let skipped =
+        |member: &Member| indexed(member) && permission.is_some_and(|(_, nodes)| !nodes.contains(&member.node));
+    let relied_on = permission.is_some() && (view.members.is_empty() || view.members.iter().any(indexed));
     let ask = view.members.iter().filter(|member| !skipped(member)).map(Target::from).collect();
 
     let owners_or_none = owners.map(|owners| owners.nodes.as_slice()).unwrap_or_default();
     let unknown = owners_or_none.iter().filter(|owner| owner.process() != own && view.get(owner).is_none());
     let (gone, strangers) = unknown.cloned().partition(|owner| view.departed.contains(owner));
     Plan {
-        source: if permission.is_some() { Source::Directory } else { Source::Peers },
+        source: if relied_on { Source::Directory } else { Source::Peers },
         informed: owners.is_some() && fresh && view.acquainted,
         ask,
         strangers,
@@ -105,12 +105,15 @@ mod tests {
             asked(&view, Some(&owners), now),
             (Source::Directory, vec![owner.clone(), unsure.clone(), elsewhere.clone()])
         );
-        let everybody = (Source::Peers, vec![owner, idle, unsure, elsewhere]);
+        let everybody = (Source::Peers, vec![owner.clone(), idle.clone(), unsure, elsewhere]);
         let without_epoch = Owners { epoch: None, ..owners.clone() };
         assert_eq!(asked(&view, Some(&without_epoch), now), everybody, "an index without an epoch");
         assert_eq!(asked(&view, None, now), everybody, "an index that cannot be read");
         let later = view.listed.map(|listed| View { listed: Some(listed.before(LEASE * 2)), ..view.clone() });
         assert_eq!(asked(&later.unwrap(), Some(&owners), now), everybody, "a table older than a lease");
+        let nobody_whole = View { members: vec![member(&owner, None), member(&idle, Some("F"))], ..view.clone() };
+        let both = vec![owner.clone(), idle.clone()];
+        assert_eq!(asked(&nobody_whole, Some(&owners), now), (Source::Peers, both), "nobody goes by this index");
         let never = View { listed: None, ..view };
         assert_eq!(asked(&never, Some(&owners), now), everybody, "a table that was never read");
     }

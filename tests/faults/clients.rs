@@ -101,7 +101,8 @@ async fn clients_that_flood_and_do_not_read_are_out_and_cost_no_memory_and_no_ti
     assert!(most - before < GROWTH, "{} MiB more than before", (most - before) >> 20);
     let slow = percentile(joins, 90);
     assert!(slow < Duration::from_millis(500), "90 % of joins and leaves within {slow:?}");
-    watch.end().await.all_answered();
+    // The flood comes from this machine, too, and keeps its cores busy.
+    watch.end_within(Duration::from_secs(3)).await.all_answered();
     drop(stuck);
 }
 

@@ -73,7 +73,12 @@ impl Watch {
     }
 
     /// Stops asking, and fails if any answer was wrong or late.
-    pub async fn end(mut self) -> Report {
+    pub async fn end(self) -> Report {
+        self.end_within(SLACK).await
+    }
+
+    /// Stops asking, and fails if any answer was wrong, or later than its deadline by more than this.
+    pub async fn end_within(mut self, slack: Duration) -> Report {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
         let Seen { answered, other, failed } = std::mem::take(&mut *self.seen.lock().unwrap());
@@ -82,7 +87,7 @@ impl Watch {
             sleep(SEEING_WITHIN.saturating_sub(last.elapsed())).await;
         }
         let wrong: Vec<String> =
-            answered.iter().flat_map(|answered| self.oracle.judge(&answered.call, SLACK)).collect();
+            answered.iter().flat_map(|answered| self.oracle.judge(&answered.call, slack)).collect();
         assert!(wrong.is_empty(), "{} of {} answers are wrong:\n{}", wrong.len(), answered.len(), wrong.join("\n"));
         assert!(!answered.is_empty(), "nothing was asked");
         Report { answered, other, failed }

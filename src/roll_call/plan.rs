@@ -112,7 +112,7 @@ mod tests {
         let later = view.listed.map(|listed| View { listed: Some(listed.before(LEASE * 2)), ..view.clone() });
         assert_eq!(asked(&later.unwrap(), Some(&owners), now), everybody, "a table older than a lease");
         let nobody_whole = View { members: vec![member(&owner, None), member(&idle, Some("F"))], ..view.clone() };
-        let both = vec![owner.clone(), idle.clone()];
+        let both = vec![owner, idle];
         assert_eq!(asked(&nobody_whole, Some(&owners), now), (Source::Peers, both), "nobody goes by this index");
         let never = View { listed: None, ..view };
         assert_eq!(asked(&never, Some(&owners), now), everybody, "a table that was never read");

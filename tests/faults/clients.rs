@@ -103,9 +103,10 @@ async fn clients_that_flood_and_do_not_read_are_out_and_cost_no_memory_and_no_ti
     within(OUT_WITHIN, "they are out", || cluster.agree(&[0, 1], "a")).await;
     most = most.max(cluster.nodes[0].resident());
     assert!(most - before < GROWTH, "{} MiB more than before", (most - before) >> 20);
-    let slow = percentile(joins, 90);
-    assert!(slow < Duration::from_millis(500), "90 % of joins and leaves within {slow:?}");
-    // The flood comes from this machine, too, and keeps its cores busy.
+    // The floods are made on the same few processors, so this is far from what a client of its own machine would see.
+    let (half, most) = (percentile(joins.clone(), 50), percentile(joins, 90));
+    assert!(half < Duration::from_millis(250), "half of joins and leaves within {half:?}");
+    assert!(most < Duration::from_secs(1), "90 % of joins and leaves within {most:?}");
     watch.end_within(Duration::from_secs(3)).await.all_answered();
     drop(stuck);
 }

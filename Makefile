@@ -8,7 +8,9 @@ TOOLS := target/tools
 WEB := web/dist/room.js
 export ROLLCALL_TOOLS := $(CURDIR)/$(TOOLS)
 
-.PHONY: help build run test test-all check tools clean
+SOAK ?= 2m
+
+.PHONY: help build run test test-all soak check tools clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,8 +27,12 @@ test: tools $(WEB) ## install what the tests need, and run all of them
 	npm --prefix tests run --silent clients
 	npm --prefix tests run --silent page
 
-test-all: test ## and the long ones: the cluster tests ten times over
+test-all: test soak ## and the long ones: the cluster tests ten times over, the faults three times, and the soak
 	for turn in $$(seq 10); do cargo test --locked --test cluster; done
+	for turn in $$(seq 3); do cargo test --locked --test faults; done
+
+soak: tools ## churn with faults, every answer judged: SOAK=10m, ROLLCALL_SEED=… repeats the choices of a run
+	ROLLCALL_SOAK=$(SOAK) cargo test --locked --test soak
 
 check: tools $(WEB) ## formatting, lints, docs, protocol and page types
 	cargo fmt --check

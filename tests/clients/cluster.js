@@ -132,12 +132,13 @@ export class Redis {
 /** One `rollcall serve`. Its addresses are `listen`, `mesh` and `admin`, each `host:port`. */
 export class Node {
   /** Started and listening; whether it is ready is asked with `ready`. */
-  static async launch({ name, redis, listen = "127.0.0.1:0", identity = ["--identity", "query"], env = {} }) {
+  static async launch({ name, redis, listen = "127.0.0.1:0", identity = ["--identity", "query"], more = [], env = {} }) {
     const node = new Node();
     node.name = name;
     const args = ["serve", "--log", "info", "--node-name", name, ...identity, "--listen", listen];
     args.push("--mesh-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0");
     if (redis !== undefined) args.push("--redis", redis);
+    args.push(...more);
     node.process = new Process(programs.rollcall, args, env);
     const starting = await node.process.becomes(() => /^.* starting .*\n/m.exec(node.process.stderr)?.[0], "starting");
     for (const port of ["listen", "mesh", "admin"]) node[port] = new RegExp(` ${port}=(\\S+)`).exec(starting)[1];

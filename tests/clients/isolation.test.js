@@ -1,0 +1,129 @@
+// A node that is cut off from Redis and from its peers lets its clients go, and the official JavaScript clients come
+// back by themselves, through the balancer that they came by, on a node that counts.
+
+import assert from "node:assert/strict";
+import net from "node:net";
+import { after, before, describe, test } from "node:test";
+
+import io2 from "socket.io-client-v2";
+import { io as io3 } from "socket.io-client-v3";
+import { io as io4 } from "socket.io-client-v4";
+
+import { Node, Redis, get, until, users } from "./cluster.js";
+
+const clients = [
+  { name: "socket.io-client 4", io: io4 },
+  { name: "socket.io-client 3", io: io3 },
+  { name: "socket.io-client 2", io: io2 },
+];
+
+/** A TCP proxy: each connection goes to the next of its targets, or is reset while it is cut. */
+class Proxy {
+  static async start(...targets) {
+    const proxy = new Proxy();
+    Object.assign(proxy, { targets, cut: false, turn: 0, open: new Set() });
+    proxy.server = net.createServer((caller) => proxy.carry(caller));
+    await new Promise((done, fail) => proxy.server.once("error", fail).listen(0, "127.0.0.1", done));
+    proxy.address = `127.0.0.1:${proxy.server.address().port}`;
+    return proxy;
+  }
+
+  carry(caller) {
+    caller.on("error", () => {});
+    if (this.cut || this.targets.length === 0) {
+      caller.resetAndDestroy();
+      return;
+    }
+    const [host, port] = this.targets[this.turn++ % this.targets.length].split(":");
+    const callee = net.connect(Number(port), host);
+    for (const [one, other] of [[caller, callee], [callee, caller]]) {
+      this.open.add(one);
+      one.setNoDelay().pipe(other);
+      one.on("error", () => other.destroy()).on("close", () => {
+        this.open.delete(one);
+        other.destroy();
+      });
+    }
+  }
+
+  setCut(cut) {
+    this.cut = cut;
+    if (cut) for (const socket of this.open) socket.resetAndDestroy();
+  }
+
+  stop() {
+    this.setCut(true);
+    this.server.close();
+  }
+}
+
+describe("a node that is cut off from everybody", () => {
+  let redis;
+  let stays;
+  let lonely;
+  let balancer;
+  const proxies = [];
+  const proxy = async (...targets) => {
+    proxies.push(await Proxy.start(...targets));
+    return proxies.at(-1);
+  };
+
+  before(async () => {
+    redis = await Redis.start();
+    const launch = async (name) => {
+      const [mesh, toRedis] = [await proxy(), await proxy(`127.0.0.1:${redis.port}`)];
+      const more = ["--lease", "2s", "--mesh-advertise", mesh.address];
+      const node = await Node.launch({ name, redis: `redis://${toRedis.address}`, more });
+      mesh.targets.push(node.mesh);
+      return Object.assign(node, { links: { mesh, toRedis } });
+    };
+    lonely = await launch("lonely");
+    stays = await launch("stays");
+    await Promise.all([lonely.ready(), stays.ready()]);
+  });
+  after(async () => {
+    await Promise.all([lonely.stop(), stays.stop()]);
+    await redis.stop();
+    for (const proxy of [...proxies, balancer]) proxy.stop();
+  });
+
+  test("its clients come back on one that counts", async (t) => {
+    // Each client finds the lonely node first, and whichever is next when it comes back.
+    balancer = await Proxy.start(lonely.listen);
+    const sockets = clients.map(({ name, io }) => {
+      const socket = io(`http://${balancer.address}/`, {
+        transports: ["websocket"],
+        forceNew: true,
+        reconnectionDelay: 50,
+        reconnectionDelayMax: 200,
+        query: { id_user: name, room: "a" },
+      });
+      t.after(() => socket.disconnect());
+      const seen = { name, socket, reasons: [] };
+      socket.on("disconnect", (reason) => seen.reasons.push(reason));
+      return seen;
+    });
+    await until(() => sockets.every(({ socket }) => socket.connected), "everybody is connected");
+    const ids = sockets.map(({ socket }) => socket.id);
+    assert.deepEqual((await users(stays, "a")).map((row) => row.id_socket), ids.toSorted());
+    balancer.targets.push(stays.listen);
+
+    for (const link of [lonely.links.mesh, lonely.links.toRedis, stays.links.mesh]) link.setCut(true);
+    const isBack = ({ socket }, number) => socket.connected && socket.id !== ids[number];
+    await until(() => sockets.every(isBack), "everybody is back");
+    const expected = sockets.map(({ name, socket }) => ({ id_socket: socket.id, id_user: name }));
+    const byId = (one, next) => (one.id_socket < next.id_socket ? -1 : 1);
+    const listed = async () => JSON.stringify(await users(stays, "a")) === JSON.stringify(expected.toSorted(byId));
+    await until(listed, "the other node lists all of them, complete, where they are now");
+    for (const { name, reasons } of sockets) {
+      assert.deepEqual(reasons, ["transport close"], `${name} would not have come back by itself otherwise`);
+    }
+    const turnedAway = await get(lonely.listen, "/socket.io/?EIO=4&transport=websocket&id_user=x&room=a");
+    assert.equal(turnedAway.status, 503, turnedAway.body);
+
+    for (const link of [lonely.links.mesh, lonely.links.toRedis, stays.links.mesh]) link.setCut(false);
+    await lonely.ready();
+    const atBoth = async () => JSON.stringify(await users(lonely, "a")) === JSON.stringify(expected.toSorted(byId));
+    await until(atBoth, "the node that is back lists them, too");
+  });
+});

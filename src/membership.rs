@@ -183,6 +183,12 @@ impl Membership {
         self.standing.borrow().introduced
     }
 
+    /// Ends when it is introduced.
+    pub async fn introduced(&self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.standing().wait_for(|standing| standing.introduced).await;
+    }
+
     /// What stands between this node and new clients.
     pub fn readiness(&self) -> Readiness {
         let standing = self.standing.borrow().clone();

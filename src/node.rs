@@ -49,6 +49,8 @@ const CLIENTS_SHARE: f64 = 0.6;
 const STEP_SHARE: f64 = 0.1;
 /// No step takes longer, however long the drain.
 const STEP_MOST: Duration = Duration::from_secs(2);
+/// How long after the start clients are kept waiting until this node knows the others, before they are told.
+const INTRODUCED_WITHIN: Duration = Duration::from_secs(1);
 /// How often a roster that is emptying is looked at.
 const EMPTY_EVERY: Duration = Duration::from_millis(5);
 
@@ -225,13 +227,14 @@ impl Node {
             Arc::clone(membership),
             stop_mesh.clone(),
         ));
-        let mut public = tokio::spawn(connections::serve(
-            listeners.public,
-            config.tls,
-            public,
-            connections.clone(),
-            stop_public.clone(),
-        ));
+        let mut public = tokio::spawn({
+            let (membership, connections, stop) = (Arc::clone(membership), connections.clone(), stop_public.clone());
+            async move {
+                // Whoever comes in the first moments waits in the kernel instead of being turned away.
+                let _ = timeout(INTRODUCED_WITHIN, membership.introduced()).await;
+                connections::serve(listeners.public, config.tls, public, connections, stop).await;
+            }
+        });
         tokio::select! {
             () = shutdown.cancelled() => {}
             name = tasks.one_ended() => bail!("the {name} task ended"),

@@ -57,12 +57,14 @@ test("a node without its Redis stays up, says so once, and is ready when Redis c
     const { status, headers, body } = await get(node.listen, "/Maths/users");
     return { status, complete: headers["rollcall-complete"], body };
   };
-  assert.deepEqual(await users(), { status: 200, complete: "false", body: "[]" });
+  const nothing = await users();
+  assert.equal(nothing.status, 503);
+  assert.match(JSON.parse(nothing.body).detail, /has not reached the directory/);
 
   await refuseSomeConnections(port);
   assert.equal((await get(node.admin, "/livez")).status, 200);
   assert.equal((await get(node.admin, "/readyz")).status, 503);
-  assert.deepEqual(await users(), { status: 200, complete: "false", body: "[]" });
+  assert.deepEqual(await users(), nothing);
   const [warning, ...more] = warnings(node);
   assert.match(warning, new RegExp(`127\\.0\\.0\\.1:${port}`));
   assert.deepEqual(more, []);

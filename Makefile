@@ -9,8 +9,11 @@ WEB := web/dist/room.js
 export ROLLCALL_TOOLS := $(CURDIR)/$(TOOLS)
 
 SOAK ?= 2m
+FUZZ_SECONDS ?= 20
+FUZZ_TARGETS := handshake names directory mesh
+CARGO_FUZZ := 0.13.1
 
-.PHONY: help build run test test-all soak check tools clean
+.PHONY: help build run test test-all soak fuzz check tools clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +37,11 @@ test-all: test soak ## and the long ones: the cluster tests ten times over, the 
 soak: tools ## churn with faults, every answer judged: SOAK=10m, ROLLCALL_SEED=… repeats the choices of a run
 	ROLLCALL_SOAK=$(SOAK) cargo test --locked --test soak
 
+fuzz: $(TOOLS)/bin/cargo-fuzz ## fuzz what parses outside input, each target for FUZZ_SECONDS (20)
+	for target in $(FUZZ_TARGETS); do \
+	  PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" cargo fuzz run -s none $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096; \
+	done
+
 check: tools $(WEB) ## formatting, lints, docs, protocol and page types
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
@@ -49,6 +57,10 @@ clean: ## remove everything that was built or installed here
 
 $(WEB): web/node_modules/.package-lock.json web/build.mjs $(wildcard web/src/*.ts)
 	npm --prefix web run --silent build
+
+# The sanitizers need a nightly toolchain; coverage-guided fuzzing without them does not.
+$(TOOLS)/bin/cargo-fuzz:
+	cargo install cargo-fuzz --locked --version $(CARGO_FUZZ) --root $(TOOLS)
 
 %/node_modules/.package-lock.json: %/package-lock.json %/package.json
 	npm --prefix $* ci --no-fund --no-audit

@@ -102,8 +102,8 @@ impl MeshService for Answering {
     }
 }
 
-/// A request that makes sense.
-struct Lookup {
+/// A lookup that makes sense.
+pub struct Lookup {
     room: Option<Room>,
     ids: Vec<SocketId>,
     node: Option<NodeId>,
@@ -111,7 +111,9 @@ struct Lookup {
 }
 
 impl Lookup {
-    fn check(request: &proto::LookupSocketsRequest) -> Result<Self, Status> {
+    /// # Errors
+    /// `INVALID_ARGUMENT`, with what is wrong.
+    pub fn check(request: &proto::LookupSocketsRequest) -> Result<Self, Status> {
         let invalid = |what: &str, error: NameError| Status::invalid_argument(format!("{what} {error}"));
         if request.id_sockets.len() > MAX_LOOKUP_IDS {
             return Err(Status::invalid_argument(format!("id_sockets must name at most {MAX_LOOKUP_IDS} sockets")));
@@ -131,7 +133,8 @@ impl Lookup {
         Ok(Self { room, ids, node, known_version: request.known_version })
     }
 
-    fn answer(&self, roster: &Roster) -> Part {
+    /// What this node has.
+    pub fn answer(&self, roster: &Roster) -> Part {
         match &self.room {
             Some(room) if self.ids.is_empty() => roster.part(room, self.known_version),
             room => roster.find(&self.ids, room.as_ref()),

@@ -1,9 +1,11 @@
 //! The directory: the index that all nodes share, of who is there and whom to ask about a room.
 //!
-//! Owns the contract ([`Directory`]) and its two implementations: [`redis`] for a cluster, [`memory`] for one process.
+//! Owns the contract ([`Directory`]) and its two implementations: [`redis`] for a cluster, [`memory`] for one process;
+//! and [`faulty`], which stands around one of them in tests.
 //! Owns no truth about sockets: it is permission to skip a node, never evidence that a socket exists. Every answer
 //! says which life of the index ([`Epoch`]) it came from, and every call ends within a bounded time.
 
+pub mod faulty;
 pub mod memory;
 pub mod redis;
 

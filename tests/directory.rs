@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{RedisServer, until};
+use rollcall::directory::faulty::{Call, Fault, Faulty};
 use rollcall::directory::memory::Memory;
 use rollcall::directory::redis::{Redis, Unfit};
 use rollcall::directory::{Directory, Error, Listing, NodeEntry, Renewal};
@@ -144,6 +145,68 @@ async fn lists_say_what_is_true_of_a_seat(directory: &dyn Directory) {
 #[tokio::test]
 async fn memory_keeps_the_contract() {
     contract(Memory::new()).await;
+}
+
+#[tokio::test]
+async fn a_faulty_directory_without_faults_keeps_the_contract() {
+    contract(Faulty::new(Memory::new())).await;
+}
+
+#[tokio::test]
+async fn a_faulty_directory_fails_as_it_is_told() {
+    let memory = Memory::new();
+    let (faulty, other) = (Faulty::new(memory.clone()), Faulty::new(memory.clone()));
+    let node = NodeId::new_process();
+    faulty.enter(&node, &entry("one"), LEASE).await.unwrap();
+    let owners = async |name: &str| other.owners(&room(name)).await.unwrap().nodes.len();
+    let claim = async |name: &str| faulty.claim(&node, &[room(name)]).await;
+    for fault in [Fault::FailBefore, Fault::FailAfter, Fault::Refuse, Fault::RunLate] {
+        faulty.will(Call::Claim, fault);
+    }
+    assert!(matches!(claim("before").await, Err(Error::Unanswered(_))));
+    assert!(matches!(claim("after").await, Err(Error::Unanswered(_))));
+    assert!(matches!(claim("refused").await, Err(Error::Refused(_))));
+    assert!(matches!(claim("late").await, Err(Error::Unanswered(_))));
+    assert_eq!((owners("before").await, owners("after").await, owners("refused").await), (0, 1, 0));
+    assert_eq!((owners("late").await, faulty.run_late().await, owners("late").await), (0, 1, 1));
+
+    let (go, held) = tokio::sync::oneshot::channel();
+    faulty.will(Call::Claim, Fault::Hold(held));
+    let going = async {
+        assert_eq!(owners("held").await, 0);
+        go.send(()).unwrap();
+    };
+    assert!(tokio::join!(claim("held"), going).0.is_ok());
+    assert_eq!(owners("held").await, 1);
+
+    faulty.go_away(Duration::ZERO);
+    assert!(matches!(claim("away").await, Err(Error::Unanswered(_))));
+    assert_eq!(owners("away").await, 0, "the other path is open");
+    faulty.come_back();
+    assert!(claim("back").await.is_ok());
+    assert_eq!(faulty.calls(Call::Claim).len(), 7);
+}
+
+#[tokio::test]
+async fn a_memory_that_is_flushed_or_rolled_back_begins_another_life_when_a_node_enters() {
+    let memory = Memory::new();
+    let (one, two) = (NodeId::new_process(), NodeId::new_process());
+    assert_eq!(memory.nodes().await.unwrap().epoch, None, "readers begin none");
+    let first = memory.enter(&one, &entry("one"), LEASE).await.unwrap();
+    memory.claim(&one, &[room("old")]).await.unwrap();
+    let snapshot = memory.snapshot();
+    memory.claim(&one, &[room("new")]).await.unwrap();
+    memory.restore(snapshot);
+    assert_eq!(memory.renew(&one, &entry("one"), LEASE).await, Ok(Renewal::Lapsed), "in no life");
+    assert_eq!(memory.owners(&room("new")).await.unwrap().epoch, None);
+    let second = memory.enter(&two, &entry("two"), LEASE).await.unwrap();
+    assert!(second.is_some() && second != first);
+    assert_eq!(memory.owners(&room("old")).await.unwrap().nodes.len(), 1);
+    assert!(memory.owners(&room("new")).await.unwrap().nodes.is_empty());
+    memory.flush();
+    assert_eq!(memory.nodes().await.unwrap(), Listing { nodes: vec![], epoch: None, age: Duration::ZERO });
+    let third = memory.enter(&two, &entry("two"), LEASE).await.unwrap();
+    assert!(third.is_some() && third != first && third != second);
 }
 
 #[tokio::test]

@@ -1,14 +1,14 @@
 //! The directory of nodes that live in one process: `rollcall dev`, a cluster of one, and tests.
 //!
-//! Owns the same contract as the Redis one, leases that run out included. Its epoch never ends, since it dies with
-//! everyone who has read it.
+//! Owns the same contract as the Redis one, leases that run out included. Left alone it has one life, since it dies with
+//! everyone who has read it; a test may end that life as a Redis ends one, by a flush or a restart from an old snapshot.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use smol_str::SmolStr;
+use smol_str::format_smolstr;
 
 use super::{Account, Directory, Epoch, Listing, NodeEntry, Owners, Renewal, Result};
 use crate::clock::BootInstant;
@@ -19,13 +19,21 @@ use crate::roster::claims::SeatChange;
 #[derive(Default)]
 pub struct Memory(Mutex<Index>);
 
-#[derive(Default)]
+/// What an index held at one moment.
+pub struct Snapshot(Index);
+
+#[derive(Clone, Default)]
 struct Index {
+    /// The life that whoever entered first has begun, and when; `None` before that.
+    life: Option<(u64, BootInstant)>,
+    /// How many lives there have been. Survives them.
+    lives: u64,
     leases: HashMap<NodeId, Lease>,
     owners: HashMap<Room, HashSet<NodeId>>,
     sockets: HashMap<(NodeId, Room), HashSet<SocketId>>,
 }
 
+#[derive(Clone)]
 struct Lease {
     entry: NodeEntry,
     written: BootInstant,
@@ -37,17 +45,48 @@ impl Memory {
         Arc::default()
     }
 
+    /// Loses everything. The next node that enters begins another life.
+    pub fn flush(&self) {
+        self.restore(Snapshot(Index::default()));
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot(self.lock().clone())
+    }
+
+    /// Goes back to what it held, as a Redis that is started from an old file does: in no life until a node enters.
+    pub fn restore(&self, snapshot: Snapshot) {
+        let mut index = self.lock();
+        *index = Index { life: None, lives: index.lives, ..snapshot.0 };
+    }
+
     fn lock(&self) -> MutexGuard<'_, Index> {
         self.0.lock().expect("no code panics while it holds the index")
     }
 }
 
-/// Made by the first node that enters, so that readers never make it.
-fn epoch() -> Epoch {
-    Epoch(SmolStr::new_static("memory"))
-}
-
 impl Index {
+    fn epoch(&self) -> Option<Epoch> {
+        self.life.map(|(life, _)| Epoch(format_smolstr!("memory-{life}")))
+    }
+
+    /// Nobody was there before the first life, so it is never too young.
+    fn age(&self) -> Duration {
+        match self.life {
+            None => Duration::ZERO,
+            Some((1, _)) => Duration::MAX,
+            Some((_, begun)) => begun.elapsed(),
+        }
+    }
+
+    /// Begins a life where there is none: what enters does, so that readers never do.
+    fn begin(&mut self) {
+        if self.life.is_none() {
+            self.lives += 1;
+            self.life = Some((self.lives, BootInstant::now()));
+        }
+    }
+
     fn entry(&mut self, node: &NodeId) -> Option<&NodeEntry> {
         let lease = self.leases.get(node)?;
         if lease.written.elapsed() >= lease.lasts {
@@ -84,8 +123,9 @@ impl Directory for Memory {
         if index.entry(node).is_some() {
             return Ok(None);
         }
+        index.begin();
         index.write(node, entry, lease);
-        Ok(Some(epoch()))
+        Ok(index.epoch())
     }
 
     async fn renew(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Renewal> {
@@ -94,7 +134,7 @@ impl Directory for Memory {
             return Ok(Renewal::Lapsed);
         }
         index.write(node, entry, lease);
-        Ok(Renewal::Renewed(epoch()))
+        Ok(index.epoch().map_or(Renewal::Lapsed, Renewal::Renewed))
     }
 
     async fn nodes(&self) -> Result<Listing> {
@@ -102,7 +142,8 @@ impl Directory for Memory {
         let ids: Vec<NodeId> = index.leases.keys().cloned().collect();
         let nodes = ids.into_iter().filter_map(|id| index.entry(&id).cloned().map(|entry| (id, entry)));
         // Who is not in it yet has never been: it dies with everyone who has read it.
-        Ok(Listing { nodes: nodes.collect(), epoch: Some(epoch()), age: Duration::MAX })
+        let nodes = nodes.collect();
+        Ok(Listing { nodes, epoch: index.epoch(), age: index.age() })
     }
 
     async fn claim(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>> {
@@ -110,7 +151,7 @@ impl Directory for Memory {
         for room in rooms {
             index.owners.entry(room.clone()).or_default().insert(node.clone());
         }
-        Ok(Some(epoch()))
+        Ok(index.epoch())
     }
 
     async fn release(&self, node: &NodeId, rooms: &[Room]) -> Result<()> {
@@ -124,7 +165,7 @@ impl Directory for Memory {
     async fn owners(&self, room: &Room) -> Result<Owners> {
         let index = self.lock();
         let nodes = index.owners.get(room).map(|owners| owners.iter().cloned().collect()).unwrap_or_default();
-        Ok(Owners { nodes, epoch: Some(epoch()) })
+        Ok(Owners { nodes, epoch: index.epoch() })
     }
 
     async fn account(&self, room: &Room, nodes: &[NodeId]) -> Result<Vec<Account>> {

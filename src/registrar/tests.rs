@@ -1,16 +1,12 @@
 //! The registrar's decisions, against a directory that fails as it is told.
 
-use std::collections::VecDeque;
-use std::sync::Mutex;
-
-use async_trait::async_trait;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::*;
+use crate::directory::faulty::{Call, Fault, Faulty};
 use crate::directory::memory::Memory;
-use crate::directory::{Account, Error, Listing, NodeEntry, Owners, Renewal, Result};
 use crate::membership::Identity;
 use crate::membership::table::{Known, Said};
 use crate::mesh::peers::Peers;
@@ -19,103 +15,6 @@ use crate::roster::Presence;
 
 const LEASE: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(5);
-
-/// What the next call does instead of its work.
-enum Fault {
-    /// Nothing is done, and no answer comes.
-    FailBefore,
-    /// It is done, and no answer comes.
-    FailAfter,
-    /// Not done, and said so.
-    Refuse,
-    /// Done when it is told to go on.
-    Hold(oneshot::Receiver<()>),
-}
-
-#[derive(Default)]
-struct Script {
-    faults: Mutex<VecDeque<Fault>>,
-    /// The sizes of the calls that were made.
-    calls: Mutex<Vec<usize>>,
-}
-
-struct Faulty {
-    memory: Arc<Memory>,
-    claims: Script,
-    releases: Script,
-}
-
-impl Script {
-    fn next(&self, rooms: &[Room]) -> Option<Fault> {
-        self.calls.lock().unwrap().push(rooms.len());
-        self.faults.lock().unwrap().pop_front()
-    }
-
-    fn will(&self, fault: Fault) {
-        self.faults.lock().unwrap().push_back(fault);
-    }
-
-    async fn play<T>(&self, rooms: &[Room], work: impl Future<Output = Result<T>>) -> Result<T> {
-        let unanswered = || Error::Unanswered("as told".to_owned());
-        match self.next(rooms) {
-            None => work.await,
-            Some(Fault::FailBefore) => Err(unanswered()),
-            Some(Fault::FailAfter) => work.await.and(Err(unanswered())),
-            Some(Fault::Refuse) => Err(Error::Refused("as told".to_owned())),
-            Some(Fault::Hold(go)) => {
-                go.await.expect("the test goes on");
-                work.await
-            }
-        }
-    }
-}
-
-#[async_trait]
-impl Directory for Faulty {
-    async fn upkeep(&self) {
-        self.memory.upkeep().await;
-    }
-
-    async fn enter(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>> {
-        self.memory.enter(node, entry, lease).await
-    }
-
-    async fn renew(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Renewal> {
-        self.memory.renew(node, entry, lease).await
-    }
-
-    async fn nodes(&self) -> Result<Listing> {
-        self.memory.nodes().await
-    }
-
-    async fn claim(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>> {
-        self.claims.play(rooms, self.memory.claim(node, rooms)).await
-    }
-
-    async fn release(&self, node: &NodeId, rooms: &[Room]) -> Result<()> {
-        self.releases.play(rooms, self.memory.release(node, rooms)).await
-    }
-
-    async fn owners(&self, room: &Room) -> Result<Owners> {
-        self.memory.owners(room).await
-    }
-
-    async fn account(&self, room: &Room, nodes: &[NodeId]) -> Result<Vec<Account>> {
-        self.memory.account(room, nodes).await
-    }
-
-    async fn repair(&self, room: &Room, nodes: &[NodeId]) -> Result<()> {
-        self.memory.repair(room, nodes).await
-    }
-
-    async fn list(&self, node: &NodeId, changes: &[SeatChange]) -> Result<()> {
-        self.memory.list(node, changes).await
-    }
-
-    async fn forget(&self, node: &NodeId) -> Result<()> {
-        self.memory.forget(node).await
-    }
-}
 
 /// A registrar at work, without sockets and peers.
 struct Bench {
@@ -128,8 +27,7 @@ struct Bench {
 
 impl Bench {
     fn start() -> Self {
-        let directory =
-            Arc::new(Faulty { memory: Memory::new(), claims: Script::default(), releases: Script::default() });
+        let directory = Faulty::new(Memory::new());
         let roster = Roster::new(NodeId::new_process());
         let name = NodeName::from_any("node");
         let identity = Identity { name, mesh: "127.0.0.1:1".into(), since: "now".into() };
@@ -166,7 +64,7 @@ impl Bench {
     }
 
     async fn owners(&self, room: &Room) -> Vec<NodeId> {
-        self.directory.memory.owners(room).await.unwrap().nodes
+        self.directory.owners(room).await.unwrap().nodes
     }
 
     async fn until_owners(&self, room: &Room, expected: &[NodeId]) {
@@ -192,14 +90,10 @@ async fn a_client_is_settled_when_its_rooms_are_claimed_and_rooms_are_given_back
     bench.registrar.settle(&rooms, SOON).await.unwrap();
     assert_eq!(bench.owners(&rooms[0]).await, std::slice::from_ref(&node));
     assert_eq!(bench.owners(&rooms[1]).await, std::slice::from_ref(&node));
-    let calls = bench.directory.claims.calls.lock().unwrap().len();
+    let calls = bench.directory.calls(Call::Claim).len();
     let second = bench.register("s2", &rooms);
     bench.registrar.settle(&rooms, SOON).await.unwrap();
-    assert_eq!(
-        bench.directory.claims.calls.lock().unwrap().len(),
-        calls,
-        "only the first join waits for the directory"
-    );
+    assert_eq!(bench.directory.calls(Call::Claim).len(), calls, "only the first join waits for the directory");
     drop((presence, second));
     bench.until_owners(&rooms[0], &[]).await;
     bench.until_owners(&rooms[1], &[]).await;
@@ -213,14 +107,14 @@ async fn a_claim_without_an_answer_is_sent_again_and_nobody_is_told_before() {
     let _first = bench.register("s0", &first);
     bench.registrar.settle(&first, SOON).await.unwrap();
     bench.meet_one_that_does_not_answer();
-    bench.directory.claims.will(Fault::FailBefore);
-    bench.directory.claims.will(Fault::FailAfter);
+    bench.directory.will(Call::Claim, Fault::FailBefore);
+    bench.directory.will(Call::Claim, Fault::FailAfter);
     let rooms = [room("a")];
     let _presence = bench.register("s1", &rooms);
     let early = bench.registrar.settle(&rooms, Duration::from_millis(100)).await;
     assert_eq!(early, Err(Unsettled(Duration::from_millis(100))));
     bench.registrar.settle(&rooms, SOON).await.unwrap();
-    assert_eq!(*bench.directory.claims.calls.lock().unwrap(), [1, 1, 1, 1]);
+    assert_eq!(bench.directory.calls(Call::Claim), [1, 1, 1, 1]);
 }
 
 #[tokio::test]
@@ -232,8 +126,8 @@ async fn a_room_that_cannot_be_claimed_is_owed_and_where_everybody_knows_that_it
     let mut word = bench.roster.word();
     assert!(word.borrow_and_update().whole_under.is_some());
     let (go, held) = oneshot::channel();
-    bench.directory.claims.will(Fault::FailBefore);
-    bench.directory.claims.will(Fault::Hold(held));
+    bench.directory.will(Call::Claim, Fault::FailBefore);
+    bench.directory.will(Call::Claim, Fault::Hold(held));
     let rooms = [room("a")];
     let _presence = bench.register("s1", &rooms);
     bench.registrar.settle(&rooms, SOON).await.expect("there is nobody who would have to know");
@@ -247,13 +141,13 @@ async fn a_room_that_cannot_be_claimed_is_owed_and_where_everybody_knows_that_it
 #[tokio::test]
 async fn one_room_that_is_refused_does_not_keep_the_others_waiting() {
     let bench = Bench::start();
-    bench.directory.claims.will(Fault::Refuse);
+    bench.directory.will(Call::Claim, Fault::Refuse);
     let both = [room("good"), room("bad")];
     let _presence = bench.register("s1", &both);
     for name in both {
         bench.registrar.settle(&[name], SOON).await.unwrap();
     }
-    assert_eq!(*bench.directory.claims.calls.lock().unwrap(), [2, 1, 1], "one by one after the refusal");
+    assert_eq!(bench.directory.calls(Call::Claim), [2, 1, 1], "one by one after the refusal");
 }
 
 #[tokio::test]
@@ -264,7 +158,7 @@ async fn a_removal_without_an_answer_ends_the_incarnation_and_loses_nothing() {
         let _stays = bench.register("s1", &[room("stays")]);
         let leaves = bench.register("s2", &[room("leaves")]);
         bench.registrar.settle(&[room("stays"), room("leaves")], SOON).await.unwrap();
-        bench.directory.releases.will(fault);
+        bench.directory.will(Call::Release, fault);
         drop(leaves);
         let mut word = bench.roster.word();
         timeout(SOON, word.wait_for(|word| word.incarnation != first)).await.unwrap().unwrap();
@@ -290,19 +184,19 @@ async fn a_room_that_fills_while_its_removal_is_under_way_is_claimed_after_it() 
     let leaves = bench.register("s1", &rooms);
     bench.registrar.settle(&rooms, SOON).await.unwrap();
     let (go, held) = oneshot::channel();
-    bench.directory.releases.will(Fault::Hold(held));
+    bench.directory.will(Call::Release, Fault::Hold(held));
     drop(leaves);
     let removing = async {
-        while bench.directory.releases.calls.lock().unwrap().is_empty() {
+        while bench.directory.calls(Call::Release).is_empty() {
             sleep(Duration::from_millis(2)).await;
         }
     };
     timeout(SOON, removing).await.expect("the removal is sent");
-    let claims = bench.directory.claims.calls.lock().unwrap().len();
+    let claims = bench.directory.calls(Call::Claim).len();
     let _comes = bench.register("s2", &rooms);
     let early = bench.registrar.settle(&rooms, Duration::from_millis(100)).await;
     assert!(early.is_err(), "the removal may still take the claim away");
-    assert_eq!(bench.directory.claims.calls.lock().unwrap().len(), claims, "one command for a room at a time");
+    assert_eq!(bench.directory.calls(Call::Claim).len(), claims, "one command for a room at a time");
     go.send(()).unwrap();
     bench.registrar.settle(&rooms, SOON).await.unwrap();
     assert_eq!(bench.owners(&rooms[0]).await, [node]);
@@ -315,18 +209,18 @@ async fn a_removal_that_is_refused_is_sent_again_unless_the_room_is_wanted_again
     let rooms = [room("a")];
     let leaves = bench.register("s1", &rooms);
     bench.registrar.settle(&rooms, SOON).await.unwrap();
-    bench.directory.releases.will(Fault::Refuse);
+    bench.directory.will(Call::Release, Fault::Refuse);
     drop(leaves);
     bench.until_owners(&rooms[0], &[]).await;
-    assert_eq!(bench.directory.releases.calls.lock().unwrap().len(), 2);
+    assert_eq!(bench.directory.calls(Call::Release).len(), 2);
     assert_eq!(bench.roster.incarnation(), node, "a refusal is an answer");
 
     let leaves = bench.register("s2", &rooms);
     bench.registrar.settle(&rooms, SOON).await.unwrap();
-    bench.directory.releases.will(Fault::Refuse);
+    bench.directory.will(Call::Release, Fault::Refuse);
     drop(leaves);
     let refused = async {
-        while bench.directory.releases.calls.lock().unwrap().len() < 3 {
+        while bench.directory.calls(Call::Release).len() < 3 {
             sleep(Duration::from_millis(2)).await;
         }
     };
@@ -334,5 +228,5 @@ async fn a_removal_that_is_refused_is_sent_again_unless_the_room_is_wanted_again
     let _comes = bench.register("s3", &rooms);
     bench.registrar.settle(&rooms, SOON).await.unwrap();
     assert_eq!(bench.owners(&rooms[0]).await, [node]);
-    assert_eq!(bench.directory.releases.calls.lock().unwrap().len(), 3);
+    assert_eq!(bench.directory.calls(Call::Release).len(), 3);
 }

@@ -1,0 +1,244 @@
+//! One node of a simulation, and the clients that it has.
+//!
+//! Owns what stands between a node's core and its clients in production: who is let in, told and let go is decided here
+//! as the socket edge and the gate decide it. Every client does what the world told it; what it saw goes to the oracle.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rollcall::directory::Directory;
+use rollcall::directory::faulty::Faulty;
+use rollcall::membership::{Identity, Membership};
+use rollcall::mesh;
+use rollcall::mesh::peers::Peers;
+use rollcall::names::{NodeName, Room, SocketId, UserId};
+use rollcall::node::{Core, Tasks};
+use rollcall::roll_call::answer::Answer;
+use rollcall::roster::Presence;
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::network::{self, PORT};
+use crate::oracle::Flaw;
+use crate::world::{Record, Shared};
+
+/// Short, so that a seed sees many of them run out.
+pub const LEASE: Duration = Duration::from_secs(2);
+const LINGER: Duration = Duration::from_millis(400);
+/// As at the socket edge.
+const SETTLE_WITHIN: Duration = Duration::from_secs(4);
+/// As at the gate: how often it is looked whether the node counts, and how often in a row it must not.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+const LOOKS_IN_VAIN: u32 = 10;
+/// A timer goes off up to a tick late, and so does what waits for what waits for it.
+const LATE_BY: Duration = Duration::from_millis(10);
+const ROOMS_MOST: usize = 10;
+
+/// What the world tells a host.
+#[derive(Debug, Clone)]
+pub enum Order {
+    Come { socket: SocketId, rooms: Vec<Room> },
+    Join { socket: SocketId, room: Room },
+    Leave { socket: SocketId, room: Room },
+    Go { socket: SocketId },
+    Call { room: Room, deadline: Duration },
+}
+
+/// A node that runs.
+pub struct Life {
+    pub core: Core,
+    pub orders: mpsc::UnboundedSender<Order>,
+    pub presences: BTreeMap<SocketId, Presence>,
+}
+
+/// One host, from crash to crash.
+#[derive(Clone)]
+pub struct Host {
+    pub number: usize,
+    pub directory: std::sync::Arc<Faulty>,
+    /// `None` while it does not run.
+    pub life: Rc<RefCell<Option<Life>>>,
+    pub shared: Rc<Shared>,
+}
+
+impl Host {
+    pub fn name(&self) -> String {
+        format!("node-{}", self.number)
+    }
+
+    /// The software of the host.
+    pub async fn run(self) -> turmoil::Result {
+        let mesh = format!("{}:{PORT}", self.name());
+        let identity = Identity {
+            name: NodeName::from_any(&self.name()),
+            mesh: mesh.into(),
+            since: format!("{:?}", turmoil::sim_elapsed().unwrap_or_default()).into(),
+        };
+        let directory = std::sync::Arc::clone(&self.directory) as std::sync::Arc<dyn Directory>;
+        let core = Core::new(identity, LEASE, LINGER, directory, Peers::new(network::connect));
+        let mut tasks = Tasks::default();
+        core.start(&mut tasks);
+        let serving = mesh::server::serve(
+            network::listen().await?,
+            core.roster.clone(),
+            core.membership.clone(),
+            CancellationToken::new(),
+        );
+        tasks.spawn("mesh", async {
+            serving.await.expect("the mesh is served");
+        });
+        let (orders, mut taken) = mpsc::unbounded_channel();
+        *self.life.borrow_mut() = Some(Life { core: core.clone(), orders, presences: BTreeMap::new() });
+        self.shared.note(format!("{} runs as {}", self.name(), core.roster.incarnation()));
+
+        let mut looks = interval(LOOK_EVERY);
+        let mut in_vain = 0;
+        loop {
+            tokio::select! {
+                _ = looks.tick() => {
+                    let lost = core.membership.is_introduced() && !core.membership.counts();
+                    in_vain = if lost { in_vain + 1 } else { 0 };
+                    if in_vain >= LOOKS_IN_VAIN {
+                        self.let_everybody_go();
+                    }
+                }
+                Some(order) = taken.recv() => self.obey(&core, order),
+            }
+        }
+    }
+
+    /// Looks whether this host's sockets count now.
+    pub fn look(&self) {
+        let life = self.life.borrow();
+        let Some(Life { core, .. }) = life.as_ref() else { return };
+        let (node, membership) = (core.roster.incarnation(), &core.membership);
+        let counts = membership.counts();
+        let may_acknowledge = membership.may_acknowledge(&node) || membership.everybody_asks(&node);
+        self.shared.oracle.borrow_mut().counts(self.number, counts, may_acknowledge);
+    }
+
+    fn obey(&self, core: &Core, order: Order) {
+        match order {
+            Order::Come { socket, rooms } => self.come(core, socket, &rooms),
+            Order::Join { socket, room } => {
+                let Some(presence) = self.presence(&socket) else { return };
+                self.shared.oracle.borrow_mut().joined(self.number, &socket, &room);
+                presence.join(&room, ROOMS_MOST).expect("it is open, and there are not that many rooms");
+                self.settle(core, socket, vec![room], presence);
+            }
+            Order::Leave { socket, room } => {
+                let Some(presence) = self.presence(&socket) else { return };
+                presence.leave(&room).expect("it is open");
+                self.shared.oracle.borrow_mut().left(&socket, Some(&room));
+            }
+            Order::Go { socket } => self.close(&socket),
+            Order::Call { room, deadline } => self.call(core, room, deadline),
+        }
+    }
+
+    fn come(&self, core: &Core, socket: SocketId, rooms: &[Room]) {
+        if !is_open(&core.membership) {
+            return;
+        }
+        for room in rooms {
+            self.shared.oracle.borrow_mut().joined(self.number, &socket, room);
+        }
+        let user = UserId::parse("foo").expect("a valid name");
+        let presence = core.roster.register(socket.clone(), user, rooms);
+        if let Some(life) = self.life.borrow_mut().as_mut() {
+            life.presences.insert(socket.clone(), presence.clone());
+        }
+        self.settle(core, socket, rooms.to_vec(), presence);
+    }
+
+    /// Waits until the client may be told, or lets it go.
+    fn settle(&self, core: &Core, socket: SocketId, rooms: Vec<Room>, presence: Presence) {
+        let (host, registrar) = (self.clone(), core.registrar.clone());
+        spawn_local(async move {
+            let told = |host: &Host| {
+                for room in &rooms {
+                    host.shared.oracle.borrow_mut().acknowledged(&socket, room);
+                }
+            };
+            if host.shared.flaw == Flaw::HastyEdge {
+                told(&host);
+            }
+            match registrar.settle(&rooms, SETTLE_WITHIN).await {
+                Ok(()) => {
+                    told(&host);
+                    presence.settled();
+                    host.shared.tally.borrow_mut().told += 1;
+                }
+                Err(_unsettled) => {
+                    host.shared.tally.borrow_mut().dropped += 1;
+                    host.close(&socket);
+                }
+            }
+        });
+    }
+
+    fn call(&self, core: &Core, room: Room, deadline: Duration) {
+        let (host, roll_call) = (self.clone(), core.roll_call.clone());
+        spawn_local(async move {
+            let moment = host.shared.oracle.borrow_mut().now();
+            let began = Instant::now();
+            let Ok(answer) = roll_call.call(&room, deadline).await else { return };
+            if began.elapsed() > deadline + LATE_BY {
+                host.shared.wrong(&format!("{} answered after {:?} of {deadline:?}", host.name(), began.elapsed()));
+            }
+            // What happened in this tick counts for this answer.
+            host.shared.look();
+            let complete = answer.complete || host.shared.flaw == Flaw::GullibleAsker;
+            let wrong = host.shared.oracle.borrow_mut().judge(&answer, complete, moment);
+            host.shared.tally.borrow_mut().called(&answer);
+            for wrong in wrong {
+                host.shared.wrong(&format!("the answer of {} for {room} {wrong}\n{}", host.name(), told(&answer)));
+            }
+            host.shared.records.borrow_mut().push(Record { host: host.number, answer });
+        });
+    }
+
+    fn presence(&self, socket: &SocketId) -> Option<Presence> {
+        self.life.borrow().as_ref()?.presences.get(socket).cloned()
+    }
+
+    fn close(&self, socket: &SocketId) {
+        let presence = self.life.borrow_mut().as_mut().and_then(|life| life.presences.remove(socket));
+        if let Some(presence) = presence {
+            presence.close();
+            self.shared.oracle.borrow_mut().left(socket, None);
+        }
+    }
+
+    fn let_everybody_go(&self) {
+        let sockets: Vec<SocketId> =
+            self.life.borrow().iter().flat_map(|life| life.presences.keys().cloned()).collect();
+        if !sockets.is_empty() {
+            self.shared.note(format!("{} does not count and lets {} go", self.name(), sockets.len()));
+        }
+        for socket in sockets {
+            self.close(&socket);
+        }
+    }
+}
+
+/// As at the gate.
+fn is_open(membership: &Membership) -> bool {
+    membership.is_introduced() && membership.counts()
+}
+
+/// An answer as it is reported.
+fn told(answer: &Answer) -> String {
+    let nodes = answer.nodes.iter().map(|node| match &node.said {
+        Ok(rows) => {
+            format!("  {} {}: {:?}", node.name, node.node, rows.iter().map(|row| &row.id_socket).collect::<Vec<_>>())
+        }
+        Err(silence) => format!("  {} {}: {silence}", node.name, node.node),
+    });
+    let nodes: Vec<String> = nodes.collect();
+    format!("  {:?}, complete: {}\n{}", answer.source, answer.complete, nodes.join("\n"))
+}

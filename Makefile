@@ -25,14 +25,16 @@ run: build ## run four nodes behind https://localhost:5009
 	@exec target/release/rollcall dev
 
 test: tools $(WEB) ## install what the tests need, and run all of them
-	cargo test --locked
+	cargo test --locked --workspace
 	cargo build --locked
 	npm --prefix tests run --silent clients
 	npm --prefix tests run --silent page
 
-test-all: test soak ## and the long ones: the cluster tests ten times over, the faults three times, and the soak
+test-all: test soak ## and the long ones: repeated cluster and fault tests, the soak, wider searches
 	for turn in $$(seq 10); do cargo test --locked --test cluster; done
 	for turn in $$(seq 3); do cargo test --locked --test faults; done
+	ROLLCALL_THOROUGH=1 cargo test --locked -p rollcall-model
+	ROLLCALL_THOROUGH=1 cargo test --locked --test simulation
 
 soak: tools ## churn with faults, every answer judged: SOAK=10m, ROLLCALL_SEED=… repeats the choices of a run
 	ROLLCALL_SOAK=$(SOAK) cargo test --locked --test soak
@@ -43,8 +45,8 @@ fuzz: $(TOOLS)/bin/cargo-fuzz ## fuzz what parses outside input, each target for
 	done
 
 check: tools $(WEB) ## formatting, lints, docs, protocol and page types
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 	$(TOOLS)/python/bin/buf lint
 	npm --prefix web run --silent check

@@ -113,7 +113,9 @@ impl RollCall {
         let strangers = std::mem::take(&mut plan.strangers);
         let accounts = self.accounts(room, &strangers, until).await;
         let mut entries = accounts.iter().flatten().map(|account| account.entry.clone());
-        let steady = self.membership.view().steady(self.membership.lease(), BootInstant::now());
+        // A node that has yet to hear what the others know cannot tell who is dead.
+        let view = self.membership.view();
+        let knows = view.acquainted && view.steady(self.membership.lease(), BootInstant::now());
         let mut unknown = Vec::new();
         for node in strangers {
             match entries.next() {
@@ -121,7 +123,7 @@ impl RollCall {
                     self.membership.found(&node, &entry);
                     plan.ask.push(Target { node, name: entry.name, mesh: entry.mesh });
                 }
-                Some(None) if steady => plan.gone.push(node),
+                Some(None) if knows => plan.gone.push(node),
                 Some(None) | None => {
                     let name = NodeName::from_any(node.as_str());
                     unknown.push(Asked { node, name, took: Duration::ZERO, reply: Err(Silence::Failed) });

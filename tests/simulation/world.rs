@@ -378,7 +378,7 @@ impl World {
     }
 
     fn note(&self, what: String) {
-        self.shared.note(what);
+        self.shared.note(&what);
     }
 }
 
@@ -386,7 +386,7 @@ impl Host {
     fn order(&self, order: Order) {
         if let Some(life) = self.life.borrow().as_ref() {
             if !matches!(order, Order::Call { .. }) {
-                self.shared.note(format!("{}: {order:?}", self.name()));
+                self.shared.note(&format!("{}: {order:?}", self.name()));
             }
             // Who does not run any more takes no orders.
             let _ = life.orders.send(order);
@@ -401,7 +401,7 @@ impl Shared {
     }
 
     /// Remembers what happened, to be told if something goes wrong.
-    pub fn note(&self, what: String) {
+    pub fn note(&self, what: &str) {
         let time = self.time.get();
         tracing::info!(target: "simulation", "{time:?} {what}");
         self.happened.borrow_mut().push(format!("{time:?} {what}"));
@@ -409,7 +409,7 @@ impl Shared {
 
     /// Something is wrong; the first counts.
     pub fn wrong(&self, what: &str) {
-        self.note(format!("WRONG: {what}"));
+        self.note(&format!("WRONG: {what}"));
         self.wrong.borrow_mut().get_or_insert_with(|| what.to_owned());
     }
 

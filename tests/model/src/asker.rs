@@ -233,6 +233,9 @@ impl Asker {
     }
 }
 
+/// A read of a roll call. Returns whether there was something to read.
+type Step = fn(&mut Call, &Asker, &Redis, Rules) -> bool;
+
 impl Call {
     pub fn begin(expected: u8, node: &Node) -> Self {
         let Node { row, joined, .. } = *node;
@@ -241,7 +244,7 @@ impl Call {
 
     /// The next thing is read. Returns whether there was one.
     pub fn read(&mut self, asker: &Asker, redis: &Redis, rules: Rules) -> bool {
-        let steps: [fn(&mut Self, &Asker, &Redis, Rules) -> bool; 3] = if !rules.has(Rule::TableBeforeOwners) {
+        let steps: [Step; 3] = if !rules.has(Rule::TableBeforeOwners) {
             [Self::read_owners, Self::read_epoch, Self::take_table]
         } else if !rules.has(Rule::OwnersBeforeEpoch) {
             [Self::take_table, Self::read_epoch, Self::read_owners]

@@ -221,64 +221,64 @@ impl World {
         let waiting = Duration::from_millis(*[0, 300].choose(&mut self.random).expect("not empty"));
         match self.random.random_range(0..100) {
             0..8 if name != other => {
-                self.note(format!("{name} and {other} lose what they send each other"));
+                self.note(&format!("{name} and {other} lose what they send each other"));
                 sim.partition(name, other);
             }
             8..18 if name != other => {
-                self.note(format!("what {name} and {other} send each other is held"));
+                self.note(&format!("what {name} and {other} send each other is held"));
                 sim.hold(name, other);
             }
             0..30 if name != other => {
-                self.note(format!("{name} and {other} reach each other"));
+                self.note(&format!("{name} and {other} reach each other"));
                 sim.release(name, other);
             }
             30..34 => {
-                self.note(format!("what {name} and all others send each other is held"));
+                self.note(&format!("what {name} and all others send each other is held"));
                 for other in self.hosts.iter().filter(|other| other.number != host.number) {
                     sim.hold(name.clone(), other.name());
                 }
             }
             34..38 => {
-                self.note("all links are mended".to_owned());
+                self.note("all links are mended");
                 self.mend_links(sim);
             }
             38..43 if host.life.borrow().is_some() => {
-                self.note(format!("{name} crashes"));
+                self.note(&format!("{name} crashes"));
                 sim.crash(name);
                 host.life.borrow_mut().take();
                 self.shared.oracle.borrow_mut().crashed(host.number);
             }
             38..50 => self.start_the_crashed(sim),
             50..56 => {
-                self.note(format!("the directory is away for {name}, waiting {waiting:?}"));
+                self.note(&format!("the directory is away for {name}, waiting {waiting:?}"));
                 host.directory.go_away(waiting);
             }
             56..59 => {
-                self.note(format!("the directory is away, waiting {waiting:?}"));
+                self.note(&format!("the directory is away, waiting {waiting:?}"));
                 self.hosts.iter().for_each(|host| host.directory.go_away(waiting));
             }
             59..66 => {
-                self.note(format!("the directory is back for {name}"));
+                self.note(&format!("the directory is back for {name}"));
                 host.directory.come_back();
             }
             66..72 => {
-                self.note("the directory is back".to_owned());
+                self.note("the directory is back");
                 self.hosts.iter().for_each(|host| host.directory.come_back());
             }
             72..74 => {
-                self.note("the index is flushed".to_owned());
+                self.note("the index is flushed");
                 self.memory.flush();
             }
             74..76 => self.snapshot = Some(self.memory.snapshot()),
             76..78 => {
                 if let Some(snapshot) = self.snapshot.take() {
-                    self.note("the index is rolled back".to_owned());
+                    self.note("the index is rolled back");
                     self.memory.restore(snapshot);
                 }
             }
             78..93 => self.a_call_will_fail(host),
             _ => {
-                self.note(format!("what was to run late of {name} runs"));
+                self.note(&format!("what was to run late of {name} runs"));
                 run_late(host);
             }
         }
@@ -292,14 +292,14 @@ impl World {
             _ => (Call::WRITES.choose(&mut self.random), Fault::RunLate),
         };
         let call = *call.expect("not empty");
-        self.note(format!("the next {call:?} of {} will {fault:?}", host.name()));
+        self.note(&format!("the next {call:?} of {} will {fault:?}", host.name()));
         host.directory.will(call, fault);
     }
 
     fn start_the_crashed(&self, sim: &mut Sim<'_>) {
         for host in &self.hosts {
             if !sim.is_host_running(host.name()) {
-                self.note(format!("{} starts again", host.name()));
+                self.note(&format!("{} starts again", host.name()));
                 sim.bounce(host.name());
             }
         }
@@ -314,7 +314,7 @@ impl World {
     }
 
     fn mend(&self, sim: &mut Sim<'_>) {
-        self.note("everything is mended".to_owned());
+        self.note("everything is mended");
         self.mend_links(sim);
         for host in &self.hosts {
             run_late(host);
@@ -377,8 +377,8 @@ impl World {
         Ok(())
     }
 
-    fn note(&self, what: String) {
-        self.shared.note(&what);
+    fn note(&self, what: &str) {
+        self.shared.note(what);
     }
 }
 

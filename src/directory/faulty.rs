@@ -58,6 +58,8 @@ pub struct Faulty {
 #[derive(Default)]
 struct State {
     faults: HashMap<Call, VecDeque<Fault>>,
+    /// How long a call is on its way, each way.
+    way: Duration,
     /// How long a call waits in vain, while the directory is away.
     away: Option<Duration>,
     late: Vec<BoxFuture<'static, ()>>,
@@ -90,6 +92,11 @@ impl Faulty {
     /// The next call of this kind that has no fault yet has this one.
     pub fn will(&self, call: Call, fault: Fault) {
         self.lock().faults.entry(call).or_default().push_back(fault);
+    }
+
+    /// From now on a call takes this long to arrive, and its answer again.
+    pub fn be_far(&self, way: Duration) {
+        self.lock().way = way;
     }
 
     /// From now on no call is carried out, or answered: each fails after `waiting`.
@@ -125,16 +132,27 @@ impl Faulty {
         size: usize,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let (away, fault) = {
+        let (way, away, fault) = {
             let mut state = self.lock();
             state.calls.entry(call).or_default().push(size);
             let fault = state.faults.get_mut(&call).and_then(VecDeque::pop_front);
-            (state.away, fault)
+            (state.way, state.away, fault)
         };
         if let Some(waiting) = away {
             sleep(waiting).await;
             return Err(unanswered());
         }
+        travel(way).await;
+        let answer = self.work(fault, work).await;
+        travel(way).await;
+        answer
+    }
+
+    async fn work<T: 'static>(
+        &self,
+        fault: Option<Fault>,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
         match fault {
             None => work.await,
             Some(Fault::FailBefore) => Err(unanswered()),
@@ -156,6 +174,13 @@ impl Faulty {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no code panics while it holds the faults")
+    }
+}
+
+/// Even the shortest sleep takes a millisecond.
+async fn travel(way: Duration) {
+    if !way.is_zero() {
+        sleep(way).await;
     }
 }
 

@@ -26,19 +26,21 @@ use crate::network;
 use crate::oracle::{Flaw, Oracle};
 
 /// Finer ticks find nothing more, and take longer.
-const TICK: Duration = Duration::from_millis(2);
+const TICK: Duration = Duration::from_millis(5);
 /// How long things break.
-const BREAKING: Duration = Duration::from_secs(12);
+const BREAKING: Duration = Duration::from_secs(8);
 /// How long healing may take: a connection that lost segments is given up 7 s later, and then comes a lease.
 const HEALING: Duration = Duration::from_secs(20);
 /// How often it is looked whether everything is well.
-const LOOK_EVERY: Duration = Duration::from_millis(400);
+const LOOK_EVERY: Duration = Duration::from_millis(600);
 /// The longest time between two things that happen.
 const PAUSE_MOST_MS: u64 = 60;
 const ROOMS: [&str; 3] = ["Maths", "Physics", "Art"];
 const DEADLINES_MS: [u64; 3] = [200, 500, 1_000];
 /// One of these is the longest that a segment travels.
 const LATENCIES_MS: [u64; 4] = [1, 5, 20, 60];
+/// The longest way to the directory.
+const DIRECTORY_MOST_MS: u64 = 20;
 /// The last of what happened, told with what is wrong.
 const TOLD_MOST: usize = 150;
 
@@ -140,6 +142,9 @@ impl World {
             shared: Rc::clone(&shared),
         };
         let hosts: Vec<Host> = (0..random.random_range(3..=4)).map(host).collect();
+        for host in &hosts {
+            host.directory.be_far(Duration::from_millis(random.random_range(0..=DIRECTORY_MOST_MS)));
+        }
         shared.hosts.borrow_mut().clone_from(&hosts);
         Self { random, memory, snapshot: None, hosts, shared, last_socket: 0 }
     }

@@ -19,7 +19,7 @@ use crate::directory::{self, Directory, Epoch};
 use crate::membership::Membership;
 use crate::names::{NodeId, Room};
 use crate::roster::Roster;
-use crate::roster::claims::{Abandoned, Holding, SeatChange};
+use crate::roster::claims::{Abandoned, Holding, Seat, SeatChange};
 
 /// How long a claim outlives the room's last socket: a reload of the page costs nothing.
 pub const LINGER: Duration = Duration::from_millis(1500);
@@ -69,6 +69,9 @@ struct Desk {
     foreign: HashSet<Room>,
     unreleased: HashSet<Room>,
     abandoned: Vec<Abandoned>,
+    /// What claims and lists were about that went unanswered: they may still run, after a later command to the contrary.
+    doubtful_rooms: HashSet<Room>,
+    doubtful_seats: HashSet<Seat>,
     /// After a failure, when commands of its kind may be sent again: what is refused must not slow the others.
     claims_after: Option<Instant>,
     removals_after: Option<Instant>,
@@ -194,6 +197,9 @@ impl Registrar {
     fn look(&self, node: &NodeId, desk: &mut Desk, now: Instant) {
         self.roster.republish();
         if desk.node.as_ref() != Some(node) {
+            // What runs late for another incarnation is nobody's, and repaired by whoever reads it.
+            desk.doubtful_rooms.clear();
+            desk.doubtful_seats.clear();
             // What was still to be given back is left behind with the incarnation that held it.
             let rooms: Vec<Room> = desk.unreleased.drain().collect();
             if let Some(node) = desk.node.replace(node.clone()).filter(|_| !rooms.is_empty()) {
@@ -274,12 +280,15 @@ impl Registrar {
         }
     }
 
-    /// Claims are asserted with the command that makes them, so one that was lost comes back.
+    /// Claims are asserted with the command that makes them, so one that was lost comes back. What is doubtful is made
+    /// true once more.
     fn assert_again(&self, node: &NodeId, desk: &mut Desk) {
         desk.wanting.extend(desk.foreign.drain());
         let held = self.roster.held_rooms();
         let rooms: Vec<Room> = held.into_iter().filter(|room| !desk.busy.contains(room)).collect();
         self.claim(node, &rooms, desk);
+        desk.unreleased.extend(self.roster.unknown(desk.doubtful_rooms.drain()));
+        self.roster.return_seats(node, desk.doubtful_seats.drain());
     }
 
     /// Tells the roster what was answered.
@@ -304,6 +313,9 @@ impl Registrar {
                     Err(error) => {
                         debug!(%error, "a claim failed");
                         self.roster.unclaimed(&node, &rooms);
+                        if matches!(error, directory::Error::Unanswered(_)) && desk.node.as_ref() == Some(&node) {
+                            desk.doubtful_rooms.extend(rooms.iter().cloned());
+                        }
                         desk.wanting.extend(rooms);
                         desk.claims_after = Some(Instant::now() + AGAIN_AFTER);
                     }
@@ -333,7 +345,11 @@ impl Registrar {
                 desk.listing = false;
                 if let Err(error) = answer {
                     debug!(%error, "sockets were not listed");
-                    self.roster.return_seats(&node, changes);
+                    let seats: Vec<Seat> = changes.into_iter().map(|change| change.seat).collect();
+                    if matches!(error, directory::Error::Unanswered(_)) && desk.node.as_ref() == Some(&node) {
+                        desk.doubtful_seats.extend(seats.iter().cloned());
+                    }
+                    self.roster.return_seats(&node, seats);
                     desk.lists_after = Some(Instant::now() + AGAIN_AFTER);
                 }
             }

@@ -230,3 +230,38 @@ async fn a_removal_that_is_refused_is_sent_again_unless_the_room_is_wanted_again
     assert_eq!(bench.owners(&rooms[0]).await, [node]);
     assert_eq!(bench.directory.calls(Call::Release).len(), 3);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_late_is_put_right_with_the_next_assertion() {
+    let bench = Bench::start();
+    let node = bench.roster.incarnation();
+    let rooms = [room("left")];
+    let stays = [room("stays")];
+    bench.directory.will(Call::Claim, Fault::RunLate);
+    let leaves = bench.register("s1", &rooms);
+    bench.until_owners(&rooms[0], std::slice::from_ref(&node)).await;
+    drop(leaves);
+    bench.until_owners(&rooms[0], &[]).await;
+
+    let listed = async |expected| {
+        let account = async || bench.directory.account(&stays[0], std::slice::from_ref(&node)).await.unwrap();
+        while account().await[0].sockets != expected {
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let _stays = bench.register("s2", &stays);
+    timeout(SOON, listed(1)).await.expect("listed");
+    bench.directory.will(Call::List, Fault::RunLate);
+    let leaves = bench.register("s3", &stays);
+    timeout(SOON, listed(2)).await.expect("listed again");
+    drop(leaves);
+    timeout(SOON, listed(1)).await.expect("not listed any more");
+
+    assert_eq!(bench.directory.run_late().await, 2);
+    bench.until_owners(&rooms[0], std::slice::from_ref(&node)).await;
+    timeout(SOON, listed(2)).await.expect("what ran late has brought it back");
+    sleep(ASSERT_EVERY).await;
+    bench.until_owners(&rooms[0], &[]).await;
+    timeout(SOON, listed(1)).await.expect("put right");
+    assert_eq!(bench.roster.incarnation(), node);
+}

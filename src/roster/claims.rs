@@ -191,10 +191,10 @@ impl Roster {
     }
 
     /// These were not surely written: they are due again, and may be listed.
-    pub fn return_seats(&self, node: &NodeId, changes: Vec<SeatChange>) {
+    pub fn return_seats(&self, node: &NodeId, seats: impl IntoIterator<Item = Seat>) {
         let mut state = self.lock();
         if state.incarnation == *node {
-            state.due.seats.extend(changes.into_iter().map(|change| (change.seat, Listed::Maybe)));
+            state.due.seats.extend(seats.into_iter().map(|seat| (seat, Listed::Maybe)));
         }
     }
 
@@ -260,6 +260,12 @@ impl Roster {
     /// When the next emptied room was emptied; `None` when no claim lingers.
     pub fn next_emptied(&self) -> Option<Instant> {
         self.lock().due.emptied.front().map(|(emptied, _)| *emptied)
+    }
+
+    /// Those of these rooms that have neither rows nor a claim here.
+    pub fn unknown(&self, rooms: impl IntoIterator<Item = Room>) -> Vec<Room> {
+        let state = self.lock();
+        rooms.into_iter().filter(|room| !state.rooms.contains_key(room)).collect()
     }
 
     /// Every room this incarnation holds a claim of and has rows in, to be asserted again.

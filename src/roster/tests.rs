@@ -233,7 +233,7 @@ fn a_seat_that_came_and_went_before_it_was_listed_is_not_written_at_all() {
     drop(presence);
     let removed = roster.take_seats(&roster.incarnation(), 10);
     assert!(!removed[0].taken && removed[0].seat == written[0].seat);
-    roster.return_seats(&roster.incarnation(), removed);
+    roster.return_seats(&roster.incarnation(), removed.into_iter().map(|change| change.seat));
     let _again = roster.register(socket(1), user(1), &[room("a")]);
     assert!(
         roster.take_seats(&roster.incarnation(), 10)[0].taken,

@@ -29,8 +29,9 @@ use crate::oracle::{Flaw, Oracle};
 const TICK: Duration = Duration::from_millis(5);
 /// How long things break.
 const BREAKING: Duration = Duration::from_secs(8);
-/// How long healing may take: a connection that lost segments is given up 7 s later, and then comes a lease.
-const HEALING: Duration = Duration::from_secs(20);
+/// How long healing may take: a connection that lost segments is given up 7 s later, and what ran late is put right with
+/// the next assertion of claims.
+const HEALING: Duration = Duration::from_secs(40);
 /// How often it is looked whether everything is well.
 const LOOK_EVERY: Duration = Duration::from_millis(600);
 /// The longest time between two things that happen.

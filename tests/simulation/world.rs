@@ -28,7 +28,7 @@ use crate::oracle::{Flaw, Oracle};
 /// Finer ticks find nothing more, and take longer.
 const TICK: Duration = Duration::from_millis(5);
 /// How long things break.
-const BREAKING: Duration = Duration::from_secs(8);
+const BREAKING: Duration = Duration::from_secs(6);
 /// How long healing may take: a connection that lost segments is given up 7 s later, and what ran late is put right with
 /// the next assertion of claims.
 const HEALING: Duration = Duration::from_secs(40);
@@ -74,6 +74,7 @@ pub struct Tally {
     pub told: u64,
     pub dropped: u64,
     pub faults: u64,
+    pub time: Duration,
 }
 
 struct World {
@@ -115,7 +116,10 @@ pub fn run(seed: u64, flaw: Flaw) -> Result<Tally, String> {
     }
     shared.hosts.borrow_mut().clear();
     match ended {
-        Ok(()) => Ok(shared.tally.take()),
+        Ok(()) => {
+            shared.tally.borrow_mut().time = sim.elapsed();
+            Ok(shared.tally.take())
+        }
         Err(wrong) => Err(format!(
             "seed {seed} with {latency} ms: {wrong}\n\n{}\nrun it again with ROLLCALL_SEED={seed}",
             shared.story()
@@ -439,6 +443,7 @@ impl Tally {
         self.told += other.told;
         self.dropped += other.dropped;
         self.faults += other.faults;
+        self.time += other.time;
     }
 
     pub fn called(&mut self, answer: &Answer) {
@@ -450,10 +455,10 @@ impl Tally {
 
 impl Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seeds, calls, complete, rows, told, dropped, faults } = self;
+        let Self { seeds, calls, complete, rows, told, dropped, faults, time } = self;
         write!(
             f,
-            "{seeds} seeds, {faults} faults, {calls} roll calls judged, {complete} of them complete, {rows} rows, "
+            "{seeds} seeds, {time:.0?} of simulated time, {faults} faults, {calls} roll calls judged, {complete} of them complete, {rows} rows, "
         )?;
         write!(f, "{told} joins acknowledged, {dropped} given up")
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rollcall::directory::Directory;
 use rollcall::directory::faulty::Faulty;
-use rollcall::membership::{Identity, Membership};
+use rollcall::membership::{Identity, Leaving, Membership};
 use rollcall::mesh;
 use rollcall::mesh::peers::Peers;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
@@ -19,7 +19,7 @@ use rollcall::roll_call::answer::Answer;
 use rollcall::roster::Presence;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::network::{self, PORT};
@@ -36,6 +36,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOOKS_IN_VAIN: u32 = 10;
 /// A timer goes off up to a tick late, and so does what waits for what waits for it.
 const LATE_BY: Duration = Duration::from_millis(10);
+/// The most that a step of stopping takes.
+const STEP_MOST: Duration = Duration::from_secs(1);
 const ROOMS_MOST: usize = 10;
 
 /// What the world tells a host.
@@ -46,6 +48,7 @@ pub enum Order {
     Leave { socket: SocketId, room: Room },
     Go { socket: SocketId },
     Call { room: Room, deadline: Duration },
+    Stop,
 }
 
 /// A node that runs.
@@ -82,13 +85,15 @@ impl Host {
         let core = Core::new(identity, LEASE, LINGER, directory, Peers::new(network::connect));
         let mut tasks = Tasks::default();
         core.start(&mut tasks);
+        let stop_mesh = CancellationToken::new();
         let serving = mesh::server::serve(
             network::listen().await?,
             core.roster.clone(),
             core.membership.clone(),
-            CancellationToken::new(),
+            stop_mesh.clone(),
         );
-        tasks.spawn("mesh", async {
+        // Not one of the tasks: it answers to the end.
+        let mut serving = spawn_local(async {
             serving.await.expect("the mesh is served");
         });
         let (orders, mut taken) = mpsc::unbounded_channel();
@@ -106,9 +111,42 @@ impl Host {
                         self.let_everybody_go();
                     }
                 }
-                Some(order) = taken.recv() => self.obey(&core, order),
+                Some(order) = taken.recv() => match order {
+                    Order::Stop => break,
+                    order => self.obey(&core, order),
+                },
             }
         }
+        self.stop(&core, tasks).await;
+        stop_mesh.cancel();
+        if timeout(STEP_MOST, &mut serving).await.is_err() {
+            serving.abort();
+            // It was told to end, and ends with what it holds.
+            let _ = serving.await;
+        }
+        self.ended();
+        Ok(())
+    }
+
+    /// As a node stops in production, and in that order. Meanwhile it answers the others, and takes no orders.
+    async fn stop(&self, core: &Core, tasks: Tasks) {
+        let Core { membership, registrar, .. } = core;
+        membership.leave(Leaving::Draining);
+        registrar.give_back_at_once();
+        self.let_everybody_go();
+        // A step that takes too long is not waited for.
+        let _ = timeout(STEP_MOST, registrar.everything_is_given_back()).await;
+        membership.leave(Leaving::Goodbye);
+        let _ = timeout(STEP_MOST, membership.everyone_knows()).await;
+        drop(tasks);
+        let _ = timeout(STEP_MOST, self.directory.forget(&core.roster.incarnation())).await;
+        self.shared.note(&format!("{} has stopped", self.name()));
+    }
+
+    /// Nothing of it runs any more.
+    pub fn ended(&self) {
+        self.shared.oracle.borrow_mut().ended(self.number);
+        drop(self.life.borrow_mut().take());
     }
 
     /// Looks whether this host's sockets count now.
@@ -137,6 +175,7 @@ impl Host {
             }
             Order::Go { socket } => self.close(&socket),
             Order::Call { room, deadline } => self.call(core, room, deadline),
+            Order::Stop => unreachable!("it ends what takes orders"),
         }
     }
 
@@ -218,7 +257,7 @@ impl Host {
         let sockets: Vec<SocketId> =
             self.life.borrow().iter().flat_map(|life| life.presences.keys().cloned()).collect();
         if !sockets.is_empty() {
-            self.shared.note(&format!("{} does not count and lets {} go", self.name(), sockets.len()));
+            self.shared.note(&format!("{} lets its clients go: {}", self.name(), sockets.len()));
         }
         for socket in sockets {
             self.close(&socket);

@@ -81,6 +81,11 @@ fn an_edge_that_does_not_wait_before_it_acknowledges_is_found_out() {
     found_out(Flaw::HastyEdge);
 }
 
+#[test]
+fn an_index_that_loses_claims_unnoticed_is_found_out() {
+    found_out(Flaw::ForgetfulIndex);
+}
+
 fn found_out(flaw: Flaw) {
     let (tally, found) = run(0..SEEDS_FLAWED, flaw);
     assert!(found.is_some_and(|report| report.contains("misses")), "nothing was found: {tally}");

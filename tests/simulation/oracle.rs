@@ -16,6 +16,8 @@ pub enum Flaw {
     GullibleAsker,
     /// A client is told that it is in before anybody can know.
     HastyEdge,
+    /// When the index is flushed, claims are lost and nobody can tell.
+    ForgetfulIndex,
 }
 
 /// A place in the order of everything that happens.
@@ -70,7 +72,8 @@ impl Oracle {
         }
     }
 
-    pub fn crashed(&mut self, host: usize) {
+    /// Whatever was on the host is gone.
+    pub fn ended(&mut self, host: usize) {
         let now = self.now();
         for seat in self.seats.iter_mut().filter(|seat| seat.host == host) {
             seat.left.get_or_insert(now);

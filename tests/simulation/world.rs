@@ -42,6 +42,8 @@ const DEADLINES_MS: [u64; 3] = [200, 500, 1_000];
 const LATENCIES_MS: [u64; 4] = [1, 5, 20, 60];
 /// The longest way to the directory.
 const DIRECTORY_MOST_MS: u64 = 20;
+/// What an index in memory does.
+const AT_ONCE: &str = "an index in memory answers at once";
 /// The last of what happened, told with what is wrong.
 const TOLD_MOST: usize = 150;
 
@@ -163,6 +165,8 @@ impl World {
         self.mend(sim);
         let until = sim.elapsed() + HEALING;
         loop {
+            // Those that were stopping when everything was mended.
+            self.start_the_crashed(sim);
             self.shared.records.borrow_mut().clear();
             for host in &self.hosts {
                 for room in rooms() {
@@ -255,9 +259,9 @@ impl World {
             38..43 if host.life.borrow().is_some() => {
                 self.note(&format!("{name} crashes"));
                 sim.crash(name);
-                host.life.borrow_mut().take();
-                self.shared.oracle.borrow_mut().crashed(host.number);
+                host.ended();
             }
+            43..46 if host.life.borrow().is_some() => host.order(Order::Stop),
             38..50 => self.start_the_crashed(sim),
             50..56 => {
                 self.note(&format!("the directory is away for {name}, waiting {waiting:?}"));
@@ -277,7 +281,7 @@ impl World {
             }
             72..74 => {
                 self.note("the index is flushed");
-                self.memory.flush();
+                self.flush();
             }
             74..76 => self.snapshot = Some(self.memory.snapshot()),
             76..78 => {
@@ -291,6 +295,16 @@ impl World {
                 self.note(&format!("what was to run late of {name} runs"));
                 run_late(host);
             }
+        }
+    }
+
+    fn flush(&self) {
+        if self.shared.flaw != Flaw::ForgetfulIndex {
+            return self.memory.flush();
+        }
+        for node in self.hosts.iter().filter_map(Host::incarnation) {
+            let released = self.memory.release(&node, &rooms()).now_or_never();
+            released.expect(AT_ONCE).expect("an index in memory refuses nothing");
         }
     }
 
@@ -358,12 +372,8 @@ impl World {
     }
 
     fn is_index_equal(&self, oracle: &Oracle) -> Result<(), String> {
-        let node = |number: usize| -> Option<NodeId> {
-            let life = self.hosts[number].life.borrow();
-            life.as_ref().map(|Life { core, .. }| core.roster.incarnation())
-        };
-        let at_once = "an index in memory answers at once";
-        let listing = self.memory.nodes().now_or_never().expect(at_once).map_err(|error| error.to_string())?;
+        let node = |number: usize| self.hosts[number].incarnation();
+        let listing = self.memory.nodes().now_or_never().expect(AT_ONCE).map_err(|error| error.to_string())?;
         let leases: BTreeSet<NodeId> = listing.nodes.into_iter().map(|(node, _)| node).collect();
         let nodes: BTreeSet<NodeId> = (0..self.hosts.len()).filter_map(node).collect();
         if leases != nodes {
@@ -372,13 +382,13 @@ impl World {
         for room in rooms() {
             let present = oracle.present(&room);
             let owners: BTreeSet<NodeId> = present.iter().filter_map(|(host, _)| node(*host)).collect();
-            let said = self.memory.owners(&room).now_or_never().expect(at_once).map_err(|error| error.to_string())?;
+            let said = self.memory.owners(&room).now_or_never().expect(AT_ONCE).map_err(|error| error.to_string())?;
             let said: BTreeSet<NodeId> = said.nodes.into_iter().collect();
             if said != owners {
                 return Err(format!("the index says that {room} is owned by {said:?}, and it is by {owners:?}"));
             }
             let owners: Vec<NodeId> = owners.into_iter().collect();
-            let accounts = self.memory.account(&room, &owners).now_or_never().expect(at_once);
+            let accounts = self.memory.account(&room, &owners).now_or_never().expect(AT_ONCE);
             let counted: u64 = accounts.map_err(|error| error.to_string())?.iter().map(|account| account.sockets).sum();
             if counted != present.len() as u64 {
                 return Err(format!("the index lists {counted} sockets in {room}, and there are {}", present.len()));
@@ -393,6 +403,10 @@ impl World {
 }
 
 impl Host {
+    fn incarnation(&self) -> Option<NodeId> {
+        self.life.borrow().as_ref().map(|Life { core, .. }| core.roster.incarnation())
+    }
+
     fn order(&self, order: Order) {
         if let Some(life) = self.life.borrow().as_ref() {
             if !matches!(order, Order::Call { .. }) {
@@ -465,7 +479,7 @@ impl Display for Tally {
 }
 
 fn run_late(host: &Host) {
-    host.directory.run_late().now_or_never().expect("an index in memory answers at once");
+    host.directory.run_late().now_or_never().expect(AT_ONCE);
 }
 
 fn rooms() -> Vec<Room> {

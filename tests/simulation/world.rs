@@ -80,6 +80,8 @@ pub struct Tally {
 }
 
 struct World {
+    /// Where each happening's own choices come from: what one draws, by the state of things, does not change the next.
+    seeds: StdRng,
     random: StdRng,
     memory: Arc<Memory>,
     snapshot: Option<Snapshot>,
@@ -153,11 +155,13 @@ impl World {
             host.directory.be_far(Duration::from_millis(random.random_range(0..=DIRECTORY_MOST_MS)));
         }
         shared.hosts.borrow_mut().clone_from(&hosts);
-        Self { random, memory, snapshot: None, hosts, shared, last_socket: 0 }
+        let seeds = StdRng::from_rng(&mut random);
+        Self { seeds, random, memory, snapshot: None, hosts, shared, last_socket: 0 }
     }
 
     fn live(&mut self, sim: &mut Sim<'_>) -> Result<(), String> {
         while sim.elapsed() < BREAKING {
+            self.random = StdRng::from_rng(&mut self.seeds);
             self.something_happens(sim);
             let pause = self.random.random_range(0..=PAUSE_MOST_MS);
             self.pass(sim, Duration::from_millis(pause))?;

@@ -45,7 +45,7 @@ pub struct Listing {
     /// `None` when nobody has registered in this index yet.
     pub epoch: Option<Epoch>,
     /// How long ago this life of the index began, by its own clock. In a young one not everybody who is alive may have
-    /// registered again.
+    /// registered again. `MAX`: there was never another, and nobody was ever cut off from it.
     pub age: Duration,
 }
 

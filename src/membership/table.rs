@@ -95,6 +95,8 @@ pub struct Table {
     was_acquainted: bool,
     /// The index that was listed last is younger than a lease: who is alive may not be in it yet.
     young: bool,
+    /// It is the only one there has ever been.
+    only: bool,
     members: HashMap<NodeId, Member>,
     departed: HashMap<NodeId, BootInstant>,
     last_said: Option<(Word, Leaving)>,
@@ -146,6 +148,7 @@ impl Table {
             acquainting: None,
             was_acquainted: false,
             young: true,
+            only: false,
             members: HashMap::new(),
             departed: HashMap::new(),
             last_said: None,
@@ -235,6 +238,7 @@ impl Table {
             member.leased = false;
         }
         self.young = listing.age < lease;
+        self.only = listing.age == Duration::MAX;
         let mut news = !followed;
         for (node, entry) in &listing.nodes {
             news |= self.found(node, entry, now);
@@ -271,9 +275,14 @@ impl Table {
     }
 
     /// What the members know is known here when each that has a lease has spoken since it had to. In a young index that
-    /// says nothing: those that are alive have up to a lease to be in it.
+    /// says nothing: those that are alive have up to a lease to be in it. Nor does an old one in which nobody else has a
+    /// lease: it may have been away for so long that everybody's ran out, and this node be the first to come back to it.
     fn get_acquainted(&mut self) {
         let Some(since) = self.acquainting.filter(|_| !self.young) else { return };
+        let alone = !self.only && !self.members.values().any(|member| member.leased);
+        if alone && self.listed.is_none_or(|listed| listed.since(since) < self.lease) {
+            return;
+        }
         let spoke = |member: &Member| !member.leased || member.spoke.is_some_and(|spoke| spoke >= since);
         if self.members.values().all(spoke) {
             self.acquainting = None;

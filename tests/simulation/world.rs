@@ -14,10 +14,10 @@ use futures::FutureExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use rollcall::directory::Directory;
 use rollcall::directory::faulty::{Call, Fault, Faulty};
 use rollcall::directory::memory::{Memory, Snapshot};
-use rollcall::names::{NodeId, Room, SocketId};
+use rollcall::directory::{Directory, NodeEntry};
+use rollcall::names::{NodeId, NodeName, Room, SocketId};
 use rollcall::roll_call::answer::Answer;
 use turmoil::Sim;
 
@@ -134,6 +134,12 @@ pub fn run(seed: u64, flaw: Flaw) -> Result<Tally, String> {
 impl World {
     fn new(mut random: StdRng, flaw: Flaw) -> Self {
         let memory = Memory::new();
+        // Not its first life: that is known to be the only one.
+        let before = NodeId::new_process();
+        let entry =
+            NodeEntry { name: NodeName::from_any("before"), mesh: "".into(), since: "".into(), draining: false };
+        memory.enter(&before, &entry, Duration::ZERO).now_or_never().expect(AT_ONCE).expect("an index in memory");
+        memory.flush();
         let shared = Rc::new(Shared {
             flaw,
             oracle: RefCell::default(),

@@ -201,6 +201,30 @@ fn who_starts_in_a_young_index_does_not_know_who_has_yet_to_come_back_to_it() {
 }
 
 #[test]
+fn who_finds_nobody_in_an_old_index_waits_for_those_that_were_cut_off_from_it() {
+    let (mut table, now) = table();
+    let old = || Listing { age: LEASE * 100, ..listing([]) };
+    for second in 0..5 {
+        let moment = now.after(Duration::from_secs(second));
+        table.list(&old(), moment, moment, true);
+        assert!(!table.view().acquainted, "{second}");
+    }
+    table.list(&old(), now.after(LEASE), now.after(LEASE), true);
+    assert!(table.view().acquainted, "they had a whole lease to come back");
+
+    let (mut table, now) = self::table();
+    let other = NodeId::new_process();
+    table.list(&old(), now, now, true);
+    table.list(&Listing { nodes: vec![(other.clone(), entry("other"))], ..old() }, now, now, true);
+    table.told(&said(&other, 1, None), now);
+    assert!(table.view().acquainted, "one that was there says who else is");
+
+    let (mut table, now) = self::table();
+    table.list(&Listing { age: Duration::MAX, ..listing([]) }, now, now, true);
+    assert!(table.view().acquainted, "nobody can have been cut off");
+}
+
+#[test]
 fn most_are_more_than_half_and_this_node_is_one_of_them() {
     let (mut table, now) = table();
     assert!(table.most_answered(1, now), "a cluster of one goes on");

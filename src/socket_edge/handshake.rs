@@ -4,6 +4,7 @@
 //! its stable code. Pure: text in, names out.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 
 use percent_encoding::percent_decode_str;
@@ -12,11 +13,20 @@ use serde::de::IgnoredAny;
 
 use crate::names::{NameError, Room, UserId};
 
-/// The `auth` payload, as far as it matters here.
+/// The `auth` payload, as far as it matters here. One that is not an object says nothing.
 #[derive(Debug, Default, Deserialize)]
+#[serde(from = "Payload")]
 pub struct Auth {
     id_user: Option<Given>,
     room: Option<Given>,
+}
+
+/// Any JSON. A key that is repeated counts as in JavaScript: the last one holds.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Payload {
+    Object(HashMap<String, Option<Given>>),
+    Other(IgnoredAny),
 }
 
 /// A value that should be a text or a list of texts.
@@ -43,6 +53,16 @@ pub struct Refusal {
     pub code: &'static str,
     /// For people.
     pub advice: String,
+}
+
+impl From<Payload> for Auth {
+    fn from(payload: Payload) -> Self {
+        let Payload::Object(mut given) = payload else {
+            return Self::default();
+        };
+        let mut take = |key| given.remove(key).flatten();
+        Self { id_user: take("id_user"), room: take("room") }
+    }
 }
 
 impl fmt::Display for Refusal {
@@ -81,12 +101,14 @@ impl Refusal {
 }
 
 impl Handshake {
-    /// Reads a handshake. `query` is still percent-encoded; `auth` is `None` when it was not an object.
+    /// Reads a handshake. `query` is still percent-encoded; `auth` is `None` when it is not JSON, so that nobody knows
+    /// whom it names.
     ///
     /// # Errors
     /// The [`Refusal`] to send to the client.
     pub fn read(query: Option<&str>, auth: Option<Auth>, rooms_most: usize) -> Result<Self, Refusal> {
-        let Auth { id_user, room } = auth.unwrap_or_default();
+        let unreadable = || Refusal::user_invalid(&"cannot be read: the auth payload is not valid JSON");
+        let Auth { id_user, room } = auth.ok_or_else(unreadable)?;
         let users = values(id_user, query, "id_user", Refusal::user_invalid, "must be a string")?;
         let [user] = users.as_slice() else {
             let twice = Refusal::user_invalid(&"must be passed once");
@@ -184,7 +206,10 @@ mod tests {
         assert_eq!(read("id_user=foo&room=a", r#"{"id_user":"bar"}"#), ok("bar", &["a"]));
         assert_eq!(read("id_user=foo&room=a", r#"{"room":["b","c"]}"#), ok("foo", &["b", "c"]));
         assert_eq!(read("id_user=foo&room=a", r#"{"room":null}"#), ok("foo", &["a"]));
-        assert_eq!(read("id_user=foo&room=a", "17"), ok("foo", &["a"]));
+        assert_eq!(read("id_user=foo&room=a", r#"{"id_user":"bar","id_user":"baz"}"#), ok("baz", &["a"]));
+        for says_nothing in ["17", "null", r#""bar""#, r#"["bar","b"]"#] {
+            assert_eq!(read("id_user=foo&room=a", says_nothing), ok("foo", &["a"]), "{says_nothing}");
+        }
     }
 
     #[test]
@@ -195,6 +220,8 @@ mod tests {
             ("id_user=%FF&room=a", "{}", "id_user_invalid"),
             ("id_user=foo&id_user=bar&room=a", "{}", "id_user_invalid"),
             ("id_user=foo&room=a", r#"{"id_user":17}"#, "id_user_invalid"),
+            ("id_user=foo&room=a", r#"{"id_user":"bar""#, "id_user_invalid"),
+            ("id_user=foo&room=a", r#"{"id_user":"half a pair: \ud800"}"#, "id_user_invalid"),
             ("id_user=foo", "{}", "room_missing"),
             ("id_user=foo&room=a", r#"{"room":[]}"#, "room_missing"),
             ("id_user=foo&room=%00", "{}", "room_invalid"),
@@ -209,7 +236,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_query_makes_the_reader_panic(query in "\\PC{0,200}") {
-            let _ = Handshake::read(Some(&query), None, 3);
+            let _ = Handshake::read(Some(&query), Some(Auth::default()), 3);
         }
 
         #[test]

@@ -95,7 +95,7 @@ impl MeshService for Answering {
     ) -> Result<Response<proto::AnnounceResponse>, Status> {
         let missing = || Status::invalid_argument("status is missing");
         let said = status::decode(request.into_inner().status.ok_or_else(missing)?)
-            .map_err(|error| Status::invalid_argument(format!("a name in the status {error}")))?;
+            .map_err(|error| Status::invalid_argument(format!("the status {error}")))?;
         self.membership.told(&said);
         let status = Some(status::encode(&self.membership.say()));
         Ok(Response::new(proto::AnnounceResponse { status }))

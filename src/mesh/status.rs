@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use smol_str::SmolStr;
+use thiserror::Error;
 
 use super::proto;
 use crate::directory::Epoch;
@@ -13,6 +14,15 @@ use crate::names::{NameError, NodeId, NodeName};
 
 /// The most members a status may name.
 const MAX_MEMBERS: usize = 10_000;
+
+/// Why a status makes no sense. `Display` completes the sentence "the status …".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Error {
+    #[error("has a name or an id that {0}")]
+    Name(#[from] NameError),
+    #[error("must name at most {MAX_MEMBERS} members")]
+    TooManyMembers,
+}
 
 pub fn encode(said: &Said) -> proto::Status {
     proto::Status {
@@ -29,10 +39,10 @@ pub fn encode(said: &Said) -> proto::Status {
 }
 
 /// # Errors
-/// When a name or an id in it is none.
-pub fn decode(status: proto::Status) -> Result<Said, NameError> {
+/// When a name or an id in it is none, or it names too many members.
+pub fn decode(status: proto::Status) -> Result<Said, Error> {
     if status.members.len() > MAX_MEMBERS {
-        return Err(NameError::TooLong(MAX_MEMBERS));
+        return Err(Error::TooManyMembers);
     }
     let whole_under = Some(status.whole_under).filter(|epoch| !epoch.is_empty());
     Ok(Said {

@@ -173,8 +173,10 @@ impl NodeId {
         };
         let hexadecimal = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         let process_ok = process.len() == Self::PROCESS_DIGITS && process.bytes().all(hexadecimal);
+        // One way to write each count, or one incarnation would have many ids.
         let incarnation_ok = incarnation.bytes().all(|byte| byte.is_ascii_digit())
-            && incarnation.parse::<u64>().is_ok_and(|count| count > 0);
+            && !incarnation.starts_with('0')
+            && incarnation.parse::<u64>().is_ok();
         if process_ok && incarnation_ok { Ok(Self(text.into())) } else { Err(NameError::Alphabet) }
     }
 
@@ -251,6 +253,7 @@ mod tests {
         }
         assert!(NodeId::parse("0123456789abcdef-99999999999999999999999").is_err());
         assert!(NodeId::parse("0123456789abcdef-+1").is_err());
+        assert!(NodeId::parse("0123456789abcdef-01").is_err());
     }
 
     proptest! {

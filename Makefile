@@ -41,7 +41,9 @@ soak: tools ## churn with faults, every answer judged: SOAK=10m, ROLLCALL_SEED=â
 
 fuzz: $(TOOLS)/bin/cargo-fuzz ## fuzz what parses outside input, each target for FUZZ_SECONDS (20)
 	for target in $(FUZZ_TARGETS); do \
-	  PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" cargo fuzz run -s none $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096; \
+	  mkdir -p fuzz/corpus/$$target; \
+	  PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" cargo fuzz run -s none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10; \
 	done
 
 check: tools $(WEB) ## formatting, lints, docs, protocol and page types
@@ -55,7 +57,7 @@ tools: tests/node_modules/.package-lock.json ## install what checks and tests ne
 	tests/prepare
 
 clean: ## remove everything that was built or installed here
-	rm -rf target web/dist web/node_modules tests/node_modules artifacts
+	rm -rf target web/dist web/node_modules tests/node_modules artifacts fuzz/target fuzz/corpus fuzz/artifacts
 
 $(WEB): web/node_modules/.package-lock.json web/build.mjs $(wildcard web/src/*.ts)
 	npm --prefix web run --silent build

@@ -1,18 +1,40 @@
-//! What Redis holds under this cluster's prefix, written by whomever: owner members, line by line, and node entries.
+//! What Redis holds under this cluster's prefix, written by whomever: the members of a set, line by line, and the entry
+//! under a lease. What no node wrote is skipped and counted; what one wrote is read as it was.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use rollcall::directory::redis::{read_entry, read_nodes};
 use rollcall::names::{NodeId, NodeName};
+use rollcall::oddities::Oddity;
+use serde_json::Value;
+
+fn members(bytes: &[u8]) {
+    let members: Vec<Vec<u8>> = bytes.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+    let before = Oddity::ForeignMember.count();
+    let nodes = read_nodes(&members);
+    let foreign = Oddity::ForeignMember.count() - before;
+    assert_eq!(nodes.len() as u64 + foreign, members.len() as u64, "each is a node or counted");
+    let mut rest = members.iter();
+    for node in &nodes {
+        assert!(rest.any(|member| member == node.as_str().as_bytes()), "{node} is not a member, or not in its place");
+        assert_eq!(NodeId::parse(node.as_str()).as_ref(), Ok(node));
+    }
+}
+
+fn entry(bytes: &[u8]) {
+    let before = Oddity::ForeignEntry.count();
+    let read = read_entry(bytes);
+    assert_eq!(Oddity::ForeignEntry.count() - before, u64::from(read.is_none()));
+    let Some(entry) = read else { return };
+    assert_eq!(NodeName::parse(entry.name.as_str()).as_ref(), Ok(&entry.name));
+    let value: Value = serde_json::from_slice(bytes).expect("an entry is JSON");
+    let said = if value.is_array() { value[1].as_str() } else { value["mesh"].as_str() };
+    assert_eq!(said, Some(entry.mesh.as_str()));
+    let written = serde_json::to_vec(&entry).expect("an entry is plain text and a flag");
+    assert_eq!(read_entry(&written), Some(entry));
+}
 
 fuzz_target!(|bytes: &[u8]| {
-    let members: Vec<Vec<u8>> = bytes.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
-    let nodes = read_nodes(&members);
-    let valid = members.iter().filter_map(|member| NodeId::parse(std::str::from_utf8(member).ok()?).ok());
-    assert_eq!(nodes, valid.collect::<Vec<_>>());
-    if let Some(entry) = read_entry(bytes) {
-        assert_eq!(NodeName::parse(entry.name.as_str()), Ok(entry.name.clone()));
-        let written = serde_json::to_vec(&entry).expect("an entry is plain text and a flag");
-        assert_eq!(read_entry(&written), Some(entry));
-    }
+    members(bytes);
+    entry(bytes);
 });

@@ -1,46 +1,104 @@
-//! Requests of the mesh: lookups, which are answered from a small roster, and statuses.
+//! Requests of the mesh, byte by byte as they come: lookups, answered from a small roster, and statuses, taken in by a
+//! table. What is refused is an invalid argument; what is answered is what was asked, of what there is.
 #![no_main]
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
-use rollcall::mesh::proto::{LookupSocketsRequest, Status};
+use rollcall::clock::BootInstant;
+use rollcall::membership::table::Table;
+use rollcall::mesh::proto::{AnnounceRequest, LookupSocketsRequest};
 use rollcall::mesh::server::Lookup;
-use rollcall::mesh::status;
+use rollcall::mesh::{MAX_LOOKUP_IDS, status};
 use rollcall::names::{NodeId, Room, SocketId, UserId};
 use rollcall::roster::{Presence, Roster};
+use tonic::Code;
 
-/// Two sockets, one of them in two rooms.
-fn roster() -> &'static (std::sync::Arc<Roster>, Vec<Presence>) {
-    static ROSTER: OnceLock<(std::sync::Arc<Roster>, Vec<Presence>)> = OnceLock::new();
-    ROSTER.get_or_init(|| {
-        let roster = Roster::new(NodeId::new_process());
-        let room = |name| Room::parse(name).expect("a room");
-        let register = |id, rooms: &[Room]| {
-            let socket = SocketId::parse(id).expect("an id");
-            roster.register(socket, UserId::parse("foo").expect("a user"), rooms)
-        };
-        let presences = vec![register("s1", &[room("a"), room("b")]), register("s2", &[room("a")])];
-        (roster, presences)
+const ROWS: [(&str, &[&str]); 3] = [("s1", &["a", "b"]), ("s2", &["a"]), ("s3", &["c"])];
+
+struct Node {
+    roster: Arc<Roster>,
+    /// Held, so that the rows stay.
+    _presences: Vec<Presence>,
+}
+
+fn node() -> &'static Node {
+    static NODE: OnceLock<Node> = OnceLock::new();
+    NODE.get_or_init(|| {
+        let roster = Roster::new(NodeId::parse("00000000000000ff-1").expect("a node's id"));
+        let user = || UserId::parse("foo").expect("a user");
+        let presences = ROWS.map(|(id, rooms)| {
+            let rooms: Vec<Room> = rooms.iter().map(|room| Room::parse(room).expect("a room")).collect();
+            roster.register(SocketId::parse(id).expect("an id"), user(), &rooms)
+        });
+        Node { roster, _presences: presences.into() }
     })
+}
+
+fn lookup(request: &LookupSocketsRequest) {
+    let LookupSocketsRequest { room, id_sockets, node_id, known_version } = request;
+    let lookup = match Lookup::check(request) {
+        Ok(lookup) => lookup,
+        Err(status) => {
+            assert_eq!(status.code(), Code::InvalidArgument);
+            assert!(!status.message().is_empty());
+            return;
+        }
+    };
+    assert!(id_sockets.len() <= MAX_LOOKUP_IDS && !(room.is_empty() && id_sockets.is_empty()));
+    assert!(room.is_empty() || Room::parse(room).is_ok());
+    assert!(id_sockets.iter().all(|id| SocketId::parse(id).is_ok()));
+    assert!(node_id.is_empty() || NodeId::parse(node_id).is_ok());
+    assert!(known_version.is_none() || !(node_id.is_empty() || room.is_empty()) && id_sockets.is_empty());
+
+    let part = lookup.answer(&node().roster);
+    assert_eq!(part.node, node().roster.incarnation());
+    let Some(rows) = part.rows else {
+        assert!(part.version > 0 && *known_version == Some(part.version), "unchanged since what?");
+        return;
+    };
+    let mut listed: Vec<&str> = rows.iter().map(|row| row.id_socket.as_str()).collect();
+    listed.sort_unstable();
+    let asked = |id: &str| id_sockets.is_empty() || id_sockets.iter().any(|asked| asked == id);
+    let inside = |rooms: &[&str]| room.is_empty() || rooms.contains(&room.as_str());
+    let expected = ROWS.iter().filter(|(id, rooms)| asked(id) && inside(rooms)).map(|(id, _)| *id);
+    assert_eq!(listed, expected.collect::<Vec<_>>());
+    assert!(part.version == 0 || id_sockets.is_empty() && !listed.is_empty());
+}
+
+fn announce(request: AnnounceRequest) {
+    let Some(status) = request.status else { return };
+    let Ok(said) = status::decode(status) else { return };
+    let again = AnnounceRequest { status: Some(status::encode(&said)) }.encode_to_vec();
+    let again = AnnounceRequest::decode(again.as_slice()).expect("what was encoded");
+    assert_eq!(again.status.map(status::decode), Some(Ok(said.clone())));
+
+    let own = node().roster.incarnation();
+    let mut table = Table::new(&own, Duration::from_secs(5));
+    let now = BootInstant::now();
+    table.told(&said, now);
+    let members = table.view().members;
+    assert!(members.len() <= 1 + said.members.len());
+    for (place, member) in members.iter().enumerate() {
+        assert_ne!(member.node.process(), own.process(), "nobody else's word makes a node its own peer");
+        let process = member.node.process();
+        assert!(members[..place].iter().all(|other| other.node.process() != process), "one incarnation of each");
+        assert!(member.heard.is_none_or(|heard| heard <= now), "nobody was heard in the future");
+    }
+    if said.goodbye {
+        assert!(members.iter().all(|member| member.node != said.about.node), "who said goodbye is gone");
+    }
+    assert!(!table.told(&said, now), "the same word again is no news");
 }
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(request) = LookupSocketsRequest::decode(bytes) {
-        let ids = request.id_sockets.len();
-        match Lookup::check(&request) {
-            Ok(lookup) => {
-                let part = lookup.answer(&roster().0);
-                assert!(part.rows.is_some() || request.known_version.is_some(), "unchanged since what?");
-                assert!(ids == 0 || part.rows.is_some_and(|rows| rows.len() <= ids.min(2)));
-            }
-            Err(status) => assert_eq!(status.code(), tonic::Code::InvalidArgument),
-        }
+        assert_eq!(LookupSocketsRequest::decode(request.encode_to_vec().as_slice()).as_ref(), Ok(&request));
+        lookup(&request);
     }
-    if let Ok(status) = Status::decode(bytes)
-        && let Ok(said) = status::decode(status)
-    {
-        assert_eq!(status::decode(status::encode(&said)).ok(), Some(said));
+    if let Ok(request) = AnnounceRequest::decode(bytes) {
+        announce(request);
     }
 });

@@ -8,7 +8,8 @@ use crate::redis::{Epoch, Incarnations, Redis};
 use crate::rules::{Rule, Rules};
 use crate::state::{Age, LEASE, Message, older};
 
-/// A table is fresh for half a lease. A whole one is too long: see [`Rule::TableIsFresh`].
+/// For how long a table may be used: half a lease. After nearly a whole one, who was known by its lease may have lost
+/// it, and who was known by what others heard may have a lease.
 const FRESH: Age = LEASE / 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -123,9 +124,17 @@ impl Asker {
             self.fail_to_list(rules);
             return true;
         }
+        if self.has_lapsed() && rules.has(Rule::WordsEndWithTheLease) {
+            (self.word, self.introduced) = (None, false);
+        }
         redis.enter_asker(rules);
         self.entered = true;
         true
+    }
+
+    /// Its next lease write makes another incarnation of it.
+    pub fn has_lapsed(&self) -> bool {
+        self.listed == LEASE
     }
 
     /// Takes the list in.
@@ -178,6 +187,15 @@ impl Asker {
         }
     }
 
+    /// The witness speaks: of an incarnation, if it heard one within a lease.
+    pub fn introduce(&mut self, heard: Option<(u8, Age)>, redis: &Redis, rules: Rules) {
+        self.introduced |= self.settled || !rules.has(Rule::IntroducedWhenSettled);
+        if let Some((incarnation, age)) = heard {
+            self.meet(incarnation, age);
+        }
+        self.witnessed = self.heard == LEASE && !redis.leased(self.member.max(1));
+    }
+
     pub fn hear(&mut self, age: Age) {
         self.heard = age;
         self.witnessed = false;
@@ -208,7 +226,8 @@ impl Asker {
     fn holds_dead(&self, incarnation: u8, around: &Surroundings<'_>) -> bool {
         let rules = around.rules;
         let heard = incarnation == self.member && self.heard < LEASE && rules.has(Rule::HeardIsAlive);
-        let lives = incarnation < self.member || heard || around.redis.leased(incarnation);
+        let successor = rules.has(Rule::DeathIsOfAProcess) && around.redis.latest_leased() > incarnation;
+        let lives = incarnation < self.member || heard || around.redis.leased(incarnation) || successor;
         let asked = self.witnessed || !around.witness_leased || !rules.has(Rule::WitnessesAreHeard);
         !lives && self.believes_absence(around) && asked
     }
@@ -233,7 +252,7 @@ impl Asker {
     }
 }
 
-/// A read of a roll call. Returns whether there was something to read.
+/// One thing to read. Returns whether it was still to be read.
 type Step = fn(&mut Call, &Asker, &Redis, Rules) -> bool;
 
 impl Call {

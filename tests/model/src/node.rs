@@ -74,11 +74,11 @@ pub struct Node {
     pub confirmed: Age,
     /// Time since this incarnation entered.
     pub entered: Age,
-    /// A list was read since this incarnation entered…
+    /// A list was read since this incarnation entered.
     pub listed: bool,
-    /// …or since any did.
-    pub met: bool,
-    /// The asker has acknowledged a word of this incarnation.
+    /// A list was read of an index that had been the same for a lease.
+    pub settled: bool,
+    /// The asker has acknowledged a word of this incarnation, or has had the time to find it in the list.
     pub greeted: bool,
     pub knows_asker: bool,
     pub by_asker: Acknowledged,
@@ -113,7 +113,7 @@ impl Node {
             confirmed: LEASE,
             entered: 0,
             listed: false,
-            met: false,
+            settled: false,
             greeted: false,
             knows_asker: false,
             by_asker: Acknowledged::NOTHING,
@@ -159,21 +159,31 @@ impl Node {
             self.retire();
             return true;
         }
-        if !renewing {
+        if renewing {
+            self.greeted |= self.entered == LEASE;
+        } else {
             (self.entered, self.listed) = (0, false);
         }
         (self.index, self.confirmed, self.trouble) = (answer, 0, false);
+        // What matters between the two is the entry: a renewal is followed by the list at once.
+        if renewing {
+            self.read_list(redis, rules);
+        }
         true
     }
 
+    /// Reads who else is there. A list of another index than was entered does not count.
     pub fn read_list(&mut self, redis: &Redis, rules: Rules) -> bool {
-        if !self.runs() || !self.reaches_redis || self.index.is_none() {
+        let counts = self.index.is_some() && redis.epoch(rules) == self.index;
+        if !self.runs() || !self.reaches_redis || !counts {
             return false;
         }
-        (self.listed, self.met) = (true, true);
+        let steady = self.entered == LEASE;
+        self.listed = true;
+        self.settled |= steady || !rules.has(Rule::SettledBeforeWord);
         if redis.asker_leased() {
             self.knows_asker = true;
-        } else if !self.by_asker.lately() && self.entered == LEASE && redis.epoch(rules) == self.index {
+        } else if !self.by_asker.lately() && steady {
             self.knows_asker = false;
         }
         true
@@ -181,7 +191,7 @@ impl Node {
 
     /// A socket joins, unless the node takes none.
     pub fn join(&mut self, most: u8, witness: bool, rules: Rules) -> bool {
-        let takes = self.runs() && self.row == 0 && self.joined < most && self.met && self.may_go_on(witness, rules);
+        let takes = self.runs() && self.row == 0 && self.joined < most && self.may_go_on(witness, rules);
         if takes {
             self.joined += 1;
             self.row = self.joined;
@@ -327,7 +337,7 @@ impl Node {
                 acknowledged.age = LEASE;
             }
         }
-        if self.greeted {
+        if self.greeted && self.settled {
             self.entered = LEASE;
         }
     }
@@ -364,12 +374,13 @@ impl Node {
         let held = self.claim == Claim::Held && self.is_born(rules) && confirmed;
         let asker = !self.knows_asker || self.by_asker.word && self.by_asker.lately();
         let witness = !witness || self.by_witness.word && self.by_witness.lately();
-        held || self.word().is_none() && self.met && asker && witness
+        held || self.word().is_none() && self.settled && asker && witness
     }
 
     fn is_born(&self, rules: Rules) -> bool {
         let greeted = self.listed && (!self.knows_asker || self.greeted);
-        self.index.is_some() && (greeted || self.entered >= LEASE || !rules.has(Rule::Birth))
+        let by_time = self.entered == LEASE && !rules.has(Rule::BirthByRenewal);
+        self.index.is_some() && (greeted || by_time || !rules.has(Rule::Birth))
     }
 
     fn peers(&self, witness: bool) -> u8 {

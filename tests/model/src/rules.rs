@@ -16,7 +16,7 @@ pub enum Rule {
     EpochNeverComesBack,
     /// A member is skipped only when its last word is "whole under" the E that was read.
     SkippedOnlyWhenWhole,
-    /// Nobody is skipped by a table that is older than a lease.
+    /// Nobody is skipped, left unasked or held dead by a table that is older than half a lease.
     TableIsFresh,
     /// A room counts as unclaimed before the removal of its claim is sent.
     UnclaimedBeforeRemoval,
@@ -30,8 +30,12 @@ pub enum Rule {
     UnclaimedIsOwed,
     /// An acknowledgement, and counting at all, rests on something sent less than a lease ago.
     AcksAreRecent,
+    /// A node that is not whole acknowledges only once it has read the list of an index that was the same for a lease.
+    SettledBeforeWord,
     /// The first socket of an incarnation waits until the members of a list read after the entry know of it.
     Birth,
+    /// Without their word for it, a lease after the entry, and a renewal that was sent then, stand for it.
+    BirthByRenewal,
     /// A lapsed lease is never revived.
     LapsedStaysLapsed,
     /// What a retired incarnation claimed is removed only when the next one is whole.
@@ -42,6 +46,8 @@ pub enum Rule {
     SteadyBeforeDeath,
     /// The index in which a silent node has no lease is the one that was steady.
     JudgedInTheSteadyIndex,
+    /// Dead is a process, not an incarnation: none of its successors has a lease either.
+    DeathIsOfAProcess,
     /// Who was heard within a lease is alive, whatever the index says.
     HeardIsAlive,
     /// Before a death, every member with a lease has been asked whether it heard the silent one.
@@ -54,9 +60,13 @@ pub enum Rule {
     LetsGoWithoutMajority,
     /// An answer is complete only if every member known has spoken to the asker.
     IntroducedBeforeComplete,
+    /// And has done so since the asker settled, as said next: by then, what those who went have heard is of no use.
+    IntroducedWhenSettled,
     /// An answer is complete only once the asker has read the list of an index that was the same for a lease, and has
     /// had a lease ever since: after a flush nobody is listed, and who starts then knows nobody.
     SettledBeforeComplete,
+    /// An asker that was without a lease has the words told again: to some it was dead meanwhile.
+    WordsEndWithTheLease,
     /// Only the node that owns a socket can put it into an answer.
     OnlyVouchedRows,
     /// A process that is asked under two incarnations has one part.
@@ -94,6 +104,8 @@ pub enum Fault {
     CutAsker,
     /// The asker and the node do not reach each other.
     CutMesh,
+    /// The asker and Redis on one side, the node and the witness on the other.
+    Split,
 }
 
 /// Where the search starts.
@@ -107,6 +119,8 @@ pub enum Start {
     Warm,
     /// The node has a socket: joined, claimed and acknowledged.
     Serving,
+    /// It has one, and lost Redis: everybody has acknowledged that it is not whole.
+    CutOff,
 }
 
 /// How far the search goes. Within a bound it is exhaustive.
@@ -123,6 +137,8 @@ pub struct Bound {
     pub start: Start,
     /// Whether the other Redis process may fall behind at any moment, or at the start only.
     pub lags_any_time: bool,
+    /// Whether what is cut off is connected again.
+    pub heals: bool,
     /// Whether there is a third node, which owns nothing and can tell the asker what it heard.
     pub witness: bool,
     /// Whether Redis may fail back to a process before any node has entered the one between.

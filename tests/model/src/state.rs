@@ -32,6 +32,8 @@ pub struct Message {
 pub struct Witness {
     heard: Age,
     incarnation: u8,
+    /// It is on the node's side of a split.
+    split: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -161,7 +163,7 @@ pub const ORDINARY: [Action; 37] = [
 impl State {
     /// Both nodes have just started, and Redis is empty.
     fn cold(bound: &Bound) -> Self {
-        let witness = bound.witness.then_some(Witness { heard: LEASE, incarnation: 0 });
+        let witness = bound.witness.then_some(Witness { heard: LEASE, incarnation: 0, split: false });
         Self {
             node: Node::new(),
             asker: Asker::new(),
@@ -203,8 +205,13 @@ impl State {
         if bound.faults.contains(&Fault::FailOver) && !bound.lags_any_time {
             state.redis.replicate();
         }
-        if bound.start == Start::Serving {
-            state.steps(serving.to_vec(), bound, rules);
+        if bound.start == Start::Warm {
+            return state;
+        }
+        state.steps(serving.to_vec(), bound, rules);
+        if bound.start == Start::CutOff {
+            state.node.reaches_redis = false;
+            state.steps(known.to_vec(), bound, rules);
         }
         state
     }
@@ -272,7 +279,7 @@ impl State {
             Action::WordIsSent => self.send_word(),
             Action::WordArrives => self.deliver_word(),
             Action::WitnessIsTold => self.tell_witness(),
-            Action::WitnessSpeaks => self.let_witness_speak(),
+            Action::WitnessSpeaks => self.let_witness_speak(rules),
             Action::AskerRenews => self.renew_asker(rules),
             Action::AskerGreets => self.greet(),
             Action::ReplicaLags => self.may_lag(bound) && self.redis.replicate(),
@@ -281,9 +288,9 @@ impl State {
             Action::RollCallEnds => self.end_call(rules),
             Action::NodeGoesOn => self.go_on(rules),
             Action::AskerGoesOn => !std::mem::replace(&mut self.asker.runs, true),
-            Action::NodeIsReconnected => !std::mem::replace(&mut self.node.reaches_redis, true),
-            Action::AskerIsReconnected => !std::mem::replace(&mut self.asker.reaches_redis, true),
-            Action::MeshHeals => !std::mem::replace(&mut self.mesh, true),
+            Action::NodeIsReconnected => bound.heals && !std::mem::replace(&mut self.node.reaches_redis, true),
+            Action::AskerIsReconnected => bound.heals && !std::mem::replace(&mut self.asker.reaches_redis, true),
+            Action::MeshHeals => bound.heals && !std::mem::replace(&mut self.mesh, true),
             Action::Strike(fault) => self.strike(fault, bound, rules),
         }
     }
@@ -302,7 +309,9 @@ impl State {
         self.asker.tick();
         if let Some(witness) = &mut self.witness {
             witness.heard = older(witness.heard);
-            self.redis.enter_witness(rules);
+            if !witness.split {
+                self.redis.enter_witness(rules);
+            }
         }
         self.message = self.message.map(|message| Message { age: older(message.age), ..message });
         self.message = self.message.filter(|message| message.age < LEASE);
@@ -359,7 +368,7 @@ impl State {
 
     /// The hello comes after the entry; later words are told with or without one.
     fn send_word(&mut self) -> bool {
-        let speaks = self.node.runs() && self.node.knows_asker && (self.node.index.is_some() || self.node.met);
+        let speaks = self.node.runs() && self.node.knows_asker && (self.node.index.is_some() || self.node.settled);
         if speaks {
             let (incarnation, word) = (self.node.incarnation, self.node.word());
             self.message = Some(Message { incarnation, word, age: 0 });
@@ -383,29 +392,26 @@ impl State {
 
     fn tell_witness(&mut self) -> bool {
         let node = &mut self.node;
-        let Some(witness) = self.witness.as_mut().filter(|_| node.runs() && node.index.is_some() || node.met) else {
-            return false;
-        };
-        if !node.runs() {
-            return false;
-        }
+        let speaks = node.runs() && (node.index.is_some() || node.settled);
+        let Some(witness) = self.witness.as_mut().filter(|_| speaks) else { return false };
         (witness.incarnation, witness.heard) = (node.incarnation, 0);
         node.by_witness = Acknowledged { age: 0, word: true };
         true
     }
 
-    fn let_witness_speak(&mut self) -> bool {
-        let Some(witness) = self.witness.filter(|_| self.asker.runs) else { return false };
-        self.asker.introduced = true;
-        if witness.heard < LEASE {
-            self.asker.meet(witness.incarnation, witness.heard);
-        }
-        self.asker.witnessed = self.asker.heard == LEASE && !self.redis.leased(self.asker.member.max(1));
+    fn let_witness_speak(&mut self, rules: Rules) -> bool {
+        let Some(witness) = self.witness.filter(|witness| !witness.split && self.asker.runs) else { return false };
+        let heard = (witness.heard < LEASE).then_some((witness.incarnation, witness.heard));
+        self.asker.introduce(heard, &self.redis, rules);
         true
     }
 
     fn renew_asker(&mut self, rules: Rules) -> bool {
         let mut asker = self.asker;
+        if asker.has_lapsed() && rules.has(Rule::WordsEndWithTheLease) {
+            // It was meant for the last incarnation.
+            self.message = None;
+        }
         let renews = asker.renew(&mut self.redis, rules);
         if renews {
             asker.list(&self.surroundings(rules));
@@ -492,6 +498,7 @@ impl State {
             }
             Fault::CutAsker => std::mem::replace(&mut self.asker.reaches_redis, false),
             Fault::CutMesh => std::mem::replace(&mut self.mesh, false),
+            Fault::Split => self.split(),
         }
     }
 
@@ -525,6 +532,13 @@ impl State {
         self.call = RollCall::None;
         self.node.knows_asker = false;
         self.node.by_asker = Acknowledged::NOTHING;
+    }
+
+    fn split(&mut self) -> bool {
+        let Some(witness) = &mut self.witness else { return false };
+        witness.split = true;
+        (self.node.reaches_redis, self.mesh) = (false, false);
+        true
     }
 
     fn surroundings(&self, rules: Rules) -> Surroundings<'_> {

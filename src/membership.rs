@@ -163,14 +163,22 @@ impl Membership {
     /// Whether this node counts: it has a lease, or most of the members have acknowledged lately that they must ask it
     /// always. Its sockets count with it, so without either it lets go of them.
     pub fn counts(&self) -> bool {
-        let standing = self.standing.borrow().clone();
-        if !standing.introduced || standing.confirmed_lately(self.lease) {
-            return standing.introduced;
-        }
+        self.is_introduced() && (self.has_lease() || self.vouched_for_by().is_some())
+    }
+
+    /// Whether the index has confirmed this node's lease lately.
+    pub fn has_lease(&self) -> bool {
+        self.standing.borrow().confirmed_lately(self.lease)
+    }
+
+    /// Who has acknowledged lately that this node must be asked always, if these are most of the members: what a node
+    /// without a lease counts by. To them and whoever hears of them it is alive; who hears of none of them takes it for
+    /// dead, if the index can be read there.
+    pub fn vouched_for_by(&self) -> Option<Vec<NodeId>> {
         let mut table = self.lock();
         let word = self.roster.word().borrow().clone();
         let sequence = table.number(&word, *self.leaving.borrow());
-        word.whole_under.is_none() && table.most_answered(sequence, self.trusted_since())
+        table.most_answered(sequence, self.trusted_since()).filter(|_| word.whole_under.is_none())
     }
 
     /// Whether it is on its way out.

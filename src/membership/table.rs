@@ -355,14 +355,15 @@ impl Table {
             && self.members.values().all(|member| member.answered.is_some_and(|sent| sent >= since))
     }
 
-    /// Whether more than half of the nodes, this one among them, have acknowledged this word, and answered something
-    /// sent at `since` or later.
-    pub fn most_answered(&self, sequence: u64, since: BootInstant) -> bool {
+    /// The members that have acknowledged this word, and answered something sent at `since` or later, if with this node
+    /// they are more than half of the nodes.
+    pub fn most_answered(&self, sequence: u64, since: BootInstant) -> Option<Vec<NodeId>> {
         let answered = self
             .members
             .values()
             .filter(|member| member.acknowledged >= sequence && member.answered.is_some_and(|sent| sent >= since));
-        (answered.count() + 1) * 2 > self.members.len() + 1
+        let answered: Vec<_> = answered.map(|member| member.node.clone()).collect();
+        ((answered.len() + 1) * 2 > self.members.len() + 1).then_some(answered)
     }
 
     /// Whether every member of a list that was read after `entered` has acknowledged the present incarnation's hello.

@@ -13,7 +13,7 @@ use rollcall::directory::faulty::Faulty;
 use rollcall::membership::{Identity, Leaving, Membership};
 use rollcall::mesh;
 use rollcall::mesh::peers::Peers;
-use rollcall::names::{NodeName, Room, SocketId, UserId};
+use rollcall::names::{NodeId, NodeName, Room, SocketId, UserId};
 use rollcall::node::{Core, Tasks};
 use rollcall::roll_call::answer::Answer;
 use rollcall::roster::Presence;
@@ -149,14 +149,29 @@ impl Host {
         drop(self.life.borrow_mut().take());
     }
 
-    /// Looks whether this host's sockets count now.
-    pub fn look(&self) {
+    /// Looks for whom this host's sockets count now: with a lease for everybody, and without one for those to whom it
+    /// is not dead. That is who vouches for it, and whoever can hear of it from a node that does and has a lease itself.
+    pub fn look(&self, hosts: &[Self]) {
         let life = self.life.borrow();
         let Some(Life { core, .. }) = life.as_ref() else { return };
         let (node, membership) = (core.roster.incarnation(), &core.membership);
-        let counts = membership.counts();
         let may_acknowledge = membership.may_acknowledge(&node) || membership.everybody_asks(&node);
-        self.shared.oracle.borrow_mut().counts(self.number, counts, may_acknowledge);
+        let by_lease = membership.is_introduced() && membership.has_lease();
+        let vouching = membership.vouched_for_by().filter(|_| membership.is_introduced()).unwrap_or_default();
+        let vouches = |host: &Self| host.number == self.number || host.is_one_of(&vouching);
+        let known = by_lease || hosts.iter().any(|host| vouches(host) && host.has_lease());
+        for asker in hosts {
+            let counts = known || membership.counts() && vouches(asker);
+            self.shared.oracle.borrow_mut().counts(self.number, asker.number, counts, may_acknowledge);
+        }
+    }
+
+    fn is_one_of(&self, nodes: &[NodeId]) -> bool {
+        self.life.borrow().as_ref().is_some_and(|life| nodes.contains(&life.core.roster.incarnation()))
+    }
+
+    fn has_lease(&self) -> bool {
+        self.life.borrow().as_ref().is_some_and(|life| life.core.membership.has_lease())
     }
 
     fn obey(&self, core: &Core, order: Order) {
@@ -232,7 +247,7 @@ impl Host {
             // What happened in this tick counts for this answer.
             host.shared.look();
             let complete = answer.complete || host.shared.flaw == Flaw::GullibleAsker;
-            let wrong = host.shared.oracle.borrow_mut().judge(&answer, complete, moment);
+            let wrong = host.shared.oracle.borrow().judge(host.number, &answer, complete, moment);
             host.shared.tally.borrow_mut().called(&answer);
             for wrong in wrong {
                 host.shared.wrong(&format!("the answer of {} for {room} {wrong}\n{}", host.name(), told(&answer)));

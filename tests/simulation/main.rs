@@ -22,10 +22,10 @@ use std::thread;
 use oracle::Flaw;
 use world::Tally;
 
-/// Seeds of `make test`: well under a minute on two cores, in a debug build.
-const SEEDS: u64 = 100;
+/// Seeds of `make test`: seconds on two cores.
+const SEEDS: u64 = 400;
 /// Seeds with `ROLLCALL_THOROUGH`.
-const SEEDS_THOROUGH: u64 = 4_000;
+const SEEDS_THOROUGH: u64 = 10_000;
 /// A flaw must be found in this many.
 const SEEDS_FLAWED: u64 = 60;
 

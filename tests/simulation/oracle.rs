@@ -39,8 +39,8 @@ struct Seat {
 pub struct Oracle {
     moment: Moment,
     seats: Vec<Seat>,
-    /// By host: since when it counts, if it does.
-    counting: HashMap<usize, Moment>,
+    /// By host and who asks: since when it counts, if it does.
+    counting: HashMap<(usize, usize), Moment>,
 }
 
 impl Oracle {
@@ -78,16 +78,16 @@ impl Oracle {
         for seat in self.seats.iter_mut().filter(|seat| seat.host == host) {
             seat.left.get_or_insert(now);
         }
-        self.counting.remove(&host);
+        self.counting.retain(|(counts, _), _| *counts != host);
     }
 
-    /// A node counts from when it may acknowledge sockets until it does not count any more.
-    pub fn counts(&mut self, host: usize, counts: bool, may_acknowledge: bool) {
+    /// A node counts for whoever asks from when it may acknowledge sockets until it does not count any more.
+    pub fn counts(&mut self, host: usize, asker: usize, counts: bool, may_acknowledge: bool) {
         if !counts {
-            self.counting.remove(&host);
-        } else if may_acknowledge && !self.counting.contains_key(&host) {
+            self.counting.remove(&(host, asker));
+        } else if may_acknowledge && !self.counting.contains_key(&(host, asker)) {
             let now = self.now();
-            self.counting.insert(host, now);
+            self.counting.insert((host, asker), now);
         }
     }
 
@@ -97,9 +97,9 @@ impl Oracle {
         present.map(|seat| (seat.host, seat.socket.clone())).collect()
     }
 
-    /// What is wrong with the answer to a roll call that began at `began` and ends now. An answer that is not
+    /// What is wrong with the answer to a roll call of `asker` that began at `began` and ends now. An answer that is not
     /// `complete` may miss anybody.
-    pub fn judge(&mut self, answer: &Answer, complete: bool, began: Moment) -> Vec<String> {
+    pub fn judge(&self, asker: usize, answer: &Answer, complete: bool, began: Moment) -> Vec<String> {
         let room = &answer.room;
         let mut wrong = Vec::new();
         let mut listed = BTreeSet::new();
@@ -118,7 +118,7 @@ impl Oracle {
         }
         for seat in self.seats.iter().filter(|seat| seat.room == *room && seat.left.is_none()) {
             let known = seat.acknowledged.is_some_and(|acknowledged| acknowledged < began);
-            let counts = self.counting.get(&seat.host).is_some_and(|since| *since < began);
+            let counts = self.counting.get(&(seat.host, asker)).is_some_and(|since| *since < began);
             if known && counts && !listed.contains(&seat.socket) {
                 wrong.push(format!(
                     "is complete and misses {} of host {}, in since {}, told at {:?}",

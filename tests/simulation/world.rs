@@ -431,7 +431,8 @@ impl Host {
 impl Shared {
     /// Looks at which hosts count.
     pub fn look(&self) {
-        self.hosts.borrow().iter().for_each(Host::look);
+        let hosts = self.hosts.borrow();
+        hosts.iter().for_each(|host| host.look(&hosts));
     }
 
     /// Remembers what happened, to be told if something goes wrong.

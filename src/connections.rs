@@ -34,7 +34,7 @@ use tracing::{debug, warn};
 
 /// How long a TLS handshake, and then each request head, may take.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
-/// The largest request head, in bytes.
+/// The largest request head, in bytes, about: hyper looks at it between reads.
 const HEAD_MOST: u32 = 32 << 10;
 /// An HTTP/2 connection that stays silent is asked for a sign of life this often.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(20);

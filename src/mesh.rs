@@ -1,10 +1,12 @@
 //! The mesh: the gRPC connections between nodes.
 //!
 //! Owns both ends of `rollcall.v1.MeshService`: [`server`] answers from the roster and the table, [`peers`] asks, with
-//! a [`circuit`] for each peer, and [`status`] translates a node's word. Owns no decision: whom to ask and what silence means is the roll call's.
+//! a [`circuit`] for each peer, [`status`] translates a node's word, and [`preface`] bounds who never begins. Owns no
+//! decision: whom to ask and what silence means is the roll call's.
 
 pub mod circuit;
 pub mod peers;
+pub mod preface;
 pub mod server;
 pub mod status;
 

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use common::{Client, Cluster, Index, PATIENCE, Socket, open, until};
+use futures::future::join_all;
 use futures::{SinkExt, StreamExt};
 use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use rollcall::mesh::proto::{AnnounceRequest, KnownMember, LookupSocketsRequest, LookupSocketsResponse, Status};
@@ -416,6 +417,9 @@ async fn garbage_on_the_mesh_port_ends_its_connection_alone() {
     ] {
         exchange(cluster.nodes[0].mesh, &bytes).await;
     }
+    // Who never begins.
+    let silent = [b"".as_slice(), &preface[..16]].map(|bytes| exchange(cluster.nodes[0].mesh, bytes));
+    join_all(silent).await;
     // Half a preface, and then the end.
     let mut stream = TcpStream::connect(cluster.nodes[0].mesh).await.unwrap();
     stream.write_all(&preface[..16]).await.unwrap();

@@ -16,12 +16,15 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
 
+use super::preface::Prompt;
 use super::proto::mesh_service_server::{MeshService, MeshServiceServer};
 use super::{MAX_ANSWER_BYTES, MAX_LOOKUP_IDS, MAX_REQUEST_BYTES, NODE_ID_METADATA, proto, status};
 use crate::membership::Membership;
 use crate::names::{NameError, NodeId, Room, SocketId};
 use crate::roster::{Part, Roster};
 
+/// How long the other end of a connection may take to begin.
+const PREFACE_WITHIN: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(5);
 /// The most calls of one connection that are worked on at once.
@@ -32,12 +35,12 @@ struct Answering {
     membership: Arc<Membership>,
 }
 
-/// The connections that a listener accepts, without delay on small writes.
-pub fn accepted(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
+/// The connections that a listener accepts, without delay on small writes. Who does not begin to speak is cut off.
+pub fn accepted(listener: TcpListener) -> impl Stream<Item = io::Result<Prompt<TcpStream>>> {
     TcpListenerStream::new(listener).map(|accepted| {
         let stream = accepted?;
         stream.set_nodelay(true)?;
-        Ok(stream)
+        Ok(Prompt::new(stream, PREFACE_WITHIN))
     })
 }
 

@@ -233,11 +233,18 @@ fn most_are_more_than_half_and_this_node_is_one_of_them() {
         table.told(&said(&nodes[members - 1], 1, None), now);
         let asked = now.after(LEASE * members as u32);
         for (answers, node) in nodes[..members].iter().enumerate() {
-            assert_eq!(table.most_answered(1, asked).is_some(), answers >= answers_needed, "{answers} answers of {members}");
+            assert_eq!(
+                table.most_answered(1, asked).is_some(),
+                answers >= answers_needed,
+                "{answers} answers of {members}"
+            );
             table.acknowledged(node, 1, asked);
         }
         assert!(table.most_answered(1, asked).is_some());
-        assert!(table.most_answered(1, asked.after(Duration::from_millis(1))).is_none(), "what was sent earlier does not count");
+        assert!(
+            table.most_answered(1, asked.after(Duration::from_millis(1))).is_none(),
+            "what was sent earlier does not count"
+        );
         assert!(table.most_answered(2, asked).is_none(), "nor what is no answer to this word");
     }
 }

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
+use bytesize::ByteSize;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -20,6 +21,8 @@ use crate::node;
 
 /// The port that `dev` is reached on.
 const DEV_LISTEN: &str = "localhost:5009";
+const CACHE_LEAST: ByteSize = ByteSize::mib(1);
+const CACHE_MOST: ByteSize = ByteSize::gib(64);
 
 /// Who is in this Socket.IO room right now, across the whole cluster, and which user is each socket?
 #[derive(Debug, Parser)]
@@ -110,6 +113,10 @@ pub struct Serve {
     /// they come back elsewhere; keep the time after which the process is killed longer than this
     #[arg(long, default_value = "10s", env = "ROLLCALL_DRAIN", value_name = "DURATION", value_parser = drain)]
     pub drain: Duration,
+
+    /// How much of what nodes answered is held, so that a room which has not changed need not be told again
+    #[arg(long, default_value = "64MiB", env = "ROLLCALL_CACHE", value_name = "SIZE", value_parser = cache)]
+    pub cache: ByteSize,
 
     /// How often a client is asked for a sign of life
     #[arg(long, default_value = "25s", env = "ROLLCALL_PING_INTERVAL", value_name = "DURATION", value_parser = ping)]
@@ -345,6 +352,12 @@ fn lease(text: &str) -> Result<Duration, String> {
 
 fn drain(text: &str) -> Result<Duration, String> {
     duration(text, Duration::from_secs(1), Duration::from_secs(3600))
+}
+
+fn cache(text: &str) -> Result<ByteSize, String> {
+    let range = || format!("must be from {CACHE_LEAST} to {CACHE_MOST}");
+    let parsed: ByteSize = text.parse().map_err(|_| "is not a size; write it as 64MiB or 1GiB".to_owned())?;
+    if (CACHE_LEAST..=CACHE_MOST).contains(&parsed) { Ok(parsed) } else { Err(range()) }
 }
 
 fn ping(text: &str) -> Result<Duration, String> {

@@ -61,6 +61,7 @@ pub async fn run(
             lease: node::LEASE,
             deadline: node::DEADLINE,
             drain: DRAIN,
+            cache: node::CACHE,
             clients: Limits::default(),
             linger: registrar::LINGER,
             cors_origins: Vec::new(),

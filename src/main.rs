@@ -103,6 +103,7 @@ async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<
         lease: serve.lease,
         deadline: serve.deadline,
         drain: serve.drain,
+        cache: serve.cache.as_u64(),
         clients: Limits {
             rooms: serve.rooms_per_socket as usize,
             ping_interval: serve.ping_interval,

@@ -31,6 +31,7 @@ use crate::mesh::peers::Peers;
 use crate::names::{NodeId, NodeName};
 use crate::registrar::Registrar;
 use crate::roll_call::RollCall;
+use crate::roll_call::parts::Parts;
 use crate::roster::Roster;
 use crate::socket_edge::{self, gate, gate::Gate};
 
@@ -42,6 +43,9 @@ pub const DEADLINE: Duration = Duration::from_millis(500);
 pub const DEADLINE_MOST: Duration = Duration::from_secs(5);
 /// How long stopping may take, unless told otherwise.
 pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// How many bytes of what nodes answered are held unless told otherwise: about half a million rows.
+pub const CACHE: u64 = 64 << 20;
 
 /// How much of the drain clients have to go elsewhere; the rest is for giving back what this node has in the directory.
 const CLIENTS_SHARE: f64 = 0.6;
@@ -65,6 +69,8 @@ pub struct Config {
     pub drain: Duration,
     /// How long a claim outlives the room's last socket.
     pub linger: Duration,
+    /// How many bytes of the answers of nodes are held, at most.
+    pub cache: u64,
     /// What Socket.IO clients are held to.
     pub clients: socket_edge::Limits,
     /// Origins whose pages may read the REST answers.
@@ -94,7 +100,7 @@ pub struct Core {
     directory: Arc<dyn Directory>,
     peers: Peers,
     /// What roll calls leave running.
-    repairs: TaskTracker,
+    background: TaskTracker,
 }
 
 /// A node that is wired and does not run yet.
@@ -112,21 +118,23 @@ impl Core {
         linger: Duration,
         directory: Arc<dyn Directory>,
         peers: Peers,
+        parts: Parts,
     ) -> Self {
         let roster = Roster::new(NodeId::new_process());
         let membership = Membership::new(identity, lease, Arc::clone(&roster));
         // Socket in: socket edge -> roster -> registrar -> directory.
         let registrar = Registrar::new(Arc::clone(&roster), Arc::clone(&membership), Arc::clone(&directory), linger);
         // Question in: HTTP -> roll call -> directory -> mesh.
-        let repairs = TaskTracker::new();
+        let background = TaskTracker::new();
         let roll_call = RollCall::new(
             Arc::clone(&roster),
             Arc::clone(&membership),
             Arc::clone(&directory),
             peers.clone(),
-            repairs.clone(),
+            parts,
+            background.clone(),
         );
-        Self { roster, membership, registrar, roll_call, directory, peers, repairs }
+        Self { roster, membership, registrar, roll_call, directory, peers, background }
     }
 
     /// Starts what keeps going. None of these tasks ends by itself.
@@ -157,7 +165,8 @@ impl Node {
             mesh: config.mesh_advertise.as_str().into(),
             since: format!("{:.3}", Timestamp::now()).into(),
         };
-        let core = Core::new(identity, config.lease, config.linger, directory, Peers::default());
+        let core =
+            Core::new(identity, config.lease, config.linger, directory, Peers::default(), Parts::new(config.cache));
         Self { config, listeners, core }
     }
 
@@ -262,9 +271,9 @@ impl Node {
         step("saying goodbye", within, membership.everyone_knows()).await;
         // 5. The lease goes last: until now, silence would have counted.
         tasks.stop().await;
-        core.repairs.close();
+        core.background.close();
         step("giving the lease back", within, async {
-            core.repairs.wait().await;
+            core.background.wait().await;
             let node = roster.incarnation();
             if let Err(error) = core.directory.forget(&node).await {
                 warn!(%node, %error, "the lease stays in the directory until it runs out");

@@ -2,9 +2,12 @@
 //!
 //! Owns the order of things: the table of members is taken, then the directory is read, then the peers are asked in
 //! parallel, each once, and who stayed silent is judged. Whom to ask is decided in [`mod@plan`], and what the answers
-//! amount to in [`answer`], both without I/O. Owns no rows: they come from rosters, this node's own among them.
+//! amount to in [`answer`], both without I/O. Owns no rows: they come from rosters, this node's own among them, and what
+//! is held of them in [`parts`] is reused on their word only. Callers who ask the same share a [flight](flights).
 
 pub mod answer;
+pub mod flights;
+pub mod parts;
 pub mod plan;
 
 use std::sync::Arc;
@@ -12,6 +15,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::Timestamp;
+use smol_str::SmolStr;
 use thiserror::Error;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
@@ -22,8 +26,10 @@ use crate::directory::{Account, Directory};
 use crate::membership::{Membership, View};
 use crate::mesh::peers::{Peers, Reply, Silence};
 use crate::names::{NodeId, NodeName, Room};
-use crate::roster::{Part, Roster};
-use answer::{Answer, Outcome, Verdict};
+use crate::roster::Roster;
+use answer::{Answer, Outcome, Verdict, Vouched};
+use flights::Flights;
+use parts::Parts;
 use plan::{Plan, Target, plan};
 
 /// The directory may take one part in this many of the deadline.
@@ -36,49 +42,76 @@ const JUDGING_MOST: Duration = Duration::from_millis(50);
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct RollCall {
+    caller: Arc<Caller>,
+    flights: Flights<(Room, Duration), Arc<Answer>>,
+}
+
+/// Calls the roll, once for each time that it is asked.
+struct Caller {
     roster: Arc<Roster>,
     membership: Arc<Membership>,
     directory: Arc<dyn Directory>,
     peers: Peers,
-    repairs: TaskTracker,
+    parts: Parts,
+    background: TaskTracker,
 }
 
-/// This node has not reached the directory since it started.
+/// Why there is no answer at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("this node has not reached the directory since it started, so it knows no other node")]
-pub struct NotIntroduced;
+pub enum Unanswerable {
+    #[error("this node has not reached the directory since it started, so it knows no other node")]
+    NotIntroduced,
+    #[error("this node is stopping")]
+    Stopping,
+}
+
+/// The node goes by another id now.
+struct Moved(NodeId);
 
 /// One node that was asked, before its silence is judged.
 struct Asked {
     node: NodeId,
     name: NodeName,
     took: Duration,
-    reply: Result<Part, Silence>,
+    reply: Result<Vouched, Silence>,
 }
 
 impl RollCall {
-    /// `repairs` owns the repairs that roll calls leave running.
+    /// `background` owns the flights, and the repairs that they leave running.
     pub fn new(
         roster: Arc<Roster>,
         membership: Arc<Membership>,
         directory: Arc<dyn Directory>,
         peers: Peers,
-        repairs: TaskTracker,
+        parts: Parts,
+        background: TaskTracker,
     ) -> Self {
-        Self { roster, membership, directory, peers, repairs }
+        let flights = Flights::new(background.clone());
+        Self { caller: Arc::new(Caller { roster, membership, directory, peers, parts, background }), flights }
     }
 
-    /// Calls the roll of a room. Answers within `deadline`; what could not be had is named in the answer.
+    /// Calls the roll of a room. Answers within `deadline`; what could not be had is named in the answer. The roll call
+    /// begins after this was called, and callers of one moment share it.
     ///
     /// # Errors
-    /// [`NotIntroduced`] when this node knows nobody whom it could ask.
-    pub async fn call(&self, room: &Room, deadline: Duration) -> Result<Answer, NotIntroduced> {
-        if !self.membership.is_introduced() {
-            return Err(NotIntroduced);
+    /// When there is nothing to begin with, see [`Unanswerable`].
+    pub async fn call(&self, room: &Room, deadline: Duration) -> Result<Arc<Answer>, Unanswerable> {
+        if !self.caller.membership.is_introduced() {
+            return Err(Unanswerable::NotIntroduced);
         }
+        let (caller, asked) = (Arc::clone(&self.caller), room.clone());
+        // Who boards first has the least time left of all aboard.
+        let until = Instant::now() + deadline;
+        let fly = move || async move { Arc::new(caller.call(&asked, until).await) };
+        self.flights.join(&(room.clone(), deadline), fly).await.ok_or(Unanswerable::Stopping)
+    }
+}
+
+impl Caller {
+    async fn call(&self, room: &Room, until: Instant) -> Answer {
         let as_of = Timestamp::now();
         let began = Instant::now();
-        let until = began + deadline;
+        let deadline = until - began;
         let asking_until = until - (deadline / JUDGING_SHARE).min(JUDGING_MOST);
 
         let mut plan = self.plan(room, deadline / DIRECTORY_SHARE).await;
@@ -93,7 +126,7 @@ impl RollCall {
         let mut answer = Answer::join(room.clone(), as_of, plan.source, plan.informed, outcomes);
         answer.took = began.elapsed();
         debug!(%room, complete = answer.complete, rows = answer.len(), took = ?answer.took, "called the roll");
-        Ok(answer)
+        answer
     }
 
     async fn plan(&self, room: &Room, within: Duration) -> Plan {
@@ -136,9 +169,11 @@ impl RollCall {
     /// This node is a peer like any other, without the wire.
     fn own_part(&self, room: &Room) -> Asked {
         let began = Instant::now();
-        let part = self.roster.part(room, None);
-        let name = self.membership.identity().name.clone();
-        Asked { node: part.node.clone(), name, took: began.elapsed(), reply: Ok(part) }
+        let held = self.parts.hold(room, &self.roster.incarnation());
+        let part = self.roster.part(room, held.as_ref().map(|held| held.version));
+        let (node, name) = (part.node.clone(), self.membership.identity().name.clone());
+        let (rows, unchanged) = self.parts.take(room, held, part);
+        Asked { node, name, took: began.elapsed(), reply: Ok(Vouched { rows, unchanged }) }
     }
 
     /// Asks one node, and the one that it says it is now. Two answers only where another process took over its address.
@@ -147,17 +182,17 @@ impl RollCall {
         let began = Instant::now();
         let asked =
             |node: &NodeId, reply| Asked { node: node.clone(), name: name.clone(), took: began.elapsed(), reply };
-        let now = match self.peers.lookup(mesh, node, room, until - began).await {
-            Ok(Reply::Moved(now)) => now,
-            Ok(Reply::Part(part)) => {
+        let now = match self.lookup(mesh, node, room, until).await {
+            Ok(Ok(vouched)) => {
                 self.membership.heard(node);
-                return vec![asked(node, Ok(part))];
+                return vec![asked(node, Ok(vouched))];
             }
+            Ok(Err(Moved(now))) => now,
             Err(silence) => return vec![asked(node, Err(silence))],
         };
-        let reply = match self.peers.lookup(mesh, &now, room, until.saturating_duration_since(Instant::now())).await {
-            Ok(Reply::Part(part)) => Ok(part),
-            Ok(Reply::Moved(_)) => Err(Silence::Failed),
+        let reply = match self.lookup(mesh, &now, room, until).await {
+            Ok(Ok(vouched)) => Ok(vouched),
+            Ok(Err(Moved(_))) => Err(Silence::Failed),
             Err(silence) => Err(silence),
         };
         let own = now.process() == self.roster.incarnation().process();
@@ -169,6 +204,25 @@ impl RollCall {
             answers.push(asked(&now, reply));
         }
         answers
+    }
+
+    async fn lookup(
+        &self,
+        mesh: &SmolStr,
+        node: &NodeId,
+        room: &Room,
+        until: Instant,
+    ) -> Result<Result<Vouched, Moved>, Silence> {
+        let held = self.parts.hold(room, node);
+        let known = held.as_ref().map(|held| held.version);
+        let within = until.saturating_duration_since(Instant::now());
+        Ok(match self.peers.lookup(mesh, node, room, known, within).await? {
+            Reply::Moved(now) => Err(Moved(now)),
+            Reply::Part(part) => {
+                let (rows, unchanged) = self.parts.take(room, held, part);
+                Ok(Vouched { rows, unchanged })
+            }
+        })
     }
 
     /// Judges those that stayed silent; the dead among them are added to those that are gone.
@@ -213,7 +267,7 @@ impl RollCall {
             return;
         }
         let (directory, room) = (Arc::clone(&self.directory), room.clone());
-        self.repairs.spawn(async move {
+        self.background.spawn(async move {
             match directory.repair(&room, &gone).await {
                 Ok(()) => debug!(%room, ?gone, "repaired the room's owner set"),
                 Err(error) => debug!(%room, %error, "the room's owner set could not be repaired"),

@@ -10,8 +10,10 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{FromRequestParts, Query, RawPathParams, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum_extra::TypedHeader;
+use headers::{ContentType, ETag, HeaderMapExt, IfNoneMatch};
 use serde::{Deserialize, Serialize};
 
 use super::Config;
@@ -31,8 +33,7 @@ pub const UNRESOLVED: &str = "rollcall-unresolved";
 struct User<'a> {
     id_socket: &'a SocketId,
     id_user: &'a UserId,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    node: Option<&'a NodeName>,
+    node: &'a NodeName,
 }
 
 #[derive(Serialize)]
@@ -58,11 +59,13 @@ struct Node<'a> {
 }
 
 /// The parameters of a roll call, checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Ask {
     room: Room,
     deadline: Duration,
     strict: bool,
+    /// What the caller holds, by `ETag`.
+    held: Option<IfNoneMatch>,
 }
 
 #[derive(Deserialize)]
@@ -74,9 +77,12 @@ struct RawAsk {
 /// Who is in the room: the short answer.
 pub async fn users(State(config): State<Arc<Config>>, ask: Ask) -> Result<Response, Problem> {
     let answer = call(&config, &ask).await?;
-    let users: Vec<User> =
-        answer.rows().map(|(_, row)| User { id_socket: &row.id_socket, id_user: &row.id_user, node: None }).collect();
-    Ok(with_completeness(&answer, Json(users).into_response()))
+    let tag = answer.tag().map(etag);
+    let response = match (&tag, &ask.held) {
+        (Some(tag), Some(held)) if !held.precondition_passes(tag) => StatusCode::NOT_MODIFIED.into_response(),
+        _ => (TypedHeader(ContentType::json()), answer.users()).into_response(),
+    };
+    Ok((tag.map(TypedHeader), with_completeness(&answer, response)).into_response())
 }
 
 /// Who is in the room, who was asked, and how it went: the full answer.
@@ -85,13 +91,12 @@ pub async fn roll_call(State(config): State<Arc<Config>>, ask: Ask) -> Result<Re
     let nodes = answer.nodes.iter().map(|node| Node {
         id: &node.node,
         name: &node.name,
-        vouched: node.said.as_ref().map_or(0, Vec::len),
-        unchanged: false,
+        vouched: node.said.as_ref().map_or(0, |vouched| vouched.rows.rows.len()),
+        unchanged: node.said.as_ref().is_ok_and(|vouched| vouched.unchanged),
         error: node.said.as_ref().err().copied(),
         took_ms: milliseconds(node.took),
     });
-    let users =
-        answer.rows().map(|(node, row)| User { id_socket: &row.id_socket, id_user: &row.id_user, node: Some(node) });
+    let users = answer.rows().map(|(node, row)| User { id_socket: &row.id_socket, id_user: &row.id_user, node });
     let full = Full {
         room: &answer.room,
         complete: answer.complete,
@@ -105,9 +110,14 @@ pub async fn roll_call(State(config): State<Arc<Config>>, ask: Ask) -> Result<Re
     Ok(with_completeness(&answer, Json(full).into_response()))
 }
 
-async fn call(config: &Config, ask: &Ask) -> Result<Answer, Problem> {
+/// Weak: the order of the users is not part of what it names.
+fn etag(tag: u128) -> ETag {
+    format!("W/\"{tag:032x}\"").parse().expect("hexadecimal digits in quotes")
+}
+
+async fn call(config: &Config, ask: &Ask) -> Result<Arc<Answer>, Problem> {
     let answer = config.roll_call.call(&ask.room, ask.deadline).await;
-    let answer = answer.map_err(|not_introduced| Problem::unavailable(not_introduced.to_string()))?;
+    let answer = answer.map_err(|unanswerable| Problem::unavailable(unanswerable.to_string()))?;
     if ask.strict && !answer.complete {
         let (unanswered, unresolved) = (unanswered(&answer), unresolved(&answer));
         let who = if unanswered.is_empty() { "the directory could not be read".to_owned() } else { unanswered };
@@ -165,7 +175,9 @@ impl FromRequestParts<Arc<Config>> for Ask {
             Some("true") => true,
             Some(_) => return Err(Problem::bad_request("strict must be true or false")),
         };
-        Ok(Self { room, deadline, strict })
+        // One that cannot be read holds nothing.
+        let held = parts.headers.typed_get();
+        Ok(Self { room, deadline, strict, held })
     }
 }
 

@@ -102,21 +102,29 @@ impl Peers {
         Self { connect, peers: Arc::default() }
     }
 
-    /// Asks the node at `mesh` for its part of the room.
+    /// Asks the node at `mesh` for its part of the room, or for its word that the room is still at the version `known`.
     ///
     /// # Errors
     /// Whatever came instead of an answer within `within`.
-    pub async fn lookup(&self, mesh: &SmolStr, node: &NodeId, room: &Room, within: Duration) -> Result<Reply, Silence> {
+    pub async fn lookup(
+        &self,
+        mesh: &SmolStr,
+        node: &NodeId,
+        room: &Room,
+        known: Option<u64>,
+        within: Duration,
+    ) -> Result<Reply, Silence> {
         let Peer { mut client, circuit } = self.peer(mesh)?;
         let (call, within) = Call::begin(circuit, within)?;
         let mut request = tonic::Request::new(proto::LookupSocketsRequest {
             room: room.to_string(),
             node_id: node.to_string(),
+            known_version: known,
             ..Default::default()
         });
         request.set_timeout(within);
         match call.end(timeout(within, client.lookup_sockets(request)).await) {
-            Ok(response) => part(node, &response).map(Reply::Part),
+            Ok(response) => part(node, known, &response).map(Reply::Part),
             Err(Failure::Said(status)) => {
                 moved(&status).filter(|now| now != node).map(Reply::Moved).ok_or_else(|| silence(&status))
             }
@@ -228,10 +236,14 @@ fn lock(circuit: &Mutex<Circuit>) -> MutexGuard<'_, Circuit> {
 
 /// The rows of an answer, if it is one of the node that was asked, to what it was asked. A socket that it names twice is
 /// listed once.
-fn part(asked: &NodeId, response: &proto::LookupSocketsResponse) -> Result<Part, Silence> {
-    if response.node_id != asked.as_str() || response.unchanged {
+fn part(asked: &NodeId, known: Option<u64>, response: &proto::LookupSocketsResponse) -> Result<Part, Silence> {
+    let senseless = response.unchanged && (known != Some(response.version) || !response.sockets.is_empty());
+    if response.node_id != asked.as_str() || senseless {
         Oddity::SenselessAnswer.note(format_args!("{asked} answers for {:.40?}", response.node_id));
         return Err(Silence::Failed);
+    }
+    if response.unchanged {
+        return Ok(Part { node: asked.clone(), version: response.version, rows: None });
     }
     let mut seen = HashSet::with_capacity(response.sockets.len());
     let mut rows = Vec::with_capacity(response.sockets.len());
@@ -313,15 +325,22 @@ mod tests {
     fn an_answer_of_another_node_or_to_something_else_is_a_failure_and_a_repeated_row_is_one() {
         let [asked, other] = [(); 2].map(|()| NodeId::new_process());
         let before = [Oddity::SenselessAnswer, Oddity::RepeatedRow].map(Oddity::count);
-        let twice = part(&asked, &answer(&asked, &[("s1", "foo"), ("s1", "bar"), ("s2", "foo")])).unwrap();
+        let twice = part(&asked, None, &answer(&asked, &[("s1", "foo"), ("s1", "bar"), ("s2", "foo")])).unwrap();
         let ids: Vec<_> = twice.rows.iter().flatten().map(|row| row.id_socket.as_str()).collect();
         assert_eq!(ids, ["s1", "s2"]);
         let unasked = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[]) };
         for senseless in [answer(&other, &[]), unasked, answer(&asked, &[("", "foo")]), answer(&asked, &[("s", "\n")])]
         {
-            assert_eq!(part(&asked, &senseless).unwrap_err(), Silence::Failed);
+            assert_eq!(part(&asked, None, &senseless).unwrap_err(), Silence::Failed);
+        }
+        let unchanged = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[]) };
+        let held = part(&asked, Some(1), &unchanged).unwrap();
+        assert_eq!((held.version, held.rows), (1, None));
+        let with_rows = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[("s1", "foo")]) };
+        for (known, senseless) in [(2, unchanged), (1, with_rows)] {
+            assert_eq!(part(&asked, Some(known), &senseless).unwrap_err(), Silence::Failed);
         }
         let after = [Oddity::SenselessAnswer, Oddity::RepeatedRow].map(Oddity::count);
-        assert_eq!([after[0] - before[0], after[1] - before[1]], [4, 1], "each is counted");
+        assert_eq!([after[0] - before[0], after[1] - before[1]], [6, 1], "each is counted");
     }
 }

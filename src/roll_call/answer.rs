@@ -3,15 +3,19 @@
 //! Owns the table "What silence means" and the rule "one part per process, the latest". Pure and synchronous: it is
 //! given every outcome, and keeps each.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::parts::Rows;
 use crate::directory::Account;
 use crate::mesh::peers::Silence;
 use crate::names::{NodeId, NodeName, Room};
-use crate::roster::{Part, Row};
+use crate::roster::Row;
 
 /// What the choice of whom to ask rested on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -32,17 +36,25 @@ pub enum Verdict {
     Dead,
 }
 
+/// What a node vouched for.
+#[derive(Debug, Clone)]
+pub struct Vouched {
+    pub rows: Arc<Rows>,
+    /// It said that its rows are those that were held here.
+    pub unchanged: bool,
+}
+
 /// What became of asking one node.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     pub node: NodeId,
     pub name: NodeName,
     pub took: Duration,
-    pub reply: Result<Part, (Silence, Verdict)>,
+    pub reply: Result<Vouched, (Silence, Verdict)>,
 }
 
 /// The answer to a roll call.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Answer {
     pub room: Room,
     /// Every node that may have sockets of the room has answered.
@@ -55,6 +67,7 @@ pub struct Answer {
     pub unresolved: Option<u64>,
     /// The nodes asked, this one first.
     pub nodes: Vec<NodeAnswer>,
+    users: OnceLock<Bytes>,
 }
 
 /// One node's share of an answer.
@@ -63,7 +76,7 @@ pub struct NodeAnswer {
     pub node: NodeId,
     pub name: NodeName,
     pub took: Duration,
-    pub said: Result<Vec<Row>, Silence>,
+    pub said: Result<Vouched, Silence>,
 }
 
 impl Verdict {
@@ -88,7 +101,7 @@ impl Answer {
         let mut nodes: Vec<NodeAnswer> = Vec::with_capacity(outcomes.len());
         for outcome in latest(outcomes) {
             let said = match outcome.reply {
-                Ok(part) => Ok(part.rows.unwrap_or_default()),
+                Ok(vouched) => Ok(vouched),
                 Err((_, Verdict::Dead)) => continue,
                 Err((silence, Verdict::Unanswered { unresolved: open })) => {
                     complete = false;
@@ -98,17 +111,59 @@ impl Answer {
             };
             nodes.push(NodeAnswer { node: outcome.node, name: outcome.name, took: outcome.took, said });
         }
-        Self { room, complete, as_of, took: Duration::ZERO, source, unresolved, nodes }
+        Self { room, complete, as_of, took: Duration::ZERO, source, unresolved, nodes, users: OnceLock::new() }
     }
 
     /// Every row, with the name of the node that vouched for it.
     pub fn rows(&self) -> impl Iterator<Item = (&NodeName, &Row)> {
-        self.nodes.iter().flat_map(|node| node.said.iter().flatten().map(|row| (&node.name, row)))
+        let parts = self.nodes.iter().filter_map(|node| Some((&node.name, node.said.as_ref().ok()?)));
+        parts.flat_map(|(name, vouched)| vouched.rows.rows.iter().map(move |row| (name, row)))
+    }
+
+    /// The rows as one array of JSON, written once for all who share this answer.
+    pub fn users(&self) -> Bytes {
+        let join = || {
+            let parts: Vec<_> = self.vouched().map(|rows| &rows.json).filter(|json| !json.is_empty()).collect();
+            let mut json = Vec::with_capacity(parts.iter().map(|part| part.len() + 1).sum::<usize>() + 2);
+            json.push(b'[');
+            for (place, part) in parts.into_iter().enumerate() {
+                if place > 0 {
+                    json.push(b',');
+                }
+                json.extend_from_slice(part);
+            }
+            json.push(b']');
+            json.into()
+        };
+        self.users.get_or_init(join).clone()
+    }
+
+    /// Names the rows of a complete answer: two answers of one name have the same rows. `None`: not complete.
+    ///
+    /// It is made of the versions that the owners vouched for, and is the same on every node.
+    pub fn tag(&self) -> Option<u128> {
+        if !self.complete {
+            return None;
+        }
+        let said =
+            self.nodes.iter().filter_map(|node| Some((node.node.as_str(), node.said.as_ref().ok()?.rows.version)));
+        let mut versions: Vec<_> = said.filter(|(_, version)| *version != 0).collect();
+        versions.sort_unstable();
+        let half = |seed: u64| {
+            let mut hasher = DefaultHasher::new();
+            (seed, &versions).hash(&mut hasher);
+            u128::from(hasher.finish())
+        };
+        Some(half(0) << 64 | half(1))
+    }
+
+    fn vouched(&self) -> impl Iterator<Item = &Arc<Rows>> {
+        self.nodes.iter().filter_map(|node| Some(&node.said.as_ref().ok()?.rows))
     }
 
     /// How many rows there are.
     pub fn len(&self) -> usize {
-        self.nodes.iter().map(|node| node.said.as_ref().map_or(0, Vec::len)).sum()
+        self.vouched().map(|rows| rows.rows.len()).sum()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -148,7 +203,7 @@ mod tests {
         let rows = |ids: &[&str]| {
             let row =
                 |id: &&str| Row { id_socket: SocketId::parse(id).unwrap(), id_user: UserId::parse("foo").unwrap() };
-            Part { node: node.clone(), version: 1, rows: Some(ids.iter().map(row).collect()) }
+            Vouched { rows: Arc::new(Rows::new(1, ids.iter().map(row).collect())), unchanged: false }
         };
         Outcome {
             node: node.clone(),
@@ -183,6 +238,45 @@ mod tests {
         assert_eq!((answer.complete, answer.unresolved, answer.unanswered().count()), (false, Some(7), 2));
         let answer = join(vec![outcome(&two, Err(OPEN(Some(3)))), outcome(&three, Err(OPEN(None)))]);
         assert_eq!((answer.complete, answer.unresolved), (false, None), "one unknown makes the sum unknown");
+    }
+
+    #[test]
+    fn the_json_is_every_part_joined() {
+        let [one, two, three] = [(); 3].map(|()| NodeId::new_process());
+        let (row, rows): (&[&str], &[&str]) = (&["s1"], &["s2", "s3"]);
+        for (parts, expected) in
+            [([&[], row, rows], vec!["s1", "s2", "s3"]), ([row, &[], &[]], vec!["s1"]), ([&[]; 3], vec![])]
+        {
+            let outcomes = [&one, &two, &three].into_iter().zip(parts).map(|(node, ids)| outcome(node, Ok(ids)));
+            let users: Vec<serde_json::Value> = serde_json::from_slice(&join(outcomes.collect()).users()).unwrap();
+            let ids: Vec<_> = users.iter().map(|user| user["id_socket"].as_str().unwrap()).collect();
+            assert_eq!(ids, expected);
+        }
+    }
+
+    #[test]
+    fn a_tag_names_the_rows_of_a_complete_answer() {
+        let [one, two] = [(); 2].map(|()| NodeId::new_process());
+        let part = |node: &NodeId, version, ids| {
+            let Ok(vouched) = outcome(node, Ok(ids)).reply else { unreachable!("it answered") };
+            let rows = Arc::new(Rows::new(version, vouched.rows.rows.clone()));
+            Outcome { reply: Ok(Vouched { rows, unchanged: false }), ..outcome(node, Ok(ids)) }
+        };
+        let ids: &[&str] = &["s1"];
+        let tag = join(vec![part(&one, 7, ids), part(&two, 9, ids)]).tag();
+        assert!(tag.is_some());
+        assert_eq!(join(vec![part(&two, 9, ids), part(&one, 7, ids)]).tag(), tag, "whoever is asked");
+        let three = NodeId::new_process();
+        assert_eq!(join(vec![part(&one, 7, ids), part(&two, 9, ids), part(&three, 0, &[])]).tag(), tag, "nothing more");
+        for other in [
+            vec![part(&one, 8, ids), part(&two, 9, ids)],
+            vec![part(&one, 9, ids), part(&two, 7, ids)],
+            vec![part(&one, 7, ids)],
+            vec![part(&one, 7, ids), part(&three, 9, ids)],
+        ] {
+            assert_ne!(join(other).tag(), tag);
+        }
+        assert_eq!(join(vec![part(&one, 7, ids), outcome(&two, Err(OPEN(Some(1))))]).tag(), None, "incomplete");
     }
 
     #[test]

@@ -158,7 +158,7 @@ impl Running {
 pub struct Cluster {
     pub index: Index,
     pub nodes: Vec<Running>,
-    http: reqwest::Client,
+    pub http: reqwest::Client,
 }
 
 impl Cluster {
@@ -182,6 +182,7 @@ impl Cluster {
             // The tests share two cores with everything they start.
             deadline: node::DEADLINE_MOST,
             drain: Duration::from_secs(2),
+            cache: node::CACHE,
             clients: Limits::default(),
             linger: registrar::LINGER,
             cors_origins: vec!["https://allowed.example".parse().unwrap()],

@@ -16,6 +16,7 @@ use rollcall::mesh::peers::Peers;
 use rollcall::names::{NodeId, NodeName, Room, SocketId, UserId};
 use rollcall::node::{Core, Tasks};
 use rollcall::roll_call::answer::Answer;
+use rollcall::roll_call::parts::Parts;
 use rollcall::roster::Presence;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
@@ -39,6 +40,8 @@ const LATE_BY: Duration = Duration::from_millis(10);
 /// The most that a step of stopping takes.
 const STEP_MOST: Duration = Duration::from_secs(1);
 const ROOMS_MOST: usize = 10;
+/// Room for a few parts only, so that some are told anew.
+const CACHE: u64 = 4096;
 
 /// What the world tells a host.
 #[derive(Debug, Clone)]
@@ -82,7 +85,7 @@ impl Host {
             since: format!("{:?}", turmoil::sim_elapsed().unwrap_or_default()).into(),
         };
         let directory = std::sync::Arc::clone(&self.directory) as std::sync::Arc<dyn Directory>;
-        let core = Core::new(identity, LEASE, LINGER, directory, Peers::new(network::connect));
+        let core = Core::new(identity, LEASE, LINGER, directory, Peers::new(network::connect), Parts::new(CACHE));
         let mut tasks = Tasks::default();
         core.start(&mut tasks);
         let stop_mesh = CancellationToken::new();
@@ -288,8 +291,9 @@ fn is_open(membership: &Membership) -> bool {
 /// An answer as it is reported.
 fn told(answer: &Answer) -> String {
     let nodes = answer.nodes.iter().map(|node| match &node.said {
-        Ok(rows) => {
-            format!("  {} {}: {:?}", node.name, node.node, rows.iter().map(|row| &row.id_socket).collect::<Vec<_>>())
+        Ok(vouched) => {
+            let ids: Vec<_> = vouched.rows.rows.iter().map(|row| &row.id_socket).collect();
+            format!("  {} {}: {ids:?}", node.name, node.node)
         }
         Err(silence) => format!("  {} {}: {silence}", node.name, node.node),
     });

@@ -62,7 +62,7 @@ pub struct Shared {
 
 pub struct Record {
     pub host: usize,
-    pub answer: Answer,
+    pub answer: Arc<Answer>,
 }
 
 /// What was simulated.

@@ -1,0 +1,100 @@
+//! What has not changed is not told again: parts between nodes, and whole answers to callers who hold one. And what did
+//! change always is.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Client, Cluster, Index, until};
+use reqwest::header::{ETAG, IF_NONE_MATCH};
+use reqwest::{Response, StatusCode};
+use serde_json::Value;
+
+/// By name: whether the node said that its rows are those of before.
+async fn unchanged(cluster: &Cluster, node: usize, room: &str) -> BTreeMap<String, bool> {
+    let full: Value = cluster.get(node, &format!("/{room}/rollcall")).await.json().await.unwrap();
+    assert_eq!(full["complete"], true);
+    let nodes = full["nodes"].as_array().unwrap().iter();
+    nodes.map(|node| (common::text(node, "name"), node["unchanged"].as_bool().unwrap())).collect()
+}
+
+async fn ask(cluster: &Cluster, node: usize, held: &str) -> Response {
+    let url = format!("http://{}/Maths/users", cluster.nodes[node].public);
+    cluster.http.get(url).header(IF_NONE_MATCH, held).send().await.unwrap()
+}
+
+fn etag(response: &Response) -> Option<String> {
+    response.headers().get(ETAG).map(|tag| tag.to_str().unwrap().to_owned())
+}
+
+fn said(all: [bool; 3]) -> BTreeMap<String, bool> {
+    (1..).zip(all).map(|(number, unchanged)| (format!("node-{number}"), unchanged)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_tells_its_rows_again_only_when_they_changed() {
+    let cluster = Cluster::start(3, Index::redis().await).await;
+    let mut clients = Vec::new();
+    for node in &cluster.nodes {
+        clients.push(Client::connect(node.public, "ann", &["Maths"]).await.unwrap());
+    }
+    assert_eq!(unchanged(&cluster, 0, "Maths").await, said([false; 3]), "all of it is new");
+    assert_eq!(unchanged(&cluster, 0, "Maths").await, said([true; 3]));
+    assert_eq!(unchanged(&cluster, 1, "Maths").await, said([false; 3]), "another node holds nothing yet");
+    let another = Client::connect(cluster.nodes[1].public, "bob", &["Maths"]).await.unwrap();
+    assert_eq!(unchanged(&cluster, 0, "Maths").await, said([true, false, true]));
+    let (complete, users) = cluster.users(0, "Maths").await;
+    assert!(complete && users.contains(&(another.id.clone(), "bob".to_owned())) && users.len() == 4, "{users:?}");
+    // The room of one node empties and fills again: nothing of what was held comes back.
+    let gone = clients.remove(2);
+    let id = gone.id.clone();
+    gone.drop_connection();
+    until("it is gone", || async { cluster.users(0, "Maths").await.1.iter().all(|(socket, _)| *socket != id) }).await;
+    let back = Client::connect(cluster.nodes[2].public, "cho", &["Maths"]).await.unwrap();
+    let (complete, users) = cluster.users(0, "Maths").await;
+    assert!(complete && users.contains(&(back.id.clone(), "cho".to_owned())) && users.len() == 4, "{users:?}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_who_holds_the_answer_is_told_that_it_is_still_true() {
+    let cluster = Cluster::start(2, Index::redis().await).await;
+    let client = Client::connect(cluster.nodes[0].public, "ann", &["Maths"]).await.unwrap();
+    let tag = etag(&cluster.get(0, "/Maths/users").await).expect("a complete answer has one");
+    assert!(tag.starts_with("W/\""), "{tag}");
+    for (node, held) in [(0, tag.clone()), (1, tag.clone()), (0, format!("\"other\", {tag}")), (1, "*".to_owned())] {
+        let response = ask(&cluster, node, &held).await;
+        assert_eq!((response.status(), etag(&response)), (StatusCode::NOT_MODIFIED, Some(tag.clone())), "{held}");
+        assert_eq!(response.headers()["rollcall-complete"], "true");
+        assert_eq!(response.bytes().await.unwrap().len(), 0);
+    }
+    for held in ["W/\"other\"", "nonsense", ""] {
+        let response = ask(&cluster, 0, held).await;
+        assert_eq!((response.status(), etag(&response)), (StatusCode::OK, Some(tag.clone())), "{held:?}");
+    }
+    let another = Client::connect(cluster.nodes[1].public, "bob", &["Maths"]).await.unwrap();
+    let response = ask(&cluster, 0, &tag).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_ne!(etag(&response), Some(tag.clone()));
+    assert_eq!(response.json::<Vec<Value>>().await.unwrap().len(), 2);
+    another.leave("Maths").await;
+    let response = ask(&cluster, 0, &tag).await;
+    assert_eq!((response.status(), etag(&response)), (StatusCode::NOT_MODIFIED, Some(tag)), "the rows of before");
+    drop(client);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_incomplete_answer_has_no_tag_and_is_told_whatever_the_caller_holds() {
+    let cluster = Cluster::start(1, Index::redis().await).await;
+    let client = Client::connect(cluster.nodes[0].public, "ann", &["Maths"]).await.unwrap();
+    let tag = etag(&cluster.get(0, "/Maths/users").await).unwrap();
+    let mut redis = cluster.index.server().connection().await;
+    redis::cmd("CLIENT").arg("PAUSE").arg(1_500).arg("ALL").query_async::<()>(&mut redis).await.unwrap();
+    let response = ask(&cluster, 0, &tag).await;
+    assert_eq!((response.status(), etag(&response)), (StatusCode::OK, None));
+    assert_eq!(response.headers()["rollcall-complete"], "false");
+    assert_eq!(response.json::<Vec<Value>>().await.unwrap().len(), 1);
+    drop(client);
+    cluster.stop().await;
+}

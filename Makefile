@@ -9,11 +9,12 @@ WEB := web/dist/room.js
 export ROLLCALL_TOOLS := $(CURDIR)/$(TOOLS)
 
 SOAK ?= 2m
+BENCH ?=
 FUZZ_SECONDS ?= 20
 FUZZ_TARGETS := handshake names directory mesh
 CARGO_FUZZ := 0.13.1
 
-.PHONY: help build run test test-all soak fuzz check tools clean
+.PHONY: help build run test test-all soak fuzz bench check tools clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +47,13 @@ fuzz: $(TOOLS)/bin/cargo-fuzz ## fuzz what parses outside input, each target for
 	    -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10; \
 	done
 
+bench: $(WEB) bench/peers/node/node_modules/.package-lock.json ## measure beside the alternatives: BENCH="--rooms 10,100 --rounds 3"
+	cargo build --locked --release -p rollcall -p rollcall-bench
+	@if command -v go > /dev/null; then \
+	  go -C bench/peers/centrifuge build -o $(CURDIR)/target/release/centrifuge-peer .; \
+	else echo "go is missing: the run will say that centrifuge is"; fi
+	target/release/rollcall-bench $(BENCH)
+
 check: tools $(WEB) ## formatting, lints, docs, protocol and page types
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
@@ -57,7 +65,7 @@ tools: tests/node_modules/.package-lock.json ## install what checks and tests ne
 	tests/prepare
 
 clean: ## remove everything that was built or installed here
-	rm -rf target web/dist web/node_modules tests/node_modules artifacts fuzz/target fuzz/corpus fuzz/artifacts
+	rm -rf target web/dist web/node_modules tests/node_modules bench/peers/node/node_modules artifacts fuzz/target fuzz/corpus fuzz/artifacts
 
 $(WEB): web/node_modules/.package-lock.json web/build.mjs $(wildcard web/src/*.ts)
 	npm --prefix web run --silent build

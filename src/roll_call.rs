@@ -10,10 +10,13 @@ pub mod flights;
 pub mod parts;
 pub mod plan;
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Either, MaybeDone, join_all, maybe_done, select};
+use indexmap::IndexMap;
 use jiff::Timestamp;
 use smol_str::SmolStr;
 use thiserror::Error;
@@ -65,6 +68,9 @@ pub enum Unanswerable {
     Stopping,
 }
 
+/// A node that is being asked.
+type Asking<'a> = MaybeDone<BoxFuture<'a, Vec<Asked>>>;
+
 /// The node goes by another id now.
 struct Moved(NodeId);
 
@@ -114,11 +120,25 @@ impl Caller {
         let deadline = until - began;
         let asking_until = until - (deadline / JUDGING_SHARE).min(JUDGING_MOST);
 
-        let mut plan = self.plan(room, deadline / DIRECTORY_SHARE).await;
+        // Before the directory is read: a node that joins in between is found in the owner set.
+        let view = self.membership.view();
+        // Who had rows last time has some now as a rule, and need not wait for the directory: two round trips become one.
+        let likely = view.members.iter().filter(|member| self.parts.hold(room, &member.node).is_some());
+        let mut early = self.begin(room, likely.map(Target::from), asking_until);
+        let planning = pin!(self.plan(room, &view, deadline / DIRECTORY_SHARE));
+        let mut plan = match select(planning, join_all(early.values_mut())).await {
+            Either::Left((plan, _)) => plan,
+            Either::Right((_, planning)) => planning.await,
+        };
         let strangers = self.introduce(room, &mut plan, began + deadline / DIRECTORY_SHARE).await;
         let own = self.own_part(room);
-        let asking = plan.ask.iter().map(|target| self.ask(room, target, asking_until));
-        let answers = join_all(asking).await.into_iter().flatten();
+        // Nobody waits for those that, as it turned out, need not be asked.
+        early.retain(|node, _| plan.ask.iter().any(|target| target.node == *node));
+        let rest = plan.ask.iter().filter(|target| !early.contains_key(&target.node)).cloned();
+        let mut asking = self.begin(room, rest, asking_until);
+        asking.append(&mut early);
+        join_all(asking.values_mut()).await;
+        let answers = asking.values_mut().filter_map(|asking| Pin::new(asking).take_output()).flatten();
         let asked: Vec<Asked> = [own].into_iter().chain(answers).chain(strangers).collect();
         let outcomes = self.judge(room, &mut plan, asked, until).await;
         self.repair(room, plan.gone);
@@ -129,12 +149,10 @@ impl Caller {
         answer
     }
 
-    async fn plan(&self, room: &Room, within: Duration) -> Plan {
-        // Before the directory is read: a node that joins in between is found in the owner set.
-        let view = self.membership.view();
+    async fn plan(&self, room: &Room, view: &View, within: Duration) -> Plan {
         let owners = timeout(within, self.directory.owners(room)).await.ok().and_then(Result::ok);
         let incarnation = self.roster.incarnation();
-        plan(&view, owners.as_ref(), incarnation.process(), self.membership.lease(), BootInstant::now())
+        plan(view, owners.as_ref(), incarnation.process(), self.membership.lease(), BootInstant::now())
     }
 
     /// Turns strangers that have a lease into members to be asked, and those that have none into gone ones.
@@ -176,9 +194,20 @@ impl Caller {
         Asked { node, name, took: began.elapsed(), reply: Ok(Vouched { rows, unchanged }) }
     }
 
+    /// Asks these; nothing is sent before the first poll.
+    fn begin<'a>(
+        &'a self,
+        room: &'a Room,
+        targets: impl Iterator<Item = Target>,
+        until: Instant,
+    ) -> IndexMap<NodeId, Asking<'a>> {
+        let ask = |target: Target| (target.node.clone(), maybe_done(self.ask(room, target, until).boxed()));
+        targets.map(ask).collect()
+    }
+
     /// Asks one node, and the one that it says it is now. Two answers only where another process took over its address.
-    async fn ask(&self, room: &Room, target: &Target, until: Instant) -> Vec<Asked> {
-        let Target { node, name, mesh } = target;
+    async fn ask(&self, room: &Room, target: Target, until: Instant) -> Vec<Asked> {
+        let Target { node, name, mesh } = &target;
         let began = Instant::now();
         let asked =
             |node: &NodeId, reply| Asked { node: node.clone(), name: name.clone(), took: began.elapsed(), reply };

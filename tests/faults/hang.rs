@@ -6,7 +6,7 @@ use futures::future::join_all;
 use tokio::time::sleep;
 
 use crate::common::until;
-use crate::crowd::{Client, Refused};
+use crate::crowd::{Client, Going, Refused};
 use crate::processes::{Cluster, Options, within};
 use crate::watch::{SLACK, Watch, percentile, unanswered};
 
@@ -24,6 +24,15 @@ async fn a_hung_node_is_named_and_counted_within_the_deadline_and_then_costs_a_p
     }
     let _elsewhere = [cluster.connect(0, "x", &["elsewhere"]).await, cluster.connect(1, "y", &["elsewhere"]).await];
     cluster.healed(&[0, 1, 2], Duration::from_secs(5)).await;
+    // Somebody on the node that will hang was there as well, and what it said of the room then is still held elsewhere.
+    let gone = cluster.connect(2, "z", &["elsewhere"]).await;
+    assert_eq!(
+        (cluster.call(0, "elsewhere").await.1.rows.len(), cluster.call(1, "elsewhere").await.1.rows.len()),
+        (3, 3)
+    );
+    gone.go(Going::Close).await;
+    let given_back = || async { cluster.differences(&[0, 1, 2]).await.is_empty() };
+    within(Duration::from_secs(5), "its claim is given back", given_back).await;
     let watch = Watch::start(&cluster, &[0, 1], &["elsewhere"]);
     let stopped = Instant::now();
     cluster.stop(2).await;

@@ -1,0 +1,136 @@
+//! Rollcall beside its alternatives: the same rooms, the same crowd, the same questions, on one machine.
+//!
+//! Owns the order of a run. [`system`] starts each system as four processes with a Redis of its own, [`crowd`] fills its
+//! rooms, [`measure`] asks and counts, [`floor`] is what no roll call can be faster than, and [`report`] is what is
+//! printed. Systems take turns within each round, so that the mood of the machine is everybody's; only ratios of one run
+//! mean something.
+
+mod crowd;
+mod floor;
+mod measure;
+mod report;
+mod system;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+
+use crowd::Crowd;
+use measure::Asker;
+use report::{Load, Report};
+use system::{Kind, System};
+
+/// How many processes each system has.
+const PROCESSES: usize = 4;
+/// One socket in so many comes and goes each second under churn.
+const CHURN_SHARE: usize = 100;
+const ROOM: &str = "Maths";
+
+#[derive(Parser)]
+#[command(name = "rollcall-bench", about = "Measures rollcall beside its alternatives, all on this machine")]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    /// Sizes of the room that is asked for
+    #[arg(long, default_value = "10,100,1000,10000", value_delimiter = ',')]
+    rooms: Vec<usize>,
+
+    /// How often every system is measured in each room
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+
+    /// How long each measurement goes on
+    #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = seconds)]
+    time: Duration,
+
+    /// Which systems; those that cannot be started are named in the report
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::ALL)]
+    systems: Vec<Kind>,
+
+    /// Where the programs are: `rollcall`, and those of the peers
+    #[arg(long, default_value = "target/release", value_name = "FOLDER")]
+    programs: PathBuf,
+
+    /// Where the peers' sources are
+    #[arg(long, default_value = "bench/peers", value_name = "FOLDER")]
+    peers: PathBuf,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Answers every request with a ready-made roll of so many users: the floor
+    #[command(hide = true)]
+    Ready { users: usize },
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "is not a number".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let cli = Cli::parse();
+    if let Some(Command::Ready { users }) = cli.command {
+        return floor::serve_ready_made(users).await;
+    }
+    rollcall::connections::raise_file_limit();
+    let mut report = Report::new(&cli.rooms, cli.rounds);
+    let mut systems = Vec::new();
+    for kind in &cli.systems {
+        match System::start(*kind, PROCESSES, &cli.programs, &cli.peers).await {
+            Ok(system) => {
+                measure::expect_empty(&system, ROOM).await.with_context(|| kind.to_string())?;
+                systems.push(system);
+            }
+            Err(error) => report.missing(*kind, &error),
+        }
+    }
+    ensure!(!systems.is_empty(), "no system could be started");
+    for room in &cli.rooms {
+        for round in 1..=cli.rounds {
+            for system in &systems {
+                eprintln!("room of {room}, round {round} of {}: {}", cli.rounds, system.kind);
+                let what = format!("{}, a room of {room}", system.kind);
+                measure_one(system, *room, cli.time, &mut report).await.context(what)?;
+            }
+        }
+    }
+    println!("{report}");
+    Ok(())
+}
+
+/// Fills the room, measures, and empties it.
+async fn measure_one(system: &System, size: usize, time: Duration, report: &mut Report) -> Result<()> {
+    let kind = system.kind;
+    let before = system.memory()?;
+    let (mut crowd, took) = Crowd::fill(kind.protocol(), &system.addresses, ROOM, size).await?;
+    measure::expect_right(system, ROOM, &crowd).await?;
+    report.filled(kind, size, took, before, system.memory()?);
+
+    let mut asker = Asker::connect(system.addresses[0], ROOM).await?;
+    for load in [Load::Quiet, Load::Churn] {
+        let churn = (load == Load::Churn).then(|| crowd.churn(size.div_ceil(CHURN_SHARE)));
+        asker.one_after_another(time / 10).await?;
+        report.latencies(kind, size, load, asker.one_after_another(time).await?);
+        let (cpu, requests) = (system.cpu()?, measure::at_once(system.addresses[0], ROOM, time).await?);
+        report.throughput(
+            kind,
+            size,
+            load,
+            requests as f64 / time.as_secs_f64(),
+            (system.cpu()? - cpu) / requests as f64,
+        );
+        drop(churn);
+        if load == Load::Quiet && kind == Kind::Rollcall {
+            report.floor(size, floor::measure(system, ROOM, size, time / 2).await.context("the floor")?);
+        }
+    }
+    crowd.leave().await;
+    measure::expect_empty(system, ROOM).await?;
+    report.emptied(kind, size, system.memory()?);
+    Ok(())
+}

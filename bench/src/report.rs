@@ -1,0 +1,226 @@
+//! What was measured, and what is printed: medians of the rounds, and ratios.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display, Write as _};
+use std::thread;
+use std::time::Duration;
+
+use crate::measure::CONNECTIONS;
+use crate::system::Kind;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Load {
+    Quiet,
+    Churn,
+}
+
+/// What a roll call is made of, in one round.
+pub struct Floor {
+    pub ready: Vec<Duration>,
+    /// Ready-made bodies per second on many connections.
+    pub per_second: f64,
+    pub directory: Vec<Duration>,
+    pub lookup: Vec<Duration>,
+}
+
+/// One number for each round.
+type Rounds = Vec<f64>;
+type ByRoom = BTreeMap<(Load, usize), Rounds>;
+
+#[derive(Default)]
+struct Measured {
+    /// Milliseconds.
+    median: ByRoom,
+    p99: ByRoom,
+    per_second: ByRoom,
+    /// Seconds for each request.
+    cpu: ByRoom,
+    /// By room: clients that connected per second, and bytes before them, with them, and after them.
+    connects: BTreeMap<usize, Rounds>,
+    before: BTreeMap<usize, Rounds>,
+    filled: BTreeMap<usize, Rounds>,
+    emptied: BTreeMap<usize, Rounds>,
+}
+
+#[derive(Default)]
+pub struct Report {
+    rooms: Vec<usize>,
+    measured: BTreeMap<Kind, Measured>,
+    missing: Vec<String>,
+    /// By room, in milliseconds: ready-made body, owner set, one lookup; and bodies per second.
+    floor: BTreeMap<usize, [Rounds; 4]>,
+    rounds: usize,
+}
+
+impl Report {
+    pub fn new(rooms: &[usize], rounds: usize) -> Self {
+        Self { rooms: rooms.to_vec(), rounds, ..Self::default() }
+    }
+
+    pub fn missing(&mut self, kind: Kind, error: &anyhow::Error) {
+        self.missing.push(format!("{kind} is missing: {error:#}"));
+    }
+
+    pub fn latencies(&mut self, kind: Kind, room: usize, load: Load, mut took: Vec<Duration>) {
+        took.sort_unstable();
+        let measured = self.measured.entry(kind).or_default();
+        measured.median.entry((load, room)).or_default().push(at(&took, 0.5));
+        measured.p99.entry((load, room)).or_default().push(at(&took, 0.99));
+    }
+
+    /// `cpu`: seconds for each request.
+    pub fn throughput(&mut self, kind: Kind, room: usize, load: Load, per_second: f64, cpu: f64) {
+        let measured = self.measured.entry(kind).or_default();
+        measured.per_second.entry((load, room)).or_default().push(per_second);
+        measured.cpu.entry((load, room)).or_default().push(cpu);
+    }
+
+    pub fn filled(&mut self, kind: Kind, room: usize, took: Duration, before: u64, after: u64) {
+        let measured = self.measured.entry(kind).or_default();
+        measured.connects.entry(room).or_default().push(room as f64 / took.as_secs_f64());
+        measured.before.entry(room).or_default().push(before as f64);
+        measured.filled.entry(room).or_default().push(after as f64);
+    }
+
+    pub fn emptied(&mut self, kind: Kind, room: usize, memory: u64) {
+        self.measured.entry(kind).or_default().emptied.entry(room).or_default().push(memory as f64);
+    }
+
+    pub fn floor(&mut self, room: usize, floor: Floor) {
+        let rounds = self.floor.entry(room).or_default();
+        for (all, mut took) in rounds.iter_mut().zip([floor.ready, floor.directory, floor.lookup]) {
+            took.sort_unstable();
+            all.push(at(&took, 0.5));
+        }
+        rounds[3].push(floor.per_second);
+    }
+
+    /// One table of a number by system and room. `better`: how a number compares with rollcall's, as a ratio in its favour.
+    fn table(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        title: &str,
+        of: impl Fn(&Measured) -> &ByRoom,
+        load: Load,
+        show: impl Fn(f64) -> String,
+        slower_is_more: bool,
+    ) -> fmt::Result {
+        writeln!(f, "\n**{title}**\n\n| system |{}\n|---|{}", self.heads(), "---|".repeat(self.rooms.len()))?;
+        let value = |kind: Kind, room: usize| median(of(self.measured.get(&kind)?).get(&(load, room))?);
+        for kind in self.measured.keys() {
+            write!(f, "| {kind} |")?;
+            for room in &self.rooms {
+                let mut cell = value(*kind, *room).map_or_else(|| "–".to_owned(), &show);
+                if let (Some(ours), Some(theirs)) = (value(Kind::Rollcall, *room), value(*kind, *room))
+                    && *kind != Kind::Rollcall
+                {
+                    let ratio = if slower_is_more { theirs / ours } else { ours / theirs };
+                    // Writing to a string cannot fail.
+                    let _ = write!(cell, " (rollcall {ratio:.2}×)");
+                }
+                write!(f, " {cell} |")?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+
+    fn heads(&self) -> String {
+        self.rooms.iter().map(|room| format!(" room of {room} |")).collect()
+    }
+
+    fn write_floor(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\n**What a quiet roll call is made of, ms**\n\n| part |{}", self.heads())?;
+        writeln!(f, "|---|{}", "---|".repeat(self.rooms.len()))?;
+        let part = |place: usize, room: usize| median(&self.floor.get(&room)?[place]);
+        for (place, name) in
+            ["ready-made body", "owner set from Redis", "one lookup, unchanged"].into_iter().enumerate()
+        {
+            let cells =
+                self.rooms.iter().map(|room| format!(" {} |", milliseconds(part(place, *room).unwrap_or(f64::NAN))));
+            writeln!(f, "| {name} |{}", cells.collect::<String>())?;
+        }
+        let ours = |room| median(self.measured.get(&Kind::Rollcall)?.median.get(&(Load::Quiet, room))?);
+        let ratio = |room: &usize| {
+            let sum = part(0, *room)? + part(1, *room)? + part(2, *room)?;
+            Some(format!(" {} ({:.2}×) |", milliseconds(sum), ours(*room)? / sum))
+        };
+        let cells = self.rooms.iter().map(|room| ratio(room).unwrap_or_else(|| " – |".to_owned()));
+        writeln!(f, "| their sum (rollcall takes) |{}", cells.collect::<String>())?;
+        let cells = self.rooms.iter().map(|room| format!(" {:.0} |", part(3, *room).unwrap_or(f64::NAN)));
+        writeln!(f, "| ready-made bodies per second |{}", cells.collect::<String>())
+    }
+
+    fn write_crowds(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(room) = self.rooms.iter().max() else { return Ok(()) };
+        writeln!(f, "\n**Idle connections: {room} of them, all processes together**\n")?;
+        writeln!(f, "| system | connects per second | memory before | with them | for each | after they left |")?;
+        writeln!(f, "|---|---|---|---|---|---|")?;
+        let megabytes = |bytes: f64| format!("{:.0} MB", bytes / 1e6);
+        for (kind, measured) in &self.measured {
+            let of = |rounds: &BTreeMap<usize, Rounds>| rounds.get(room).and_then(|rounds| median(rounds));
+            let (Some(connects), Some(filled), Some(emptied)) =
+                (of(&measured.connects), of(&measured.filled), of(&measured.emptied))
+            else {
+                continue;
+            };
+            // The first round: what was freed later may be kept for the next crowd.
+            let Some([before, with]) = [&measured.before, &measured.filled]
+                .map(|rounds| rounds.get(room).and_then(|rounds| rounds.first().copied()))
+                .into_iter()
+                .collect::<Option<Vec<f64>>>()
+                .and_then(|both| <[f64; 2]>::try_from(both).ok())
+            else {
+                continue;
+            };
+            let each = (with - before) / *room as f64 / 1e3;
+            let (before, filled, emptied) = (megabytes(before), megabytes(filled), megabytes(emptied));
+            writeln!(f, "| {kind} | {connects:.0} | {before} | {filled} | {each:.1} kB | {emptied} |")?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        writeln!(
+            f,
+            "Four processes of each system on one machine with {cores} cores, medians of {} rounds. In brackets: how many \
+             times better rollcall is, in this run.",
+            self.rounds
+        )?;
+        for missing in self.missing.iter().collect::<BTreeSet<_>>() {
+            writeln!(f, "\n{missing}")?;
+        }
+        let per_second = |number: f64| format!("{number:.0}");
+        for (load, name) in [(Load::Quiet, "quiet"), (Load::Churn, "1 % come and go each second")] {
+            let one = format!("One question after another, ms, median; {name}");
+            self.table(f, &one, |measured| &measured.median, load, milliseconds, true)?;
+            let p99 = format!("The same, 99th percentile; {name}");
+            self.table(f, &p99, |measured| &measured.p99, load, milliseconds, true)?;
+            let many = format!("Answers per second on {CONNECTIONS} connections; {name}");
+            self.table(f, &many, |measured| &measured.per_second, load, per_second, false)?;
+            let cpu = format!("Seconds of CPU for 1,000 answers, {CONNECTIONS} connections; {name}");
+            self.table(f, &cpu, |measured| &measured.cpu, load, |each| format!("{:.2}", each * 1e3), true)?;
+        }
+        self.write_floor(f)?;
+        self.write_crowds(f)
+    }
+}
+
+fn milliseconds(number: f64) -> String {
+    if number < 10.0 { format!("{number:.2}") } else { format!("{number:.0}") }
+}
+
+/// A percentile of sorted times, in milliseconds.
+fn at(sorted: &[Duration], share: f64) -> f64 {
+    let place = ((sorted.len().saturating_sub(1)) as f64 * share).round() as usize;
+    sorted.get(place).map_or(f64::NAN, |took| took.as_secs_f64() * 1e3)
+}
+
+fn median(rounds: &[f64]) -> Option<f64> {
+    let mut sorted = rounds.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
+}

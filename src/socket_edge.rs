@@ -5,6 +5,7 @@
 //! goes, whatever way that was. socketioxide's own rooms are not used. What a handshake says is read in [`handshake`];
 //! who gets as far as that is decided at the [`gate`].
 
+mod compact;
 pub mod gate;
 pub mod handshake;
 

@@ -17,6 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tower::Service;
 use tracing::{info, warn};
 
+use super::compact::compact;
 use crate::connections::{Connections, Switch};
 use crate::http::problem::Problem;
 use crate::membership::Membership;
@@ -82,7 +83,7 @@ where
         if let Some(switch) = request.extensions().get::<Switch>() {
             switch.mark_client();
         }
-        Either::Left(self.inner.call(request))
+        Either::Left(self.inner.call(compact(request)))
     }
 }
 

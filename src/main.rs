@@ -17,10 +17,15 @@ use rollcall::names::NodeName;
 use rollcall::node::{Config, Listeners, Node};
 use rollcall::registrar;
 use rollcall::socket_edge::Limits;
+use tikv_jemallocator::Jemalloc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
+
+/// The system's allocator keeps nearly all of what a crowd needed, for ever; `.cargo/config.toml` configures this one.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// A command line that cannot be run, as usual.
 const USAGE: u8 = 2;

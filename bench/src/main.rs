@@ -21,11 +21,14 @@ use crowd::Crowd;
 use measure::Asker;
 use report::{Load, Report};
 use system::{Kind, System};
+use tokio::time::sleep;
 
 /// How many processes each system has.
 const PROCESSES: usize = 4;
 /// One socket in so many comes and goes each second under churn.
 const CHURN_SHARE: usize = 100;
+/// How long after everybody left what is still in memory is read.
+const SETTLES_WITHIN: Duration = Duration::from_secs(5);
 const ROOM: &str = "Maths";
 
 #[derive(Parser)]
@@ -131,6 +134,7 @@ async fn measure_one(system: &System, size: usize, time: Duration, report: &mut 
     }
     crowd.leave().await;
     measure::expect_empty(system, ROOM).await?;
+    sleep(SETTLES_WITHIN).await;
     report.emptied(kind, size, system.memory()?);
     Ok(())
 }

@@ -1,11 +1,12 @@
 //! Rollcall beside its alternatives: the same rooms, the same crowd, the same questions, on one machine.
 //!
 //! Owns the order of a run. [`system`] starts each system as four processes with a Redis of its own, [`crowd`] fills its
-//! rooms, [`measure`] asks and counts, [`floor`] is what no roll call can be faster than, and [`report`] is what is
-//! printed. Systems take turns within each round, so that the mood of the machine is everybody's; only ratios of one run
-//! mean something.
+//! rooms, [`measure`] asks and counts, [`floor`] is what no roll call can be faster than, and [`report`] and [`figure`]
+//! are what is told. Systems take turns within each round, so that the mood of the machine is everybody's; only ratios of
+//! one run mean something.
 
 mod crowd;
+mod figure;
 mod floor;
 mod measure;
 mod report;
@@ -57,6 +58,10 @@ struct Cli {
     #[arg(long, default_value = "target/release", value_name = "FOLDER")]
     programs: PathBuf,
 
+    /// Draw latency over the size of the room into this file (SVG)
+    #[arg(long, value_name = "FILE")]
+    figure: Option<PathBuf>,
+
     /// Where the peers' sources are
     #[arg(long, default_value = "bench/peers", value_name = "FOLDER")]
     peers: PathBuf,
@@ -103,6 +108,9 @@ async fn main() -> Result<()> {
         }
     }
     println!("{report}");
+    if let Some(path) = &cli.figure {
+        figure::draw(path, "One roll call after another, median", &report.lines())?;
+    }
     Ok(())
 }
 

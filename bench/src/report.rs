@@ -5,6 +5,7 @@ use std::fmt::{self, Display, Write as _};
 use std::thread;
 use std::time::Duration;
 
+use crate::figure::Line;
 use crate::measure::CONNECTIONS;
 use crate::system::Kind;
 
@@ -93,6 +94,17 @@ impl Report {
             all.push(at(&took, 0.5));
         }
         rounds[3].push(floor.per_second);
+    }
+
+    /// What the figure shows: the median latency in quiet rooms.
+    pub fn lines(&self) -> Vec<Line> {
+        let point = |measured: &Measured, room: &usize| {
+            Some((*room as f64, median(measured.median.get(&(Load::Quiet, *room))?)?))
+        };
+        let line = |(kind, measured): (&Kind, &Measured)| {
+            (kind.to_string(), self.rooms.iter().filter_map(|room| point(measured, room)).collect())
+        };
+        self.measured.iter().map(line).collect()
     }
 
     /// One table of a number by system and room. `better`: how a number compares with rollcall's, as a ratio in its favour.

@@ -67,7 +67,11 @@ pub async fn method_not_allowed(request: Request) -> Response {
 }
 
 fn cors(origins: Vec<HeaderValue>) -> Option<CorsLayer> {
-    let exposed = [rest::COMPLETE, rest::UNANSWERED, rest::UNRESOLVED].map(HeaderName::from_static);
-    let layer = CorsLayer::new().allow_methods([Method::GET, Method::HEAD]).expose_headers(exposed);
+    let ours = [rest::COMPLETE, rest::UNANSWERED, rest::UNRESOLVED].map(HeaderName::from_static);
+    let exposed: Vec<_> = ours.into_iter().chain([header::ETAG]).collect();
+    let layer = CorsLayer::new()
+        .allow_methods([Method::GET, Method::HEAD])
+        .allow_headers([header::IF_NONE_MATCH])
+        .expose_headers(exposed);
     (!origins.is_empty()).then(|| layer.allow_origin(AllowOrigin::list(origins)))
 }

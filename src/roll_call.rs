@@ -35,6 +35,8 @@ use flights::Flights;
 use parts::Parts;
 use plan::{Plan, Target, plan};
 
+/// Boarding may take one part in this many of the deadline, where that is short.
+const BOARDING_SHARE: u32 = 4;
 /// The directory may take one part in this many of the deadline.
 const DIRECTORY_SHARE: u32 = 3;
 /// One part in this many of the deadline is kept for judging who stayed silent…
@@ -109,7 +111,7 @@ impl RollCall {
         // Who boards first has the least time left of all aboard.
         let until = Instant::now() + deadline;
         let fly = move || async move { Arc::new(caller.call(&asked, until).await) };
-        self.flights.join(&(room.clone(), deadline), fly).await.ok_or(Unanswerable::Stopping)
+        self.flights.join(&(room.clone(), deadline), deadline / BOARDING_SHARE, fly).await.ok_or(Unanswerable::Stopping)
     }
 }
 
@@ -125,15 +127,24 @@ impl Caller {
         // Who had rows last time has some now as a rule, and need not wait for the directory: two round trips become one.
         let likely = view.members.iter().filter(|member| self.parts.hold(room, &member.node).is_some());
         let mut early = self.begin(room, likely.map(Target::from), asking_until);
-        let planning = pin!(self.plan(room, &view, deadline / DIRECTORY_SHARE));
-        let mut plan = match select(planning, join_all(early.values_mut())).await {
-            Either::Left((plan, _)) => plan,
+        let planning = pin!(async {
+            let mut plan = self.plan(room, &view, deadline / DIRECTORY_SHARE).await;
+            let strangers = self.introduce(room, &mut plan, began + deadline / DIRECTORY_SHARE).await;
+            (plan, strangers)
+        });
+        let (mut plan, strangers) = match select(planning, join_all(early.values_mut())).await {
+            Either::Left((planned, _)) => planned,
             Either::Right((_, planning)) => planning.await,
         };
-        let strangers = self.introduce(room, &mut plan, began + deadline / DIRECTORY_SHARE).await;
         let own = self.own_part(room);
-        // Nobody waits for those that, as it turned out, need not be asked.
-        early.retain(|node, _| plan.ask.iter().any(|target| target.node == *node));
+        // Nobody waits for those that, as it turned out, need not be asked; nor are they asked early again.
+        early.retain(|node, _| {
+            let needed = plan.ask.iter().any(|target| target.node == *node);
+            if !needed {
+                self.parts.forget(room, node);
+            }
+            needed
+        });
         let rest = plan.ask.iter().filter(|target| !early.contains_key(&target.node)).cloned();
         let mut asking = self.begin(room, rest, asking_until);
         asking.append(&mut early);

@@ -62,6 +62,16 @@ impl Report {
         self.missing.push(format!("{kind} is missing: {error:#}"));
     }
 
+    /// What was measured of it in this room is forgotten.
+    pub fn gave_up(&mut self, kind: Kind, room: usize, error: &anyhow::Error) {
+        self.missing.push(format!("{kind} did not manage a room of {room}: {error:#}"));
+        if let Some(measured) = self.measured.get_mut(&kind) {
+            for of in [&mut measured.median, &mut measured.p99, &mut measured.per_second, &mut measured.cpu] {
+                of.retain(|(_, other), _| *other != room);
+            }
+        }
+    }
+
     pub fn latencies(&mut self, kind: Kind, room: usize, load: Load, mut took: Vec<Duration>) {
         took.sort_unstable();
         let measured = self.measured.entry(kind).or_default();

@@ -237,7 +237,9 @@ fn lock(circuit: &Mutex<Circuit>) -> MutexGuard<'_, Circuit> {
 /// The rows of an answer, if it is one of the node that was asked, to what it was asked. A socket that it names twice is
 /// listed once.
 fn part(asked: &NodeId, known: Option<u64>, response: &proto::LookupSocketsResponse) -> Result<Part, Silence> {
-    let senseless = response.unchanged && (known != Some(response.version) || !response.sockets.is_empty());
+    let empty = response.sockets.is_empty();
+    let senseless =
+        response.version == 0 && !empty || response.unchanged && (known != Some(response.version) || !empty);
     if response.node_id != asked.as_str() || senseless {
         Oddity::SenselessAnswer.note(format_args!("{asked} answers for {:.40?}", response.node_id));
         return Err(Silence::Failed);
@@ -337,10 +339,11 @@ mod tests {
         let held = part(&asked, Some(1), &unchanged).unwrap();
         assert_eq!((held.version, held.rows), (1, None));
         let with_rows = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[("s1", "foo")]) };
-        for (known, senseless) in [(2, unchanged), (1, with_rows)] {
+        let without_version = proto::LookupSocketsResponse { version: 0, ..answer(&asked, &[("s1", "foo")]) };
+        for (known, senseless) in [(2, unchanged), (1, with_rows), (1, without_version)] {
             assert_eq!(part(&asked, Some(known), &senseless).unwrap_err(), Silence::Failed);
         }
         let after = [Oddity::SenselessAnswer, Oddity::RepeatedRow].map(Oddity::count);
-        assert_eq!([after[0] - before[0], after[1] - before[1]], [6, 1], "each is counted");
+        assert_eq!([after[0] - before[0], after[1] - before[1]], [7, 1], "each is counted");
     }
 }

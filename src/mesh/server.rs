@@ -71,6 +71,8 @@ where
         .http2_keepalive_interval(Some(KEEP_ALIVE_EVERY))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_WITHIN))
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
+        // Callers that do not wait any more are ordinary: they must not cost the others the connection.
+        .http2_max_pending_accept_reset_streams(Some(CALLS_PER_CONNECTION))
         .add_service(service)
         .add_service(reflection)
         .add_service(health_service)

@@ -57,15 +57,16 @@ where
     }
 
     /// The answer of a flight that begins after this call: the one that is boarding, or a new one. `fly` is called when
-    /// that departs, if this caller is its first.
+    /// that departs, if this caller is its first; that is `patience` after this call at the latest.
     ///
     /// Returns `None` when the flight came to nothing: it panicked, or the runtime is being shut down.
     pub async fn join<F: Future<Output = T> + Send + 'static>(
         &self,
         key: &K,
+        patience: Duration,
         fly: impl FnOnce() -> F + Send + 'static,
     ) -> Option<T> {
-        let mut landing = self.board(key, fly);
+        let mut landing = self.board(key, patience, fly);
         // An error is a sender that was dropped.
         landing.wait_for(Option::is_some).await.ok()?.clone()
     }
@@ -73,8 +74,10 @@ where
     fn board<F: Future<Output = T> + Send + 'static>(
         &self,
         key: &K,
+        patience: Duration,
         fly: impl FnOnce() -> F + Send + 'static,
     ) -> Landing<T> {
+        let at_the_latest = Instant::now() + patience;
         let mut routes = self.lock();
         let (landed, landing) = watch::channel(None);
         let before = match routes.get_mut(key) {
@@ -94,7 +97,8 @@ where
         self.tasks.spawn(async move {
             if let Some(mut before) = before {
                 // Landed, lost, or too late to be waited for: in any case the next one goes.
-                let _ = timeout_at(before.departed + DEPARTS_AFTER, before.landing.wait_for(Option::is_some)).await;
+                let departs = at_the_latest.min(before.departed + DEPARTS_AFTER);
+                let _ = timeout_at(departs, before.landing.wait_for(Option::is_some)).await;
                 arrival.depart();
             }
             let answer = fly().await;
@@ -178,7 +182,7 @@ mod tests {
                 sleep(takes).await;
                 read
             };
-            self.flights.join(&"room", fly).await
+            self.flights.join(&"room", Duration::from_secs(1), fly).await
         }
 
         fn flown(&self) -> u64 {
@@ -217,6 +221,13 @@ mod tests {
         let began = Instant::now();
         assert_eq!(world.ask(SHORT).await, Some(0));
         assert_eq!(began.elapsed(), DEPARTS_AFTER + SHORT);
+        let mut hanging_too = Box::pin(world.ask(Duration::from_secs(60)));
+        assert!(futures::poll!(hanging_too.as_mut()).is_pending());
+        yield_now().await;
+        let began = Instant::now();
+        assert_eq!(world.flights.join(&"room", SHORT, || async { 7 }).await, Some(7));
+        assert_eq!(began.elapsed(), SHORT, "who has little time waits less");
+        drop(hanging_too);
         drop(hanging);
         advance(Duration::from_secs(60)).await;
         yield_now().await;
@@ -226,7 +237,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_flight_that_comes_to_nothing_leaves_the_route_free() {
         let world = World::new();
-        let lost = world.flights.join(&"room", || async { panic!("on purpose") });
+        let lost = world.flights.join(&"room", SHORT, || async { panic!("on purpose") });
         assert_eq!(lost.await, None::<u64>);
         assert!(world.is_idle());
         assert_eq!(world.ask(SHORT).await, Some(0));

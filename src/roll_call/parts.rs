@@ -3,11 +3,12 @@
 //! Owns a cache bounded by bytes, one entry for each room and node. What is held is never believed by itself: it is
 //! reused only when its node says, during this very roll call, that the room is still at that version.
 
+use std::hash::RandomState;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{OptionsBuilder, Weighter};
 use serde::Serialize;
 
 use crate::names::{NodeId, Room};
@@ -15,8 +16,12 @@ use crate::roster::{Part, Row};
 
 /// What an entry costs apart from its rows, in bytes, about.
 const ENTRY_BYTES: u64 = 256;
-/// How large an entry is expected to be when the cache decides on the number of its shards, in bytes.
+/// How large an entry is expected to be, in bytes: only the cache's first allocation depends on it.
 const TYPICAL_BYTES: u64 = 4096;
+/// Nothing is held that is larger than a shard of the cache, so shards are large: 300,000 rows fit into one of these.
+const SHARD_BYTES: u64 = 32 << 20;
+/// The most bytes of a name that are kept in place.
+const SHORT: usize = 23;
 
 /// The rows of one node at one version, and their JSON, written once.
 #[derive(Debug, Default)]
@@ -29,7 +34,9 @@ pub struct Rows {
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct Parts(Arc<Cache<(Room, NodeId), Arc<Rows>, ByBytes>>);
+pub struct Parts(Arc<Cache<Key, Arc<Rows>, ByBytes, RandomState>>);
+
+type Key = (Room, NodeId);
 
 #[derive(Clone)]
 struct ByBytes;
@@ -55,21 +62,33 @@ impl Rows {
     }
 
     fn bytes(&self) -> u64 {
-        (self.json.len() + self.rows.len() * size_of::<Row>()) as u64
+        // A short name is part of its row, and a long one lies elsewhere.
+        let elsewhere = self.rows.iter().map(|row| row.id_user.as_str().len()).filter(|length| *length > SHORT);
+        (self.json.len() + self.rows.len() * size_of::<Row>() + elsewhere.sum::<usize>()) as u64
     }
 }
 
 impl Parts {
     /// Holds about so many bytes at most.
     pub fn new(bytes: u64) -> Self {
-        let typical = usize::try_from(bytes / TYPICAL_BYTES).unwrap_or(usize::MAX);
-        Self(Arc::new(Cache::with_weighter(typical, bytes, ByBytes)))
+        let options = OptionsBuilder::new()
+            .shards(usize::try_from(bytes / SHARD_BYTES).unwrap_or(1).max(1))
+            .estimated_items_capacity(usize::try_from(bytes / TYPICAL_BYTES).unwrap_or(usize::MAX))
+            .weight_capacity(bytes)
+            .build()
+            .expect("both capacities are given");
+        Self(Arc::new(Cache::with_options(options, ByBytes, RandomState::default(), DefaultLifecycle::default())))
     }
 
     /// What the node said of the room last, to be taken hold of *before* it is asked again: whatever happens to the cache
     /// meanwhile, "unchanged" is about this.
     pub fn hold(&self, room: &Room, node: &NodeId) -> Option<Arc<Rows>> {
         self.0.get(&(room.clone(), node.clone()))
+    }
+
+    /// The node has nothing in the room any more.
+    pub fn forget(&self, room: &Room, node: &NodeId) {
+        self.0.remove(&(room.clone(), node.clone()));
     }
 
     /// What a part amounts to that was asked for with the version of `held`, and whether that is what was held already.
@@ -81,14 +100,14 @@ impl Parts {
         if part.version != 0 {
             self.0.insert((room.clone(), part.node), Arc::clone(&taken));
         } else if held.is_some() {
-            self.0.remove(&(room.clone(), part.node));
+            self.forget(room, &part.node);
         }
         (taken, false)
     }
 }
 
-impl Weighter<(Room, NodeId), Arc<Rows>> for ByBytes {
-    fn weight(&self, _: &(Room, NodeId), rows: &Arc<Rows>) -> u64 {
+impl Weighter<Key, Arc<Rows>> for ByBytes {
+    fn weight(&self, _: &Key, rows: &Arc<Rows>) -> u64 {
         ENTRY_BYTES + rows.bytes()
     }
 }
@@ -150,5 +169,8 @@ mod tests {
         let (all, _) = parts.take(&huge, None, part(&node, 1, Some(rows(&ids))));
         assert_eq!(all.rows.len(), 50_000, "what is too large to be held is told all the same");
         assert!(parts.0.weight() <= 1 << 20);
+        let parts = Parts::new(64 << 20);
+        parts.take(&huge, None, part(&node, 1, Some(all.rows.clone())));
+        assert!(parts.hold(&huge, &node).is_some(), "on a machine with however many cores");
     }
 }

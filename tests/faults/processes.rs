@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::future::Future;
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -213,12 +213,12 @@ impl Cluster {
     pub async fn launch(&mut self) -> usize {
         let number = self.nodes.len();
         let ip = own_ip();
-        let any = || SocketAddr::from((ip, 0));
+        let [public, mesh, admin] = free(ip.into());
         let mut node = Node {
             name: format!("node-{}", number + 1),
-            public: free(any()),
-            mesh: free(any()),
-            admin: free(any()),
+            public,
+            mesh,
+            admin,
             process: Present::new(self.oracle.started(&format!("node-{}", number + 1))),
             log: Log::default(),
             child: None,
@@ -562,7 +562,8 @@ impl Asker {
     }
 }
 
-/// A port nobody listens on. The address is this node's own, so nobody takes it meanwhile.
-fn free(address: SocketAddr) -> SocketAddr {
-    std::net::TcpListener::bind(address).unwrap().local_addr().unwrap()
+/// Ports nobody listens on, each another one. The address is this node's own, so nobody takes them meanwhile.
+fn free<const COUNT: usize>(ip: IpAddr) -> [SocketAddr; COUNT] {
+    let held = [(); COUNT].map(|()| std::net::TcpListener::bind((ip, 0)).unwrap());
+    held.map(|listener| listener.local_addr().unwrap())
 }

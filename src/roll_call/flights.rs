@@ -2,7 +2,7 @@
 //!
 //! Owns who flies with whom, and no question: what a flight does is given to it. A caller only ever joins a flight that
 //! has not begun, so whatever was true when it asked is in its answer. The next flight departs when the one in the air
-//! ends, or has been there for [`DEPARTS_AFTER`], and until then it takes callers in; a flight that hangs holds up
+//! ends, or has been there for a few milliseconds, and until then it takes callers in; a flight that hangs holds up
 //! nobody for longer. A flight ends by itself, whoever stopped waiting for it.
 
 use std::collections::HashMap;

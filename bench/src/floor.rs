@@ -41,7 +41,8 @@ pub async fn measure(system: &System, room: &str, users: usize, time: Duration) 
     let mut asker = Asker::connect(address, room).await?;
     asker.one_after_another(time / 10).await?;
     let ready = asker.one_after_another(time).await?;
-    let per_second = measure::at_once(address, room, time).await? as f64 / time.as_secs_f64();
+    let (answers, took) = measure::at_once(address, room, time).await?;
+    let per_second = answers as f64 / took.as_secs_f64();
     let (directory, lookup) = (directory(system, room, time).await?, lookup(system, room, time).await?);
     Ok(Floor { ready, per_second, directory, lookup })
 }

@@ -137,14 +137,10 @@ async fn measure_one(system: &System, size: usize, time: Duration, report: &mut 
         let churn = (load == Load::Churn).then(|| crowd.churn(size.div_ceil(CHURN_SHARE)));
         asker.one_after_another(time / 10).await?;
         report.latencies(kind, size, load, asker.one_after_another(time).await?);
-        let (cpu, requests) = (system.cpu()?, measure::at_once(system.addresses[0], ROOM, time).await?);
-        report.throughput(
-            kind,
-            size,
-            load,
-            requests as f64 / time.as_secs_f64(),
-            (system.cpu()? - cpu) / requests as f64,
-        );
+        let cpu = system.cpu()?;
+        let (answers, took) = measure::at_once(system.addresses[0], ROOM, time).await?;
+        let (per_second, each) = (answers as f64 / took.as_secs_f64(), (system.cpu()? - cpu) / answers as f64);
+        report.throughput(kind, size, load, per_second, each);
         drop(churn);
         if load == Load::Quiet && kind == Kind::Rollcall {
             report.floor(size, floor::measure(system, ROOM, size, time / 2).await.context("the floor")?);

@@ -80,16 +80,18 @@ impl Asker {
     }
 }
 
-/// Asks on many connections for so long. Returns how many answers there were.
+/// Asks on many connections for so long. Returns how many answers there were, and the time until the last of them.
 ///
 /// # Errors
 /// When an answer is none.
-pub async fn at_once(address: SocketAddr, room: &str, time: Duration) -> Result<usize> {
+pub async fn at_once(address: SocketAddr, room: &str, time: Duration) -> Result<(usize, Duration)> {
+    let began = Instant::now();
     let asking = (0..CONNECTIONS).map(|_| async {
         let mut asker = Asker::connect(address, room).await?;
         asker.one_after_another(time).await
     });
-    Ok(try_join_all(asking).await?.iter().map(Vec::len).sum())
+    let answers = try_join_all(asking).await?.iter().map(Vec::len).sum();
+    Ok((answers, began.elapsed()))
 }
 
 /// Waits until every process lists exactly the crowd.

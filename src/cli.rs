@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -355,9 +356,8 @@ fn drain(text: &str) -> Result<Duration, String> {
 }
 
 fn cache(text: &str) -> Result<ByteSize, String> {
-    let range = || format!("must be from {CACHE_LEAST} to {CACHE_MOST}");
-    let parsed: ByteSize = text.parse().map_err(|_| "is not a size; write it as 64MiB or 1GiB".to_owned())?;
-    if (CACHE_LEAST..=CACHE_MOST).contains(&parsed) { Ok(parsed) } else { Err(range()) }
+    let parsed = text.parse().map_err(|_| "is not a size; write it as 64MiB or 1GiB".to_owned())?;
+    in_range(parsed, CACHE_LEAST..=CACHE_MOST, |size| size.to_string())
 }
 
 fn ping(text: &str) -> Result<Duration, String> {
@@ -365,10 +365,15 @@ fn ping(text: &str) -> Result<Duration, String> {
 }
 
 fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
-    let range =
-        || format!("must be from {} to {}", humantime::format_duration(least), humantime::format_duration(most));
     let parsed = humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 500ms or 5s"))?;
-    if (least..=most).contains(&parsed) { Ok(parsed) } else { Err(range()) }
+    in_range(parsed, least..=most, |duration| humantime::format_duration(*duration).to_string())
+}
+
+fn in_range<T: PartialOrd>(value: T, range: RangeInclusive<T>, show: impl Fn(&T) -> String) -> Result<T, String> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    Err(format!("must be from {} to {}", show(range.start()), show(range.end())))
 }
 
 /// An origin as browsers send it: scheme, host, port where it is not the scheme's own, nothing else.

@@ -26,13 +26,13 @@ use tracing::debug;
 
 use crate::clock::BootInstant;
 use crate::directory::{Account, Directory};
-use crate::membership::{Membership, View};
+use crate::membership::{Member, Membership, View};
 use crate::mesh::peers::{Peers, Reply, Silence};
 use crate::names::{NodeId, NodeName, Room};
 use crate::roster::Roster;
 use answer::{Answer, Outcome, Verdict, Vouched};
 use flights::Flights;
-use parts::Parts;
+use parts::{Parts, Rows};
 use plan::{Plan, Target, plan};
 
 /// Boarding may take one part in this many of the deadline, where that is short.
@@ -125,8 +125,8 @@ impl Caller {
         // Before the directory is read: a node that joins in between is found in the owner set.
         let view = self.membership.view();
         // Who had rows last time has some now as a rule, and need not wait for the directory: two round trips become one.
-        let likely = view.members.iter().filter(|member| self.parts.hold(room, &member.node).is_some());
-        let mut early = self.begin(room, likely.map(Target::from), asking_until);
+        let held = |member: &Member| Some((Target::from(member), Some(self.parts.hold(room, &member.node)?)));
+        let mut early = self.begin(room, view.members.iter().filter_map(held), asking_until);
         let planning = pin!(async {
             let mut plan = self.plan(room, &view, deadline / DIRECTORY_SHARE).await;
             let strangers = self.introduce(room, &mut plan, began + deadline / DIRECTORY_SHARE).await;
@@ -145,7 +145,8 @@ impl Caller {
             }
             needed
         });
-        let rest = plan.ask.iter().filter(|target| !early.contains_key(&target.node)).cloned();
+        let rest = plan.ask.iter().filter(|target| !early.contains_key(&target.node));
+        let rest = rest.map(|target| (target.clone(), self.parts.hold(room, &target.node)));
         let mut asking = self.begin(room, rest, asking_until);
         asking.append(&mut early);
         join_all(asking.values_mut()).await;
@@ -205,24 +206,26 @@ impl Caller {
         Asked { node, name, took: began.elapsed(), reply: Ok(Vouched { rows, unchanged }) }
     }
 
-    /// Asks these; nothing is sent before the first poll.
+    /// Asks these, of which that is held; nothing is sent before the first poll.
     fn begin<'a>(
         &'a self,
         room: &'a Room,
-        targets: impl Iterator<Item = Target>,
+        targets: impl Iterator<Item = (Target, Option<Arc<Rows>>)>,
         until: Instant,
     ) -> IndexMap<NodeId, Asking<'a>> {
-        let ask = |target: Target| (target.node.clone(), maybe_done(self.ask(room, target, until).boxed()));
+        let ask = |(target, held): (Target, _)| {
+            (target.node.clone(), maybe_done(self.ask(room, target, held, until).boxed()))
+        };
         targets.map(ask).collect()
     }
 
     /// Asks one node, and the one that it says it is now. Two answers only where another process took over its address.
-    async fn ask(&self, room: &Room, target: Target, until: Instant) -> Vec<Asked> {
+    async fn ask(&self, room: &Room, target: Target, held: Option<Arc<Rows>>, until: Instant) -> Vec<Asked> {
         let Target { node, name, mesh } = &target;
         let began = Instant::now();
         let asked =
             |node: &NodeId, reply| Asked { node: node.clone(), name: name.clone(), took: began.elapsed(), reply };
-        let now = match self.lookup(mesh, node, room, until).await {
+        let now = match self.lookup(mesh, node, room, held, until).await {
             Ok(Ok(vouched)) => {
                 self.membership.heard(node);
                 return vec![asked(node, Ok(vouched))];
@@ -230,7 +233,7 @@ impl Caller {
             Ok(Err(Moved(now))) => now,
             Err(silence) => return vec![asked(node, Err(silence))],
         };
-        let reply = match self.lookup(mesh, &now, room, until).await {
+        let reply = match self.lookup(mesh, &now, room, self.parts.hold(room, &now), until).await {
             Ok(Ok(vouched)) => Ok(vouched),
             Ok(Err(Moved(_))) => Err(Silence::Failed),
             Err(silence) => Err(silence),
@@ -251,9 +254,9 @@ impl Caller {
         mesh: &SmolStr,
         node: &NodeId,
         room: &Room,
+        held: Option<Arc<Rows>>,
         until: Instant,
     ) -> Result<Result<Vouched, Moved>, Silence> {
-        let held = self.parts.hold(room, node);
         let known = held.as_ref().map(|held| held.version);
         let within = until.saturating_duration_since(Instant::now());
         Ok(match self.peers.lookup(mesh, node, room, known, within).await? {

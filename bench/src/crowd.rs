@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use futures::SinkExt;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde_json::Value;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
@@ -85,7 +85,7 @@ impl Crowd {
     }
 
     /// So many of them go each second, and others come in their places.
-    pub fn churn(&mut self, each_second: usize) -> Churn {
+    pub fn churn(&self, each_second: usize) -> Churn {
         let (protocol, room, stopped) = (self.protocol, self.room.clone(), self.stop.subscribe());
         let members = Arc::clone(&self.members);
         let addresses = self.addresses.clone();
@@ -153,7 +153,7 @@ async fn enter(protocol: Protocol, address: SocketAddr, user: &str, room: &str) 
         Protocol::EngineIo3 => format!("socket.io/?EIO=3&transport=websocket&{query}"),
         Protocol::Centrifuge => format!("connection/websocket?{query}"),
     };
-    let stream = TcpSocket::new_v4()?.connect(address).await?;
+    let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER).write_buffer_size(0);
     let request = format!("ws://{address}/{path}");

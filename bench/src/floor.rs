@@ -6,7 +6,7 @@
 use std::env;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::Router;
@@ -51,13 +51,8 @@ async fn directory(system: &System, room: &str, time: Duration) -> Result<Vec<Du
     let mut redis = redis::Client::open(system.redis.url.as_str())?.get_multiplexed_async_connection().await?;
     let mut pipeline = redis::pipe();
     pipeline.cmd("SMEMBERS").arg(format!("rollcall:owners:{room}")).cmd("GET").arg("rollcall:epoch");
-    let (began, mut took) = (Instant::now(), Vec::new());
-    while began.elapsed() < time {
-        let asked = Instant::now();
-        pipeline.query_async::<(Vec<String>, String)>(&mut redis).await?;
-        took.push(asked.elapsed());
-    }
-    Ok(took)
+    let ask = async || Ok(pipeline.query_async::<(Vec<String>, String)>(&mut redis).await?);
+    measure::one_after_another(time, ask).await
 }
 
 async fn lookup(system: &System, room: &str, time: Duration) -> Result<Vec<Duration>> {
@@ -66,13 +61,7 @@ async fn lookup(system: &System, room: &str, time: Duration) -> Result<Vec<Durat
     let all = LookupSocketsRequest { room: room.to_owned(), ..Default::default() };
     let held = peer.lookup_sockets(all.clone()).await?.into_inner();
     let request = LookupSocketsRequest { node_id: held.node_id, known_version: Some(held.version), ..all };
-    let (began, mut took) = (Instant::now(), Vec::new());
-    while began.elapsed() < time {
-        let asked = Instant::now();
-        peer.lookup_sockets(request.clone()).await?;
-        took.push(asked.elapsed());
-    }
-    Ok(took)
+    measure::one_after_another(time, async || Ok(peer.lookup_sockets(request.clone()).await?)).await
 }
 
 /// Serves a ready-made roll of so many users, for ever.

@@ -128,7 +128,7 @@ async fn main() -> Result<()> {
 async fn measure_one(system: &System, size: usize, time: Duration, report: &mut Report) -> Result<()> {
     let kind = system.kind;
     let before = system.memory()?;
-    let (mut crowd, took) = Crowd::fill(kind.protocol(), &system.addresses, ROOM, size).await?;
+    let (crowd, took) = Crowd::fill(kind.protocol(), &system.addresses, ROOM, size).await?;
     measure::expect_right(system, ROOM, &crowd).await?;
     report.filled(kind, size, took, before, system.memory()?);
 

@@ -69,15 +69,23 @@ impl Asker {
     /// # Errors
     /// When an answer is none.
     pub async fn one_after_another(&mut self, time: Duration) -> Result<Vec<Duration>> {
-        let began = Instant::now();
-        let mut took = Vec::new();
-        while began.elapsed() < time {
-            let asked = Instant::now();
-            self.ask().await?;
-            took.push(asked.elapsed());
-        }
-        Ok(took)
+        one_after_another(time, async || self.ask().await).await
     }
+}
+
+/// Asks for so long, each time when the last answer is there. Returns how long each took.
+///
+/// # Errors
+/// The first that comes instead of an answer.
+pub async fn one_after_another<T>(time: Duration, mut ask: impl AsyncFnMut() -> Result<T>) -> Result<Vec<Duration>> {
+    let began = Instant::now();
+    let mut took = Vec::new();
+    while began.elapsed() < time {
+        let asked = Instant::now();
+        ask().await?;
+        took.push(asked.elapsed());
+    }
+    Ok(took)
 }
 
 /// Asks on many connections for so long. Returns how many answers there were, and the time until the last of them.

@@ -69,6 +69,9 @@ impl Report {
             for of in [&mut measured.median, &mut measured.p99, &mut measured.per_second, &mut measured.cpu] {
                 of.retain(|(_, other), _| *other != room);
             }
+            for of in [&mut measured.connects, &mut measured.before, &mut measured.filled, &mut measured.emptied] {
+                of.remove(&room);
+            }
         }
     }
 
@@ -117,7 +120,7 @@ impl Report {
         self.measured.iter().map(line).collect()
     }
 
-    /// One table of a number by system and room. `better`: how a number compares with rollcall's, as a ratio in its favour.
+    /// One table of a number by system and room, with how many times rollcall is better.
     fn table(
         &self,
         f: &mut fmt::Formatter<'_>,
@@ -125,7 +128,7 @@ impl Report {
         of: impl Fn(&Measured) -> &ByRoom,
         load: Load,
         show: impl Fn(f64) -> String,
-        slower_is_more: bool,
+        less_is_better: bool,
     ) -> fmt::Result {
         writeln!(f, "\n**{title}**\n\n| system |{}\n|---|{}", self.heads(), "---|".repeat(self.rooms.len()))?;
         let value = |kind: Kind, room: usize| median(of(self.measured.get(&kind)?).get(&(load, room))?);
@@ -136,7 +139,7 @@ impl Report {
                 if let (Some(ours), Some(theirs)) = (value(Kind::Rollcall, *room), value(*kind, *room))
                     && *kind != Kind::Rollcall
                 {
-                    let ratio = if slower_is_more { theirs / ours } else { ours / theirs };
+                    let ratio = if less_is_better { theirs / ours } else { ours / theirs };
                     // Writing to a string cannot fail.
                     let _ = write!(cell, " (rollcall {ratio:.2}×)");
                 }
@@ -179,25 +182,18 @@ impl Report {
         writeln!(f, "| system | connects per second | memory before | with them | for each | after they left |")?;
         writeln!(f, "|---|---|---|---|---|---|")?;
         let megabytes = |bytes: f64| format!("{:.0} MB", bytes / 1e6);
-        for (kind, measured) in &self.measured {
-            let of = |rounds: &BTreeMap<usize, Rounds>| rounds.get(room).and_then(|rounds| median(rounds));
-            let (Some(connects), Some(filled), Some(emptied)) =
-                (of(&measured.connects), of(&measured.filled), of(&measured.emptied))
-            else {
-                continue;
-            };
-            // The first round: what was freed later may be kept for the next crowd.
-            let Some([before, with]) = [&measured.before, &measured.filled]
-                .map(|rounds| rounds.get(room).and_then(|rounds| rounds.first().copied()))
-                .into_iter()
-                .collect::<Option<Vec<f64>>>()
-                .and_then(|both| <[f64; 2]>::try_from(both).ok())
-            else {
-                continue;
-            };
+        let row = |kind: &Kind, measured: &Measured| {
+            let of = |rounds: &BTreeMap<usize, Rounds>| median(rounds.get(room)?);
+            // What was freed in one round may be kept for the crowd of the next.
+            let first = |rounds: &BTreeMap<usize, Rounds>| rounds.get(room)?.first().copied();
+            let (before, with) = (first(&measured.before)?, first(&measured.filled)?);
             let each = (with - before) / *room as f64 / 1e3;
+            let (connects, filled, emptied) = (of(&measured.connects)?, of(&measured.filled)?, of(&measured.emptied)?);
             let (before, filled, emptied) = (megabytes(before), megabytes(filled), megabytes(emptied));
-            writeln!(f, "| {kind} | {connects:.0} | {before} | {filled} | {each:.1} kB | {emptied} |")?;
+            Some(format!("| {kind} | {connects:.0} | {before} | {filled} | {each:.1} kB | {emptied} |"))
+        };
+        for row in self.measured.iter().filter_map(|(kind, measured)| row(kind, measured)) {
+            writeln!(f, "{row}")?;
         }
         Ok(())
     }

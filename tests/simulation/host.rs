@@ -159,12 +159,13 @@ impl Host {
         let Some(Life { core, .. }) = life.as_ref() else { return };
         let (node, membership) = (core.roster.incarnation(), &core.membership);
         let may_acknowledge = membership.may_acknowledge(&node) || membership.everybody_asks(&node);
+        let counts = membership.counts();
         let by_lease = membership.is_introduced() && membership.has_lease();
         let vouching = membership.vouched_for_by().filter(|_| membership.is_introduced()).unwrap_or_default();
         let vouches = |host: &Self| host.number == self.number || host.is_one_of(&vouching);
         let known = by_lease || hosts.iter().any(|host| vouches(host) && host.has_lease());
         for asker in hosts {
-            let counts = known || membership.counts() && vouches(asker);
+            let counts = known || counts && vouches(asker);
             self.shared.oracle.borrow_mut().counts(self.number, asker.number, counts, may_acknowledge);
         }
     }

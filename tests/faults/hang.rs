@@ -160,6 +160,7 @@ async fn a_node_that_is_asked_and_stopped_in_the_middle_tells_no_old_truth() {
     let _first = cluster.connect(0, "first", &["a"]).await;
     let watch = Watch::start(&cluster, &[2], &["a"]);
     for turn in 0..3 {
+        watch.sees_another().await;
         cluster.stop(2).await;
         // The node that asks hangs for longer than a lease while sockets come on the others.
         let client = cluster.connect(turn % 2, "comes", &["a"]).await;

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::common::until;
 use crate::crowd::Door;
 use crate::oracle::{Call, Oracle, SEEING_WITHIN};
 use crate::processes::{Asker, Cluster};
@@ -70,6 +71,13 @@ impl Watch {
             tasks.spawn(asking.run(stop));
         }
         Self { oracle: cluster.oracle.clone(), seen, stop, tasks }
+    }
+
+    /// Ends when one more answer has come, so that the next question is on its way or about to be.
+    pub async fn sees_another(&self) {
+        let count = || self.seen.lock().unwrap().answered.len();
+        let before = count();
+        until("another answer", || async { count() > before }).await;
     }
 
     /// Stops asking, and fails if any answer was wrong or late.

@@ -119,6 +119,11 @@ pub struct Serve {
     #[arg(long, default_value = "64MiB", env = "ROLLCALL_CACHE", value_name = "SIZE", value_parser = cache)]
     pub cache: ByteSize,
 
+    /// How many threads do the work. Fewer is faster where machines are shared: give each of four nodes on two cores
+    /// one. Unless told otherwise: as many as this process has cores
+    #[arg(long, env = "ROLLCALL_THREADS", value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+
     /// How often a client is asked for a sign of life
     #[arg(long, default_value = "25s", env = "ROLLCALL_PING_INTERVAL", value_name = "DURATION", value_parser = ping)]
     pub ping_interval: Duration,

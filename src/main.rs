@@ -18,6 +18,7 @@ use rollcall::node::{Config, Listeners, Node};
 use rollcall::registrar;
 use rollcall::socket_edge::Limits;
 use tikv_jemallocator::Jemalloc;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -67,8 +68,11 @@ fn log(cli: &Cli) -> anyhow::Result<()> {
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let threads = match &command {
+        Command::Serve(serve) => serve.threads,
+        Command::Dev(_) => None,
+    };
+    runtime(threads)?.block_on(async {
         let shutdown = CancellationToken::new();
         tokio::spawn(watch_signals(shutdown.clone()));
         match command {
@@ -76,6 +80,18 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Serve(serve) => run_serve(*serve, shutdown).await,
         }
     })
+}
+
+fn runtime(threads: Option<u16>) -> std::io::Result<Runtime> {
+    let mut builder = match threads {
+        // Nobody to hand work to: none of the wake-ups that cost most of a roll call's time where cores are few.
+        Some(1) => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    if let Some(threads) = threads {
+        builder.worker_threads(usize::from(threads));
+    }
+    builder.enable_all().build()
 }
 
 async fn run_dev(dev: Dev, shutdown: CancellationToken) -> anyhow::Result<()> {

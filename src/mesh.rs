@@ -1,10 +1,11 @@
 //! The mesh: the gRPC connections between nodes.
 //!
-//! Owns both ends of `rollcall.v1.MeshService`: [`server`] answers from the roster and the table, [`peers`] asks, with
-//! a [`circuit`] for each peer, [`status`] translates a node's word, and [`preface`] bounds who never begins. Owns no
+//! Owns both ends of `rollcall.v1.MeshService`: [`server`] answers from the roster and the table, [`peers`] asks, over
+//! one [`link`] to each peer with a [`circuit`] of its own, [`status`] translates a node's word, and [`preface`] bounds who never begins. Owns no
 //! decision: whom to ask and what silence means is the roll call's.
 
 pub mod circuit;
+pub mod link;
 pub mod peers;
 pub mod preface;
 pub mod server;

@@ -39,7 +39,7 @@ const ATTACHMENTS_MOST: usize = 16;
 /// How many packets may wait for a client that reads slowly. The queue grows with what is in it.
 const PACKETS_WAITING: usize = 4096;
 /// Every socket has a read buffer of this size, in bytes.
-const READ_BUFFER: usize = 1 << 10;
+const READ_BUFFER: usize = 256;
 /// How often a client that has to wait for the directory is looked after: is it still there?
 const GONE_EVERY: Duration = Duration::from_millis(50);
 /// How often the roster is compared with the live namespace.

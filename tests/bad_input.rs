@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use common::{Client, Cluster, Index, PATIENCE, Socket, open, until};
 use futures::future::join_all;
 use futures::{SinkExt, StreamExt};
+use rollcall::mesh::link::{self, Link};
 use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use rollcall::mesh::proto::{AnnounceRequest, KnownMember, LookupSocketsRequest, LookupSocketsResponse, Status};
 use rollcall::mesh::{MAX_LOOKUP_IDS, MAX_REQUEST_BYTES, NODE_ID_METADATA};
@@ -19,7 +20,6 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 use tonic::Code;
-use tonic::transport::Channel;
 
 /// Far more than a node may take of what it does not want, and more than the kernel keeps on the way.
 const FLOOD: usize = 256 << 20;
@@ -83,12 +83,12 @@ async fn goes_on(cluster: &Cluster) {
     client.drop_connection();
 }
 
-async fn mesh(cluster: &Cluster) -> MeshServiceClient<Channel> {
-    MeshServiceClient::connect(format!("http://{}", cluster.nodes[0].mesh)).await.unwrap()
+fn mesh(cluster: &Cluster) -> MeshServiceClient<Link> {
+    link::client(&cluster.nodes[0].mesh.to_string().into(), link::by_tcp).unwrap()
 }
 
 async fn lookup(cluster: &Cluster, request: LookupSocketsRequest) -> Result<LookupSocketsResponse, tonic::Status> {
-    mesh(cluster).await.lookup_sockets(request).await.map(tonic::Response::into_inner)
+    mesh(cluster).lookup_sockets(request).await.map(tonic::Response::into_inner)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -361,7 +361,7 @@ async fn a_request_over_the_limit_is_refused_before_it_is_read() {
     let status = lookup(&cluster, LookupSocketsRequest { room, ..Default::default() }).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status}");
     let said = Status { since: "x".repeat(MAX_REQUEST_BYTES), ..Default::default() };
-    let status = mesh(&cluster).await.announce(AnnounceRequest { status: Some(said) }).await.unwrap_err();
+    let status = mesh(&cluster).announce(AnnounceRequest { status: Some(said) }).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status}");
     goes_on(&cluster).await;
     cluster.stop().await;
@@ -400,7 +400,7 @@ async fn a_version_of_another_incarnation_is_refused_and_one_from_the_future_is_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_on_the_mesh_port_ends_its_connection_alone() {
     let cluster = Cluster::start(1, Index::memory()).await;
-    let mut good = mesh(&cluster).await;
+    let mut good = mesh(&cluster);
     let garbage: Vec<u8> = (0..200_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -457,7 +457,7 @@ async fn other_protocols_on_the_http_port_end_their_connections_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_status_with_a_name_that_no_node_has_is_an_invalid_argument_and_changes_nothing() {
     let cluster = Cluster::start(1, Index::memory()).await;
-    let mut client = mesh(&cluster).await;
+    let mut client = mesh(&cluster);
     let status = || Status {
         node_id: "0123456789abcdef-1".into(),
         name: "stranger".into(),

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use common::{Client, Cluster, Index, PATIENCE, open, text, until};
 use futures::{SinkExt, StreamExt};
-use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use rollcall::mesh::proto::{LookupSocketsRequest, LookupSocketsResponse};
-use rollcall::mesh::{MAX_ANSWER_BYTES, NODE_ID_METADATA};
+use rollcall::mesh::{NODE_ID_METADATA, link};
 use rollcall::names::{Room, SocketId, UserId};
 use rollcall::node;
 use serde_json::{Value, json};
@@ -310,10 +309,8 @@ async fn lookup(
     node: usize,
     request: LookupSocketsRequest,
 ) -> Result<LookupSocketsResponse, tonic::Status> {
-    let mesh = format!("http://{}", cluster.nodes[node].mesh);
-    let client = MeshServiceClient::connect(mesh).await.unwrap();
-    let answer = client.max_decoding_message_size(MAX_ANSWER_BYTES).lookup_sockets(request).await;
-    answer.map(tonic::Response::into_inner)
+    let mut client = link::client(&cluster.nodes[node].mesh.to_string().into(), link::by_tcp).unwrap();
+    client.lookup_sockets(request).await.map(tonic::Response::into_inner)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

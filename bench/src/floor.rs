@@ -13,13 +13,12 @@ use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use bytes::Bytes;
+use rollcall::mesh::link;
 use rollcall::mesh::proto::LookupSocketsRequest;
-use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::Command;
-use tonic::transport::Endpoint;
 
 use crate::measure::{self, Asker};
 use crate::report::Floor;
@@ -56,8 +55,7 @@ async fn directory(system: &System, room: &str, time: Duration) -> Result<Vec<Du
 }
 
 async fn lookup(system: &System, room: &str, time: Duration) -> Result<Vec<Duration>> {
-    let endpoint = Endpoint::from_shared(format!("http://{}", system.meshes[1]))?.tcp_nodelay(true);
-    let mut peer = MeshServiceClient::new(endpoint.connect().await?).max_decoding_message_size(64 << 20);
+    let mut peer = link::client(&system.meshes[1].to_string().into(), link::by_tcp)?;
     let all = LookupSocketsRequest { room: room.to_owned(), ..Default::default() };
     let held = peer.lookup_sockets(all.clone()).await?.into_inner();
     let request = LookupSocketsRequest { node_id: held.node_id, known_version: Some(held.version), ..all };

@@ -65,7 +65,7 @@ impl Kind {
         }
     }
 
-    fn command(self, programs: &Path, peers: &Path) -> Command {
+    fn command(self, programs: &Path, peers: &Path, threads: usize) -> Command {
         let node = |program: &str| {
             let mut command = Command::new("node");
             command.arg(peers.join("node").join(program));
@@ -74,12 +74,17 @@ impl Kind {
         match self {
             Self::FetchSockets => node("fetch-sockets.mjs"),
             Self::PerSocket => node("per-socket.mjs"),
-            Self::Centrifuge => Command::new(programs.join("centrifuge-peer")),
+            Self::Centrifuge => {
+                let mut command = Command::new(programs.join("centrifuge-peer"));
+                command.env("GOMAXPROCS", threads.to_string());
+                command
+            }
             Self::Rollcall => {
                 let mut command = Command::new(programs.join("rollcall"));
                 let any = "127.0.0.1:0";
                 command.args(["serve", "--identity", "query", "--listen", any, "--mesh-listen", any]);
                 command.args(["--admin-listen", any]);
+                command.args(["--threads", &threads.to_string()]);
                 command
             }
         }
@@ -104,9 +109,11 @@ impl System {
     /// When a program is not there or does not start.
     pub async fn start(kind: Kind, processes: usize, programs: &Path, peers: &Path) -> Result<Self> {
         let redis = Redis::start().await?;
+        // What an operator would give each: its share of the cores. Node.js has one thread anyway.
+        let threads = (std::thread::available_parallelism()?.get() / processes).max(1);
         let mut system = Self { kind, addresses: Vec::new(), meshes: Vec::new(), processes: Vec::new(), redis };
         for number in 1..=processes {
-            let mut command = kind.command(programs, peers);
+            let mut command = kind.command(programs, peers, threads);
             command.env("REDIS_URL", &system.redis.url).env("PORT", "0");
             command.env("ROLLCALL_REDIS", &system.redis.url).env("ROLLCALL_NODE_NAME", format!("node-{number}"));
             let rollcall = kind == Kind::Rollcall;

@@ -1,7 +1,7 @@
-//! The asking end of the mesh: one lazily connected HTTP/2 channel per address, and a deadline on every call.
+//! The asking end of the mesh: one link per address, and a deadline on every call.
 //!
-//! Owns the channels, the circuit of each, and the translation of every failure into a [`Silence`]. Never asks twice: a
-//! call that failed is an answer to its caller, who has a deadline of its own.
+//! Owns the [links](super::link), the circuit of each, and the translation of every failure into a [`Silence`]. Never
+//! asks twice: a call that failed is an answer to its caller, who has a deadline of its own.
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error as StdError;
@@ -14,24 +14,17 @@ use serde::Serialize;
 use smol_str::SmolStr;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::circuit::{Circuit, Patience};
+use super::link::{Broken, Connect, Link, by_tcp};
 use super::proto::mesh_service_client::MeshServiceClient;
-use super::{MAX_ANSWER_BYTES, NODE_ID_METADATA, proto, status};
+use super::{NODE_ID_METADATA, link, proto, status};
 use crate::clock::BootInstant;
 use crate::membership::table::Said;
 use crate::names::{NodeId, Room, SocketId, UserId};
 use crate::oddities::Oddity;
 use crate::roster::{Part, Row};
-
-/// How long connecting may take. Longer than a round trip to anywhere, shorter than most deadlines.
-const CONNECT_WITHIN: Duration = Duration::from_millis(400);
-/// A connection that stays silent is asked for a sign of life this often, used or not…
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(5);
-/// …and given up when none came within this time.
-const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why a peer's answer is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -66,9 +59,6 @@ pub enum Reply {
     Moved(NodeId),
 }
 
-/// How a channel reaches the address of an endpoint.
-pub type Connect = fn(&Endpoint) -> Channel;
-
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Peers {
@@ -78,7 +68,7 @@ pub struct Peers {
 
 #[derive(Clone)]
 struct Peer {
-    client: MeshServiceClient<Channel>,
+    client: MeshServiceClient<Link>,
     circuit: Arc<Mutex<Circuit>>,
 }
 
@@ -92,7 +82,7 @@ struct Call {
 
 impl Default for Peers {
     fn default() -> Self {
-        Self::new(Endpoint::connect_lazy)
+        Self::new(by_tcp)
     }
 }
 
@@ -155,7 +145,7 @@ impl Peers {
         self.lock().get(mesh).is_some_and(|peer| lock(&peer.circuit).is_open())
     }
 
-    /// Closes the channels to addresses that no member has any more.
+    /// Closes the links to addresses that no member has any more.
     pub fn retain(&self, in_use: impl Fn(&str) -> bool) {
         self.lock().retain(|mesh, _| in_use(mesh));
     }
@@ -165,20 +155,13 @@ impl Peers {
             return Ok(peer.clone());
         }
         // An address that is none came from a node entry or a status; it is that node's failure.
-        let endpoint = Endpoint::from_shared(format!("http://{mesh}")).map_err(|_| Silence::Failed)?;
-        let endpoint = endpoint
-            .connect_timeout(CONNECT_WITHIN)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE_EVERY)
-            .keep_alive_timeout(KEEP_ALIVE_WITHIN)
-            .keep_alive_while_idle(true);
-        let client = MeshServiceClient::new((self.connect)(&endpoint)).max_decoding_message_size(MAX_ANSWER_BYTES);
+        let client = link::client(mesh, self.connect).map_err(|_| Silence::Failed)?;
         let peer = Peer { client, circuit: Arc::default() };
         Ok(self.lock().entry(mesh.clone()).or_insert(peer).clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SmolStr, Peer>> {
-        self.peers.lock().expect("no code panics while it holds the channels")
+        self.peers.lock().expect("no code panics while it holds the links")
     }
 }
 
@@ -280,30 +263,13 @@ fn silence(status: &Status) -> Silence {
         Code::DeadlineExceeded | Code::Cancelled => Silence::Deadline,
         Code::ResourceExhausted => Silence::Overloaded,
         Code::FailedPrecondition => Silence::Refused,
-        _ if caused_by(status, timed_out) => Silence::Deadline,
-        _ if caused_by(status, |error| is(error, io::ErrorKind::ConnectionRefused)) => Silence::Refused,
-        _ => Silence::Failed,
+        _ => status.source().and_then(|cause| cause.downcast_ref()).map_or(Silence::Failed, |broken| match broken {
+            Broken::Silent => Silence::Deadline,
+            Broken::Unreachable(error) if error.kind() == io::ErrorKind::TimedOut => Silence::Deadline,
+            Broken::Unreachable(error) if error.kind() == io::ErrorKind::ConnectionRefused => Silence::Refused,
+            Broken::Unreachable(_) | Broken::Lost(_) | Broken::Unwritten(_) => Silence::Failed,
+        }),
     }
-}
-
-/// A time-out of connecting, or of a connection that was not kept alive.
-fn timed_out(error: &(dyn StdError + 'static)) -> bool {
-    error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout) || is(error, io::ErrorKind::TimedOut)
-}
-
-fn is(error: &(dyn StdError + 'static), kind: io::ErrorKind) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == kind)
-}
-
-fn caused_by(status: &Status, is: impl Fn(&(dyn StdError + 'static)) -> bool) -> bool {
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(status);
-    while let Some(error) = cause {
-        if is(error) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 #[cfg(test)]

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use rollcall::mesh::link;
 use rollcall::mesh::proto::LookupSocketsRequest;
-use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -430,7 +430,7 @@ impl Cluster {
 
     /// What the node itself says about a room over the mesh: its present id, and its sockets.
     pub async fn roster(&self, node: usize, room: &str) -> Option<(String, BTreeSet<String>)> {
-        let mut mesh = MeshServiceClient::connect(format!("http://{}", self.nodes[node].mesh)).await.ok()?;
+        let mut mesh = link::client(&self.nodes[node].mesh.to_string().into(), link::by_tcp).ok()?;
         let request = LookupSocketsRequest { room: room.to_owned(), ..Default::default() };
         let answer = mesh.lookup_sockets(request).await.ok()?.into_inner();
         Some((answer.node_id, answer.sockets.into_iter().map(|socket| socket.id_socket).collect()))

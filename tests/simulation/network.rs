@@ -10,14 +10,13 @@ use std::sync::Once;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::Stream;
+use futures::future::BoxFuture;
 use futures::stream::unfold;
-use hyper_util::rt::TokioIo;
+use futures::{FutureExt, Stream};
+use rollcall::mesh::link::Wire;
+use smol_str::SmolStr;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tonic::codegen::http::Uri;
 use tonic::transport::server::Connected;
-use tonic::transport::{Channel, Endpoint};
-use tower::service_fn;
 use turmoil::net::{TcpListener, TcpStream};
 
 pub const PORT: u16 = 7000;
@@ -46,11 +45,8 @@ fn now() -> Duration {
     LATEST.get()
 }
 
-pub fn connect(endpoint: &Endpoint) -> Channel {
-    endpoint.connect_with_connector_lazy(service_fn(|uri: Uri| async move {
-        let address = uri.authority().map(ToString::to_string).unwrap_or_default();
-        TcpStream::connect(address).await.map(TokioIo::new)
-    }))
+pub fn connect(mesh: SmolStr) -> BoxFuture<'static, io::Result<Box<dyn Wire>>> {
+    async move { Ok(Box::new(TcpStream::connect(mesh.as_str()).await?) as Box<dyn Wire>) }.boxed()
 }
 
 /// The connections that this host accepts.

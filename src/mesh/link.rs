@@ -1,0 +1,269 @@
+//! A link to one peer: an HTTP/2 connection that is made when a call needs one, and anew when it was lost.
+//!
+//! Owns connecting and keeping alive, and carries the calls of tonic's generated client. tonic's own channel does that
+//! too, but passes each call through two more tasks and sends its head and its message in segments of their own; of
+//! three calls at once that was a fifth of a roll call's time (`docs/PERFORMANCE.md`). Owns no deadline of a call, and
+//! never sends one twice.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use h2::client::{Builder, SendRequest};
+use h2::{Ping, PingPong, RecvStream};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use smol_str::SmolStr;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+use tonic::codegen::Service;
+use tonic::codegen::http::uri::InvalidUri;
+use tonic::codegen::http::{Request, Response, Uri};
+
+use super::MAX_ANSWER_BYTES;
+use super::proto::mesh_service_client::MeshServiceClient;
+
+/// How long connecting may take. Longer than a round trip to anywhere, shorter than most deadlines.
+const CONNECT_WITHIN: Duration = Duration::from_millis(400);
+/// A connection is asked for a sign of life this often, used or not…
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(5);
+/// …and given up when none came within this time.
+const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(2);
+/// How much a peer may send of one answer before it was read, and of all of one connection's.
+const ANSWER_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// What carries the bytes of a connection.
+pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+
+/// How an address is reached.
+pub type Connect = fn(SmolStr) -> BoxFuture<'static, io::Result<Box<dyn Wire>>>;
+
+/// Why a call was not carried to its end.
+#[derive(Debug, Clone, Error)]
+pub enum Broken {
+    /// There is no connection, and none could be made.
+    #[error("no connection: {0}")]
+    Unreachable(Arc<io::Error>),
+    /// The connection gave no sign of life.
+    #[error("the connection was silent")]
+    Silent,
+    #[error("the connection was lost: {0}")]
+    Lost(Arc<h2::Error>),
+    #[error("the call could not be written down: {0}")]
+    Unwritten(Arc<tonic::Status>),
+}
+
+/// Cheap to clone; the connection ends with the last of them.
+#[derive(Clone)]
+pub struct Link {
+    mesh: SmolStr,
+    connect: Connect,
+    /// As it is now, or as it is being made: whoever needs it waits for the same.
+    line: Arc<Mutex<Option<Line>>>,
+}
+
+type Line = Shared<BoxFuture<'static, Result<Connection, Broken>>>;
+
+#[derive(Clone)]
+struct Connection {
+    requests: SendRequest<Bytes>,
+    /// Set when it was given up.
+    silent: Arc<OnceLock<()>>,
+}
+
+/// An answer as it arrives.
+pub struct Incoming {
+    stream: RecvStream,
+    silent: Arc<OnceLock<()>>,
+    next: Next,
+}
+
+enum Next {
+    Data,
+    Trailers,
+    Nothing,
+}
+
+/// Reaches an address by TCP.
+pub fn by_tcp(mesh: SmolStr) -> BoxFuture<'static, io::Result<Box<dyn Wire>>> {
+    async move {
+        let stream = TcpStream::connect(mesh.as_str()).await?;
+        stream.set_nodelay(true)?;
+        Ok(Box::new(stream) as Box<dyn Wire>)
+    }
+    .boxed()
+}
+
+/// A client of the node at `mesh`, which connects when it is first used.
+///
+/// # Errors
+/// When that is no address.
+pub fn client(mesh: &SmolStr, connect: Connect) -> Result<MeshServiceClient<Link>, InvalidUri> {
+    let origin = format!("http://{mesh}").parse::<Uri>()?;
+    let link = Link { mesh: mesh.clone(), connect, line: Arc::default() };
+    Ok(MeshServiceClient::with_origin(link, origin).max_decoding_message_size(MAX_ANSWER_BYTES))
+}
+
+impl Link {
+    async fn call(self, request: Request<tonic::body::Body>) -> Result<Response<Incoming>, Broken> {
+        let (head, body) = request.into_parts();
+        let message = body.collect().await.map_err(|status| Broken::Unwritten(Arc::new(status)))?.to_bytes();
+        let Connection { mut requests, silent } = self.connection().await?;
+        let lost = |error| broken(&silent, error);
+        let (answer, mut sending) = requests.send_request(Request::from_parts(head, ()), false).map_err(lost)?;
+        // Without waiting for permission, so that it goes out together with its head.
+        sending.send_data(message, true).map_err(lost)?;
+        let answer = answer.await.map_err(lost)?;
+        Ok(answer.map(|stream| Incoming { stream, silent, next: Next::Data }))
+    }
+
+    /// A connection that takes calls.
+    async fn connection(&self) -> Result<Connection, Broken> {
+        let line = self.line();
+        match ready(&line).await {
+            Ok(connection) => return Ok(connection),
+            // It was lost some time before this call, of which nothing has been sent.
+            Err(Broken::Lost(_) | Broken::Silent) => self.hang_up(&line),
+            Err(error) => {
+                self.hang_up(&line);
+                return Err(error);
+            }
+        }
+        let line = self.line();
+        let connection = ready(&line).await;
+        if connection.is_err() {
+            self.hang_up(&line);
+        }
+        connection
+    }
+
+    fn line(&self) -> Line {
+        self.lock().get_or_insert_with(|| dial(self.mesh.clone(), self.connect)).clone()
+    }
+
+    /// The next call makes a new connection, unless another call has seen to that.
+    fn hang_up(&self, line: &Line) {
+        self.lock().take_if(|current| current.ptr_eq(line));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Line>> {
+        self.line.lock().expect("no code panics while it holds a line")
+    }
+}
+
+impl Service<Request<tonic::body::Body>> for Link {
+    type Response = Response<Incoming>;
+    type Error = Broken;
+    type Future = BoxFuture<'static, Result<Self::Response, Broken>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        self.clone().call(request).boxed()
+    }
+}
+
+async fn ready(line: &Line) -> Result<Connection, Broken> {
+    let Connection { requests, silent } = line.clone().await?;
+    let requests = requests.ready().await.map_err(|error| broken(&silent, error))?;
+    Ok(Connection { requests, silent })
+}
+
+/// Connects. The connection is made whether or not somebody still waits for it, and lasts as long as somebody may use it.
+fn dial(mesh: SmolStr, connect: Connect) -> Line {
+    let (connected, connecting) = oneshot::channel();
+    tokio::spawn(async move {
+        let unreachable = |error: io::Error| Broken::Unreachable(Arc::new(error));
+        let opened = timeout(CONNECT_WITHIN, async {
+            let wire = connect(mesh).await.map_err(unreachable)?;
+            Builder::new()
+                .initial_window_size(ANSWER_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .enable_push(false)
+                .handshake(wire)
+                .await
+                .map_err(|error| Broken::Lost(Arc::new(error)))
+        });
+        match opened.await.unwrap_or_else(|_| Err(unreachable(io::ErrorKind::TimedOut.into()))) {
+            Err(error) => {
+                // Nobody waits any more, or everybody hears of it.
+                let _ = connected.send(Err(error));
+            }
+            Ok((requests, mut connection)) => {
+                let silent = Arc::new(OnceLock::new());
+                let pings = connection.ping_pong().expect("nobody has taken it before");
+                if connected.send(Ok(Connection { requests, silent: Arc::clone(&silent) })).is_ok() {
+                    tokio::select! {
+                        // How it ended, its calls hear.
+                        _ = &mut connection => {}
+                        () = falls_silent(pings) => { let _ = silent.set(()); }
+                    }
+                }
+            }
+        }
+    });
+    let ended = || Broken::Unreachable(Arc::new(io::ErrorKind::ConnectionAborted.into()));
+    connecting.map(move |connection| connection.unwrap_or_else(|_| Err(ended()))).boxed().shared()
+}
+
+/// Ends when a sign of life did not come.
+async fn falls_silent(mut pings: PingPong) {
+    loop {
+        sleep(KEEP_ALIVE_EVERY).await;
+        match timeout(KEEP_ALIVE_WITHIN, pings.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            // The connection is ending by itself.
+            Ok(Err(_)) => std::future::pending().await,
+            Err(_elapsed) => return,
+        }
+    }
+}
+
+fn broken(silent: &OnceLock<()>, error: h2::Error) -> Broken {
+    match silent.get() {
+        Some(()) => Broken::Silent,
+        None => Broken::Lost(Arc::new(error)),
+    }
+}
+
+impl http_body::Body for Incoming {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        loop {
+            let frame = match self.next {
+                Next::Data => match ready!(self.stream.poll_data(context)) {
+                    None => {
+                        self.next = Next::Trailers;
+                        continue;
+                    }
+                    Some(data) => data.and_then(|data| {
+                        self.stream.flow_control().release_capacity(data.len())?;
+                        Ok(Some(Frame::data(data)))
+                    }),
+                },
+                Next::Trailers => {
+                    let trailers = ready!(self.stream.poll_trailers(context));
+                    self.next = Next::Nothing;
+                    trailers.map(|trailers| trailers.map(Frame::trailers))
+                }
+                Next::Nothing => Ok(None),
+            };
+            return Poll::Ready(frame.map_err(|error| broken(&self.silent, error)).transpose());
+        }
+    }
+}

@@ -6,6 +6,7 @@
 //! one run mean something.
 
 mod apart;
+mod big_room;
 mod crowd;
 mod figure;
 mod floor;
@@ -22,14 +23,20 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
+use big_room::{reader, rows};
 use crowd::Crowd;
 use crowd::member::Place;
 use crowd::share;
 use measure::Asker;
 use report::{Load, Report};
 use system::{Kind, Protocol, System};
+use tikv_jemallocator::Jemalloc;
 use tokio::sync::watch;
 use tokio::time::sleep;
+
+/// That of rollcall, whose nodes run here too.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// How many processes each system has.
 const PROCESSES: usize = 4;
@@ -56,6 +63,10 @@ struct Cli {
     /// How many clients a reconnect storm has; 0: no storm
     #[arg(long, default_value_t = 10_000, value_name = "CLIENTS")]
     storm: usize,
+
+    /// How many rows are put into the rosters of rollcall for a big room; 0: no big room
+    #[arg(long, default_value_t = 100_000, value_name = "ROWS")]
+    big_room: usize,
 
     /// How long each measurement goes on
     #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = seconds)]
@@ -93,6 +104,12 @@ enum Command {
         #[arg(required = true)]
         addresses: Vec<SocketAddr>,
     },
+    /// Is a rollcall node whose rows are put into its roster, and obeys
+    #[command(hide = true)]
+    Rows { redis: String, name: String },
+    /// Reads one room again and again when told
+    #[command(hide = true)]
+    Reader { address: SocketAddr, room: String },
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -110,6 +127,8 @@ async fn main() -> Result<()> {
             let cut = watch::Sender::default();
             return share::run(Place { protocol, addresses, room, cut }, first).await;
         }
+        Some(Command::Rows { redis, name }) => return rows::run(&redis, &name).await,
+        Some(Command::Reader { address, room }) => return reader::run(address, &room).await,
         None => {}
     }
     let mut report = Report::new(&cli.rooms, cli.rounds);
@@ -151,6 +170,11 @@ async fn main() -> Result<()> {
                 Err(error) => report.failed(system.kind, &format!("a reconnect storm of {}", cli.storm), &error),
             }
         }
+    }
+    drop(systems);
+    if cli.big_room > 0 {
+        eprintln!("a room of {} rows: rollcall", cli.big_room);
+        report.big_room(big_room::measure(PROCESSES, cli.big_room, cli.time).await.context("the big room")?);
     }
     println!("{report}");
     if let Some(path) = &cli.figure {

@@ -1,5 +1,6 @@
 //! What was measured, and what is printed: medians of the rounds, and ratios.
 
+mod big_room;
 pub mod storms;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,6 +8,7 @@ use std::fmt::{self, Display, Write as _};
 use std::thread;
 use std::time::Duration;
 
+use crate::big_room::BigRoom;
 use crate::figure::Line;
 use crate::measure::CONNECTIONS;
 use crate::storm::Storm;
@@ -56,6 +58,7 @@ pub struct Report {
     floor: BTreeMap<usize, [Rounds; 4]>,
     rounds: usize,
     storms: Storms,
+    big_room: Option<BigRoom>,
 }
 
 impl Report {
@@ -121,6 +124,10 @@ impl Report {
     pub fn storm(&mut self, kind: Kind, size: usize, storm: Storm) {
         self.storms.size = size;
         self.storms.by_kind.insert(kind, storm);
+    }
+
+    pub fn big_room(&mut self, big_room: BigRoom) {
+        self.big_room = Some(big_room);
     }
 
     /// What the figure shows: the median latency in quiet rooms.
@@ -244,7 +251,8 @@ impl Display for Report {
         if !self.measured.is_empty() {
             self.write_rooms(f)?;
         }
-        write!(f, "{}", self.storms)
+        write!(f, "{}", self.storms)?;
+        self.big_room.as_ref().map_or(Ok(()), |big_room| write!(f, "{big_room}"))
     }
 }
 

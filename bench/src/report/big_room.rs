@@ -1,0 +1,66 @@
+//! The table of the big room.
+
+use std::fmt;
+
+use super::{at, milliseconds};
+use crate::big_room::{Beside, BigRoom, SMALL};
+
+impl fmt::Display for BigRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let megabytes = |bytes: f64| format!("{:.1} MB", bytes / 1e6);
+        let json = self.json as f64;
+        writeln!(
+            f,
+            "\n**A room of {} rows in four rosters; one node is asked for it, and for small rooms**\n",
+            self.rows
+        )?;
+        write!(f, "| meanwhile |")?;
+        for room in SMALL {
+            write!(f, " room of {room}, median | 99 % |")?;
+        }
+        writeln!(
+            f,
+            " answers of the big room | median | the longest | incomplete | resident at most | longest in Redis |"
+        )?;
+        writeln!(f, "|---|{}---|---|---|---|---|---|", "---|---|".repeat(SMALL.len()))?;
+        for (beside, measured) in &self.measured {
+            write!(f, "| {beside} |")?;
+            for room in SMALL {
+                let p99 = |beside| at(&self.measured[&beside].small[&room], 0.99);
+                let (median, ratio) = (at(&measured.small[&room], 0.5), p99(*beside) / p99(Beside::Nothing));
+                write!(f, " {} ms | {} ms ({ratio:.2}×) |", milliseconds(median), milliseconds(p99(*beside)))?;
+            }
+            match measured.read {
+                None => write!(f, " – | – | – | – |")?,
+                Some(read) => {
+                    let (median, longest) = (milliseconds(read.median), milliseconds(read.longest));
+                    write!(f, " {} | {median} ms | {longest} ms | {} |", read.answers, read.incomplete)?;
+                }
+            }
+            let grown = (measured.most.saturating_sub(self.before)) as f64 / json;
+            let (most, longest) = (megabytes(measured.most as f64), &measured.longest);
+            writeln!(f, " {most} (+{grown:.1} JSON) | {} µs {} |", longest.microseconds, longest.command)?;
+        }
+        writeln!(
+            f,
+            "\nEvery node listed exactly the {} rows. Their JSON is {}; before it was asked, the node had {} resident with \
+             its own rows. The longest command that wrote the rows into Redis took {} µs ({}).",
+            self.rows,
+            megabytes(json),
+            megabytes(self.before as f64),
+            self.writing.microseconds,
+            self.writing.command
+        )
+    }
+}
+
+impl fmt::Display for Beside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "nothing",
+            Self::ReadyMade => "as many bytes are read, ready-made, elsewhere",
+            Self::Quiet => "the big room is read, quiet",
+            Self::Churn => "the big room is read, 1 % of it come and go each second",
+        })
+    }
+}

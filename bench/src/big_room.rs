@@ -22,8 +22,8 @@ use crate::crowd::Pairs;
 use crate::floor;
 use crate::measure::{self, Asker};
 use crate::system::{Memory, Redis};
+pub use commands::Busy;
 use commands::Commands;
-pub use commands::Longest;
 use reader::{Read, Reader};
 
 const ROOM: &str = "Big";
@@ -56,7 +56,7 @@ pub struct BigRoom {
     pub before: u64,
     pub measured: BTreeMap<Beside, Measured>,
     /// Of the commands that wrote the rows into Redis.
-    pub writing: Longest,
+    pub writing: Busy,
 }
 
 pub struct Measured {
@@ -65,7 +65,7 @@ pub struct Measured {
     pub read: Option<Read>,
     /// The most bytes that the node which is asked had resident.
     pub most: u64,
-    pub longest: Longest,
+    pub redis: Busy,
 }
 
 struct Nodes {
@@ -86,7 +86,7 @@ pub async fn measure(nodes: usize, rows: usize, time: Duration) -> Result<BigRoo
     }
     let expected = nodes.put(ROOM, rows).await?;
     sleep(WRITTEN_WITHIN).await;
-    let writing = commands.longest().await?;
+    let writing = commands.since().await?;
     let before = nodes.memory()?.now;
     measure::expect(&nodes.addresses, ROOM, &expected).await?;
     let (_, body) = Asker::connect(nodes.addresses[0], ROOM).await?.ask().await?;
@@ -102,7 +102,7 @@ pub async fn measure(nodes: usize, rows: usize, time: Duration) -> Result<BigRoo
         if beside == Beside::Churn {
             nodes.churn(rows / CHURN_SHARE).await?;
         }
-        commands.longest().await?;
+        commands.since().await?;
         Memory::forget_most(nodes.processes[0].pid()?)?;
         let mut small = BTreeMap::new();
         let mut read = None;
@@ -118,8 +118,8 @@ pub async fn measure(nodes: usize, rows: usize, time: Duration) -> Result<BigRoo
             };
             small.insert(room, took);
         }
-        let (most, longest) = (nodes.memory()?.most, commands.longest().await?);
-        big_room.measured.insert(beside, Measured { small, read, most, longest });
+        let (most, redis) = (nodes.memory()?.most, commands.since().await?);
+        big_room.measured.insert(beside, Measured { small, read, most, redis });
     }
     Ok(big_room)
 }

@@ -69,7 +69,7 @@ struct Cli {
     big_room: usize,
 
     /// How long each measurement goes on
-    #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, default_value = "1.5", value_name = "SECONDS", value_parser = seconds)]
     time: Duration,
 
     /// Which systems; those that cannot be started are named in the report

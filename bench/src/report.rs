@@ -241,8 +241,9 @@ impl Display for Report {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         writeln!(
             f,
-            "Four processes of each system on one machine with {cores} cores, medians of {} rounds. In brackets: how many \
-             times better rollcall is, in this run.",
+            "Four processes of each system on one machine with {cores} cores; latencies, throughput and memory are medians \
+             of {} rounds, a storm and the big room are measured once. In brackets: how many times better rollcall is, in \
+             this run.",
             self.rounds
         )?;
         for missing in self.missing.iter().collect::<BTreeSet<_>>() {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{at, milliseconds};
-use crate::big_room::{Beside, BigRoom, SMALL};
+use crate::big_room::{Beside, BigRoom, Busy, SMALL};
 
 impl fmt::Display for BigRoom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -14,21 +14,23 @@ impl fmt::Display for BigRoom {
             "\n**A room of {} rows in four rosters; one node is asked for it, and for small rooms**\n",
             self.rows
         )?;
+        writeln!(
+            f,
+            "In brackets: how many times as long as beside nothing, and as beside as many bytes from elsewhere.\n"
+        )?;
         write!(f, "| meanwhile |")?;
         for room in SMALL {
             write!(f, " room of {room}, median | 99 % |")?;
         }
-        writeln!(
-            f,
-            " answers of the big room | median | the longest | incomplete | resident at most | longest in Redis |"
-        )?;
+        writeln!(f, " answers of the big room | median | the longest | incomplete | resident at most | Redis |")?;
         writeln!(f, "|---|{}---|---|---|---|---|---|", "---|---|".repeat(SMALL.len()))?;
         for (beside, measured) in &self.measured {
             write!(f, "| {beside} |")?;
             for room in SMALL {
                 let p99 = |beside| at(&self.measured[&beside].small[&room], 0.99);
-                let (median, ratio) = (at(&measured.small[&room], 0.5), p99(*beside) / p99(Beside::Nothing));
-                write!(f, " {} ms | {} ms ({ratio:.2}×) |", milliseconds(median), milliseconds(p99(*beside)))?;
+                let (median, ours) = (milliseconds(at(&measured.small[&room], 0.5)), p99(*beside));
+                let (alone, elsewhere) = (ours / p99(Beside::Nothing), ours / p99(Beside::ReadyMade));
+                write!(f, " {median} ms | {} ms ({alone:.2}×, {elsewhere:.2}×) |", milliseconds(ours))?;
             }
             match measured.read {
                 None => write!(f, " – | – | – | – |")?,
@@ -38,19 +40,26 @@ impl fmt::Display for BigRoom {
                 }
             }
             let grown = (measured.most.saturating_sub(self.before)) as f64 / json;
-            let (most, longest) = (megabytes(measured.most as f64), &measured.longest);
-            writeln!(f, " {most} (+{grown:.1} JSON) | {} µs {} |", longest.microseconds, longest.command)?;
+            writeln!(f, " {} (+{grown:.1} JSON) | {} |", megabytes(measured.most as f64), measured.redis)?;
         }
         writeln!(
             f,
             "\nEvery node listed exactly the {} rows. Their JSON is {}; before it was asked, the node had {} resident with \
-             its own rows. The longest command that wrote the rows into Redis took {} µs ({}).",
+             its own rows. Writing the rows into Redis: {}.",
             self.rows,
             megabytes(json),
             megabytes(self.before as f64),
-            self.writing.microseconds,
-            self.writing.command
+            self.writing
         )
+    }
+}
+
+impl fmt::Display for Busy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mean = self.took as f64 / self.commands.max(1) as f64;
+        let (longest, command) = &self.longest;
+        write!(f, "{} commands, {mean:.1} µs each, ", self.commands)?;
+        write!(f, "{} over 1 ms, the longest {longest} µs {command}", self.over_a_millisecond)
     }
 }
 

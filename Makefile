@@ -52,6 +52,8 @@ bench: $(WEB) bench/peers/node/node_modules/.package-lock.json ## measure beside
 	@if command -v go > /dev/null; then \
 	  go -C bench/peers/centrifuge build -o $(CURDIR)/target/release/centrifuge-peer .; \
 	else echo "go is missing: the run will say that centrifuge is"; fi
+	cargo build --locked --release --manifest-path bench/peers/socketioxide/Cargo.toml --target-dir target || \
+	  echo "the socketioxide peer cannot be built: the run will say that it is missing"
 	target/release/rollcall-bench $(BENCH)
 
 check: tools $(WEB) ## formatting, lints, docs, protocol and page types

@@ -9,8 +9,8 @@ use plotters::prelude::*;
 pub type Line = (String, Vec<(f64, f64)>);
 
 const SIZE: (u32, u32) = (760, 440);
-const COLOURS: [RGBColor; 4] =
-    [RGBColor(0, 90, 181), RGBColor(220, 50, 32), RGBColor(90, 90, 90), RGBColor(230, 159, 0)];
+const COLOURS: [RGBColor; 5] =
+    [RGBColor(0, 90, 181), RGBColor(220, 50, 32), RGBColor(90, 90, 90), RGBColor(230, 159, 0), RGBColor(0, 158, 115)];
 
 /// Draws the lines to a file.
 ///

@@ -18,7 +18,7 @@ use rollcall::mesh::proto::LookupSocketsRequest;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use crate::measure::{self, Asker};
 use crate::report::Floor;
@@ -29,14 +29,7 @@ use crate::system::System;
 /// # Errors
 /// When something does not answer.
 pub async fn measure(system: &System, room: &str, users: usize, time: Duration) -> Result<Floor> {
-    let mut server = Command::new(env::current_exe()?)
-        .args(["ready", &users.to_string()])
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    let mut lines = BufReader::new(server.stdout.take().context("its output is piped")?).lines();
-    let port = lines.next_line().await?.context("it says where it listens")?.parse()?;
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let (_server, address) = ready_made(users).await?;
     let mut asker = Asker::connect(address, room).await?;
     asker.one_after_another(time / 10).await?;
     let ready = asker.one_after_another(time).await?;
@@ -44,6 +37,21 @@ pub async fn measure(system: &System, room: &str, users: usize, time: Duration) 
     let per_second = answers as f64 / took.as_secs_f64();
     let (directory, lookup) = (directory(system, room, time).await?, lookup(system, room, time).await?);
     Ok(Floor { ready, per_second, directory, lookup })
+}
+
+/// Starts a process that answers with a ready-made roll of so many users, killed when it is dropped. Returns where.
+///
+/// # Errors
+/// When it does not start.
+pub async fn ready_made(users: usize) -> Result<(Child, SocketAddr)> {
+    let mut server = Command::new(env::current_exe()?)
+        .args(["ready", &users.to_string()])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut lines = BufReader::new(server.stdout.take().context("its output is piped")?).lines();
+    let port = lines.next_line().await?.context("it says where it listens")?.parse()?;
+    Ok((server, SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
 }
 
 async fn directory(system: &System, room: &str, time: Duration) -> Result<Vec<Duration>> {

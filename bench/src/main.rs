@@ -5,25 +5,38 @@
 //! are what is told. Systems take turns within each round, so that the mood of the machine is everybody's; only ratios of
 //! one run mean something.
 
+mod apart;
+mod big_room;
 mod crowd;
 mod figure;
 mod floor;
 mod measure;
 mod report;
+mod storm;
 mod system;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
+use big_room::{reader, rows};
 use crowd::Crowd;
+use crowd::member::Place;
+use crowd::share;
 use measure::Asker;
 use report::{Load, Report};
-use system::{Kind, System};
+use system::{Kind, Protocol, System};
+use tikv_jemallocator::Jemalloc;
+use tokio::sync::watch;
 use tokio::time::sleep;
+
+/// That of rollcall, whose nodes run here too.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// How many processes each system has.
 const PROCESSES: usize = 4;
@@ -47,8 +60,16 @@ struct Cli {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
 
+    /// How many clients a reconnect storm has; 0: no storm
+    #[arg(long, default_value_t = 10_000, value_name = "CLIENTS")]
+    storm: usize,
+
+    /// How many rows are put into the rosters of rollcall for a big room; 0: no big room
+    #[arg(long, default_value_t = 100_000, value_name = "ROWS")]
+    big_room: usize,
+
     /// How long each measurement goes on
-    #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, default_value = "1.5", value_name = "SECONDS", value_parser = seconds)]
     time: Duration,
 
     /// Which systems; those that cannot be started are named in the report
@@ -73,6 +94,22 @@ enum Command {
     /// Answers every request with a ready-made roll of so many users: the floor
     #[command(hide = true)]
     Ready { users: usize },
+    /// Is a part of the crowd, and obeys
+    #[command(hide = true)]
+    Crowd {
+        protocol: Protocol,
+        room: String,
+        /// The number of its first member
+        first: usize,
+        #[arg(required = true)]
+        addresses: Vec<SocketAddr>,
+    },
+    /// Is a rollcall node whose rows are put into its roster, and obeys
+    #[command(hide = true)]
+    Rows { redis: String, name: String },
+    /// Reads one room again and again when told
+    #[command(hide = true)]
+    Reader { address: SocketAddr, room: String },
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -83,10 +120,17 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[tokio::main]
 async fn main() -> Result<()> {
     let cli = Cli::parse();
-    if let Some(Command::Ready { users }) = cli.command {
-        return floor::serve_ready_made(users).await;
-    }
     rollcall::connections::raise_file_limit();
+    match cli.command {
+        Some(Command::Ready { users }) => return floor::serve_ready_made(users).await,
+        Some(Command::Crowd { protocol, room, first, addresses }) => {
+            let cut = watch::Sender::default();
+            return share::run(Place { protocol, addresses, room, cut }, first).await;
+        }
+        Some(Command::Rows { redis, name }) => return rows::run(&redis, &name).await,
+        Some(Command::Reader { address, room }) => return reader::run(address, &room).await,
+        None => {}
+    }
     let mut report = Report::new(&cli.rooms, cli.rounds);
     let mut systems = Vec::new();
     for kind in &cli.systems {
@@ -117,6 +161,21 @@ async fn main() -> Result<()> {
             }
         }
     }
+    if cli.storm > 0 {
+        for system in &systems {
+            eprintln!("reconnect storm of {}: {}", cli.storm, system.kind);
+            match storm::measure(system, ROOM, cli.storm).await {
+                Ok(storm) => report.storm(system.kind, cli.storm, storm),
+                Err(error) if system.kind == Kind::Rollcall => return Err(error.context("a reconnect storm")),
+                Err(error) => report.failed(system.kind, &format!("a reconnect storm of {}", cli.storm), &error),
+            }
+        }
+    }
+    drop(systems);
+    if cli.big_room > 0 {
+        eprintln!("a room of {} rows: rollcall", cli.big_room);
+        report.big_room(big_room::measure(PROCESSES, cli.big_room, cli.time).await.context("the big room")?);
+    }
     println!("{report}");
     if let Some(path) = &cli.figure {
         figure::draw(path, "One roll call after another, median", &report.lines())?;
@@ -128,25 +187,26 @@ async fn main() -> Result<()> {
 async fn measure_one(system: &System, size: usize, time: Duration, report: &mut Report) -> Result<()> {
     let kind = system.kind;
     let before = system.memory()?;
-    let (crowd, took) = Crowd::fill(kind.protocol(), &system.addresses, ROOM, size).await?;
-    measure::expect_right(system, ROOM, &crowd).await?;
+    let (mut crowd, took) = Crowd::fill(kind.protocol(), &system.addresses, ROOM, size).await?;
+    measure::expect_right(system, ROOM, &crowd.pairs().await?).await?;
     report.filled(kind, size, took, before, system.memory()?);
 
     let mut asker = Asker::connect(system.addresses[0], ROOM).await?;
     for load in [Load::Quiet, Load::Churn] {
-        let churn = (load == Load::Churn).then(|| crowd.churn(size.div_ceil(CHURN_SHARE)));
+        if load == Load::Churn {
+            crowd.churn(size.div_ceil(CHURN_SHARE)).await?;
+        }
         asker.one_after_another(time / 10).await?;
         report.latencies(kind, size, load, asker.one_after_another(time).await?);
         let cpu = system.cpu()?;
         let (answers, took) = measure::at_once(system.addresses[0], ROOM, time).await?;
         let (per_second, each) = (answers as f64 / took.as_secs_f64(), (system.cpu()? - cpu) / answers as f64);
         report.throughput(kind, size, load, per_second, each);
-        drop(churn);
         if load == Load::Quiet && kind == Kind::Rollcall {
             report.floor(size, floor::measure(system, ROOM, size, time / 2).await.context("the floor")?);
         }
     }
-    crowd.leave().await;
+    crowd.leave().await?;
     measure::expect_empty(system, ROOM).await?;
     sleep(SETTLES_WITHIN).await;
     report.emptied(kind, size, system.memory()?);

@@ -2,29 +2,39 @@
 //!
 //! Owns the asking end, kept small so that little of what is measured is its own, and the check that answers are right.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use bytes::Bytes;
 use futures::future::try_join_all;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use crate::crowd::Crowd;
+use crate::crowd::Pairs;
 use crate::system::System;
 
 /// How many connections ask at once.
 pub const CONNECTIONS: usize = 16;
 /// How long a system may take until an answer is right: some read what is written behind.
 const RIGHT_WITHIN: Duration = Duration::from_secs(30);
+/// How long after a wrong answer the next question is asked.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10);
+
+/// One row of an answer.
+#[derive(Deserialize)]
+pub struct Row {
+    pub id_socket: String,
+    /// Absent where a system cannot tell.
+    #[serde(default)]
+    pub id_user: String,
+}
 
 /// One connection that asks for one room.
 pub struct Asker {
@@ -53,7 +63,10 @@ impl Asker {
     }
 
     /// The whole answer, and whether its server calls it complete; those that do not say so mean that it is.
-    async fn ask(&mut self) -> Result<(bool, Bytes)> {
+    ///
+    /// # Errors
+    /// When it is no answer.
+    pub async fn ask(&mut self) -> Result<(bool, Bytes)> {
         let request = Request::get(&self.path).header("host", self.address.to_string()).body(Empty::new())?;
         self.sender.ready().await?;
         let response: Response<_> = self.sender.send_request(request).await?;
@@ -102,12 +115,16 @@ pub async fn at_once(address: SocketAddr, room: &str, time: Duration) -> Result<
     Ok((answers, began.elapsed()))
 }
 
-/// Waits until every process lists exactly the crowd.
+/// Waits until every process lists exactly these. Returns how many answers were wrong before.
 ///
 /// # Errors
 /// With what is wrong, when one does not in time.
-pub async fn expect_right(system: &System, room: &str, crowd: &Crowd) -> Result<()> {
-    expect(system, room, &crowd.pairs()).await
+pub async fn expect_right(system: &System, room: &str, expected: &Pairs) -> Result<usize> {
+    if system.kind.tells_users() {
+        return expect(&system.addresses, room, expected).await;
+    }
+    let ids = expected.iter().map(|(id, _)| (id.clone(), String::new())).collect();
+    expect(&system.addresses, room, &ids).await
 }
 
 /// Waits until every process lists nobody.
@@ -115,30 +132,33 @@ pub async fn expect_right(system: &System, room: &str, crowd: &Crowd) -> Result<
 /// # Errors
 /// With what is wrong, when one does not in time.
 pub async fn expect_empty(system: &System, room: &str) -> Result<()> {
-    expect(system, room, &BTreeSet::new()).await
+    expect(&system.addresses, room, &Pairs::new()).await.map(drop)
 }
 
-async fn expect(system: &System, room: &str, expected: &BTreeSet<(String, String)>) -> Result<()> {
+/// Waits until each of these lists exactly the expected. Returns how many answers were wrong before.
+///
+/// # Errors
+/// With what is wrong, when one does not in time.
+pub async fn expect(addresses: &[SocketAddr], room: &str, expected: &Pairs) -> Result<usize> {
     let began = Instant::now();
-    for address in &system.addresses {
+    let mut wrong_ones = 0;
+    for address in addresses {
         while let Err(wrong) = is_right(*address, room, expected).await {
             ensure!(began.elapsed() < RIGHT_WITHIN, "{address} is wrong: {wrong:#}");
-            sleep(Duration::from_millis(50)).await;
+            wrong_ones += 1;
+            sleep(ASK_AGAIN_AFTER).await;
         }
     }
-    Ok(())
+    Ok(wrong_ones)
 }
 
-async fn is_right(address: SocketAddr, room: &str, expected: &BTreeSet<(String, String)>) -> Result<()> {
+async fn is_right(address: SocketAddr, room: &str, expected: &Pairs) -> Result<()> {
     let (complete, body) = Asker::connect(address, room).await?.ask().await?;
     ensure!(complete, "it says that it is incomplete");
-    let users: Vec<Value> = serde_json::from_slice(&body)?;
-    let pair = |user: &Value| {
-        let text = |key: &str| user[key].as_str().map(str::to_owned).with_context(|| format!("no {key} in {user}"));
-        Ok((text("id_socket")?, text("id_user")?))
-    };
-    let listed = users.iter().map(pair).collect::<Result<BTreeSet<_>>>()?;
-    ensure!(users.len() == listed.len(), "somebody is listed twice");
+    let rows: Vec<Row> = serde_json::from_slice(&body)?;
+    let count = rows.len();
+    let listed: Pairs = rows.into_iter().map(|row| (row.id_socket, row.id_user)).collect();
+    ensure!(count == listed.len(), "somebody is listed twice");
     let (missing, wrong) = (expected.difference(&listed).count(), listed.difference(expected).count());
     ensure!(missing + wrong == 0, "{missing} are missing and {wrong} wrong, of {}", expected.len());
     Ok(())

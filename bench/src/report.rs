@@ -1,13 +1,19 @@
 //! What was measured, and what is printed: medians of the rounds, and ratios.
 
+mod big_room;
+pub mod storms;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Write as _};
 use std::thread;
 use std::time::Duration;
 
+use crate::big_room::BigRoom;
 use crate::figure::Line;
 use crate::measure::CONNECTIONS;
+use crate::storm::Storm;
 use crate::system::Kind;
+use storms::Storms;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Load {
@@ -51,6 +57,8 @@ pub struct Report {
     /// By room, in milliseconds: ready-made body, owner set, one lookup; and bodies per second.
     floor: BTreeMap<usize, [Rounds; 4]>,
     rounds: usize,
+    storms: Storms,
+    big_room: Option<BigRoom>,
 }
 
 impl Report {
@@ -62,9 +70,13 @@ impl Report {
         self.missing.push(format!("{kind} is missing: {error:#}"));
     }
 
+    pub fn failed(&mut self, kind: Kind, what: &str, error: &anyhow::Error) {
+        self.missing.push(format!("{kind} did not manage {what}: {error:#}"));
+    }
+
     /// What was measured of it in this room is forgotten.
     pub fn gave_up(&mut self, kind: Kind, room: usize, error: &anyhow::Error) {
-        self.missing.push(format!("{kind} did not manage a room of {room}: {error:#}"));
+        self.failed(kind, &format!("a room of {room}"), error);
         if let Some(measured) = self.measured.get_mut(&kind) {
             for of in [&mut measured.median, &mut measured.p99, &mut measured.per_second, &mut measured.cpu] {
                 of.retain(|(_, other), _| *other != room);
@@ -107,6 +119,15 @@ impl Report {
             all.push(at(&took, 0.5));
         }
         rounds[3].push(floor.per_second);
+    }
+
+    pub fn storm(&mut self, kind: Kind, size: usize, storm: Storm) {
+        self.storms.size = size;
+        self.storms.by_kind.insert(kind, storm);
+    }
+
+    pub fn big_room(&mut self, big_room: BigRoom) {
+        self.big_room = Some(big_room);
     }
 
     /// What the figure shows: the median latency in quiet rooms.
@@ -152,6 +173,22 @@ impl Report {
 
     fn heads(&self) -> String {
         self.rooms.iter().map(|room| format!(" room of {room} |")).collect()
+    }
+
+    fn write_rooms(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let per_second = |number: f64| format!("{number:.0}");
+        for (load, name) in [(Load::Quiet, "quiet"), (Load::Churn, "1 % come and go each second")] {
+            let one = format!("One question after another, ms, median; {name}");
+            self.table(f, &one, |measured| &measured.median, load, milliseconds, true)?;
+            let p99 = format!("The same, 99th percentile; {name}");
+            self.table(f, &p99, |measured| &measured.p99, load, milliseconds, true)?;
+            let many = format!("Answers per second on {CONNECTIONS} connections; {name}");
+            self.table(f, &many, |measured| &measured.per_second, load, per_second, false)?;
+            let cpu = format!("Seconds of CPU for 1,000 answers, {CONNECTIONS} connections; {name}");
+            self.table(f, &cpu, |measured| &measured.cpu, load, |each| format!("{:.2}", each * 1e3), true)?;
+        }
+        self.write_floor(f)?;
+        self.write_crowds(f)
     }
 
     fn write_floor(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -204,26 +241,19 @@ impl Display for Report {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         writeln!(
             f,
-            "Four processes of each system on one machine with {cores} cores, medians of {} rounds. In brackets: how many \
-             times better rollcall is, in this run.",
+            "Four processes of each system on one machine with {cores} cores; latencies, throughput and memory are medians \
+             of {} rounds, a storm and the big room are measured once. In brackets: how many times better rollcall is, in \
+             this run.",
             self.rounds
         )?;
         for missing in self.missing.iter().collect::<BTreeSet<_>>() {
             writeln!(f, "\n{missing}")?;
         }
-        let per_second = |number: f64| format!("{number:.0}");
-        for (load, name) in [(Load::Quiet, "quiet"), (Load::Churn, "1 % come and go each second")] {
-            let one = format!("One question after another, ms, median; {name}");
-            self.table(f, &one, |measured| &measured.median, load, milliseconds, true)?;
-            let p99 = format!("The same, 99th percentile; {name}");
-            self.table(f, &p99, |measured| &measured.p99, load, milliseconds, true)?;
-            let many = format!("Answers per second on {CONNECTIONS} connections; {name}");
-            self.table(f, &many, |measured| &measured.per_second, load, per_second, false)?;
-            let cpu = format!("Seconds of CPU for 1,000 answers, {CONNECTIONS} connections; {name}");
-            self.table(f, &cpu, |measured| &measured.cpu, load, |each| format!("{:.2}", each * 1e3), true)?;
+        if !self.measured.is_empty() {
+            self.write_rooms(f)?;
         }
-        self.write_floor(f)?;
-        self.write_crowds(f)
+        write!(f, "{}", self.storms)?;
+        self.big_room.as_ref().map_or(Ok(()), |big_room| write!(f, "{big_room}"))
     }
 }
 

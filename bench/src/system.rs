@@ -28,10 +28,12 @@ pub enum Kind {
     Centrifuge,
     /// socket.io 2, one request over Redis for each socket
     PerSocket,
+    /// socketioxide, Redis adapter, `fetch_sockets()`
+    SocketioxideRedis,
 }
 
 /// What clients speak.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Protocol {
     EngineIo4,
     EngineIo3,
@@ -54,15 +56,27 @@ pub struct Redis {
     _folder: TempDir,
 }
 
+/// Bytes that a process has resident.
+pub struct Memory {
+    pub now: u64,
+    pub most: u64,
+}
+
 impl Kind {
-    pub const ALL: [Self; 4] = [Self::Rollcall, Self::FetchSockets, Self::Centrifuge, Self::PerSocket];
+    pub const ALL: [Self; 5] =
+        [Self::Rollcall, Self::FetchSockets, Self::Centrifuge, Self::SocketioxideRedis, Self::PerSocket];
 
     pub fn protocol(self) -> Protocol {
         match self {
-            Self::Rollcall | Self::FetchSockets => Protocol::EngineIo4,
+            Self::Rollcall | Self::FetchSockets | Self::SocketioxideRedis => Protocol::EngineIo4,
             Self::PerSocket => Protocol::EngineIo3,
             Self::Centrifuge => Protocol::Centrifuge,
         }
+    }
+
+    /// Whether its answers name the users, and not only the sockets.
+    pub fn tells_users(self) -> bool {
+        self != Self::SocketioxideRedis
     }
 
     fn command(self, programs: &Path, peers: &Path, threads: usize) -> Command {
@@ -77,6 +91,11 @@ impl Kind {
             Self::Centrifuge => {
                 let mut command = Command::new(programs.join("centrifuge-peer"));
                 command.env("GOMAXPROCS", threads.to_string());
+                command
+            }
+            Self::SocketioxideRedis => {
+                let mut command = Command::new(programs.join("socketioxide-peer"));
+                command.env("TOKIO_WORKER_THREADS", threads.to_string());
                 command
             }
             Self::Rollcall => {
@@ -98,6 +117,7 @@ impl fmt::Display for Kind {
             Self::FetchSockets => "socket.io 4, fetchSockets",
             Self::Centrifuge => "centrifuge",
             Self::PerSocket => "socket.io 2, one request per socket",
+            Self::SocketioxideRedis => "socketioxide, fetch_sockets (ids only)",
         })
     }
 }
@@ -159,12 +179,7 @@ impl System {
     /// # Errors
     /// When a process is gone.
     pub fn memory(&self) -> Result<u64> {
-        let mut pages = 0;
-        for process in self.pids()? {
-            let statm = fs::read_to_string(format!("/proc/{process}/statm"))?;
-            pages += statm.split_whitespace().nth(1).context("no resident pages in statm")?.parse::<u64>()?;
-        }
-        Ok(pages * rustix::param::page_size() as u64)
+        self.pids()?.into_iter().map(|process| Ok(Memory::of(process)?.now)).sum()
     }
 
     fn pids(&self) -> Result<Vec<u32>> {
@@ -172,8 +187,31 @@ impl System {
     }
 }
 
+impl Memory {
+    /// # Errors
+    /// When the process is gone.
+    pub fn of(process: u32) -> Result<Self> {
+        let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+        let field = |name| {
+            let kilobytes = status.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
+            anyhow::Ok(kilobytes.with_context(|| format!("no {name} in status"))?.parse::<u64>()? << 10)
+        };
+        Ok(Self { now: field("VmRSS:")?, most: field("VmHWM:")? })
+    }
+
+    /// From now on `most` is counted anew.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn forget_most(process: u32) -> Result<()> {
+        Ok(fs::write(format!("/proc/{process}/clear_refs"), "5")?)
+    }
+}
+
 impl Redis {
-    async fn start() -> Result<Self> {
+    /// # Errors
+    /// When there is no `redis-server`, or it does not start.
+    pub async fn start() -> Result<Self> {
         // Somebody may take the port in between; then this Redis does not start, and the run says so.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?.local_addr()?.port();
         let folder = TempDir::new()?;

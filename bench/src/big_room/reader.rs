@@ -1,0 +1,65 @@
+//! Somebody who reads one room again and again, in a process of its own.
+//!
+//! | order | what happens | what is answered |
+//! |---|---|---|
+//! | `read <seconds>` | one connection asks for so long | `<answers> <incomplete> <milliseconds, median> <the longest>` |
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::apart::{Apart, obey};
+use crate::measure::Asker;
+
+pub struct Reader(Apart);
+
+/// What came of reading for a while.
+#[derive(Debug, Clone, Copy)]
+pub struct Read {
+    pub answers: usize,
+    pub incomplete: usize,
+    /// Milliseconds.
+    pub median: f64,
+    pub longest: f64,
+}
+
+impl Reader {
+    /// # Errors
+    /// When the process does not start.
+    pub fn start(address: SocketAddr, room: &str) -> Result<Self> {
+        Ok(Self(Apart::start(&["reader", &address.to_string(), room])?))
+    }
+
+    /// # Errors
+    /// When an answer is none.
+    pub async fn read(&mut self, time: Duration) -> Result<Read> {
+        let lines = self.0.order(&format!("read {}", time.as_secs_f64())).await?;
+        let numbers: Vec<f64> = lines.concat().split(' ').map(str::parse).collect::<Result<_, _>>()?;
+        let [answers, incomplete, median, longest] = numbers[..].try_into().context("four numbers")?;
+        Ok(Read { answers: answers as usize, incomplete: incomplete as usize, median, longest })
+    }
+}
+
+/// Reads when it is told to, until there are no more orders.
+///
+/// # Errors
+/// When nobody listens at the address.
+pub async fn run(address: SocketAddr, room: &str) -> Result<()> {
+    let mut asker = Asker::connect(address, room).await?;
+    obey(async |order, about| {
+        ensure!(order == "read", "not an order: {order}");
+        let (time, began) = (Duration::try_from_secs_f64(about.parse()?)?, Instant::now());
+        let (mut took, mut incomplete) = (Vec::new(), 0);
+        while began.elapsed() < time {
+            let asked = Instant::now();
+            let (complete, _) = asker.ask().await?;
+            took.push(asked.elapsed().as_secs_f64() * 1e3);
+            incomplete += usize::from(!complete);
+        }
+        took.sort_unstable_by(f64::total_cmp);
+        let (median, longest) = (took[took.len() / 2], took[took.len() - 1]);
+        Ok(vec![format!("{} {incomplete} {median} {longest}", took.len())])
+    })
+    .await
+}

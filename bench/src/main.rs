@@ -186,10 +186,11 @@ async fn main() -> Result<()> {
 /// Fills the room, measures, and empties it.
 async fn measure_one(system: &System, size: usize, time: Duration, report: &mut Report) -> Result<()> {
     let kind = system.kind;
-    let before = system.memory()?;
+    let (before, cpu) = (system.memory()?, system.cpu()?);
     let (mut crowd, took) = Crowd::fill(kind.protocol(), &system.addresses, ROOM, size).await?;
+    let cpu = system.cpu()? - cpu;
     measure::expect_right(system, ROOM, &crowd.pairs().await?).await?;
-    report.filled(kind, size, took, before, system.memory()?);
+    report.filled(kind, size, took, cpu, before, system.memory()?);
 
     let mut asker = Asker::connect(system.addresses[0], ROOM).await?;
     for load in [Load::Quiet, Load::Churn] {

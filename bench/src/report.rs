@@ -42,8 +42,10 @@ struct Measured {
     per_second: ByRoom,
     /// Seconds for each request.
     cpu: ByRoom,
-    /// By room: clients that connected per second, and bytes before them, with them, and after them.
+    /// By room: clients that connected per second, seconds of CPU for each, and bytes before them, with them, and after
+    /// them.
     connects: BTreeMap<usize, Rounds>,
+    connecting: BTreeMap<usize, Rounds>,
     before: BTreeMap<usize, Rounds>,
     filled: BTreeMap<usize, Rounds>,
     emptied: BTreeMap<usize, Rounds>,
@@ -81,7 +83,13 @@ impl Report {
             for of in [&mut measured.median, &mut measured.p99, &mut measured.per_second, &mut measured.cpu] {
                 of.retain(|(_, other), _| *other != room);
             }
-            for of in [&mut measured.connects, &mut measured.before, &mut measured.filled, &mut measured.emptied] {
+            for of in [
+                &mut measured.connects,
+                &mut measured.connecting,
+                &mut measured.before,
+                &mut measured.filled,
+                &mut measured.emptied,
+            ] {
                 of.remove(&room);
             }
         }
@@ -101,9 +109,10 @@ impl Report {
         measured.cpu.entry((load, room)).or_default().push(cpu);
     }
 
-    pub fn filled(&mut self, kind: Kind, room: usize, took: Duration, before: u64, after: u64) {
+    pub fn filled(&mut self, kind: Kind, room: usize, took: Duration, cpu: f64, before: u64, after: u64) {
         let measured = self.measured.entry(kind).or_default();
         measured.connects.entry(room).or_default().push(room as f64 / took.as_secs_f64());
+        measured.connecting.entry(room).or_default().push(cpu / room as f64);
         measured.before.entry(room).or_default().push(before as f64);
         measured.filled.entry(room).or_default().push(after as f64);
     }
@@ -216,8 +225,12 @@ impl Report {
     fn write_crowds(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(room) = self.rooms.iter().max() else { return Ok(()) };
         writeln!(f, "\n**Idle connections: {room} of them, all processes together**\n")?;
-        writeln!(f, "| system | connects per second | memory before | with them | for each | after they left |")?;
-        writeln!(f, "|---|---|---|---|---|---|")?;
+        writeln!(
+            f,
+            "| system | connects per second | seconds of CPU for 1,000 | memory before | with them | for each | after they \
+             left |"
+        )?;
+        writeln!(f, "|---|---|---|---|---|---|---|")?;
         let megabytes = |bytes: f64| format!("{:.0} MB", bytes / 1e6);
         let row = |kind: &Kind, measured: &Measured| {
             let of = |rounds: &BTreeMap<usize, Rounds>| median(rounds.get(room)?);
@@ -226,8 +239,9 @@ impl Report {
             let (before, with) = (first(&measured.before)?, first(&measured.filled)?);
             let each = (with - before) / *room as f64 / 1e3;
             let (connects, filled, emptied) = (of(&measured.connects)?, of(&measured.filled)?, of(&measured.emptied)?);
+            let cpu = of(&measured.connecting)? * 1e3;
             let (before, filled, emptied) = (megabytes(before), megabytes(filled), megabytes(emptied));
-            Some(format!("| {kind} | {connects:.0} | {before} | {filled} | {each:.1} kB | {emptied} |"))
+            Some(format!("| {kind} | {connects:.0} | {cpu:.2} | {before} | {filled} | {each:.1} kB | {emptied} |"))
         };
         for row in self.measured.iter().filter_map(|(kind, measured)| row(kind, measured)) {
             writeln!(f, "{row}")?;

@@ -14,7 +14,7 @@ FUZZ_SECONDS ?= 20
 FUZZ_TARGETS := handshake names directory mesh
 CARGO_FUZZ := 0.13.1
 
-.PHONY: help build run test test-all soak fuzz bench check tools clean
+.PHONY: help build run test test-all soak fuzz bench micro check tools clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench: $(WEB) bench/peers/node/node_modules/.package-lock.json ## measure beside
 	cargo build --locked --release --manifest-path bench/peers/socketioxide/Cargo.toml --target-dir target || \
 	  echo "the socketioxide peer cannot be built: the run will say that it is missing"
 	target/release/rollcall-bench $(BENCH)
+
+micro: ## benchmark the hot pieces by themselves
+	cargo bench --locked
 
 check: tools $(WEB) ## formatting, lints, docs, protocol and page types
 	cargo fmt --all --check

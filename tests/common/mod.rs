@@ -23,7 +23,7 @@ use rollcall::roster::Roster;
 use rollcall::socket_edge::Limits;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -172,12 +172,18 @@ impl Cluster {
     }
 
     pub async fn add(&mut self) {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (public, mesh) = (listen(any, false).unwrap(), listen(any, false).unwrap());
+        let mesh = listen_anywhere();
+        let advertised = mesh.local_addr().unwrap();
+        self.add_behind(mesh, advertised).await;
+    }
+
+    /// Starts a node that the others reach at `advertised`, from where whatever listens there leads to `mesh`.
+    pub async fn add_behind(&mut self, mesh: TcpListener, advertised: SocketAddr) {
+        let public = listen_anywhere();
         let name = format!("node-{}", self.nodes.len() + 1);
         let config = Config {
             name: NodeName::parse(&name).unwrap(),
-            mesh_advertise: mesh.local_addr().unwrap().to_string(),
+            mesh_advertise: advertised.to_string(),
             lease: node::LEASE,
             // The tests share two cores with everything they start.
             deadline: node::DEADLINE_MOST,
@@ -220,6 +226,10 @@ impl Cluster {
         }
         self.index
     }
+}
+
+pub fn listen_anywhere() -> TcpListener {
+    listen(SocketAddr::from(([127, 0, 0, 1], 0)), false).unwrap()
 }
 
 pub fn text(value: &Value, key: &str) -> String {

@@ -1,0 +1,43 @@
+//! Making an answer: a part's JSON, once for each version of the part, and the body, once for each flight.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{BatchSize, Criterion};
+use jiff::Timestamp;
+use rollcall::names::{NodeId, NodeName, Room};
+use rollcall::roll_call::answer::{Answer, Outcome, Source, Vouched};
+use rollcall::roll_call::parts::Rows;
+use rollcall::roster::Row;
+
+use crate::{ROWS, room, row};
+
+const OWNERS: usize = 4;
+
+pub fn rows(criterion: &mut Criterion) {
+    let rows: Vec<Row> = (0..ROWS).map(row).collect();
+    criterion.bench_function("render a part of 2500 rows", |bencher| {
+        bencher.iter_batched(|| rows.clone(), |rows| Rows::new(1, rows), BatchSize::SmallInput);
+    });
+}
+
+pub fn users(criterion: &mut Criterion) {
+    let room = room("Maths");
+    let part = |owner: usize| Arc::new(Rows::new(1, (owner * ROWS..(owner + 1) * ROWS).map(row).collect()));
+    let parts: Vec<(NodeId, Arc<Rows>)> = (0..OWNERS).map(|owner| (NodeId::new_process(), part(owner))).collect();
+    // An answer writes its body once, so each turn needs one of its own.
+    criterion.bench_function("join 4 parts of 2500 rows into a body", |bencher| {
+        bencher.iter_batched(|| answer(&room, &parts), |answer| answer.users(), BatchSize::SmallInput);
+    });
+}
+
+fn answer(room: &Room, parts: &[(NodeId, Arc<Rows>)]) -> Answer {
+    let outcome = |(node, rows): &(NodeId, Arc<Rows>)| Outcome {
+        node: node.clone(),
+        name: NodeName::from_any("node"),
+        took: Duration::ZERO,
+        reply: Ok(Vouched { rows: Arc::clone(rows), unchanged: true }),
+    };
+    let outcomes = parts.iter().map(outcome).collect();
+    Answer::join(room.clone(), Timestamp::UNIX_EPOCH, Source::Directory, true, outcomes)
+}

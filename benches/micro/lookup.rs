@@ -1,0 +1,44 @@
+//! One `LookupSockets` from end to end: a connection of this machine, both ends in this process.
+
+use std::net::Ipv4Addr;
+
+use criterion::Criterion;
+use rollcall::membership::Membership;
+use rollcall::mesh::peers::{Peers, Reply};
+use rollcall::mesh::server;
+use rollcall::names::NodeId;
+use rollcall::node;
+use rollcall::roster::Roster;
+use smol_str::format_smolstr;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+
+use crate::{ROWS, identity, join, room};
+
+pub fn lookup(criterion: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let roster = Roster::new(NodeId::new_process());
+    let (node, room) = (roster.incarnation(), room("Maths"));
+    let _present = join(&roster, &room, 0..ROWS);
+    let membership = Membership::new(identity(), node::LEASE, roster.clone());
+    let mesh = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let address = format_smolstr!("{}", mesh.local_addr().unwrap());
+    let connections = {
+        let _entered = runtime.enter();
+        server::accepted(mesh)
+    };
+    runtime.spawn(server::serve(connections, roster, membership, CancellationToken::new()));
+
+    let peers = Peers::default();
+    let ask = async |known| match peers.lookup(&address, &node, &room, known, node::DEADLINE_MOST).await {
+        Ok(Reply::Part(part)) => part,
+        other => panic!("it says {other:?}"),
+    };
+    let held = runtime.block_on(ask(None));
+    assert_eq!(held.rows.map(|rows| rows.len()), Some(ROWS));
+    let mut group = criterion.benchmark_group("LookupSockets");
+    group.bench_function("2500 rows", |bencher| bencher.to_async(&runtime).iter(|| ask(None)));
+    group.bench_function("unchanged", |bencher| bencher.to_async(&runtime).iter(|| ask(Some(held.version))));
+    group.finish();
+}

@@ -1,0 +1,63 @@
+//! Deciding whom to ask: the table of members is copied, and the owner set held against it.
+
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion};
+use rollcall::clock::BootInstant;
+use rollcall::directory::memory::Memory;
+use rollcall::directory::{Directory, NodeEntry, Owners};
+use rollcall::membership::Membership;
+use rollcall::membership::table::{Known, Said};
+use rollcall::names::NodeId;
+use rollcall::roll_call::plan;
+use rollcall::roster::Roster;
+use tokio::runtime::Runtime;
+
+use crate::identity;
+
+/// A table that stays as it is needs no renewal meanwhile.
+const LEASE: Duration = Duration::from_secs(3600);
+/// Other nodes with sockets in the room.
+const OWNERS: usize = 3;
+
+pub fn plan(criterion: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let mut group = criterion.benchmark_group("view and plan");
+    for nodes in [4, 64] {
+        let roster = Roster::new(NodeId::new_process());
+        let own = roster.incarnation();
+        let membership = Membership::new(identity(), LEASE, roster);
+        let owners = runtime.block_on(meet(&membership, nodes - 1));
+        let ask = || {
+            let view = membership.view();
+            plan::plan(&view, Some(&owners), own.process(), LEASE, BootInstant::now())
+        };
+        assert_eq!(ask().ask.len(), OWNERS, "nobody but the owners");
+        group.bench_function(BenchmarkId::from_parameter(format_args!("{nodes} nodes")), |bencher| bencher.iter(ask));
+    }
+    group.finish();
+}
+
+/// So many others have a lease, and have said that they are whole; the first of them own sockets.
+async fn meet(membership: &Membership, others: usize) -> Owners {
+    let directory = Memory::new();
+    let mut owners = Owners { nodes: Vec::new(), epoch: None };
+    let identity = identity();
+    for _ in 0..others {
+        let node = NodeId::new_process();
+        let (name, mesh, since) = (identity.name.clone(), identity.mesh.clone(), identity.since.clone());
+        let entry = NodeEntry { name: name.clone(), mesh: mesh.clone(), since: since.clone(), draining: false };
+        owners.epoch = directory.enter(&node, &entry, LEASE).await.unwrap();
+        let about = Known { node: node.clone(), name, mesh, since, age: None };
+        let whole_under = owners.epoch.clone();
+        membership.told(&Said { about, sequence: 1, whole_under, draining: false, goodbye: false, members: vec![] });
+        if owners.nodes.len() < OWNERS {
+            owners.nodes.push(node);
+        }
+    }
+    tokio::select! {
+        () = membership.keep_lease(&*directory) => {}
+        () = membership.introduced() => {}
+    }
+    owners
+}

@@ -1,0 +1,67 @@
+//! A flush of the registrar: from the first of 1,000 joins of a claimed room until the directory lists all of them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::Criterion;
+use rollcall::directory::Directory;
+use rollcall::directory::memory::Memory;
+use rollcall::directory::redis::Redis;
+use rollcall::mesh::peers::Peers;
+use rollcall::names::{NodeId, Room};
+use rollcall::node::{self, Core, Tasks};
+use rollcall::registrar::LINGER;
+use rollcall::roll_call::parts::Parts;
+use tokio::runtime::Builder;
+use tokio::task::yield_now;
+
+use crate::common::{PATIENCE, RedisServer};
+use crate::{identity, join, room};
+
+const JOINS: usize = 1_000;
+/// Nothing renews it between two measurements.
+const LEASE: Duration = Duration::from_secs(3600);
+
+pub fn flush(criterion: &mut Criterion) {
+    // One thread: another one would spin in `listed`, and have the scheduler's time slices measured.
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let redis = runtime.block_on(RedisServer::start());
+    let mut group = criterion.benchmark_group("flush 1000 joins");
+    group.sample_size(20);
+    let indexes: [(&str, Arc<dyn Directory>); 2] =
+        [("in memory", Memory::new()), ("Redis", Arc::new(Redis::open(&redis.url(), "rollcall:", false).unwrap()))];
+    for (name, directory) in indexes {
+        let (peers, parts) = (Peers::default(), Parts::new(node::CACHE));
+        let core = Core::new(identity(), LEASE, LINGER, Arc::clone(&directory), peers, parts);
+        let mut tasks = Tasks::default();
+        let entered = runtime.enter();
+        core.start(&mut tasks);
+        drop(entered);
+        let (node, room) = (core.roster.incarnation(), room("Maths"));
+        // Keeps the room claimed.
+        let _resident = join(&core.roster, &room, 0..1);
+        runtime.block_on(core.registrar.settle(std::slice::from_ref(&room), PATIENCE)).unwrap();
+        group.bench_function(name, |bencher| {
+            bencher.to_async(&runtime).iter_custom(async |times| {
+                let mut took = Duration::ZERO;
+                for _ in 0..times {
+                    let began = Instant::now();
+                    let joined = join(&core.roster, &room, 1..1 + JOINS);
+                    listed(&*directory, &room, &node, 1 + JOINS).await;
+                    took += began.elapsed();
+                    drop(joined);
+                    listed(&*directory, &room, &node, 1).await;
+                }
+                took
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Ends when the directory lists so many sockets of the room.
+async fn listed(directory: &dyn Directory, room: &Room, node: &NodeId, sockets: usize) {
+    while directory.account(room, std::slice::from_ref(node)).await.unwrap()[0].sockets != sockets as u64 {
+        yield_now().await;
+    }
+}

@@ -1,0 +1,247 @@
+//! What a roll call costs, counted: messages between nodes, and commands to Redis. It grows with the owners of the room
+//! and with what changed in it, and neither with the cluster nor with the room.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use common::{Cluster, Index, Running, listen_anywhere, until};
+use futures::StreamExt;
+use prost::Message;
+use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
+use rollcall::mesh::proto::mesh_service_server::{MeshService, MeshServiceServer};
+use rollcall::mesh::proto::{AnnounceRequest, AnnounceResponse, LookupSocketsRequest, LookupSocketsResponse};
+use rollcall::names::{Room, SocketId, UserId};
+use rollcall::roster::Presence;
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Request, Response, Status};
+
+/// An unchanged part fits into it, ids and version included.
+const SMALL: usize = 128;
+
+/// One lookup that was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Lookup {
+    unchanged: bool,
+    rows: usize,
+    /// Of the question and of the answer.
+    bytes: usize,
+}
+
+/// What came to a node.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Lookups, those included whose caller did not wait for the answer.
+    asked: usize,
+    answered: Vec<Lookup>,
+}
+
+/// Stands in front of a node's mesh, passes every call on, and counts the lookups.
+#[derive(Clone)]
+struct Meter {
+    node: MeshServiceClient<Channel>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl Meter {
+    fn new(node: SocketAddr) -> Self {
+        let channel = Endpoint::from_shared(format!("http://{node}")).unwrap().connect_lazy();
+        Self { node: MeshServiceClient::new(channel), seen: Arc::default() }
+    }
+
+    /// What came since the last time.
+    fn take(&self) -> Seen {
+        std::mem::take(&mut self.seen.lock().unwrap())
+    }
+}
+
+#[tonic::async_trait]
+impl MeshService for Meter {
+    async fn lookup_sockets(
+        &self,
+        request: Request<LookupSocketsRequest>,
+    ) -> Result<Response<LookupSocketsResponse>, Status> {
+        self.seen.lock().unwrap().asked += 1;
+        let request = request.into_inner();
+        let asked = request.encoded_len();
+        let response = self.node.clone().lookup_sockets(request).await?;
+        let answer = response.get_ref();
+        let (rows, bytes) = (answer.sockets.len(), asked + answer.encoded_len());
+        self.seen.lock().unwrap().answered.push(Lookup { unchanged: answer.unchanged, rows, bytes });
+        Ok(response)
+    }
+
+    async fn announce(&self, request: Request<AnnounceRequest>) -> Result<Response<AnnounceResponse>, Status> {
+        self.node.clone().announce(request.into_inner()).await
+    }
+}
+
+/// A cluster with a meter in front of each node.
+struct Metered {
+    cluster: Cluster,
+    meters: Vec<Meter>,
+    _tasks: JoinSet<Result<(), tonic::transport::Error>>,
+}
+
+impl Metered {
+    async fn start(count: usize) -> Self {
+        // Redis, since nobody is asked early where the directory answers at once.
+        let mut cluster = Cluster::start(0, Index::redis().await).await;
+        let (mut meters, mut tasks) = (Vec::new(), JoinSet::new());
+        for _ in 0..count {
+            let (mesh, front) = (listen_anywhere(), listen_anywhere());
+            let (meter, advertised) = (Meter::new(mesh.local_addr().unwrap()), front.local_addr().unwrap());
+            let server = Server::builder().add_service(MeshServiceServer::new(meter.clone()));
+            tasks.spawn(server.serve_with_incoming(TcpListenerStream::new(front)));
+            cluster.add_behind(mesh, advertised).await;
+            meters.push(meter);
+        }
+        Self { cluster, meters, _tasks: tasks }
+    }
+
+    /// Ends when each node answers for so many sockets of the room, and asks nobody about a room without any.
+    async fn settled(&self, room: &str, sockets: usize) {
+        for node in 0..self.meters.len() {
+            until("the room is filled", || async {
+                let (complete, users) = self.cluster.users(node, room).await;
+                complete && users.len() == sockets
+            })
+            .await;
+            until("the index is relied on", || async { self.asked(node, "nobody is here").await == 1 }).await;
+        }
+        self.forget();
+    }
+
+    /// How many nodes are asked, the node itself included.
+    async fn asked(&self, node: usize, room: &str) -> usize {
+        let room = percent_encoding::utf8_percent_encode(room, percent_encoding::NON_ALPHANUMERIC);
+        let full: Value = self.cluster.get(node, &format!("/{room}/rollcall")).await.json().await.unwrap();
+        full["nodes"].as_array().unwrap().len()
+    }
+
+    fn forget(&self) {
+        for meter in &self.meters {
+            meter.take();
+        }
+    }
+
+    /// What came to each node during one roll call by this one, which is complete and lists so many sockets.
+    async fn call(&self, node: usize, room: &str, sockets: usize) -> Vec<Seen> {
+        let (complete, users) = self.cluster.users(node, room).await;
+        assert_eq!((complete, users.len()), (true, sockets));
+        self.meters.iter().map(Meter::take).collect()
+    }
+
+    /// How often each was asked during it.
+    async fn counts(&self, node: usize, room: &str, sockets: usize) -> Vec<usize> {
+        self.call(node, room, sockets).await.iter().map(|seen| seen.asked).collect()
+    }
+
+    /// What each answered during it, one after another.
+    async fn answers(&self, node: usize, room: &str, sockets: usize) -> Vec<Lookup> {
+        self.call(node, room, sockets).await.into_iter().flat_map(|seen| seen.answered).collect()
+    }
+}
+
+/// Sockets with these numbers are in the room for as long as what is returned.
+fn fill(node: &Running, room: &str, numbers: Range<usize>) -> Vec<Presence> {
+    let rooms = [Room::parse(room).unwrap()];
+    let register = |number| {
+        let (socket, user) = (format!("{}-{number:020}", node.name), format!("user-{number}"));
+        node.roster.register(SocketId::parse(&socket).unwrap(), UserId::parse(&user).unwrap(), &rooms)
+    };
+    numbers.map(register).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_owner_is_asked_once_and_nobody_else() {
+    let metered = Metered::start(4).await;
+    let nodes = &metered.cluster.nodes;
+    let (stay, go) = (fill(&nodes[1], "Maths", 0..50), fill(&nodes[2], "Maths", 0..50));
+    let _elsewhere = fill(&nodes[3], "Physics", 0..50);
+    metered.settled("Maths", 100).await;
+    for _ in 0..5 {
+        assert_eq!(metered.counts(0, "Maths", 100).await, [0, 1, 1, 0]);
+        assert_eq!(metered.counts(1, "Maths", 100).await, [0, 0, 1, 0], "what it has itself costs no message");
+    }
+    drop(go);
+    until("the claim is given back", || async { metered.asked(0, "Maths").await == 2 }).await;
+    metered.forget();
+    assert_eq!(metered.counts(0, "Maths", 50).await, [0, 1, 0, 0], "who had rows once is not asked for ever");
+    drop(stay);
+    metered.cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unchanged_owner_costs_a_small_message_and_a_changed_one_its_own_rows() {
+    let metered = Metered::start(3).await;
+    let nodes = &metered.cluster.nodes;
+    let (_few, _many) = (fill(&nodes[1], "Maths", 0..10), fill(&nodes[2], "Maths", 0..2_000));
+    metered.settled("Maths", 2_010).await;
+    for _ in 0..5 {
+        let said = metered.answers(0, "Maths", 2_010).await;
+        let small = |lookup: &Lookup| lookup.unchanged && lookup.rows == 0 && lookup.bytes <= SMALL;
+        assert!(said.len() == 2 && said.iter().all(small), "{said:?}");
+    }
+    let _one_more = fill(&nodes[1], "Maths", 10..11);
+    let said = metered.answers(0, "Maths", 2_011).await;
+    let rows: Vec<_> = said.iter().map(|lookup| (lookup.unchanged, lookup.rows)).collect();
+    assert_eq!(rows, [(false, 11), (true, 0)]);
+    let bytes: usize = said.iter().map(|lookup| lookup.bytes).sum();
+    assert!(bytes <= (11 + 2) * SMALL, "{bytes} bytes for 11 rows of 2011");
+    metered.cluster.stop().await;
+}
+
+/// `MONITOR`, unlike the counts of `INFO commandstats`, tells a roll call's commands from what nodes do all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_reads_the_owner_set_and_the_epoch_however_large_the_room() {
+    const CALLS: usize = 10;
+    let cluster = Cluster::start(2, Index::redis().await).await;
+    let server = cluster.index.server();
+    for (room, sockets) in [("small", 1), ("large", 5_000)] {
+        let _present = [fill(&cluster.nodes[0], room, 0..sockets), fill(&cluster.nodes[1], room, 0..sockets)];
+        let mut redis = server.connection().await;
+        until("every socket is listed", || {
+            let mut redis = redis.clone();
+            async move {
+                let sets: Vec<String> =
+                    redis::cmd("KEYS").arg(format!("rollcall:room:*:{room}")).query_async(&mut redis).await.unwrap();
+                let mut sizes = redis::pipe();
+                for set in &sets {
+                    sizes.cmd("SCARD").arg(set);
+                }
+                sizes.query_async::<Vec<usize>>(&mut redis).await.unwrap() == [sockets; 2]
+            }
+        })
+        .await;
+        let monitor = redis::Client::open(server.url()).unwrap().get_async_monitor().await.unwrap();
+        for _ in 0..CALLS {
+            let (complete, users) = cluster.users(0, room).await;
+            assert_eq!((complete, users.len()), (true, 2 * sockets));
+        }
+        redis::cmd("ECHO").arg("that was all").query_async::<()>(&mut redis).await.unwrap();
+        let seen = monitor.into_on_message::<String>().take_while(|line| {
+            let more = !line.contains("that was all");
+            async move { more }
+        });
+        // Each is `<time> [<database> <client>] "<command>" "<argument>"…`.
+        let seen: Vec<String> = seen.collect().await;
+        let commands: Vec<&str> = seen.iter().map(|line| line.split_once("] ").unwrap().1).collect();
+        let about_the_room: Vec<usize> =
+            (0..commands.len()).filter(|place| commands[*place].contains(&format!(":{room}\""))).collect();
+        assert_eq!(about_the_room.len(), CALLS, "{commands:?}");
+        for place in about_the_room {
+            let pipeline = [format!(r#""SMEMBERS" "rollcall:owners:{room}""#), r#""GET" "rollcall:epoch""#.to_owned()];
+            assert_eq!(commands[place..place + 2], pipeline);
+        }
+        let owners: usize =
+            redis::cmd("SCARD").arg(format!("rollcall:owners:{room}")).query_async(&mut redis).await.unwrap();
+        assert_eq!(owners, 2);
+    }
+    cluster.stop().await;
+}

@@ -6,6 +6,7 @@
 //! who gets as far as that is decided at the [`gate`].
 
 mod compact;
+pub mod seal;
 pub mod gate;
 pub mod handshake;
 

@@ -132,6 +132,11 @@ impl Membership {
         self.lock().view()
     }
 
+    /// Where the mesh of a process is reached; `None` when none of its incarnations is a member.
+    pub fn mesh_of(&self, process: &str) -> Option<SmolStr> {
+        self.lock().mesh_of(process)
+    }
+
     /// How long a lease lasts.
     pub fn lease(&self) -> Duration {
         self.lease

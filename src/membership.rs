@@ -191,6 +191,12 @@ impl Membership {
         *self.leaving.borrow() != Leaving::Staying
     }
 
+    /// Ends when it is on its way out.
+    pub async fn left(&self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.leaving.subscribe().wait_for(|leaving| *leaving != Leaving::Staying).await;
+    }
+
     /// This process has been in an index and has read the list of the others afterwards. Until then it knows nobody.
     pub fn is_introduced(&self) -> bool {
         self.standing.borrow().introduced

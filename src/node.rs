@@ -36,7 +36,7 @@ use crate::roll_call::RollCall;
 use crate::roll_call::parts::Parts;
 use crate::roster::Roster;
 use crate::socket_edge::gate::{self, Gate};
-use crate::socket_edge::polling::Polling;
+use crate::socket_edge::polling::{self, Polling};
 use crate::socket_edge::sessions::{Engine, Sessions};
 use crate::socket_edge::{self, Transports};
 
@@ -227,7 +227,12 @@ impl Node {
                 Some(Sessions::new(&roster.incarnation(), connections.clone(), engine))
             }
         };
-        let polling = sessions.map(|sessions| layer_fn(move |inner| Polling::new(Arc::clone(&sessions), inner)));
+        let polling = sessions.clone().map(|sessions| {
+            let (membership, peers) = (Arc::clone(membership), core.peers.clone());
+            let poll_most = config.clients.ping_interval + config.clients.ping_timeout;
+            let cluster = Arc::new(polling::Cluster { sessions, membership, peers, poll_most });
+            layer_fn(move |inner| Polling::new(Arc::clone(&cluster), inner))
+        });
         let public = Gate::new(Arc::clone(membership), option_layer(polling).layer(public));
         let public = option_layer(http::cors(config.cors_origins)).layer(public);
         let public = MapRequest::new(public, |request: Request<Incoming>| request.map(Body::new));
@@ -249,6 +254,7 @@ impl Node {
             mesh::server::accepted(listeners.mesh),
             Arc::clone(roster),
             Arc::clone(membership),
+            sessions,
             stop_mesh.clone(),
         ));
         let mut public = tokio::spawn({

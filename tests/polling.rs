@@ -8,7 +8,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use common::{Client, Cluster, Index, PATIENCE, Socket, text, until};
+use futures::future::join_all;
 use futures::{SinkExt, StreamExt};
+use rollcall::mesh::proto::polling_service_client::PollingServiceClient;
+use rollcall::mesh::proto::{Asked, ForwardRequest};
 use rollcall::socket_edge::{Limits, Transports};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::{Error, Message};
+use tonic::Code;
 
 const POLLING: Limits = Limits {
     transports: Transports::WebsocketAndPolling,
@@ -385,5 +389,118 @@ async fn without_the_flag_nobody_polls() {
     assert_eq!(answer(reqwest::Client::new().get(&url)).await.0, 400);
     assert_eq!(answer(reqwest::Client::new().get(format!("{url}&sid=FWHKDkMSQS-LgF51"))).await.0, 400);
     assert_eq!(cluster.nodes[0].roster.size().sockets, 0);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_request_of_a_session_may_come_in_on_another_node() {
+    let cluster = Cluster::holding(4, Index::memory(), POLLING).await;
+    let nodes: Vec<_> = cluster.nodes.iter().map(|node| node.public).collect();
+    let session = Session::open(nodes[0], "id_user=foo&room=a").await;
+    session.say(nodes[1], "40").await;
+    let id = text(&serde_json::from_str(&session.hear(nodes[2], "40").await).unwrap(), "sid");
+    listed(&cluster, "a", &[(&id, "foo")]).await;
+    for turn in 0..20 {
+        let [speaks, hears] = [turn % 4, (turn / 4) % 4].map(|node| nodes[node]);
+        let poll = session.waits(hears).await;
+        session.say(speaks, &format!("42{turn}[\"join\",\"b\"]")).await;
+        assert_eq!(poll.await.unwrap(), (200, format!("43{turn}[{{\"ok\":true}}]")));
+    }
+    listed(&cluster, "b", &[(&id, "foo")]).await;
+    assert_eq!(session.websocket(nodes[3]).await.err(), Some(400), "it cannot be handed on");
+    let (status, body) = answer(session.http.get(session.url(nodes[3]).replace("=polling", "=websocket"))).await;
+    assert!(status == 400 && body.contains("another node"), "{body}");
+    listed(&cluster, "b", &[(&id, "foo")]).await;
+    let poll = session.waits(nodes[2]).await;
+    session.say(nodes[1], "1").await;
+    assert_eq!(poll.await.unwrap().0, 200);
+    gone(&cluster).await;
+    assert_eq!(session.poll(nodes[3]).await, unknown());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_goes_while_it_polls_on_another_node_is_gone_at_once() {
+    let cluster = Cluster::holding(2, Index::memory(), POLLING).await;
+    let [here, there] = [0, 1].map(|node| cluster.nodes[node].public);
+    let (session, id) = Session::connect(here, "foo", "a").await;
+    let poll = session.waits(there).await;
+    listed(&cluster, "a", &[(&id, "foo")]).await;
+    poll.abort();
+    gone(&cluster).await;
+    assert_eq!(session.poll(there).await, unknown());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stops_ends_its_sessions_wherever_they_poll_and_those_of_others_poll_on_elsewhere() {
+    let mut cluster = Cluster::holding(3, Index::memory(), POLLING).await;
+    let [stops, stays, last] = [0, 1, 2].map(|node| cluster.nodes[node].public);
+    let (ends, _) = Session::connect(stops, "ends", "a").await;
+    let ending = ends.waits(stays).await;
+    let (goes_on, id) = Session::connect(stays, "goes on", "a").await;
+    let going_on = goes_on.waits(stops).await;
+    let began = Instant::now();
+    cluster.nodes.remove(0).stop().await;
+    assert!(began.elapsed() < Duration::from_secs(5), "it waited for polls: {:?}", began.elapsed());
+    assert_eq!(ending.await.unwrap(), unknown());
+    assert_eq!(ends.poll(last).await, unknown());
+    assert_eq!(going_on.await.unwrap(), (200, "6".to_owned()));
+    assert_eq!(goes_on.emit(last, "join", "b").await, json!({"ok": true}));
+    listed(&cluster, "a", &[(&id, "goes on")]).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn polls_that_wait_on_another_node_are_in_nobodys_way() {
+    const MANY: usize = 600;
+    let cluster = Cluster::holding(2, Index::memory(), POLLING).await;
+    let [here, there] = [0, 1].map(|node| cluster.nodes[node].public);
+    let sessions: Vec<_> = join_all((0..MANY).map(|_| Session::connect(here, "foo", "a"))).await;
+    let polls = join_all(sessions.iter().map(|(session, _)| session.waits(there))).await;
+    assert!(polls.iter().all(|poll| !poll.is_finished()));
+    let (complete, rows) = cluster.users(1, "a").await;
+    assert_eq!((complete, rows.len()), (true, MANY));
+    for (session, _) in &sessions {
+        session.say(there, "42[\"join\",\"b\"]").await;
+    }
+    assert_eq!(cluster.users(1, "b").await.1.len(), MANY);
+    // All of them go at once.
+    polls.iter().for_each(JoinHandle::abort);
+    gone(&cluster).await;
+    let (session, id) = Session::connect(here, "bar", "a").await;
+    session.waits(there).await;
+    listed(&cluster, "a", &[(&id, "bar")]).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_mesh_hands_on_to_sessions_and_to_nothing_else() {
+    let cluster = Cluster::holding(1, Index::memory(), POLLING).await;
+    let (session, id) = Session::connect(cluster.nodes[0].public, "foo", "a").await;
+    let mut mesh = PollingServiceClient::connect(format!("http://{}", cluster.nodes[0].mesh)).await.unwrap();
+    let mut forward = async |session: &str, asked: Asked| {
+        let payload = b"1".to_vec();
+        let request = ForwardRequest { session: session.to_owned(), asked: asked.into(), payload };
+        mesh.forward(request).await.map(tonic::Response::into_inner).map_err(|status| status.code())
+    };
+    for wrong in [&id, "", "../../a/users", &session.sealed[1..]] {
+        assert_eq!(forward(wrong, Asked::Post).await.unwrap_err(), Code::InvalidArgument);
+    }
+    assert_eq!(forward(&session.sealed, Asked::Unspecified).await.unwrap_err(), Code::InvalidArgument);
+    let forged = session.sealed.replace(&id, "0000000000000000");
+    for asked in [Asked::Poll, Asked::Post, Asked::Release] {
+        let answer = forward(&forged, asked).await.unwrap();
+        assert_eq!((answer.status, String::from_utf8(answer.body).unwrap()), (400, UNKNOWN.to_owned()));
+    }
+    listed(&cluster, "a", &[(&id, "foo")]).await;
+    assert_eq!(forward(&session.sealed, Asked::Post).await.unwrap().status, 200);
+    gone(&cluster).await;
+    cluster.stop().await;
+
+    let cluster = Cluster::start(1, Index::memory()).await;
+    let mut mesh = PollingServiceClient::connect(format!("http://{}", cluster.nodes[0].mesh)).await.unwrap();
+    let request = ForwardRequest { session: session.sealed, asked: Asked::Poll.into(), payload: Vec::new() };
+    assert_eq!(mesh.forward(request).await.unwrap_err().code(), Code::Unimplemented);
     cluster.stop().await;
 }

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::FutureExt;
 use serde::Deserialize;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
@@ -29,6 +30,8 @@ use crate::names::NodeId;
 const OPEN_PACKET_MOST: usize = 4 << 10;
 /// What closes an Engine.IO session when its client says it.
 const CLOSE_PACKET: &str = "1";
+/// What says nothing.
+const NOOP_PACKET: &str = "6";
 
 /// What holds Socket.IO.
 pub type Engine = BoxCloneSyncService<Request<Body>, Response, Infallible>;
@@ -40,6 +43,8 @@ pub enum Asked {
     Poll,
     /// To take what its client says.
     Post(Bytes),
+    /// To answer the poll under way at once, with nothing; or else the next one.
+    Release,
 }
 
 /// Shared by `Arc`.
@@ -65,6 +70,8 @@ struct State {
     sessions: Weak<Sessions>,
     /// Let go by this node.
     ended: CancellationToken,
+    /// Its poll is to be answered now.
+    released: Notify,
     /// The connections that it has been or is being upgraded to, of which one at most lives for long.
     websockets: Mutex<Vec<Switch>>,
 }
@@ -121,22 +128,19 @@ impl Sessions {
     }
 
     /// The open packet with the sealed id in place of the bare one.
-    fn sealed(&self, packet: &[u8], session: &Session) -> Option<Response> {
-        let packet = str::from_utf8(packet).ok()?;
-        let Opened { sid } = serde_json::from_str(packet.strip_prefix('0')?).ok()?;
-        let packet = packet.replacen(sid, &self.seal.seal(sid)?, 1);
+    fn sealed(&self, opened: &[u8], session: &Session) -> Option<Response> {
+        let opened = str::from_utf8(opened).ok()?;
+        let Opened { sid } = serde_json::from_str(opened.strip_prefix('0')?).ok()?;
+        let opened = opened.replacen(sid, &self.seal.seal(sid)?, 1);
         session.state.sid.set(sid.to_owned()).ok()?;
         self.lock().insert(sid.to_owned(), session.clone());
         if session.state.ended.is_cancelled() {
             // It was let go before it was known by which id.
             session.state.let_go();
         }
-        let headers = [
-            (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8")),
-            // Whoever has it can act as this client.
-            (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-        ];
-        Some((headers, packet).into_response())
+        // Whoever has it can act as this client.
+        let headers = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+        Some((headers, packet(opened)).into_response())
     }
 
     /// Answers a request of a session. A poll takes until there is something to say; if it is dropped before, its
@@ -145,16 +149,25 @@ impl Sessions {
         let Some((sid, session)) = self.find(sealed) else {
             return EngineError::UnknownSession.into_response();
         };
-        let (method, payload) = match asked {
-            Asked::Poll => (Method::GET, Bytes::new()),
-            Asked::Post(payload) => return self.ask(of_session(Method::POST, sid, payload)).await,
-        };
+        match asked {
+            Asked::Poll => self.poll(sid, &session).await,
+            Asked::Post(payload) => self.ask(of_session(Method::POST, sid, payload)).await,
+            Asked::Release => {
+                session.state.released.notify_one();
+                packet(NOOP_PACKET).into_response()
+            }
+        }
+    }
+
+    async fn poll(&self, sid: &str, session: &Session) -> Response {
         let mut unanswered = Unanswered(Some(&session.switch));
         let response = tokio::select! {
             biased;
             // Not a close packet: it is after a failed poll that every official client comes back.
             () = session.state.ended.cancelled() => EngineError::UnknownSession.into_response(),
-            response = self.ask(of_session(method, sid, payload)) => response,
+            response = self.ask(of_session(Method::GET, sid, Bytes::new())) => response,
+            // engineioxide takes a packet only when it answers with it, so none is lost.
+            () = session.state.released.notified() => packet(NOOP_PACKET).into_response(),
         };
         unanswered.0 = None;
         response
@@ -238,6 +251,11 @@ impl Drop for Unanswered<'_> {
             switch.end();
         }
     }
+}
+
+/// A packet for a polling client, as engineioxide answers with it.
+fn packet(packet: impl Into<Body>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"))], packet.into())
 }
 
 fn of_session(method: Method, sid: &str, payload: Bytes) -> Request<Body> {

@@ -2,8 +2,8 @@
 //!
 //! Owns the `503` for clients that come while this node does not count or is on its way out, and the end of the
 //! transports when that is so: always without a Socket.IO disconnect, after which official clients would not come back.
-//! A request of a session that is there passes until the session is let go. Owns no sockets and no connections: whether
-//! the node counts is the membership's, transports end by their switches.
+//! While the node is on its way out, requests of sessions pass: their own end comes, and others' go on elsewhere. Owns no
+//! sockets and no connections: whether the node counts is the membership's, transports end by their switches.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -43,9 +43,9 @@ impl<S> Gate<S> {
         Self { membership, inner }
     }
 
-    /// Why nobody is let in now.
-    fn closed(&self) -> Option<&'static str> {
-        if self.membership.is_leaving() {
+    /// Why a request gets nowhere now: one that opens a session, or one of a session that is there already.
+    fn closed(&self, opens: bool) -> Option<&'static str> {
+        if opens && self.membership.is_leaving() {
             return Some("this node is stopping; another one takes over");
         }
         if !self.membership.is_introduced() {
@@ -74,15 +74,14 @@ where
         let Some(query) = Query::read(request.uri()) else {
             return Either::Left(self.inner.call(request));
         };
-        if query.sid.is_none()
-            && let Some(why) = self.closed()
-        {
+        let opens = query.sid.is_none();
+        if let Some(why) = self.closed(opens) {
             let mut response = Problem::unavailable(why).into_response();
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
             return Either::Right(ready(Ok(response)));
         }
         // A polling client is not on one connection, and one that upgrades is ended by its session.
-        if query.sid.is_none()
+        if opens
             && query.transport == Some("websocket")
             && let Some(switch) = request.extensions().get::<Switch>()
         {

@@ -15,7 +15,7 @@ export class Balancer {
     this.nodes = nodes;
     this.turn = 0;
     /** How many requests each node was given, by its name. */
-    this.given = new Map(nodes.map((node) => [node.name, 0]));
+    this.given = new Map();
     this.sockets = new Set();
     this.server = http.createServer((request, response) => this.handOn(request, response));
     this.server.on("upgrade", (request, socket, head) => this.pipe(request, socket, head));
@@ -25,20 +25,29 @@ export class Balancer {
     });
   }
 
-  next() {
-    const node = this.nodes[this.turn++ % this.nodes.length];
-    this.given.set(node.name, this.given.get(node.name) + 1);
+  node(turn) {
+    const node = this.nodes[turn % this.nodes.length];
+    this.given.set(node.name, (this.given.get(node.name) ?? 0) + 1);
     const [host, port] = node.listen.split(":");
     return { host, port };
   }
 
-  /** What breaks before it was answered is tried on the next node, if it is harmless or was not sent: as nginx does. */
+  /**
+   * What breaks before it was answered is tried on the next node if it is harmless or was not sent, and what is answered
+   * 503 is in any case: as nginx does where it is told to.
+   */
   async handOn(request, response) {
     const body = [];
     for await (const piece of request) body.push(piece);
+    const turn = this.turn++;
     const attempt = (left) => {
       const { method, url: path, headers } = request;
-      const upstream = http.request({ ...this.next(), method, path, headers, agent: false }, (answer) => {
+      const upstream = http.request({ ...this.node(turn + left), method, path, headers, agent: false }, (answer) => {
+        if (answer.statusCode === 503 && left > 1) {
+          answer.resume();
+          attempt(left - 1);
+          return;
+        }
         response.writeHead(answer.statusCode, answer.headers);
         answer.pipe(response);
       });
@@ -55,7 +64,7 @@ export class Balancer {
   }
 
   pipe({ method, url, rawHeaders }, socket, head) {
-    const upstream = net.connect(this.next());
+    const upstream = net.connect(this.node(this.turn++));
     const lines = [`${method} ${url} HTTP/1.1`];
     for (let index = 0; index < rawHeaders.length; index += 2) lines.push(`${rawHeaders[index]}: ${rawHeaders[index + 1]}`);
     upstream.write(`${lines.join("\r\n")}\r\n\r\n`);

@@ -101,7 +101,7 @@ for (const [version, io] of [[4, io4], [3, io3]]) {
       }
       await cluster.assertListed(`${room} (second)`, ...rows);
       await cluster.assertListed(room, ...rows.filter((_, index) => index % 2 === 1));
-      for (const { name } of cluster.nodes) assert.ok(balancer.given.get(name) - before.get(name) >= MANY, name);
+      for (const { name } of cluster.nodes) assert.ok(balancer.given.get(name) - (before.get(name) ?? 0) >= MANY, name);
       for (const socket of sockets.slice(1)) socket.disconnect();
       await cluster.untilListed(`${room} (second)`, rows[0]);
       assert.ok(sockets[0].connected);

@@ -148,7 +148,7 @@ pub struct Serve {
     )]
     pub rooms_per_socket: u32,
 
-    /// An origin whose pages may read the REST answers, as in `https://example.org`. May be repeated or separated by
+    /// An origin whose pages may read the answers and poll, as in `https://example.org`. May be repeated or separated by
     /// commas. Unless told otherwise: none
     #[arg(long = "cors-origin", env = "ROLLCALL_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub cors_origins: Vec<HeaderValue>,

@@ -11,7 +11,7 @@ export ROLLCALL_TOOLS := $(CURDIR)/$(TOOLS)
 SOAK ?= 2m
 BENCH ?=
 FUZZ_SECONDS ?= 20
-FUZZ_TARGETS := handshake names directory mesh
+FUZZ_TARGETS := handshake names directory mesh seal
 CARGO_FUZZ := 0.13.1
 
 .PHONY: help build run test test-all soak fuzz bench micro check tools clean

@@ -7,7 +7,7 @@ use std::{env, fs};
 
 use protox::prost::Message;
 
-const PROTO: &str = "rollcall/v1/mesh.proto";
+const PROTOS: [&str; 2] = ["rollcall/v1/mesh.proto", "rollcall/v1/polling.proto"];
 const SCRIPTS: [&str; 2] = ["front.js", "room.js"];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn compile_proto(out: &Path) -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let descriptors = protox::compile([PROTO], ["proto"])?;
+    let descriptors = protox::compile(PROTOS, ["proto"])?;
     fs::write(out.join("rollcall.v1.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure().build_transport(false).compile_fds(descriptors)?;
     Ok(())

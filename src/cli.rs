@@ -19,6 +19,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
 use crate::directory::redis::Redis;
 use crate::names::NodeName;
 use crate::node;
+use crate::socket_edge::Transports;
 
 /// The port that `dev` is reached on.
 const DEV_LISTEN: &str = "localhost:5009";
@@ -62,6 +63,10 @@ pub struct Dev {
     /// The one address that all nodes accept on
     #[arg(long, default_value = DEV_LISTEN, env = "ROLLCALL_LISTEN", value_name = "HOST:PORT")]
     pub listen: ListenAddress,
+
+    /// By what clients may come: `websocket`, or `websocket,polling`
+    #[arg(long, default_value = "websocket", env = "ROLLCALL_TRANSPORTS", value_name = "TRANSPORTS")]
+    pub transports: Transports,
 
     /// `on`: https, with a certificate made at start. `off`: http
     #[arg(long, default_value = "on", env = "ROLLCALL_TLS")]
@@ -124,6 +129,12 @@ pub struct Serve {
     #[arg(long, env = "ROLLCALL_THREADS", value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 
+    /// By what clients may come: `websocket`, or `websocket,polling` to let those in, too, that begin with HTTP
+    /// long-polling or cannot do anything else. No sticky sessions are needed: whichever node a request gets to hands it
+    /// on to the one that has the session
+    #[arg(long, default_value = "websocket", env = "ROLLCALL_TRANSPORTS", value_name = "TRANSPORTS")]
+    pub transports: Transports,
+
     /// How often a client is asked for a sign of life
     #[arg(long, default_value = "25s", env = "ROLLCALL_PING_INTERVAL", value_name = "DURATION", value_parser = ping)]
     pub ping_interval: Duration,
@@ -142,7 +153,7 @@ pub struct Serve {
     )]
     pub rooms_per_socket: u32,
 
-    /// An origin whose pages may read the REST answers, as in `https://example.org`. May be repeated or separated by
+    /// An origin whose pages may read the answers and poll, as in `https://example.org`. May be repeated or separated by
     /// commas. Unless told otherwise: none
     #[arg(long = "cors-origin", env = "ROLLCALL_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub cors_origins: Vec<HeaderValue>,

@@ -2,7 +2,8 @@
 //!
 //! Owns TCP and TLS up to the request: no delay on small writes, a limit on how long a request head may take, and one
 //! [`Switch`] per connection in its requests' extensions. The switch ends the transport itself, a WebSocket that was
-//! upgraded long ago too: what stands above can neither close one transport from outside nor be asked to.
+//! upgraded long ago too: what stands above can neither close one transport from outside nor be asked to. A client that
+//! comes by many connections has a switch of its own, found among those of the others.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -48,6 +49,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 pub struct Switch(Arc<SwitchState>);
 
 type BeforeEnd = Box<dyn FnOnce() + Send + Sync>;
+type AtEnd = Box<dyn Fn() + Send + Sync>;
 
 #[derive(Default)]
 struct SwitchState {
@@ -58,6 +60,8 @@ struct SwitchState {
     client: AtomicBool,
     /// What must be done before its end can be seen at the other end.
     before_end: Mutex<Option<BeforeEnd>>,
+    /// How to end what is no connection.
+    at_end: Option<AtEnd>,
     reader: AtomicWaker,
     writer: AtomicWaker,
 }
@@ -73,12 +77,17 @@ struct Registry {
     open: Mutex<HashMap<u64, Switch>>,
 }
 
-/// A stream that reads and writes nothing more once its switch was used.
-struct Switched<T> {
-    stream: T,
+/// A switch that is found among the others for as long as this is there.
+pub struct Tracked {
     switch: Switch,
     id: u64,
     registry: Arc<Registry>,
+}
+
+/// A stream that reads and writes nothing more once its switch was used.
+struct Switched<T> {
+    stream: T,
+    tracked: Tracked,
 }
 
 impl Switch {
@@ -90,6 +99,9 @@ impl Switch {
         self.0.ended.store(true, Ordering::Release);
         self.0.reader.wake();
         self.0.writer.wake();
+        if let Some(at_end) = &self.0.at_end {
+            at_end();
+        }
     }
 
     /// Whether the connection has ended, from whichever side.
@@ -127,16 +139,36 @@ impl Connections {
         Self(Arc::new(Registry { stuck_after, next: AtomicU64::default(), open: Mutex::default() }))
     }
 
-    /// The connections of Socket.IO clients that are open.
+    /// The switches of the Socket.IO clients that are there.
     pub fn clients(&self) -> Vec<Switch> {
         self.0.lock().values().filter(|switch| switch.0.client.load(Ordering::Acquire)).cloned().collect()
     }
 
-    fn track<T>(&self, stream: T) -> Switched<T> {
+    /// A switch for a Socket.IO client that is not on one connection. `end` lets it go, and may be called again.
+    pub fn client(&self, end: impl Fn() + Send + Sync + 'static) -> Tracked {
+        let state = SwitchState { at_end: Some(Box::new(end)), ..SwitchState::default() };
+        let switch = Switch(Arc::new(state));
+        switch.mark_client();
+        self.track(switch)
+    }
+
+    fn track(&self, switch: Switch) -> Tracked {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let switch = Switch::default();
         self.0.lock().insert(id, switch.clone());
-        Switched { stream, switch, id, registry: Arc::clone(&self.0) }
+        Tracked { switch, id, registry: Arc::clone(&self.0) }
+    }
+}
+
+impl Tracked {
+    pub fn switch(&self) -> &Switch {
+        &self.switch
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.switch.0.gone.store(true, Ordering::Release);
+        self.registry.lock().remove(&self.id);
     }
 }
 
@@ -212,8 +244,8 @@ impl Connection {
             debug!(peer = %self.peer, %error, "a client that stops reading may be kept");
         }
         let peer = self.peer;
-        let tracked = self.connections.track(self.stream);
-        let switch = tracked.switch.clone();
+        let switch = Switch::default();
+        let tracked = Switched { stream: self.stream, tracked: self.connections.track(switch.clone()) };
         let served: Result<(), Box<dyn StdError + Send + Sync>> = match self.tls {
             None => serve_http(tracked, switch, service, false, stop).await.map_err(Into::into),
             Some(tls) => {
@@ -282,24 +314,24 @@ where
 
 impl<T: AsyncRead + Unpin> AsyncRead for Switched<T> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.switch.check(&self.switch.0.reader, context)?;
+        self.tracked.switch.check(&self.tracked.switch.0.reader, context)?;
         Pin::new(&mut self.stream).poll_read(context, buf)
     }
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Switched<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.switch.check(&self.switch.0.writer, context)?;
+        self.tracked.switch.check(&self.tracked.switch.0.writer, context)?;
         Pin::new(&mut self.stream).poll_write(context, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.switch.check(&self.switch.0.writer, context)?;
+        self.tracked.switch.check(&self.tracked.switch.0.writer, context)?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.switch.check(&self.switch.0.writer, context)?;
+        self.tracked.switch.check(&self.tracked.switch.0.writer, context)?;
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 
@@ -308,19 +340,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Switched<T> {
         context: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.switch.check(&self.switch.0.writer, context)?;
+        self.tracked.switch.check(&self.tracked.switch.0.writer, context)?;
         Pin::new(&mut self.stream).poll_write_vectored(context, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
-    }
-}
-
-impl<T> Drop for Switched<T> {
-    fn drop(&mut self) {
-        self.switch.0.gone.store(true, Ordering::Release);
-        self.registry.lock().remove(&self.id);
     }
 }
 

@@ -29,6 +29,7 @@ pub struct Cluster {
     pub nodes: usize,
     pub listen: ListenAddress,
     pub tls: bool,
+    pub clients: Limits,
 }
 
 /// Runs the cluster until `shutdown`. `directory` is called once for each node; `print` gets the lines that say where
@@ -42,7 +43,7 @@ pub async fn run(
     print: impl FnOnce(&str),
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Cluster { nodes, listen: address, tls } = cluster;
+    let Cluster { nodes, listen: address, tls, clients } = cluster;
     let acceptor = if tls { Some(tls::self_signed(address.certificate_names())?) } else { None };
     let mut public = address.address;
     let mut running = JoinSet::new();
@@ -62,7 +63,7 @@ pub async fn run(
             deadline: node::DEADLINE,
             drain: DRAIN,
             cache: node::CACHE,
-            clients: Limits::default(),
+            clients,
             linger: registrar::LINGER,
             cors_origins: Vec::new(),
             tls: acceptor.clone(),

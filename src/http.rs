@@ -1,7 +1,7 @@
 //! HTTP: the REST answers, the page, and the admin port.
 //!
-//! Owns the routes and how meaning becomes a response; every error is one problem document ([`problem`]). Handlers
-//! adapt the roll call and know no more about it than its answer.
+//! Owns the routes, what pages of other origins may read, and how meaning becomes a response; every error is one problem
+//! document ([`problem`]). Handlers adapt the roll call and know no more about it than its answer.
 
 pub mod admin;
 pub mod page;
@@ -29,14 +29,11 @@ pub struct Config {
     pub deadline: Duration,
     /// The longest deadline a caller may ask for.
     pub deadline_most: Duration,
-    /// Origins whose pages may read the REST answers. None: no page of another origin.
-    pub cors_origins: Vec<HeaderValue>,
 }
 
 /// The public port, without Socket.IO.
 pub fn router(config: Config) -> Router {
-    let cors = cors(config.cors_origins.clone());
-    let router = Router::new()
+    Router::new()
         .route("/", get(page::front))
         .route("/_/assets/{asset}", get(page::asset))
         .route("/{room}", get(page::room))
@@ -49,11 +46,7 @@ pub fn router(config: Config) -> Router {
         .layer(SetResponseHeaderLayer::if_not_present(
             header::X_CONTENT_TYPE_OPTIONS,
             HeaderValue::from_static("nosniff"),
-        ));
-    match cors {
-        Some(cors) => router.layer(cors),
-        None => router,
-    }
+        ))
 }
 
 /// The answer to whatever is no route.
@@ -66,12 +59,14 @@ pub async fn method_not_allowed(request: Request) -> Response {
     Problem::method_not_allowed(request.method())
 }
 
-fn cors(origins: Vec<HeaderValue>) -> Option<CorsLayer> {
+/// What lets pages of these origins read the answers of the public port. None: no page of another origin.
+pub fn cors(origins: Vec<HeaderValue>) -> Option<CorsLayer> {
     let ours = [rest::COMPLETE, rest::UNANSWERED, rest::UNRESOLVED].map(HeaderName::from_static);
     let exposed: Vec<_> = ours.into_iter().chain([header::ETAG]).collect();
     let layer = CorsLayer::new()
-        .allow_methods([Method::GET, Method::HEAD])
-        .allow_headers([header::IF_NONE_MATCH])
+        // Polling clients send what they say by POST.
+        .allow_methods([Method::GET, Method::HEAD, Method::POST])
+        .allow_headers([header::IF_NONE_MATCH, header::CONTENT_TYPE])
         .expose_headers(exposed);
     (!origins.is_empty()).then(|| layer.allow_origin(AllowOrigin::list(origins)))
 }

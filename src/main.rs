@@ -95,7 +95,9 @@ fn runtime(threads: Option<u16>) -> std::io::Result<Runtime> {
 }
 
 async fn run_dev(dev: Dev, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let cluster = dev::Cluster { nodes: usize::from(dev.nodes), listen: dev.listen, tls: dev.tls == OnOff::On };
+    let clients = Limits { transports: dev.transports, ..Limits::default() };
+    let cluster =
+        dev::Cluster { nodes: usize::from(dev.nodes), listen: dev.listen, tls: dev.tls == OnOff::On, clients };
     let memory = Memory::new();
     check_redis(&dev.redis).await?;
     let directory = || directory(&dev.redis, &memory);
@@ -126,6 +128,7 @@ async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<
         drain: serve.drain,
         cache: serve.cache.as_u64(),
         clients: Limits {
+            transports: serve.transports,
             rooms: serve.rooms_per_socket as usize,
             ping_interval: serve.ping_interval,
             ping_timeout: serve.ping_timeout,

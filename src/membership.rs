@@ -132,6 +132,11 @@ impl Membership {
         self.lock().view()
     }
 
+    /// Where the mesh of a process is reached; `None` when none of its incarnations is a member.
+    pub fn mesh_of(&self, process: &str) -> Option<SmolStr> {
+        self.lock().mesh_of(process)
+    }
+
     /// How long a lease lasts.
     pub fn lease(&self) -> Duration {
         self.lease
@@ -184,6 +189,12 @@ impl Membership {
     /// Whether it is on its way out.
     pub fn is_leaving(&self) -> bool {
         *self.leaving.borrow() != Leaving::Staying
+    }
+
+    /// Ends when it is on its way out.
+    pub async fn left(&self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.leaving.subscribe().wait_for(|leaving| *leaving != Leaving::Staying).await;
     }
 
     /// This process has been in an index and has read the list of the others afterwards. Until then it knows nobody.

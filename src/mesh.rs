@@ -1,10 +1,12 @@
 //! The mesh: the gRPC connections between nodes.
 //!
 //! Owns both ends of `rollcall.v1.MeshService`: [`server`] answers from the roster and the table, [`peers`] asks, over
-//! one [`link`] to each peer with a [`circuit`] of its own, [`status`] translates a node's word, and [`preface`] bounds who never begins. Owns no
-//! decision: whom to ask and what silence means is the roll call's.
+//! one [`link`] to each peer with a [`circuit`] of its own, [`status`] translates a node's word, and [`preface`] bounds
+//! who never begins; and of `rollcall.v1.PollingService` ([`forward`]). Owns no decision: whom to ask and what silence
+//! means is the roll call's.
 
 pub mod circuit;
+pub mod forward;
 pub mod link;
 pub mod peers;
 pub mod preface;
@@ -25,5 +27,10 @@ pub const MAX_LOOKUP_IDS: usize = 10_000;
 pub const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// The largest request a node takes: 10,000 ids of the longest kind fit.
 pub const MAX_REQUEST_BYTES: usize = 1 << 20;
+/// The largest answer to a forwarded request that a node takes: one message to a client may be larger than what it says.
+pub const MAX_FORWARDED_BYTES: usize = 1 << 20;
+/// The most calls of one connection that are worked on at once: each polling client whose requests come in on another
+/// node has one waiting.
+pub const CALLS_PER_CONNECTION: usize = 16 << 10;
 /// Metadata of a `FAILED_PRECONDITION`: the id under which the node answers now.
 pub const NODE_ID_METADATA: &str = "rollcall-node-id";

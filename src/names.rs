@@ -171,13 +171,17 @@ impl NodeId {
         let Some((process, incarnation)) = text.split_once('-') else {
             return Err(NameError::Alphabet);
         };
-        let hexadecimal = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        let process_ok = process.len() == Self::PROCESS_DIGITS && process.bytes().all(hexadecimal);
         // One way to write each count, or one incarnation would have many ids.
         let incarnation_ok = incarnation.bytes().all(|byte| byte.is_ascii_digit())
             && !incarnation.starts_with('0')
             && incarnation.parse::<u64>().is_ok();
-        if process_ok && incarnation_ok { Ok(Self(text.into())) } else { Err(NameError::Alphabet) }
+        if Self::is_process(process) && incarnation_ok { Ok(Self(text.into())) } else { Err(NameError::Alphabet) }
+    }
+
+    /// Whether `text` can be the part that all incarnations of one process share.
+    pub fn is_process(text: &str) -> bool {
+        let hexadecimal = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        text.len() == Self::PROCESS_DIGITS && text.bytes().all(hexadecimal)
     }
 
     /// The same process under its next id.

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::bail;
 use axum::body::Body;
-use axum::http::{HeaderValue, Response};
+use axum::http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -19,7 +20,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Layer;
-use tower::util::MapResponse;
+use tower::layer::layer_fn;
+use tower::util::{MapRequest, MapResponse, option_layer};
 use tracing::{info, warn};
 
 use crate::connections::{self, Connections};
@@ -33,7 +35,10 @@ use crate::registrar::Registrar;
 use crate::roll_call::RollCall;
 use crate::roll_call::parts::Parts;
 use crate::roster::Roster;
-use crate::socket_edge::{self, gate, gate::Gate};
+use crate::socket_edge::gate::{self, Gate};
+use crate::socket_edge::polling::{self, Polling};
+use crate::socket_edge::sessions::{Engine, Sessions};
+use crate::socket_edge::{self, Transports};
 
 /// How long a lease lasts unless told otherwise.
 pub const LEASE: Duration = Duration::from_secs(5);
@@ -73,7 +78,7 @@ pub struct Config {
     pub cache: u64,
     /// What Socket.IO clients are held to.
     pub clients: socket_edge::Limits,
-    /// Origins whose pages may read the REST answers.
+    /// Origins whose pages may read the answers of the public port.
     pub cors_origins: Vec<HeaderValue>,
     /// TLS of the public port.
     pub tls: Option<TlsAcceptor>,
@@ -211,11 +216,26 @@ impl Node {
             roll_call: core.roll_call.clone(),
             deadline: config.deadline,
             deadline_most: DEADLINE_MOST,
-            cors_origins: config.cors_origins,
         });
-        // Socket.IO stands in front of the router, or a room's path could shadow it; and the gate before both.
+        // Socket.IO stands in front of the router, or a room's path could shadow it; polling before it, and the gate
+        // before all of them.
         let public = MapResponse::new(socket_io.layer(rest), |response: Response<_>| response.map(Body::new));
-        let public = Gate::new(Arc::clone(membership), public);
+        let sessions = match config.clients.transports {
+            Transports::Websocket => None,
+            Transports::WebsocketAndPolling => {
+                let engine = Engine::new(public.clone());
+                Some(Sessions::new(&roster.incarnation(), connections.clone(), engine))
+            }
+        };
+        let polling = sessions.clone().map(|sessions| {
+            let (membership, peers) = (Arc::clone(membership), core.peers.clone());
+            let poll_most = config.clients.ping_interval + config.clients.ping_timeout;
+            let cluster = Arc::new(polling::Cluster { sessions, membership, peers, poll_most });
+            layer_fn(move |inner| Polling::new(Arc::clone(&cluster), inner))
+        });
+        let public = Gate::new(Arc::clone(membership), option_layer(polling).layer(public));
+        let public = option_layer(http::cors(config.cors_origins)).layer(public);
+        let public = MapRequest::new(public, |request: Request<Incoming>| request.map(Body::new));
 
         // What keeps going. If one of these ends, the node ends.
         let mut tasks = Tasks::default();
@@ -234,6 +254,7 @@ impl Node {
             mesh::server::accepted(listeners.mesh),
             Arc::clone(roster),
             Arc::clone(membership),
+            sessions,
             stop_mesh.clone(),
         ));
         let mut public = tokio::spawn({

@@ -3,13 +3,19 @@
 //! Owns the namespace `/`, its connect middleware, and the events `join` and `leave`. A socket gets its [`Presence`]
 //! in the middleware, before it is told that it is connected, and keeps it in its extensions, so its rows go when it
 //! goes, whatever way that was. socketioxide's own rooms are not used. What a handshake says is read in [`handshake`];
-//! who gets as far as that is decided at the [`gate`].
+//! who gets as far as that is decided at the [`gate`], and in what way by [`polling`].
 
 mod compact;
+mod engine_error;
 pub mod gate;
 pub mod handshake;
+pub mod polling;
+mod query;
+pub mod seal;
+pub mod sessions;
 
 use std::collections::HashSet;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,9 +51,19 @@ const GONE_EVERY: Duration = Duration::from_millis(50);
 /// How often the roster is compared with the live namespace.
 const COMPARE_EVERY: Duration = Duration::from_secs(5);
 
+/// By what clients may come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Transports {
+    #[default]
+    Websocket,
+    /// HTTP long-polling, too: what official clients begin with unless told otherwise.
+    WebsocketAndPolling,
+}
+
 /// What clients are held to.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    pub transports: Transports,
     /// Rooms per socket.
     pub rooms: usize,
     /// How often a client is asked for a sign of life.
@@ -59,7 +75,20 @@ pub struct Limits {
 impl Default for Limits {
     /// The pings are those of Socket.IO's own server.
     fn default() -> Self {
-        Self { rooms: 64, ping_interval: Duration::from_secs(25), ping_timeout: Duration::from_secs(20) }
+        let transports = Transports::default();
+        Self { transports, rooms: 64, ping_interval: Duration::from_secs(25), ping_timeout: Duration::from_secs(20) }
+    }
+}
+
+impl FromStr for Transports {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "websocket" => Ok(Self::Websocket),
+            "websocket,polling" | "polling,websocket" => Ok(Self::WebsocketAndPolling),
+            _ => Err("must be `websocket` or `websocket,polling`"),
+        }
     }
 }
 
@@ -90,8 +119,13 @@ pub fn build(roster: Arc<Roster>, registrar: Arc<Registrar>, limits: Limits) -> 
     // No event here has attachments; what a client sends all the same is bounded like a message.
     let parser =
         ParserConfig::common().max_incoming_binary_buf_size(MESSAGE_MOST).max_incoming_binaries(ATTACHMENTS_MOST);
-    let (layer, io) = SocketIo::builder()
-        .transports([TransportType::Websocket])
+    let builder = match limits.transports {
+        Transports::Websocket => SocketIo::builder().transports([TransportType::Websocket]),
+        Transports::WebsocketAndPolling => {
+            SocketIo::builder().transports([TransportType::Websocket, TransportType::Polling])
+        }
+    };
+    let (layer, io) = builder
         .connect_timeout(CONNECT_WITHIN)
         .ping_interval(limits.ping_interval)
         .ping_timeout(limits.ping_timeout)
@@ -255,7 +289,7 @@ fn acknowledge(ack: AckSender, answer: &Ack, switch: Option<&Switch>) {
     }
 }
 
-/// The switch of the connection that a socket came in on.
+/// The switch of the connection that a socket came in on, or of its session if it came by polling.
 fn switch(socket: &SocketRef) -> Option<Switch> {
     socket.req_parts().extensions.get().cloned()
 }

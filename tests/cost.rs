@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use common::{Cluster, Index, Running, listen_anywhere, until};
 use futures::StreamExt;
 use prost::Message;
+use rollcall::mesh::link::{self, Link};
 use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use rollcall::mesh::proto::mesh_service_server::{MeshService, MeshServiceServer};
 use rollcall::mesh::proto::{AnnounceRequest, AnnounceResponse, LookupSocketsRequest, LookupSocketsResponse};
@@ -18,7 +19,7 @@ use rollcall::roster::Presence;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 /// An unchanged part fits into it, ids and version included.
@@ -44,14 +45,13 @@ struct Seen {
 /// Stands in front of a node's mesh, passes every call on, and counts the lookups.
 #[derive(Clone)]
 struct Meter {
-    node: MeshServiceClient<Channel>,
+    node: MeshServiceClient<Link>,
     seen: Arc<Mutex<Seen>>,
 }
 
 impl Meter {
     fn new(node: SocketAddr) -> Self {
-        let channel = Endpoint::from_shared(format!("http://{node}")).unwrap().connect_lazy();
-        Self { node: MeshServiceClient::new(channel), seen: Arc::default() }
+        Self { node: link::client(&node.to_string().into(), link::by_tcp).unwrap(), seen: Arc::default() }
     }
 
     /// What came since the last time.

@@ -28,7 +28,7 @@ pub fn lookup(criterion: &mut Criterion) {
         let _entered = runtime.enter();
         server::accepted(mesh)
     };
-    runtime.spawn(server::serve(connections, roster, membership, CancellationToken::new()));
+    runtime.spawn(server::serve(connections, roster, membership, None, CancellationToken::new()));
 
     let peers = Peers::default();
     let ask = async |known| match peers.lookup(&address, &node, &room, known, node::DEADLINE_MOST).await {

@@ -23,6 +23,7 @@ fn every_refusal_is_one_line_that_names_the_flag() {
         ("serve --identity query --cors-origin example.org", "--cors-origin"),
         ("serve --identity query --listen nowhere", "--listen"),
         ("serve --identity query --redis http://127.0.0.1", "--redis"),
+        ("serve --identity query --transports polling", "--transports"),
         ("dev --nodes 33", "--nodes"),
         ("dev --tls perhaps", "--tls"),
     ] {

@@ -167,6 +167,11 @@ impl Table {
         }
     }
 
+    /// Where the mesh of a process is reached, if one of its incarnations is a member: never more than one is.
+    pub fn mesh_of(&self, process: &str) -> Option<SmolStr> {
+        self.members.values().find(|member| member.node.process() == process).map(|member| member.mesh.clone())
+    }
+
     pub fn heard(&mut self, node: &NodeId, now: BootInstant) {
         if let Some(member) = self.members.get_mut(node) {
             member.heard = Some(now);

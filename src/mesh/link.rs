@@ -25,7 +25,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tonic::codegen::Service;
-use tonic::codegen::http::uri::InvalidUri;
+use tonic::codegen::http::uri::{Authority, InvalidUri, Scheme};
 use tonic::codegen::http::{Request, Response, Uri};
 
 use super::MAX_ANSWER_BYTES;
@@ -68,6 +68,7 @@ pub enum Broken {
 #[derive(Clone)]
 pub struct Link {
     mesh: SmolStr,
+    authority: Authority,
     connect: Connect,
     /// As it is now, or as it is being made: whoever needs it waits for the same.
     line: Arc<Mutex<Option<Line>>>,
@@ -110,14 +111,23 @@ pub fn by_tcp(mesh: SmolStr) -> BoxFuture<'static, io::Result<Box<dyn Wire>>> {
 /// # Errors
 /// When that is no address.
 pub fn client(mesh: &SmolStr, connect: Connect) -> Result<MeshServiceClient<Link>, InvalidUri> {
-    let origin = format!("http://{mesh}").parse::<Uri>()?;
-    let link = Link { mesh: mesh.clone(), connect, line: Arc::default() };
-    Ok(MeshServiceClient::with_origin(link, origin).max_decoding_message_size(MAX_ANSWER_BYTES))
+    Ok(MeshServiceClient::new(Link::to(mesh, connect)?).max_decoding_message_size(MAX_ANSWER_BYTES))
 }
 
 impl Link {
+    /// A link to `mesh`, without a connection as yet.
+    ///
+    /// # Errors
+    /// When that is no address.
+    pub fn to(mesh: &SmolStr, connect: Connect) -> Result<Self, InvalidUri> {
+        Ok(Self { authority: mesh.parse()?, mesh: mesh.clone(), connect, line: Arc::default() })
+    }
+
     async fn call(self, request: Request<tonic::body::Body>) -> Result<Response<Incoming>, Broken> {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        let mut uri = head.uri.into_parts();
+        (uri.scheme, uri.authority) = (Some(Scheme::HTTP), Some(self.authority.clone()));
+        head.uri = Uri::from_parts(uri).expect("a path with a scheme and an authority is a URI");
         let message = body.collect().await.map_err(|status| Broken::Unwritten(Arc::new(status)))?.to_bytes();
         let Connection { mut requests, silent } = self.connection().await?;
         let lost = |error| broken(&silent, error);

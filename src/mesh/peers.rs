@@ -1,4 +1,5 @@
-//! The asking end of the mesh: one link per address, and a deadline on every call.
+//! The asking end of the mesh: a link to each address for what is answered at once, one for what may wait, and a deadline
+//! on every call.
 //!
 //! Owns the [links](super::link), the circuit of each, and the translation of every failure into a [`Silence`]. Never
 //! asks twice: a call that failed is an answer to its caller, who has a deadline of its own.
@@ -10,16 +11,20 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use axum::response::Response;
 use serde::Serialize;
 use smol_str::SmolStr;
+use tokio::sync::Semaphore;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use super::circuit::{Circuit, Patience};
-use super::link::{Broken, Connect, Link, by_tcp};
+use super::link::{self, Broken, Connect, Link, by_tcp};
+use super::proto::ForwardRequest;
 use super::proto::mesh_service_client::MeshServiceClient;
-use super::{NODE_ID_METADATA, link, proto, status};
+use super::proto::polling_service_client::PollingServiceClient;
+use super::{CALLS_PER_CONNECTION, MAX_FORWARDED_BYTES, NODE_ID_METADATA, forward, proto, status};
 use crate::clock::BootInstant;
 use crate::membership::table::Said;
 use crate::names::{NodeId, Room, SocketId, UserId};
@@ -69,6 +74,10 @@ pub struct Peers {
 #[derive(Clone)]
 struct Peer {
     client: MeshServiceClient<Link>,
+    /// Over a connection of its own, where what waits for long is in nobody's way.
+    polling: PollingServiceClient<Link>,
+    /// One for each request that is forwarded.
+    forwards: Arc<Semaphore>,
     circuit: Arc<Mutex<Circuit>>,
 }
 
@@ -104,7 +113,7 @@ impl Peers {
         known: Option<u64>,
         within: Duration,
     ) -> Result<Reply, Silence> {
-        let Peer { mut client, circuit } = self.peer(mesh)?;
+        let Peer { mut client, circuit, .. } = self.peer(mesh)?;
         let (call, within) = Call::begin(circuit, within)?;
         let mut request = tonic::Request::new(proto::LookupSocketsRequest {
             room: room.to_string(),
@@ -127,7 +136,7 @@ impl Peers {
     /// # Errors
     /// Whatever came instead of an answer within `within`.
     pub async fn announce(&self, mesh: &SmolStr, said: &Said, within: Duration) -> Result<Said, Silence> {
-        let Peer { mut client, circuit } = self.peer(mesh)?;
+        let Peer { mut client, circuit, .. } = self.peer(mesh)?;
         let call = Call { circuit, began: BootInstant::now(), probing: false };
         let request = proto::AnnounceRequest { status: Some(status::encode(said)) };
         match call.end(timeout(within, client.announce(request)).await) {
@@ -137,6 +146,31 @@ impl Peers {
             }
             Err(Failure::Said(status)) => Err(silence(&status)),
             Err(Failure::Late) => Err(Silence::Deadline),
+        }
+    }
+
+    /// Hands a request of a polling client on to the node at `mesh`, and returns the response for the client. If it is
+    /// dropped, the other node stops working on it.
+    ///
+    /// # Errors
+    /// Whatever came instead of an answer within `within`; at once where the peer is given up.
+    pub async fn forward(
+        &self,
+        mesh: &SmolStr,
+        request: ForwardRequest,
+        within: Duration,
+    ) -> Result<Response, Silence> {
+        let Peer { mut polling, forwards, circuit, .. } = self.peer(mesh)?;
+        if lock(&circuit).is_open() {
+            return Err(Silence::Deadline);
+        }
+        let _one = forwards.try_acquire().map_err(|_| Silence::Overloaded)?;
+        let mut request = tonic::Request::new(request);
+        request.set_timeout(within);
+        match timeout(within, polling.forward(request)).await {
+            Ok(Ok(answer)) => forward::decode_answer(answer.into_inner()).ok_or(Silence::Failed),
+            Ok(Err(status)) => Err(silence(&status)),
+            Err(_elapsed) => Err(Silence::Deadline),
         }
     }
 
@@ -155,8 +189,13 @@ impl Peers {
             return Ok(peer.clone());
         }
         // An address that is none came from a node entry or a status; it is that node's failure.
-        let client = link::client(mesh, self.connect).map_err(|_| Silence::Failed)?;
-        let peer = Peer { client, circuit: Arc::default() };
+        let peer = Peer {
+            client: link::client(mesh, self.connect).map_err(|_| Silence::Failed)?,
+            polling: PollingServiceClient::new(Link::to(mesh, self.connect).map_err(|_| Silence::Failed)?)
+                .max_decoding_message_size(MAX_FORWARDED_BYTES),
+            forwards: Arc::new(Semaphore::new(CALLS_PER_CONNECTION)),
+            circuit: Arc::default(),
+        };
         Ok(self.lock().entry(mesh.clone()).or_insert(peer).clone())
     }
 

@@ -1,4 +1,5 @@
-//! The answering end of the mesh: LookupSockets from the roster, Announce from the table, reflection and health.
+//! The answering end of the mesh: LookupSockets from the roster, Announce from the table, forwarded requests of polling
+//! clients where there are any, reflection and health.
 //!
 //! Owns the checks of requests. A node that answers reads its own memory and nothing else.
 
@@ -16,19 +17,21 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
 
+use super::forward::Forwarded;
 use super::preface::Prompt;
 use super::proto::mesh_service_server::{MeshService, MeshServiceServer};
-use super::{MAX_ANSWER_BYTES, MAX_LOOKUP_IDS, MAX_REQUEST_BYTES, NODE_ID_METADATA, proto, status};
+use super::{
+    CALLS_PER_CONNECTION, MAX_ANSWER_BYTES, MAX_LOOKUP_IDS, MAX_REQUEST_BYTES, NODE_ID_METADATA, proto, status,
+};
 use crate::membership::Membership;
 use crate::names::{NameError, NodeId, Room, SocketId};
 use crate::roster::{Part, Roster};
+use crate::socket_edge::sessions::Sessions;
 
 /// How long the other end of a connection may take to begin.
 const PREFACE_WITHIN: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(5);
-/// The most calls of one connection that are worked on at once.
-const CALLS_PER_CONNECTION: usize = 256;
 
 struct Answering {
     roster: Arc<Roster>,
@@ -44,7 +47,7 @@ pub fn accepted(listener: TcpListener) -> impl Stream<Item = io::Result<Prompt<T
     })
 }
 
-/// Serves the mesh until `stop`, and then what is under way.
+/// Serves the mesh until `stop`, and then what is under way. `sessions`: those of polling clients, where they are let in.
 ///
 /// # Errors
 /// When no connection will be accepted any more.
@@ -52,6 +55,7 @@ pub async fn serve<S>(
     connections: impl Stream<Item = io::Result<S>>,
     roster: Arc<Roster>,
     membership: Arc<Membership>,
+    sessions: Option<Arc<Sessions>>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error>
 where
@@ -74,6 +78,7 @@ where
         // Callers that do not wait any more are ordinary: they must not cost the others the connection.
         .http2_max_pending_accept_reset_streams(Some(CALLS_PER_CONNECTION))
         .add_service(service)
+        .add_optional_service(sessions.map(Forwarded::service))
         .add_service(reflection)
         .add_service(health_service)
         .serve_with_incoming_shutdown(connections, stop.cancelled_owned())

@@ -2,7 +2,8 @@
 //!
 //! Owns the `503` for clients that come while this node does not count or is on its way out, and the end of the
 //! transports when that is so: always without a Socket.IO disconnect, after which official clients would not come back.
-//! Owns no sockets and no connections: whether the node counts is the membership's, transports end by their switches.
+//! While the node is on its way out, requests of sessions pass: their own end comes, and others' go on elsewhere. Owns no
+//! sockets and no connections: whether the node counts is the membership's, transports end by their switches.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -18,12 +19,11 @@ use tower::Service;
 use tracing::{info, warn};
 
 use super::compact::compact;
+use super::query::Query;
 use crate::connections::{Connections, Switch};
 use crate::http::problem::Problem;
 use crate::membership::Membership;
 
-/// The path that Socket.IO clients come by.
-const PATH: &str = "/socket.io";
 /// When a client that was turned away should try again, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 /// How often within a lease it is looked whether this node still counts…
@@ -43,9 +43,9 @@ impl<S> Gate<S> {
         Self { membership, inner }
     }
 
-    /// Why nobody is let in now.
-    fn closed(&self) -> Option<&'static str> {
-        if self.membership.is_leaving() {
+    /// Why a request gets nowhere now: one that opens a session, or one of a session that is there already.
+    fn closed(&self, opens: bool) -> Option<&'static str> {
+        if opens && self.membership.is_leaving() {
             return Some("this node is stopping; another one takes over");
         }
         if !self.membership.is_introduced() {
@@ -71,16 +71,20 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let rest = request.uri().path().strip_prefix(PATH);
-        if rest.is_none_or(|rest| !(rest.is_empty() || rest.starts_with('/'))) {
+        let Some(query) = Query::read(request.uri()) else {
             return Either::Left(self.inner.call(request));
-        }
-        if let Some(why) = self.closed() {
+        };
+        let opens = query.sid.is_none();
+        if let Some(why) = self.closed(opens) {
             let mut response = Problem::unavailable(why).into_response();
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
             return Either::Right(ready(Ok(response)));
         }
-        if let Some(switch) = request.extensions().get::<Switch>() {
+        // A polling client is not on one connection, and one that upgrades is ended by its session.
+        if opens
+            && query.transport == Some("websocket")
+            && let Some(switch) = request.extensions().get::<Switch>()
+        {
             switch.mark_client();
         }
         Either::Left(self.inner.call(compact(request)))

@@ -21,13 +21,13 @@ class Session:
     def refuse(self, error):
         self.refusal = error
 
-    def connect(self, url, auth=None):
+    def connect(self, url, auth=None, transports=None):
         self.refusal = None
         try:
-            self.client.connect(url, auth=auth, transports=["websocket"], wait_timeout=PATIENCE)
+            self.client.connect(url, auth=auth, transports=transports, wait_timeout=PATIENCE)
         except socketio.exceptions.ConnectionError as error:
             return {"refusal": self.refusal, "error": str(error)}
-        return {"id": self.client.get_sid()}
+        return {"id": self.client.get_sid(), "transport": self.client.transport()}
 
     def call(self, event, room):
         return {"ack": self.client.call(event, room, timeout=PATIENCE)}

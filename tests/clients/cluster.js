@@ -164,13 +164,15 @@ export class Node {
 
 /** Four nodes that share a Redis. */
 export class Cluster {
-  static async start() {
+  /** `more`: further arguments of each. */
+  static async start({ more = [] } = {}) {
     const cluster = new Cluster();
+    cluster.more = more;
     cluster.redis = await Redis.start();
     cluster.nodes = [];
     try {
       const names = ["north", "east", "south", "west"];
-      cluster.nodes = await Promise.all(names.map((name) => Node.start({ name, redis: cluster.redis.url })));
+      cluster.nodes = await Promise.all(names.map((name) => Node.start({ name, redis: cluster.redis.url, more })));
       return cluster;
     } catch (error) {
       await cluster.stop();
@@ -180,7 +182,7 @@ export class Cluster {
 
   /** Starts another process in the place of a node that has stopped, for clients at the same address. */
   async restart(node) {
-    const next = await Node.start({ name: node.name, redis: this.redis.url, listen: node.listen });
+    const next = await Node.start({ name: node.name, redis: this.redis.url, listen: node.listen, more: this.more });
     this.nodes[this.nodes.indexOf(node)] = next;
     return next;
   }

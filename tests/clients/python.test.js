@@ -32,7 +32,8 @@ class Python {
   }
 
   connect(node, query, auth) {
-    return this.tell({ do: "connect", url: `http://${node.listen}?${new URLSearchParams(query)}`, auth });
+    const url = `http://${node.listen}?${new URLSearchParams(query)}`;
+    return this.tell({ do: "connect", url, auth, transports: ["websocket"] });
   }
 
   /** The id of its socket; `null` while it is not connected. */

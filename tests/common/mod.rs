@@ -159,12 +159,18 @@ pub struct Cluster {
     pub index: Index,
     pub nodes: Vec<Running>,
     pub http: reqwest::Client,
+    clients: Limits,
 }
 
 impl Cluster {
     /// Starts `count` nodes, each ready and known to all.
     pub async fn start(count: usize, index: Index) -> Self {
-        let mut cluster = Self { index, nodes: Vec::new(), http: reqwest::Client::new() };
+        Self::holding(count, index, Limits::default()).await
+    }
+
+    /// The same with nodes that hold their clients to these limits.
+    pub async fn holding(count: usize, index: Index, clients: Limits) -> Self {
+        let mut cluster = Self { index, nodes: Vec::new(), http: reqwest::Client::new(), clients };
         for _ in 0..count {
             cluster.add().await;
         }
@@ -189,7 +195,7 @@ impl Cluster {
             deadline: node::DEADLINE_MOST,
             drain: Duration::from_secs(2),
             cache: node::CACHE,
-            clients: Limits::default(),
+            clients: self.clients,
             linger: registrar::LINGER,
             cors_origins: vec!["https://allowed.example".parse().unwrap()],
             tls: None,

@@ -93,6 +93,7 @@ impl Host {
             network::listen().await?,
             core.roster.clone(),
             core.membership.clone(),
+            None,
             stop_mesh.clone(),
         );
         // Not one of the tasks: it answers to the end.

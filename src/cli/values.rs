@@ -1,0 +1,161 @@
+//! The values that flags are given: what each may be, and what is said of one that is not.
+//!
+//! Owns their types and parsers, which read text and look at nothing else, but for names of hosts, which are resolved.
+
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use axum::http::HeaderValue;
+use axum::http::uri::Authority;
+use bytesize::ByteSize;
+
+use crate::names::NodeName;
+use crate::node;
+
+const CACHE_LEAST: ByteSize = ByteSize::mib(1);
+const CACHE_MOST: ByteSize = ByteSize::gib(64);
+
+/// A Redis URL. Its `Debug` shows no credentials.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisUrl(String);
+
+/// `host:port`, resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenAddress {
+    host: String,
+    pub address: SocketAddr,
+}
+
+/// `host:port` as others use it. Not resolved here: the name may mean something to them alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advertised(String);
+
+impl RedisUrl {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(super) fn has_password(&self) -> bool {
+        let authority = self.0.split_once("://").map_or("", |(_, rest)| rest).split(['/', '?']).next().unwrap_or("");
+        let userinfo = authority.rsplit_once('@').map_or("", |(userinfo, _)| userinfo);
+        userinfo.contains(':')
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RedisUrl(…)")
+    }
+}
+
+impl FromStr for RedisUrl {
+    type Err = std::convert::Infallible;
+
+    /// Takes any text: a refusal here would be shown together with the value. It is checked with the flags.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl ListenAddress {
+    /// The names and addresses that a certificate for this address should carry.
+    pub fn certificate_names(&self) -> Vec<String> {
+        let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+        if !names.contains(&self.host) && !self.address.ip().is_unspecified() {
+            names.push(self.host.clone());
+        }
+        names
+    }
+
+    /// The origin that people type to reach it.
+    pub fn origin(&self, tls: bool, port: u16) -> String {
+        let scheme = if tls { "https" } else { "http" };
+        let host = match self.host.as_str() {
+            _ if self.address.ip().is_unspecified() => "localhost".to_owned(),
+            host if host.contains(':') => format!("[{host}]"),
+            host => host.to_owned(),
+        };
+        format!("{scheme}://{host}:{port}")
+    }
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (host, _port) = text.rsplit_once(':').ok_or("must be HOST:PORT, as in 127.0.0.1:5001")?;
+        let addresses = text.to_socket_addrs().map_err(|error| format!("must be HOST:PORT ({error})"))?;
+        // `localhost` is both ::1 and 127.0.0.1 on most machines, and every client tries the second after the first.
+        let address = addresses.min_by_key(SocketAddr::is_ipv6).ok_or("names no address")?;
+        Ok(Self { host: host.trim_matches(['[', ']']).to_owned(), address })
+    }
+}
+
+impl Advertised {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Advertised {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let usable = text
+            .parse::<Authority>()
+            .ok()
+            .filter(|authority| authority.port_u16().is_some_and(|port| port > 0) && !authority.as_str().contains('@'));
+        usable.map(|_| Self(text.to_owned())).ok_or_else(|| "must be HOST:PORT".to_owned())
+    }
+}
+
+pub(super) fn node_name(text: &str) -> Result<NodeName, String> {
+    NodeName::parse(text).map_err(|error| error.to_string())
+}
+
+pub(super) fn deadline(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::from_millis(10), node::DEADLINE_MOST)
+}
+
+pub(super) fn lease(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::from_secs(1), Duration::from_secs(60))
+}
+
+pub(super) fn drain(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::from_secs(1), Duration::from_secs(3600))
+}
+
+pub(super) fn cache(text: &str) -> Result<ByteSize, String> {
+    let parsed = text.parse().map_err(|_| "is not a size; write it as 64MiB or 1GiB".to_owned())?;
+    in_range(parsed, CACHE_LEAST..=CACHE_MOST, |size| size.to_string())
+}
+
+pub(super) fn ping(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::from_millis(100), Duration::from_secs(300))
+}
+
+fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+    let parsed = humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 500ms or 5s"))?;
+    in_range(parsed, least..=most, |duration| humantime::format_duration(*duration).to_string())
+}
+
+fn in_range<T: PartialOrd>(value: T, range: RangeInclusive<T>, show: impl Fn(&T) -> String) -> Result<T, String> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    Err(format!("must be from {} to {}", show(range.start()), show(range.end())))
+}
+
+/// An origin as browsers send it: scheme, host, port where it is not the scheme's own, nothing else.
+pub(super) fn origin(text: &str) -> Result<HeaderValue, String> {
+    let wrong = || "must be an origin, as in https://example.org".to_owned();
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).ok_or_else(wrong)?;
+    let authority: Authority = rest.parse().map_err(|_| wrong())?;
+    if authority.as_str().contains('@') {
+        return Err(wrong());
+    }
+    HeaderValue::from_str(text).map_err(|_| wrong())
+}

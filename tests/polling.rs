@@ -62,13 +62,21 @@ impl Session {
         Self::of(&text(&packet, "sid"))
     }
 
-    /// A session whose client was let in, and its `socket.id`.
+    /// A session whose client was let in and has answered the first ping, and its `socket.id`.
     async fn connect(address: SocketAddr, user: &str, room: &str) -> (Self, String) {
         let session = Self::open(address, &format!("id_user={user}&room={room}")).await;
         session.say(address, "40").await;
-        let answer = session.hear(address, "40").await;
-        let id = text(&serde_json::from_str(&answer).unwrap(), "sid");
-        (session, id)
+        let (mut id, mut pinged) = (None, false);
+        while id.is_none() || !pinged {
+            let (status, body) = session.poll(address).await;
+            assert_eq!(status, 200, "{body}");
+            for packet in body.split(SEPARATOR) {
+                pinged |= packet == "2";
+                id = id.or(packet.strip_prefix("40").map(|packet| text(&serde_json::from_str(packet).unwrap(), "sid")));
+            }
+        }
+        session.say(address, "3").await;
+        (session, id.unwrap())
     }
 
     fn url(&self, address: SocketAddr) -> String {
@@ -300,6 +308,21 @@ async fn a_client_that_goes_while_it_polls_is_gone_at_once() {
     poll.abort();
     gone(&cluster).await;
     assert_eq!(session.poll(address).await, unknown());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_polls_at_once_end_the_session_on_whichever_nodes_they_come_in() {
+    let cluster = Cluster::holding(2, Index::memory(), POLLING).await;
+    let nodes = [0, 1].map(|node| cluster.nodes[node].public);
+    for second in nodes {
+        let (session, _) = Session::connect(nodes[0], "foo", "a").await;
+        let poll = session.waits(nodes[0]).await;
+        assert_eq!(session.poll(second).await.0, 400);
+        assert_eq!(poll.await.unwrap(), (200, "1".to_owned()));
+        gone(&cluster).await;
+        assert_eq!(session.poll(second).await, unknown());
+    }
     cluster.stop().await;
 }
 

@@ -4,6 +4,8 @@
 //! session's own and no secret, the MAC is what only this process can have made. The key is random and lives as long as
 //! the process does, as its sessions do: no other node needs it, since whoever else is asked asks the owner. Pure.
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
@@ -20,8 +22,9 @@ const SID_LENGTH: usize = 16;
 const KEY_BYTES: usize = 32;
 const MAC_BYTES: usize = 32;
 
-/// A sealed session id that has the right form. Whether it is genuine only its owner can tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A sealed session id that has the right form. Whether it is genuine only its owner can tell. Its `Debug` shows nothing
+/// of it: whoever has it can act as its client.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Sealed<'a> {
     text: &'a str,
     process: &'a str,
@@ -55,6 +58,12 @@ impl<'a> Sealed<'a> {
     /// The process that is said to hold the session.
     pub fn process(&self) -> &'a str {
         self.process
+    }
+}
+
+impl fmt::Debug for Sealed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sealed(…)")
     }
 }
 

@@ -119,9 +119,9 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
     rollcall::connections::raise_file_limit();
-    match cli.command {
+    match cli.command.take() {
         Some(Command::Ready { users }) => return floor::serve_ready_made(users).await,
         Some(Command::Crowd { protocol, room, first, addresses }) => {
             let cut = watch::Sender::default();
@@ -132,6 +132,16 @@ async fn main() -> Result<()> {
         None => {}
     }
     let mut report = Report::new(&cli.rooms, cli.rounds);
+    let measured = measure_all(&cli, &mut report).await;
+    // Also what was measured before something failed.
+    println!("{report}");
+    if let Some(path) = &cli.figure {
+        figure::draw(path, "One roll call after another, median", &report.lines())?;
+    }
+    measured
+}
+
+async fn measure_all(cli: &Cli, report: &mut Report) -> Result<()> {
     let mut systems = Vec::new();
     for kind in &cli.systems {
         match System::start(*kind, PROCESSES, &cli.programs, &cli.peers).await {
@@ -151,7 +161,7 @@ async fn main() -> Result<()> {
                     continue;
                 }
                 eprintln!("room of {room}, round {round} of {}: {}", cli.rounds, system.kind);
-                if let Err(error) = measure_one(system, *room, cli.time, &mut report).await {
+                if let Err(error) = measure_one(system, *room, cli.time, report).await {
                     ensure!(system.kind != Kind::Rollcall, "a room of {room}: {error:#}");
                     report.gave_up(system.kind, *room, &error);
                     gave_up.insert((system.kind, *room));
@@ -176,10 +186,6 @@ async fn main() -> Result<()> {
         eprintln!("a room of {} rows: rollcall", cli.big_room);
         report.big_room(big_room::measure(PROCESSES, cli.big_room, cli.time).await.context("the big room")?);
     }
-    println!("{report}");
-    if let Some(path) = &cli.figure {
-        figure::draw(path, "One roll call after another, median", &report.lines())?;
-    }
     Ok(())
 }
 
@@ -192,11 +198,12 @@ async fn measure_one(system: &System, size: usize, time: Duration, report: &mut 
     measure::expect_right(system, ROOM, &crowd.pairs().await?).await?;
     report.filled(kind, size, took, cpu, before, system.memory()?);
 
-    let mut asker = Asker::connect(system.addresses[0], ROOM).await?;
     for load in [Load::Quiet, Load::Churn] {
         if load == Load::Churn {
             crowd.churn(size.div_ceil(CHURN_SHARE)).await?;
         }
+        // A connection that is idle for long is closed.
+        let mut asker = Asker::connect(system.addresses[0], ROOM).await?;
         asker.one_after_another(time / 10).await?;
         report.latencies(kind, size, load, asker.one_after_another(time).await?);
         let cpu = system.cpu()?;

@@ -21,9 +21,11 @@ pub enum Oddity {
     RepeatedRow,
     /// A peer's answer to something that was not asked.
     SenselessAnswer,
+    /// A peer's changes of rows that do not fit the rows that it told before.
+    MisfitChanges,
 }
 
-static COUNTS: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
+static COUNTS: [AtomicU64; 6] = [const { AtomicU64::new(0) }; 6];
 
 impl Oddity {
     /// Counts one more. `what` is logged if it is the first of its kind.

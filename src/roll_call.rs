@@ -9,6 +9,7 @@ pub mod answer;
 pub mod flights;
 pub mod parts;
 pub mod plan;
+pub mod rows;
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -29,11 +30,12 @@ use crate::directory::{Account, Directory};
 use crate::membership::{Member, Membership, View};
 use crate::mesh::peers::{Peers, Reply, Silence};
 use crate::names::{NodeId, NodeName, Room};
-use crate::roster::Roster;
+use crate::roster::{Known, Roster};
 use answer::{Answer, Outcome, Verdict, Vouched};
 use flights::Flights;
-use parts::{Parts, Rows};
+use parts::Parts;
 use plan::{Plan, Target, plan};
+use rows::Rows;
 
 /// Boarding may take one part in this many of the deadline, where that is short.
 const BOARDING_SHARE: u32 = 4;
@@ -200,10 +202,11 @@ impl Caller {
     fn own_part(&self, room: &Room) -> Asked {
         let began = Instant::now();
         let held = self.parts.hold(room, &self.roster.incarnation());
-        let part = self.roster.part(room, held.as_ref().map(|held| held.version));
+        let known = held.as_ref().map(|held| Known { version: held.version, takes_changes: true });
+        let part = self.roster.part(room, known);
         let (node, name) = (part.node.clone(), self.membership.identity().name.clone());
-        let (rows, unchanged) = self.parts.take(room, held, part);
-        Asked { node, name, took: began.elapsed(), reply: Ok(Vouched { rows, unchanged }) }
+        let reply = self.parts.take(room, held, part);
+        Asked { node, name, took: began.elapsed(), reply }
     }
 
     /// Asks these, of which that is held; nothing is sent before the first poll.
@@ -261,10 +264,7 @@ impl Caller {
         let within = until.saturating_duration_since(Instant::now());
         Ok(match self.peers.lookup(mesh, node, room, known, within).await? {
             Reply::Moved(now) => Err(Moved(now)),
-            Reply::Part(part) => {
-                let (rows, unchanged) = self.parts.take(room, held, part);
-                Ok(Vouched { rows, unchanged })
-            }
+            Reply::Part(part) => Ok(self.parts.take(room, held, part)?),
         })
     }
 

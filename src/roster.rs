@@ -1,13 +1,17 @@
 //! The roster: the sockets of *this* node by room, each with its user, and a version per room.
 //!
 //! Owns the only truth about this node's sockets, and with it, under the same lock, what the index must hold for it:
-//! the incarnation, the claims of its rooms, and which rows changed since they were last written ([`claims`]).
+//! the incarnation, the claims of its rooms, and which rows changed since they were last written ([`claims`]), or since
+//! a reader was told them ([`changes`]).
 //! Owns no connection to anything: sockets come in as [`Presence`]s, readers get one snapshot, and the registrar
 //! carries what is due to the directory. Nothing is filtered at read time.
 
+pub mod changes;
 pub mod claims;
+mod part;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use indexmap::IndexMap;
@@ -17,25 +21,10 @@ use tokio::time::Instant;
 
 use crate::directory::Epoch;
 use crate::names::{NodeId, Room, SocketId, UserId};
+use changes::Log;
 use claims::{Abandoned, Claim, Listed, Seat};
 
-/// One socket of a room and its user.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    pub id_socket: SocketId,
-    pub id_user: UserId,
-}
-
-/// What one node says of a room, at one version.
-#[derive(Debug, Clone)]
-pub struct Part {
-    /// The incarnation that says it.
-    pub node: NodeId,
-    /// Compared for equality only, within one incarnation. 0: no rows, nothing to be held.
-    pub version: u64,
-    /// `None`: unchanged since the version that the reader holds.
-    pub rows: Option<Vec<Row>>,
-}
+pub use part::{Known, Part, Row, Told};
 
 /// A node's word on its claims.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +95,7 @@ struct Attendance {
 struct RoomState {
     version: u64,
     rows: IndexMap<SocketId, UserId>,
+    log: Log,
     claim: Claim,
     /// When the last row left, while there is none.
     emptied: Option<Instant>,
@@ -161,24 +151,28 @@ impl Roster {
         Presence(Arc::new(Keeper { roster: Arc::clone(self), key }))
     }
 
-    /// The room's rows as they are now, or "unchanged" when `known` is their version in this incarnation.
+    /// The room's rows as they are now: all of them, or what makes them of those at the version `known`.
     ///
     /// Asking for a room that has rows and no claim hurries the claim.
-    pub fn part(&self, room: &Room, known: Option<u64>) -> Part {
+    pub fn part(&self, room: &Room, known: Option<Known>) -> Part {
         let mut state = self.lock();
         let node = state.incarnation.clone();
         let Some(found) = state.rooms.get(room).filter(|found| !found.rows.is_empty()) else {
-            return Part { node, version: 0, rows: Some(Vec::new()) };
+            return Part { node, version: 0, told: Told::All(Vec::new()) };
         };
         let version = found.version;
-        let rows = (known != Some(version)).then(|| {
-            found.rows.iter().map(|(socket, user)| Row { id_socket: socket.clone(), id_user: user.clone() }).collect()
-        });
+        let told = match known {
+            Some(known) if known.version == version => Told::Unchanged,
+            _ => known
+                .filter(|known| known.takes_changes)
+                .and_then(|known| found.log.since(known.version, &found.rows))
+                .map_or_else(|| Told::All(found.all()), Told::Changes),
+        };
         if found.claim != Claim::Held {
             state.due.wanting.insert(room.clone());
             self.due.notify_one();
         }
-        Part { node, version, rows }
+        Part { node, version, told }
     }
 
     /// Those of `ids` that are here, and in `room` where one is given. An id that is asked for twice is found once.
@@ -193,7 +187,7 @@ impl Roster {
             .filter(|attendance| room.is_none_or(|room| attendance.rooms.contains(room)))
             .map(|attendance| Row { id_socket: attendance.socket.clone(), id_user: attendance.user.clone() })
             .collect();
-        Part { node: state.incarnation.clone(), version: 0, rows: Some(rows) }
+        Part { node: state.incarnation.clone(), version: 0, told: Told::All(rows) }
     }
 
     /// Compares the roster with the sockets that are live, and closes what was absent twice in a row.
@@ -329,8 +323,8 @@ impl State {
         attendance.rooms.push(room.clone());
         self.last_version += 1;
         let entry = self.rooms.entry(room.clone()).or_default();
-        entry.version = self.last_version;
         entry.rows.insert(attendance.socket.clone(), attendance.user.clone());
+        entry.changed(self.last_version, &attendance.socket, true);
         entry.emptied = None;
         if entry.claim != Claim::Held {
             self.due.wanting.insert(room.clone());
@@ -344,7 +338,7 @@ impl State {
             return;
         }
         self.last_version += 1;
-        entry.version = self.last_version;
+        entry.changed(self.last_version, socket, false);
         self.due.seat_left(room, socket);
         if !entry.rows.is_empty() {
             return;
@@ -376,6 +370,18 @@ impl State {
             self.by_socket.remove(&attendance.socket);
         }
         true
+    }
+}
+
+impl RoomState {
+    fn all(&self) -> Vec<Row> {
+        self.rows.iter().map(|(socket, user)| Row { id_socket: socket.clone(), id_user: user.clone() }).collect()
+    }
+
+    /// The socket came or went, and the rows are at this version now.
+    fn changed(&mut self, version: u64, socket: &SocketId, came: bool) {
+        let since = mem::replace(&mut self.version, version);
+        self.log.note(since, socket, came, self.rows.len());
     }
 }
 

@@ -6,8 +6,14 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Client, Cluster, Index, until};
+use prost::Message;
 use reqwest::header::{ETAG, IF_NONE_MATCH};
 use reqwest::{Response, StatusCode};
+use rollcall::mesh::link;
+use rollcall::mesh::proto::{LookupSocketsRequest, LookupSocketsResponse};
+use rollcall::names::{Room, SocketId, UserId};
+use rollcall::oddities::Oddity;
+use rollcall::roster::Presence;
 use serde_json::Value;
 
 /// By name: whether the node said that its rows are those of before.
@@ -53,6 +59,65 @@ async fn a_node_tells_its_rows_again_only_when_they_changed() {
     let back = Client::connect(cluster.nodes[2].public, "cho", &["Maths"]).await.unwrap();
     let (complete, users) = cluster.users(0, "Maths").await;
     assert!(complete && users.contains(&(back.id.clone(), "cho".to_owned())) && users.len() == 4, "{users:?}");
+    cluster.stop().await;
+}
+
+fn sit(cluster: &Cluster, socket: &str, user: &str) -> Presence {
+    let (socket, user) = (SocketId::parse(socket).unwrap(), UserId::parse(user).unwrap());
+    cluster.nodes[0].roster.register(socket, user, &[Room::parse("Maths").unwrap()])
+}
+
+async fn lookup(cluster: &Cluster, known_version: Option<u64>, takes_changes: bool) -> LookupSocketsResponse {
+    let mut peer = link::client(&cluster.nodes[0].mesh.to_string().into(), link::by_tcp).unwrap();
+    let request = LookupSocketsRequest {
+        room: "Maths".into(),
+        node_id: cluster.nodes[0].roster.incarnation().to_string(),
+        known_version,
+        takes_changes,
+        ..Default::default()
+    };
+    peer.lookup_sockets(request).await.unwrap().into_inner()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_in_a_room_of_a_thousand_is_one_row_on_the_wire_for_whoever_takes_changes() {
+    let cluster = Cluster::start(2, Index::memory()).await;
+    let mut seats: BTreeMap<String, Presence> =
+        (0..1_000).map(|number| format!("socket-{number}")).map(|id| (id.clone(), sit(&cluster, &id, "ann"))).collect();
+    let listed = async || {
+        let (complete, users) = cluster.users(1, "Maths").await;
+        assert!(complete);
+        users
+    };
+    assert_eq!(listed().await.len(), 1_000);
+    let held = lookup(&cluster, None, true).await;
+    assert_eq!((held.sockets.len(), held.changes_since), (1_000, 0), "nothing is known yet");
+
+    seats.insert("new".to_owned(), sit(&cluster, "new", "bob"));
+    let changed = lookup(&cluster, Some(held.version), true).await;
+    assert_eq!((changed.changes_since, changed.gone.len(), changed.sockets.len()), (held.version, 0, 1));
+    assert_eq!((&*changed.sockets[0].id_socket, &*changed.sockets[0].id_user), ("new", "bob"));
+    assert!(changed.encoded_len() < 100, "{} bytes", changed.encoded_len());
+    let all = lookup(&cluster, Some(held.version), false).await;
+    assert_eq!((all.changes_since, all.sockets.len()), (0, 1_001), "an asker that does not know of changes gets all");
+    assert!(listed().await.contains(&("new".to_owned(), "bob".to_owned())));
+
+    seats.remove("socket-17");
+    let gone = lookup(&cluster, Some(changed.version), true).await;
+    assert_eq!(
+        (gone.changes_since, &gone.gone[..], gone.sockets.len()),
+        (changed.version, &["socket-17".into()][..], 0)
+    );
+    let users = listed().await;
+    assert_eq!(users.iter().map(|(id, _)| id).collect::<Vec<_>>(), seats.keys().collect::<Vec<_>>());
+
+    // More than is remembered of a room of this size.
+    seats.retain(|id, _| id.as_str() < "socket-7");
+    let all = lookup(&cluster, Some(gone.version), true).await;
+    assert_eq!((all.changes_since, all.gone.len(), all.sockets.len()), (0, 0, seats.len()));
+    let users = listed().await;
+    assert_eq!(users.iter().map(|(id, _)| id).collect::<Vec<_>>(), seats.keys().collect::<Vec<_>>());
+    assert_eq!(Oddity::MisfitChanges.count(), 0);
     cluster.stop().await;
 }
 

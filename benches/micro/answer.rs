@@ -7,8 +7,9 @@ use criterion::{BatchSize, Criterion};
 use jiff::Timestamp;
 use rollcall::names::{NodeId, NodeName, Room};
 use rollcall::roll_call::answer::{Answer, Outcome, Source, Vouched};
-use rollcall::roll_call::parts::Rows;
+use rollcall::roll_call::rows::Rows;
 use rollcall::roster::Row;
+use rollcall::roster::changes::Changes;
 
 use crate::{ROWS, room, row};
 
@@ -18,6 +19,11 @@ pub fn rows(criterion: &mut Criterion) {
     let rows: Vec<Row> = (0..ROWS).map(row).collect();
     criterion.bench_function("render a part of 2500 rows", |bencher| {
         bencher.iter_batched(|| rows.clone(), |rows| Rows::new(1, rows), BatchSize::SmallInput);
+    });
+    let (gone, came) = (vec![rows[0].id_socket.clone()], vec![row(ROWS)]);
+    let (held, changes) = (Rows::new(1, rows), Changes { since: 1, gone, came });
+    criterion.bench_function("one goes and one comes in a part of 2500 rows", |bencher| {
+        bencher.iter_batched(|| changes.clone(), |changes| held.with(2, changes), BatchSize::SmallInput);
     });
 }
 

@@ -91,7 +91,7 @@ pub async fn roll_call(State(config): State<Arc<Config>>, ask: Ask) -> Result<Re
     let nodes = answer.nodes.iter().map(|node| Node {
         id: &node.node,
         name: &node.name,
-        vouched: node.said.as_ref().map_or(0, |vouched| vouched.rows.rows.len()),
+        vouched: node.said.as_ref().map_or(0, |vouched| vouched.rows.len()),
         unchanged: node.said.as_ref().is_ok_and(|vouched| vouched.unchanged),
         error: node.said.as_ref().err().copied(),
         took_ms: milliseconds(node.took),

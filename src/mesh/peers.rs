@@ -27,9 +27,10 @@ use super::proto::polling_service_client::PollingServiceClient;
 use super::{CALLS_PER_CONNECTION, MAX_FORWARDED_BYTES, NODE_ID_METADATA, forward, proto, status};
 use crate::clock::BootInstant;
 use crate::membership::table::Said;
-use crate::names::{NodeId, Room, SocketId, UserId};
+use crate::names::{NameError, NodeId, Room, SocketId, UserId};
 use crate::oddities::Oddity;
-use crate::roster::{Part, Row};
+use crate::roster::changes::Changes;
+use crate::roster::{Part, Row, Told};
 
 /// Why a peer's answer is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -101,7 +102,7 @@ impl Peers {
         Self { connect, peers: Arc::default() }
     }
 
-    /// Asks the node at `mesh` for its part of the room, or for its word that the room is still at the version `known`.
+    /// Asks the node at `mesh` for its part of the room, or for what makes it of the part at the version `known`.
     ///
     /// # Errors
     /// Whatever came instead of an answer within `within`.
@@ -119,6 +120,7 @@ impl Peers {
             room: room.to_string(),
             node_id: node.to_string(),
             known_version: known,
+            takes_changes: known.is_some(),
             ..Default::default()
         });
         request.set_timeout(within);
@@ -256,22 +258,35 @@ fn lock(circuit: &Mutex<Circuit>) -> MutexGuard<'_, Circuit> {
     circuit.lock().expect("no code panics while it holds a circuit")
 }
 
-/// The rows of an answer, if it is one of the node that was asked, to what it was asked. A socket that it names twice is
+/// What an answer tells, if it is one of the node that was asked, to what it was asked. A socket that it names twice is
 /// listed once.
 fn part(asked: &NodeId, known: Option<u64>, response: &proto::LookupSocketsResponse) -> Result<Part, Silence> {
-    let empty = response.sockets.is_empty();
-    let senseless =
-        response.version == 0 && !empty || response.unchanged && (known != Some(response.version) || !empty);
+    let empty = response.sockets.is_empty() && response.gone.is_empty();
+    let told_changes = response.changes_since != 0;
+    let senseless = response.version == 0 && (!empty || told_changes)
+        || response.unchanged && (known != Some(response.version) || !empty || told_changes)
+        || told_changes && known != Some(response.changes_since)
+        || !told_changes && !response.gone.is_empty();
     if response.node_id != asked.as_str() || senseless {
         Oddity::SenselessAnswer.note(format_args!("{asked} answers for {:.40?}", response.node_id));
         return Err(Silence::Failed);
     }
-    if response.unchanged {
-        return Ok(Part { node: asked.clone(), version: response.version, rows: None });
-    }
-    let mut seen = HashSet::with_capacity(response.sockets.len());
-    let mut rows = Vec::with_capacity(response.sockets.len());
-    for socket in &response.sockets {
+    let told = if response.unchanged {
+        Told::Unchanged
+    } else if told_changes {
+        let gone = response.gone.iter().map(|id| SocketId::parse(id)).collect::<Result<_, _>>();
+        let gone = gone.map_err(|error| misnamed(asked, error))?;
+        Told::Changes(Changes { since: response.changes_since, gone, came: rows(asked, &response.sockets)? })
+    } else {
+        Told::All(rows(asked, &response.sockets)?)
+    };
+    Ok(Part { node: asked.clone(), version: response.version, told })
+}
+
+fn rows(asked: &NodeId, sockets: &[proto::Socket]) -> Result<Vec<Row>, Silence> {
+    let mut seen = HashSet::with_capacity(sockets.len());
+    let mut rows = Vec::with_capacity(sockets.len());
+    for socket in sockets {
         if !seen.insert(socket.id_socket.as_str()) {
             Oddity::RepeatedRow.note(format_args!("{asked} names a socket twice"));
             continue;
@@ -280,12 +295,14 @@ fn part(asked: &NodeId, known: Option<u64>, response: &proto::LookupSocketsRespo
             let id_user = UserId::parse(&socket.id_user)?;
             Ok(Row { id_socket, id_user })
         });
-        rows.push(row.map_err(|error| {
-            Oddity::SenselessAnswer.note(format_args!("{asked} names a socket or a user that {error}"));
-            Silence::Failed
-        })?);
+        rows.push(row.map_err(|error| misnamed(asked, error))?);
     }
-    Ok(Part { node: asked.clone(), version: response.version, rows: Some(rows) })
+    Ok(rows)
+}
+
+fn misnamed(asked: &NodeId, error: NameError) -> Silence {
+    Oddity::SenselessAnswer.note(format_args!("{asked} names a socket or a user that {error}"));
+    Silence::Failed
 }
 
 fn moved(status: &Status) -> Option<NodeId> {
@@ -323,8 +340,8 @@ mod tests {
         proto::LookupSocketsResponse {
             node_id: node.to_string(),
             version: 1,
-            unchanged: false,
             sockets: sockets.iter().map(socket).collect(),
+            ..Default::default()
         }
     }
 
@@ -333,7 +350,8 @@ mod tests {
         let [asked, other] = [(); 2].map(|()| NodeId::new_process());
         let before = [Oddity::SenselessAnswer, Oddity::RepeatedRow].map(Oddity::count);
         let twice = part(&asked, None, &answer(&asked, &[("s1", "foo"), ("s1", "bar"), ("s2", "foo")])).unwrap();
-        let ids: Vec<_> = twice.rows.iter().flatten().map(|row| row.id_socket.as_str()).collect();
+        let Told::All(rows) = twice.told else { panic!("{twice:?}") };
+        let ids: Vec<_> = rows.iter().map(|row| row.id_socket.as_str()).collect();
         assert_eq!(ids, ["s1", "s2"]);
         let unasked = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[]) };
         for senseless in [answer(&other, &[]), unasked, answer(&asked, &[("", "foo")]), answer(&asked, &[("s", "\n")])]
@@ -342,13 +360,31 @@ mod tests {
         }
         let unchanged = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[]) };
         let held = part(&asked, Some(1), &unchanged).unwrap();
-        assert_eq!((held.version, held.rows), (1, None));
+        assert_eq!((held.version, held.told), (1, Told::Unchanged));
         let with_rows = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[("s1", "foo")]) };
         let without_version = proto::LookupSocketsResponse { version: 0, ..answer(&asked, &[("s1", "foo")]) };
-        for (known, senseless) in [(2, unchanged), (1, with_rows), (1, without_version)] {
-            assert_eq!(part(&asked, Some(known), &senseless).unwrap_err(), Silence::Failed);
+        let changes = proto::LookupSocketsResponse { changes_since: 7, gone: vec!["s2".into()], ..answer(&asked, &[]) };
+        let changed = part(&asked, Some(7), &changes).unwrap();
+        let gone = vec![SocketId::parse("s2").unwrap()];
+        assert_eq!(changed.told, Told::Changes(Changes { since: 7, gone, came: vec![] }));
+        assert_eq!(part(&asked, None, &changes).unwrap_err(), Silence::Failed, "it was not asked for changes");
+        let of_none = proto::LookupSocketsResponse { version: 0, ..changes.clone() };
+        let and_unchanged = proto::LookupSocketsResponse { unchanged: true, version: 7, ..changes.clone() };
+        let among_all = proto::LookupSocketsResponse { changes_since: 0, ..changes.clone() };
+        let misnamed = proto::LookupSocketsResponse { gone: vec![String::new()], ..changes.clone() };
+        for (known, senseless) in [
+            (2, unchanged),
+            (1, with_rows),
+            (1, without_version),
+            (8, changes),
+            (7, of_none),
+            (7, and_unchanged),
+            (7, among_all),
+            (7, misnamed),
+        ] {
+            assert_eq!(part(&asked, Some(known), &senseless).unwrap_err(), Silence::Failed, "{senseless:?}");
         }
         let after = [Oddity::SenselessAnswer, Oddity::RepeatedRow].map(Oddity::count);
-        assert_eq!([after[0] - before[0], after[1] - before[1]], [7, 1], "each is counted");
+        assert_eq!([after[0] - before[0], after[1] - before[1]], [13, 1], "each is counted");
     }
 }

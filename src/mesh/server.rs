@@ -25,7 +25,7 @@ use super::{
 };
 use crate::membership::Membership;
 use crate::names::{NameError, NodeId, Room, SocketId};
-use crate::roster::{Part, Roster};
+use crate::roster::{Known, Part, Roster, Row, Told};
 use crate::socket_edge::sessions::Sessions;
 
 /// How long the other end of a connection may take to begin.
@@ -117,7 +117,7 @@ pub struct Lookup {
     room: Option<Room>,
     ids: Vec<SocketId>,
     node: Option<NodeId>,
-    known_version: Option<u64>,
+    known: Option<Known>,
 }
 
 impl Lookup {
@@ -140,31 +140,33 @@ impl Lookup {
         if request.known_version.is_some() && (node.is_none() || room.is_none() || !ids.is_empty()) {
             return Err(Status::invalid_argument("known_version goes with node_id and room, and without id_sockets"));
         }
-        Ok(Self { room, ids, node, known_version: request.known_version })
+        let known = request.known_version.map(|version| Known { version, takes_changes: request.takes_changes });
+        Ok(Self { room, ids, node, known })
     }
 
     /// What this node has.
     pub fn answer(&self, roster: &Roster) -> Part {
         match &self.room {
-            Some(room) if self.ids.is_empty() => roster.part(room, self.known_version),
+            Some(room) if self.ids.is_empty() => roster.part(room, self.known),
             room => roster.find(&self.ids, room.as_ref()),
         }
     }
 }
 
 fn encode(part: Part) -> proto::LookupSocketsResponse {
-    let unchanged = part.rows.is_none();
-    let sockets = part
-        .rows
-        .into_iter()
-        .flatten()
-        .map(|row| proto::Socket { id_socket: row.id_socket.to_string(), id_user: row.id_user.to_string() });
-    proto::LookupSocketsResponse {
-        node_id: part.node.to_string(),
-        version: part.version,
-        unchanged,
-        sockets: sockets.collect(),
+    let socket = |row: Row| proto::Socket { id_socket: row.id_socket.to_string(), id_user: row.id_user.to_string() };
+    let mut response =
+        proto::LookupSocketsResponse { node_id: part.node.to_string(), version: part.version, ..Default::default() };
+    match part.told {
+        Told::Unchanged => response.unchanged = true,
+        Told::Changes(changes) => {
+            response.changes_since = changes.since;
+            response.gone = changes.gone.iter().map(ToString::to_string).collect();
+            response.sockets = changes.came.into_iter().map(socket).collect();
+        }
+        Told::All(rows) => response.sockets = rows.into_iter().map(socket).collect(),
     }
+    response
 }
 
 fn another(meant: &NodeId, is: &NodeId) -> Status {

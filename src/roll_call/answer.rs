@@ -11,7 +11,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::parts::Rows;
+use super::rows::Rows;
 use crate::directory::Account;
 use crate::mesh::peers::Silence;
 use crate::names::{NodeId, NodeName, Room};
@@ -117,13 +117,13 @@ impl Answer {
     /// Every row, with the name of the node that vouched for it.
     pub fn rows(&self) -> impl Iterator<Item = (&NodeName, &Row)> {
         let parts = self.nodes.iter().filter_map(|node| Some((&node.name, node.said.as_ref().ok()?)));
-        parts.flat_map(|(name, vouched)| vouched.rows.rows.iter().map(move |row| (name, row)))
+        parts.flat_map(|(name, vouched)| vouched.rows.iter().map(move |row| (name, row)))
     }
 
     /// The rows as one array of JSON, written once for all who share this answer.
     pub fn users(&self) -> Bytes {
         let join = || {
-            let parts: Vec<_> = self.vouched().map(|rows| &rows.json).filter(|json| !json.is_empty()).collect();
+            let parts: Vec<_> = self.vouched().flat_map(|rows| rows.json()).collect();
             let mut json = Vec::with_capacity(parts.iter().map(|part| part.len() + 1).sum::<usize>() + 2);
             json.push(b'[');
             for (place, part) in parts.into_iter().enumerate() {
@@ -163,7 +163,7 @@ impl Answer {
 
     /// How many rows there are.
     pub fn len(&self) -> usize {
-        self.vouched().map(|rows| rows.rows.len()).sum()
+        self.vouched().map(|rows| rows.len()).sum()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -259,7 +259,7 @@ mod tests {
         let [one, two] = [(); 2].map(|()| NodeId::new_process());
         let part = |node: &NodeId, version, ids| {
             let Ok(vouched) = outcome(node, Ok(ids)).reply else { unreachable!("it answered") };
-            let rows = Arc::new(Rows::new(version, vouched.rows.rows.clone()));
+            let rows = Arc::new(Rows::new(version, vouched.rows.iter().cloned().collect()));
             Outcome { reply: Ok(Vouched { rows, unchanged: false }), ..outcome(node, Ok(ids)) }
         };
         let ids: &[&str] = &["s1"];

@@ -41,7 +41,7 @@ const LATE_BY: Duration = Duration::from_millis(10);
 const STEP_MOST: Duration = Duration::from_secs(1);
 const ROOMS_MOST: usize = 10;
 /// Room for a few parts only, so that some are told anew.
-const CACHE: u64 = 4096;
+const CACHE: u64 = 16 << 10;
 
 /// What the world tells a host.
 #[derive(Debug, Clone)]
@@ -294,7 +294,7 @@ fn is_open(membership: &Membership) -> bool {
 fn told(answer: &Answer) -> String {
     let nodes = answer.nodes.iter().map(|node| match &node.said {
         Ok(vouched) => {
-            let ids: Vec<_> = vouched.rows.rows.iter().map(|row| &row.id_socket).collect();
+            let ids: Vec<_> = vouched.rows.iter().map(|row| &row.id_socket).collect();
             format!("  {} {}: {ids:?}", node.name, node.node)
         }
         Err(silence) => format!("  {} {}: {silence}", node.name, node.node),

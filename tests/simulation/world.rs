@@ -37,6 +37,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(600);
 /// The longest time between two things that happen.
 const PAUSE_MOST_MS: u64 = 60;
 const ROOMS: [&str; 3] = ["Maths", "Physics", "Art"];
+/// One in so many that come brings a crowd of so many along: changes of a room that has many rows are told alone.
+const CROWD_EVERY: u32 = 50;
+const CROWD: usize = 24;
 const DEADLINES_MS: [u64; 3] = [200, 500, 1_000];
 /// One of these is the longest that a segment travels.
 const LATENCIES_MS: [u64; 4] = [1, 5, 20, 60];
@@ -211,10 +214,13 @@ impl World {
         match self.random.random_range(0..1000) {
             0..250 => {
                 let count = self.random.random_range(1..=2);
-                let rooms = rooms().choose_multiple(&mut self.random, count).cloned().collect();
-                self.last_socket += 1;
-                let socket = SocketId::parse(&format!("s{}", self.last_socket)).expect("a valid id");
-                host.order(Order::Come { socket, rooms });
+                let rooms: Vec<Room> = rooms().choose_multiple(&mut self.random, count).cloned().collect();
+                let crowd = if self.random.random_ratio(1, CROWD_EVERY) { CROWD } else { 1 };
+                for _ in 0..crowd {
+                    self.last_socket += 1;
+                    let socket = SocketId::parse(&format!("s{}", self.last_socket)).expect("a valid id");
+                    host.order(Order::Come { socket, rooms: rooms.clone() });
+                }
             }
             250..300 => self.with_socket(&host, |socket, room| Order::Join { socket, room }),
             300..380 => self.with_socket(&host, |socket, room| Order::Leave { socket, room }),

@@ -178,7 +178,7 @@ async fn each_owner_is_asked_once_and_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unchanged_owner_costs_a_small_message_and_a_changed_one_its_own_rows() {
+async fn an_unchanged_owner_costs_a_small_message_and_a_changed_one_its_own_rows_or_what_changed() {
     let metered = Metered::start(3).await;
     let nodes = &metered.cluster.nodes;
     let (_few, _many) = (fill(&nodes[1], "Maths", 0..10), fill(&nodes[2], "Maths", 0..2_000));
@@ -194,6 +194,10 @@ async fn an_unchanged_owner_costs_a_small_message_and_a_changed_one_its_own_rows
     assert_eq!(rows, [(false, 11), (true, 0)]);
     let bytes: usize = said.iter().map(|lookup| lookup.bytes).sum();
     assert!(bytes <= (11 + 2) * SMALL, "{bytes} bytes for 11 rows of 2011");
+    let _another = fill(&nodes[2], "Maths", 2_000..2_001);
+    let said = metered.answers(0, "Maths", 2_012).await;
+    let rows: Vec<_> = said.iter().map(|lookup| (lookup.unchanged, lookup.rows)).collect();
+    assert_eq!(rows, [(true, 0), (false, 1)], "of many rows what changed");
     metered.cluster.stop().await;
 }
 

@@ -30,6 +30,8 @@ use crate::names::NodeId;
 const OPEN_PACKET_MOST: usize = 4 << 10;
 /// What closes an Engine.IO session when its client says it.
 const CLOSE_PACKET: &str = "1";
+/// What engineioxide says of a session that has ended; the code is a number everywhere else.
+const HAS_ENDED: &[u8] = br#"{"code":"1","message":"Session ID unknown"}"#;
 /// What says nothing.
 const NOOP_PACKET: &str = "6";
 
@@ -151,7 +153,7 @@ impl Sessions {
         };
         match asked {
             Asked::Poll => self.poll(sid, &session).await,
-            Asked::Post(payload) => self.ask(of_session(Method::POST, sid, payload)).await,
+            Asked::Post(payload) => self.ask_for(Method::POST, sid, payload).await,
             Asked::Release => {
                 session.state.released.notify_one();
                 packet(NOOP_PACKET).into_response()
@@ -165,7 +167,7 @@ impl Sessions {
             biased;
             // Not a close packet: it is after a failed poll that every official client comes back.
             () = session.state.ended.cancelled() => EngineError::UnknownSession.into_response(),
-            response = self.ask(of_session(Method::GET, sid, Bytes::new())) => response,
+            response = self.ask_for(Method::GET, sid, Bytes::new()) => response,
             // engineioxide takes a packet only when it answers with it, so none is lost.
             () = session.state.released.notified() => packet(NOOP_PACKET).into_response(),
         };
@@ -190,6 +192,19 @@ impl Sessions {
         let sid = self.seal.open(sealed)?;
         let session = self.lock().get(sid).cloned()?;
         (!session.state.ended.is_cancelled()).then_some((sid, session))
+    }
+
+    /// Asks for a session, which may end in the same moment.
+    async fn ask_for(&self, method: Method, sid: &str, payload: Bytes) -> Response {
+        let (parts, body) = self.ask(of_session(method, sid, payload)).await.into_parts();
+        if parts.status != StatusCode::BAD_REQUEST {
+            return Response::from_parts(parts, body);
+        }
+        let body = to_bytes(body, OPEN_PACKET_MOST).await.unwrap_or_default();
+        match *body == *HAS_ENDED {
+            true => EngineError::UnknownSession.into_response(),
+            false => Response::from_parts(parts, body.into()),
+        }
     }
 
     async fn ask(&self, request: Request<Body>) -> Response {

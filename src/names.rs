@@ -8,7 +8,7 @@ use std::fmt;
 
 use rand::Rng;
 use serde::{Deserialize, Deserializer, Serialize, de};
-use smol_str::{SmolStr, ToSmolStr};
+use smol_str::SmolStr;
 use thiserror::Error;
 
 /// The longest room or user name, in bytes of UTF-8.
@@ -214,7 +214,7 @@ fn printable(text: &str) -> Result<SmolStr, NameError> {
     if text.chars().any(char::is_control) {
         return Err(NameError::ControlCharacter);
     }
-    Ok(text.to_smolstr())
+    Ok(SmolStr::new(text))
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ struct Bucket {
     rows: Box<[Row]>,
     /// The rows as objects of JSON, separated by commas.
     json: Box<[u8]>,
+    /// The memory that it takes, about.
+    bytes: usize,
 }
 
 impl Rows {
@@ -41,7 +43,8 @@ impl Rows {
         let len = rows.len();
         let count = len.div_ceil(BUCKET_ROWS);
         let buckets = if count > 1 {
-            let mut dealt = vec![Vec::with_capacity(BUCKET_ROWS); count];
+            // Hardly any bucket gets more than half as much again.
+            let mut dealt: Vec<_> = (0..count).map(|_| Vec::with_capacity(BUCKET_ROWS * 3 / 2)).collect();
             for row in rows {
                 dealt[place(&row.id_socket, count)].push(row);
             }
@@ -95,7 +98,7 @@ impl Rows {
 
     /// The memory that they take, about.
     pub fn bytes(&self) -> u64 {
-        self.buckets.iter().map(|bucket| bucket.bytes()).sum()
+        self.buckets.iter().map(|bucket| bucket.bytes as u64).sum()
     }
 }
 
@@ -115,7 +118,10 @@ impl Bucket {
             let user = User { id_socket: row.id_socket.as_str(), id_user: row.id_user.as_str() };
             serde_json::to_writer(&mut json, &user).expect("two strings can be written to memory");
         }
-        Arc::new(Self { rows: rows.into(), json: json.into() })
+        // A short name is part of its row, and a long one lies elsewhere.
+        let elsewhere = rows.iter().map(|row| row.id_user.as_str().len()).filter(|length| *length > SHORT);
+        let bytes = size_of::<Self>() + size_of_val(&*rows) + json.len() + elsewhere.sum::<usize>();
+        Arc::new(Self { rows: rows.into(), json: json.into(), bytes })
     }
 
     fn with(&self, changes: Changes) -> Option<Arc<Self>> {
@@ -131,12 +137,6 @@ impl Bucket {
             rows.push(row);
         }
         Some(Self::shared(rows))
-    }
-
-    fn bytes(&self) -> u64 {
-        // A short name is part of its row, and a long one lies elsewhere.
-        let elsewhere = self.rows.iter().map(|row| row.id_user.as_str().len()).filter(|length| *length > SHORT);
-        (size_of::<Self>() + size_of_val(&*self.rows) + self.json.len() + elsewhere.sum::<usize>()) as u64
     }
 }
 

@@ -1,7 +1,7 @@
 //! The command line: flags, their environment variables, and what is refused before anything starts.
 //!
 //! Owns the words of `--help` and of every refusal: one plain line, exit code 2. What the flags mean is decided where
-//! they end up; here they become checked [`values`].
+//! they end up; here they become checked values.
 
 mod values;
 

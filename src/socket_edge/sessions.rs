@@ -26,7 +26,7 @@ use super::seal::{Seal, Sealed};
 use crate::connections::{Connections, Switch, Tracked};
 use crate::names::NodeId;
 
-/// The most bytes of an open packet; it has about 150.
+/// The most bytes of an open packet, which has about 150, or of a refusal.
 const OPEN_PACKET_MOST: usize = 4 << 10;
 /// What closes an Engine.IO session when its client says it.
 const CLOSE_PACKET: &str = "1";
@@ -153,7 +153,7 @@ impl Sessions {
         };
         match asked {
             Asked::Poll => self.poll(sid, &session).await,
-            Asked::Post(payload) => self.ask_for(Method::POST, sid, payload).await,
+            Asked::Post(payload) => self.ask(of_session(Method::POST, sid, payload)).await,
             Asked::Release => {
                 session.state.released.notify_one();
                 packet(NOOP_PACKET).into_response()
@@ -167,7 +167,7 @@ impl Sessions {
             biased;
             // Not a close packet: it is after a failed poll that every official client comes back.
             () = session.state.ended.cancelled() => EngineError::UnknownSession.into_response(),
-            response = self.ask_for(Method::GET, sid, Bytes::new()) => response,
+            response = self.ask(of_session(Method::GET, sid, Bytes::new())) => response,
             // engineioxide takes a packet only when it answers with it, so none is lost.
             () = session.state.released.notified() => packet(NOOP_PACKET).into_response(),
         };
@@ -194,22 +194,17 @@ impl Sessions {
         (!session.state.ended.is_cancelled()).then_some((sid, session))
     }
 
-    /// Asks for a session, which may end in the same moment.
-    async fn ask_for(&self, method: Method, sid: &str, payload: Bytes) -> Response {
-        let (parts, body) = self.ask(of_session(method, sid, payload)).await.into_parts();
-        if parts.status != StatusCode::BAD_REQUEST {
-            return Response::from_parts(parts, body);
+    async fn ask(&self, request: Request<Body>) -> Response {
+        let Ok(response) = self.engine.clone().oneshot(request).await;
+        if response.status() != StatusCode::BAD_REQUEST {
+            return response;
         }
+        let (parts, body) = response.into_parts();
         let body = to_bytes(body, OPEN_PACKET_MOST).await.unwrap_or_default();
         match *body == *HAS_ENDED {
             true => EngineError::UnknownSession.into_response(),
             false => Response::from_parts(parts, body.into()),
         }
-    }
-
-    async fn ask(&self, request: Request<Body>) -> Response {
-        let Ok(response) = self.engine.clone().oneshot(request).await;
-        response
     }
 
     /// Closes a session in engineioxide, in the one way that has it run its course there and says nothing to the

@@ -11,6 +11,7 @@ mod crowd;
 mod figure;
 mod floor;
 mod measure;
+mod pace;
 mod report;
 mod storm;
 mod system;

@@ -276,7 +276,7 @@ fn milliseconds(number: f64) -> String {
 }
 
 /// A percentile of sorted times, in milliseconds.
-fn at(sorted: &[Duration], share: f64) -> f64 {
+pub fn at(sorted: &[Duration], share: f64) -> f64 {
     let place = ((sorted.len().saturating_sub(1)) as f64 * share).round() as usize;
     sorted.get(place).map_or(f64::NAN, |took| took.as_secs_f64() * 1e3)
 }

@@ -5,12 +5,13 @@
 //! | `read <seconds>` | one connection asks for so long | `<answers> <incomplete> <milliseconds, median> <the longest>` |
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::apart::{Apart, obey};
-use crate::measure::Asker;
+use crate::measure::{self, Asker};
+use crate::report::at;
 
 pub struct Reader(Apart);
 
@@ -49,16 +50,16 @@ pub async fn run(address: SocketAddr, room: &str) -> Result<()> {
     let mut asker = Asker::connect(address, room).await?;
     obey(async |order, about| {
         ensure!(order == "read", "not an order: {order}");
-        let (time, began) = (Duration::try_from_secs_f64(about.parse()?)?, Instant::now());
-        let (mut took, mut incomplete) = (Vec::new(), 0);
-        while began.elapsed() < time {
-            let asked = Instant::now();
+        let time = Duration::try_from_secs_f64(about.parse()?)?;
+        let mut incomplete = 0;
+        let ask = async || {
             let (complete, _) = asker.ask().await?;
-            took.push(asked.elapsed().as_secs_f64() * 1e3);
             incomplete += usize::from(!complete);
-        }
-        took.sort_unstable_by(f64::total_cmp);
-        let (median, longest) = (took[took.len() / 2], took[took.len() - 1]);
+            Ok(())
+        };
+        let mut took = measure::one_after_another(time, ask).await?;
+        took.sort_unstable();
+        let (median, longest) = (at(&took, 0.5), at(&took, 1.0));
         Ok(vec![format!("{} {incomplete} {median} {longest}", took.len())])
     })
     .await

@@ -20,13 +20,12 @@ use rollcall::registrar;
 use rollcall::roster::{Presence, Roster};
 use rollcall::socket_edge::Limits;
 use tokio::task::JoinHandle;
-use tokio::time::{interval, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::apart::obey;
+use crate::pace::Pace;
 
-/// How often some of the rows come and go under churn.
-const CHURN_EVERY: Duration = Duration::from_millis(50);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 struct Rows {
@@ -120,17 +119,12 @@ async fn come_and_go(
     mut presences: VecDeque<Presence>,
     each_second: usize,
 ) {
-    let mut ticks = interval(CHURN_EVERY);
-    let (mut due, mut next) = (0.0, presences.len());
+    let (mut pace, mut next) = (Pace::new(each_second), presences.len());
     loop {
-        ticks.tick().await;
-        due += each_second as f64 * CHURN_EVERY.as_secs_f64();
-        while due >= 1.0 {
-            due -= 1.0;
-            let newcomer = put(&roster, &node, &room, next).expect("made like those before it");
-            presences.push_back(newcomer);
-            presences.pop_front();
-            next += 1;
-        }
+        pace.next().await;
+        let newcomer = put(&roster, &node, &room, next).expect("made like those before it");
+        presences.push_back(newcomer);
+        presences.pop_front();
+        next += 1;
     }
 }

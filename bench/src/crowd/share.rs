@@ -14,15 +14,14 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{interval, timeout};
+use tokio::time::timeout;
 
 use super::member::{Member, Place};
 use crate::apart::obey;
+use crate::pace::Pace;
 
 /// How many of one process connect at once.
 const AT_ONCE: usize = 32;
-/// How often some of them come and go under churn.
-const CHURN_EVERY: Duration = Duration::from_millis(50);
 /// How long a storm may last.
 const BACK_WITHIN: Duration = Duration::from_secs(90);
 
@@ -110,21 +109,16 @@ impl Share {
 
 /// So many members go each second, and others come in their places, for ever.
 async fn come_and_go(place: Arc<Place>, members: Arc<Mutex<Vec<Member>>>, first: usize, each_second: usize) {
-    let mut ticks = interval(CHURN_EVERY);
-    let (mut due, mut next) = (0.0, first);
+    let (mut pace, mut next) = (Pace::new(each_second), first);
     loop {
-        ticks.tick().await;
-        due += each_second as f64 * CHURN_EVERY.as_secs_f64();
-        while due >= 1.0 {
-            due -= 1.0;
-            next += 1;
-            // Nobody goes before another is there, so the room keeps its size.
-            let Ok(newcomer) = Member::connect(&place, next, format!("newcomer-{next}")).await else { continue };
-            let mut members = lock(&members);
-            let oldest = members.iter().position(|member| member.at == newcomer.at).unwrap_or_default();
-            members.remove(oldest).stays.abort();
-            members.push(newcomer);
-        }
+        pace.next().await;
+        next += 1;
+        // Nobody goes before another is there, so the room keeps its size.
+        let Ok(newcomer) = Member::connect(&place, next, format!("newcomer-{next}")).await else { continue };
+        let mut members = lock(&members);
+        let oldest = members.iter().position(|member| member.at == newcomer.at).unwrap_or_default();
+        members.remove(oldest).stays.abort();
+        members.push(newcomer);
     }
 }
 

@@ -6,10 +6,10 @@ mod common;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use common::{Client, Cluster, Index, PATIENCE, Socket, open, until};
+use common::{Client, Cluster, Index, PATIENCE, Socket, mesh_client, open, until};
 use futures::future::join_all;
 use futures::{SinkExt, StreamExt};
-use rollcall::mesh::link::{self, Link};
+use rollcall::mesh::link::Link;
 use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use rollcall::mesh::proto::{AnnounceRequest, KnownMember, LookupSocketsRequest, LookupSocketsResponse, Status};
 use rollcall::mesh::{MAX_LOOKUP_IDS, MAX_REQUEST_BYTES, NODE_ID_METADATA};
@@ -84,7 +84,7 @@ async fn goes_on(cluster: &Cluster) {
 }
 
 fn mesh(cluster: &Cluster) -> MeshServiceClient<Link> {
-    link::client(&cluster.nodes[0].mesh.to_string().into(), link::by_tcp).unwrap()
+    mesh_client(cluster.nodes[0].mesh)
 }
 
 async fn lookup(cluster: &Cluster, request: LookupSocketsRequest) -> Result<LookupSocketsResponse, tonic::Status> {

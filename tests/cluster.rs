@@ -5,11 +5,10 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use common::{Client, Cluster, Index, PATIENCE, open, text, until};
+use common::{Client, Cluster, Index, PATIENCE, mesh_client, open, text, until};
 use futures::{SinkExt, StreamExt};
+use rollcall::mesh::NODE_ID_METADATA;
 use rollcall::mesh::proto::{LookupSocketsRequest, LookupSocketsResponse};
-use rollcall::mesh::{NODE_ID_METADATA, link};
-use rollcall::names::{Room, SocketId, UserId};
 use rollcall::node;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
@@ -309,8 +308,7 @@ async fn lookup(
     node: usize,
     request: LookupSocketsRequest,
 ) -> Result<LookupSocketsResponse, tonic::Status> {
-    let mut client = link::client(&cluster.nodes[node].mesh.to_string().into(), link::by_tcp).unwrap();
-    client.lookup_sockets(request).await.map(tonic::Response::into_inner)
+    mesh_client(cluster.nodes[node].mesh).lookup_sockets(request).await.map(tonic::Response::into_inner)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -367,14 +365,8 @@ async fn a_known_version_is_answered_without_rows_until_the_room_changes() {
 async fn a_hundred_thousand_rows_of_one_node_are_one_rpc_and_one_answer() {
     const ROWS: usize = 100_000;
     let cluster = Cluster::start(2, Index::redis().await).await;
-    let room = Room::parse("crowd").unwrap();
-    let presences: Vec<_> = (0..ROWS)
-        .map(|number| {
-            let socket = SocketId::parse(&format!("socket-{number:09}")).unwrap();
-            let user = UserId::parse(&format!("user-{number}")).unwrap();
-            cluster.nodes[0].roster.register(socket, user, std::slice::from_ref(&room))
-        })
-        .collect();
+    let seat = |number| cluster.nodes[0].seat(&format!("socket-{number:09}"), &format!("user-{number}"), "crowd");
+    let presences: Vec<_> = (0..ROWS).map(seat).collect();
     let ask = LookupSocketsRequest { room: "crowd".into(), ..Default::default() };
     assert_eq!(lookup(&cluster, 0, ask).await.unwrap().sockets.len(), ROWS);
     let full: Value = cluster.get(1, "/crowd/rollcall?deadline_ms=5000").await.json().await.unwrap();

@@ -7,14 +7,13 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use common::{Cluster, Index, Running, listen_anywhere, until};
+use common::{Cluster, Index, Running, listen_anywhere, mesh_client, until};
 use futures::StreamExt;
 use prost::Message;
-use rollcall::mesh::link::{self, Link};
+use rollcall::mesh::link::Link;
 use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use rollcall::mesh::proto::mesh_service_server::{MeshService, MeshServiceServer};
 use rollcall::mesh::proto::{AnnounceRequest, AnnounceResponse, LookupSocketsRequest, LookupSocketsResponse};
-use rollcall::names::{Room, SocketId, UserId};
 use rollcall::roster::Presence;
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -51,7 +50,7 @@ struct Meter {
 
 impl Meter {
     fn new(node: SocketAddr) -> Self {
-        Self { node: link::client(&node.to_string().into(), link::by_tcp).unwrap(), seen: Arc::default() }
+        Self { node: mesh_client(node), seen: Arc::default() }
     }
 
     /// What came since the last time.
@@ -150,12 +149,8 @@ impl Metered {
 
 /// Sockets with these numbers are in the room for as long as what is returned.
 fn fill(node: &Running, room: &str, numbers: Range<usize>) -> Vec<Presence> {
-    let rooms = [Room::parse(room).unwrap()];
-    let register = |number| {
-        let (socket, user) = (format!("{}-{number:020}", node.name), format!("user-{number}"));
-        node.roster.register(SocketId::parse(&socket).unwrap(), UserId::parse(&user).unwrap(), &rooms)
-    };
-    numbers.map(register).collect()
+    let seat = |number| node.seat(&format!("{}-{number:020}", node.name), &format!("user-{number}"), room);
+    numbers.map(seat).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,13 +5,11 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Client, Cluster, Index, until};
+use common::{Client, Cluster, Index, mesh_client, until};
 use prost::Message;
 use reqwest::header::{ETAG, IF_NONE_MATCH};
 use reqwest::{Response, StatusCode};
-use rollcall::mesh::link;
 use rollcall::mesh::proto::{LookupSocketsRequest, LookupSocketsResponse};
-use rollcall::names::{Room, SocketId, UserId};
 use rollcall::oddities::Oddity;
 use rollcall::roster::Presence;
 use serde_json::Value;
@@ -62,13 +60,7 @@ async fn a_node_tells_its_rows_again_only_when_they_changed() {
     cluster.stop().await;
 }
 
-fn sit(cluster: &Cluster, socket: &str, user: &str) -> Presence {
-    let (socket, user) = (SocketId::parse(socket).unwrap(), UserId::parse(user).unwrap());
-    cluster.nodes[0].roster.register(socket, user, &[Room::parse("Maths").unwrap()])
-}
-
 async fn lookup(cluster: &Cluster, known_version: Option<u64>, takes_changes: bool) -> LookupSocketsResponse {
-    let mut peer = link::client(&cluster.nodes[0].mesh.to_string().into(), link::by_tcp).unwrap();
     let request = LookupSocketsRequest {
         room: "Maths".into(),
         node_id: cluster.nodes[0].roster.incarnation().to_string(),
@@ -76,14 +68,15 @@ async fn lookup(cluster: &Cluster, known_version: Option<u64>, takes_changes: bo
         takes_changes,
         ..Default::default()
     };
-    peer.lookup_sockets(request).await.unwrap().into_inner()
+    mesh_client(cluster.nodes[0].mesh).lookup_sockets(request).await.unwrap().into_inner()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_in_a_room_of_a_thousand_is_one_row_on_the_wire_for_whoever_takes_changes() {
     let cluster = Cluster::start(2, Index::memory()).await;
+    let sit = |id: &str, user| cluster.nodes[0].seat(id, user, "Maths");
     let mut seats: BTreeMap<String, Presence> =
-        (0..1_000).map(|number| format!("socket-{number}")).map(|id| (id.clone(), sit(&cluster, &id, "ann"))).collect();
+        (0..1_000).map(|number| format!("socket-{number}")).map(|id| (id.clone(), sit(&id, "ann"))).collect();
     let listed = async || {
         let (complete, users) = cluster.users(1, "Maths").await;
         assert!(complete);
@@ -93,7 +86,7 @@ async fn a_change_in_a_room_of_a_thousand_is_one_row_on_the_wire_for_whoever_tak
     let held = lookup(&cluster, None, true).await;
     assert_eq!((held.sockets.len(), held.changes_since), (1_000, 0), "nothing is known yet");
 
-    seats.insert("new".to_owned(), sit(&cluster, "new", "bob"));
+    seats.insert("new".to_owned(), sit("new", "bob"));
     let changed = lookup(&cluster, Some(held.version), true).await;
     assert_eq!((changed.changes_since, changed.gone.len(), changed.sockets.len()), (held.version, 0, 1));
     assert_eq!((&*changed.sockets[0].id_socket, &*changed.sockets[0].id_user), ("new", "bob"));

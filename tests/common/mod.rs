@@ -16,10 +16,12 @@ use rollcall::directory::Directory;
 use rollcall::directory::memory::Memory;
 use rollcall::directory::redis::Redis;
 use rollcall::membership::Membership;
-use rollcall::names::NodeName;
+use rollcall::mesh::link::{self, Link};
+use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
+use rollcall::names::{NodeName, Room, SocketId, UserId};
 use rollcall::node::{self, Config, Listeners, Node};
 use rollcall::registrar;
-use rollcall::roster::Roster;
+use rollcall::roster::{Presence, Roster};
 use rollcall::socket_edge::Limits;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -148,6 +150,12 @@ pub struct Running {
 }
 
 impl Running {
+    /// A socket that is in the room for as long as what is returned, without a client.
+    pub fn seat(&self, socket: &str, user: &str, room: &str) -> Presence {
+        let (socket, user) = (SocketId::parse(socket).unwrap(), UserId::parse(user).unwrap());
+        self.roster.register(socket, user, &[Room::parse(room).unwrap()])
+    }
+
     pub async fn stop(self) {
         self.shutdown.cancel();
         timeout(PATIENCE, self.task).await.expect("the node stops").unwrap().unwrap();
@@ -232,6 +240,11 @@ impl Cluster {
         }
         self.index
     }
+}
+
+/// Who asks the node at this address over the mesh.
+pub fn mesh_client(mesh: SocketAddr) -> MeshServiceClient<Link> {
+    link::client(&mesh.to_string().into(), link::by_tcp).unwrap()
 }
 
 pub fn listen_anywhere() -> TcpListener {

@@ -15,14 +15,13 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use rollcall::mesh::link;
 use rollcall::mesh::proto::LookupSocketsRequest;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::sleep;
 
-use crate::common::{PATIENCE, text, until};
+use crate::common::{PATIENCE, mesh_client, text, until};
 use crate::crowd::{Client, Door};
 use crate::oracle::{Call, Oracle, Present, Row};
 use crate::proxy::{Callers, Mode, Processes, Proxy};
@@ -430,7 +429,7 @@ impl Cluster {
 
     /// What the node itself says about a room over the mesh: its present id, and its sockets.
     pub async fn roster(&self, node: usize, room: &str) -> Option<(String, BTreeSet<String>)> {
-        let mut mesh = link::client(&self.nodes[node].mesh.to_string().into(), link::by_tcp).ok()?;
+        let mut mesh = mesh_client(self.nodes[node].mesh);
         let request = LookupSocketsRequest { room: room.to_owned(), ..Default::default() };
         let answer = mesh.lookup_sockets(request).await.ok()?.into_inner();
         Some((answer.node_id, answer.sockets.into_iter().map(|socket| socket.id_socket).collect()))

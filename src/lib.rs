@@ -7,9 +7,9 @@
 //! question in: http -> roll_call -> directory: whom to ask -> mesh: LookupSockets to exactly those -> join -> JSON
 //! ```
 //!
-//! [`names`] and [`clock`] are what everything speaks of, [`oddities`] what is ignored; [`membership`] says who belongs to the cluster and whether
-//! this node counts; [`node`] wires one node together, and [`dev`] runs four of them in one process. The words and the
-//! promises are in the README.
+//! [`names`] and [`clock`] are what everything speaks of, [`oddities`] what is ignored, [`watched`] the files that are
+//! read again. [`membership`] says who belongs to the cluster and whether this node counts; [`node`] wires one node
+//! together, and [`dev`] runs four of them in one process. The words and the promises are in the README.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
@@ -29,3 +29,4 @@ pub mod roll_call;
 pub mod roster;
 pub mod socket_edge;
 pub mod tls;
+pub mod watched;

@@ -8,6 +8,7 @@
 
 pub mod changes;
 pub mod claims;
+mod due_seats;
 mod part;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -22,7 +23,8 @@ use tokio::time::Instant;
 use crate::directory::Epoch;
 use crate::names::{NodeId, Room, SocketId, UserId};
 use changes::Log;
-use claims::{Abandoned, Claim, Listed, Seat};
+use claims::{Abandoned, Claim, Seat};
+use due_seats::DueSeats;
 
 pub use part::{Known, Part, Row, Told};
 
@@ -110,7 +112,7 @@ struct RoomState {
 struct Due {
     wanting: HashSet<Room>,
     emptied: VecDeque<(Instant, Room)>,
-    seats: IndexMap<Seat, Listed>,
+    seats: DueSeats,
     abandoned: Vec<Abandoned>,
 }
 
@@ -329,7 +331,7 @@ impl State {
         if entry.claim != Claim::Held {
             self.due.wanting.insert(room.clone());
         }
-        self.due.seat_taken(room, &attendance.socket);
+        self.due.seats.taken(Seat { room: room.clone(), socket: attendance.socket.clone() });
     }
 
     fn remove_row(&mut self, room: &Room, socket: &SocketId) {
@@ -339,7 +341,7 @@ impl State {
         }
         self.last_version += 1;
         entry.changed(self.last_version, socket, false);
-        self.due.seat_left(room, socket);
+        self.due.seats.left(Seat { room: room.clone(), socket: socket.clone() });
         if !entry.rows.is_empty() {
             return;
         }

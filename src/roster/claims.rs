@@ -12,7 +12,8 @@ use std::mem;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use super::{Due, Roster, State, Word};
+use super::due_seats::Listed;
+use super::{Roster, State, Word};
 use crate::directory::Epoch;
 use crate::names::{NodeId, Room, SocketId};
 
@@ -33,13 +34,6 @@ pub enum Claim {
 pub struct Seat {
     pub room: Room,
     pub socket: SocketId,
-}
-
-/// Whether the index may list a seat already. A seat that came and went before it was written needs no removal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Listed {
-    No,
-    Maybe,
 }
 
 /// A seat whose listing has to become what is true now.
@@ -172,7 +166,7 @@ impl Roster {
         mem::take(&mut self.lock().due.abandoned)
     }
 
-    /// Up to `most` seats whose listing is due, with what is true of them now. None when `node` is retired.
+    /// Up to `most` seats whose listing is due, those that waited longest, with what is true of them now. None when `node` is retired.
     pub fn take_seats(&self, node: &NodeId, most: usize) -> Vec<SeatChange> {
         let mut state = self.lock();
         let state = &mut *state;
@@ -194,7 +188,7 @@ impl Roster {
     pub fn return_seats(&self, node: &NodeId, seats: impl IntoIterator<Item = Seat>) {
         let mut state = self.lock();
         if state.incarnation == *node {
-            state.due.seats.extend(seats.into_iter().map(|seat| (seat, Listed::Maybe)));
+            seats.into_iter().for_each(|seat| state.due.seats.returned(seat));
         }
     }
 
@@ -345,7 +339,7 @@ impl State {
             entry.claim = Claim::None;
             entry.owed = true;
             for socket in entry.rows.keys() {
-                self.due.seat_taken(room, socket);
+                self.due.seats.taken(Seat { room: room.clone(), socket: socket.clone() });
             }
         }
     }
@@ -361,22 +355,6 @@ impl State {
         for waiter in entry.waiters.drain(..) {
             // Nobody listens any more when the client went away meanwhile.
             let _ = waiter.send(());
-        }
-    }
-}
-
-impl Due {
-    pub(super) fn seat_taken(&mut self, room: &Room, socket: &SocketId) {
-        let seat = Seat { room: room.clone(), socket: socket.clone() };
-        self.seats.entry(seat).or_insert(Listed::No);
-    }
-
-    pub(super) fn seat_left(&mut self, room: &Room, socket: &SocketId) {
-        let seat = Seat { room: room.clone(), socket: socket.clone() };
-        if self.seats.get(&seat) == Some(&Listed::No) {
-            self.seats.swap_remove(&seat);
-        } else {
-            self.seats.insert(seat, Listed::Maybe);
         }
     }
 }

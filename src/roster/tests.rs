@@ -251,6 +251,19 @@ fn a_seat_that_came_and_went_before_it_was_listed_is_not_written_at_all() {
     );
 }
 
+#[test]
+fn who_left_is_written_before_those_who_came_later() {
+    let roster = Roster::new(NodeId::new_process());
+    let node = roster.incarnation();
+    let left: Vec<_> = (1..=3).map(|number| roster.register(socket(number), user(1), &[room("a")])).collect();
+    assert_eq!(roster.take_seats(&node, 10).len(), 3);
+    drop(left);
+    assert!(!roster.take_seats(&node, 1)[0].taken, "one of those that left");
+    let _came: Vec<_> = (4..=6).map(|number| roster.register(socket(number), user(1), &[room("a")])).collect();
+    let taken: Vec<bool> = roster.take_seats(&node, 10).iter().map(|change| change.taken).collect();
+    assert_eq!(taken, [false, false, true, true, true]);
+}
+
 /// Writers flip one marker socket through a sequence that readers can check: whoever is told "unchanged" must hold
 /// the rows of a moment within its read.
 #[test]

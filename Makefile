@@ -13,8 +13,9 @@ BENCH ?=
 FUZZ_SECONDS ?= 20
 FUZZ_TARGETS := handshake names directory mesh seal
 CARGO_FUZZ := 0.13.1
+CARGO_DENY := 0.20.2
 
-.PHONY: help build run test test-all soak fuzz bench micro check tools clean
+.PHONY: help build run test test-all soak fuzz bench micro check advisories tools clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,12 +60,16 @@ bench: $(WEB) bench/peers/node/node_modules/.package-lock.json ## measure beside
 micro: ## benchmark the hot pieces by themselves
 	cargo bench --locked
 
-check: tools $(WEB) ## formatting, lints, docs, protocol and page types
+check: tools $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) $(WEB) ## formatting, lints, docs, protocol, page types, licences of what is used
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 	$(TOOLS)/python/bin/buf lint
 	npm --prefix web run --silent check
+	$(TOOLS)/bin/cargo-deny-$(CARGO_DENY) --locked check licenses bans sources
+
+advisories: $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) ## what is known against the dependencies; asks the network
+	$(TOOLS)/bin/cargo-deny-$(CARGO_DENY) --locked check advisories
 
 tools: tests/node_modules/.package-lock.json ## install what checks and tests need, or say what is missing
 	tests/prepare
@@ -78,6 +83,12 @@ $(WEB): web/node_modules/.package-lock.json web/build.mjs $(wildcard web/src/*.t
 # The sanitizers need a nightly toolchain; coverage-guided fuzzing without them does not.
 $(TOOLS)/bin/cargo-fuzz:
 	cargo install cargo-fuzz --locked --version $(CARGO_FUZZ) --root $(TOOLS)
+
+# Quick to build rather than quick to run: it runs for a second.
+$(TOOLS)/bin/cargo-deny-$(CARGO_DENY):
+	CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+	  CARGO_PROFILE_RELEASE_DEBUG=0 cargo install cargo-deny --locked --version $(CARGO_DENY) --root $(TOOLS)
+	mv $(TOOLS)/bin/cargo-deny $@
 
 %/node_modules/.package-lock.json: %/package-lock.json %/package.json
 	npm --prefix $* ci --no-fund --no-audit

@@ -1,0 +1,162 @@
+//! The named tokens of the API: a file says which there are.
+//!
+//! Owns the form of that file and the comparison, which takes as long for a token that is nearly right as for any other.
+//! Of each token only its hash is kept here. Pure.
+
+use std::collections::HashSet;
+
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+use thiserror::Error;
+
+use super::TOKEN_MOST;
+use crate::names::NodeName;
+
+/// The shortest token, in bytes.
+const TOKEN_LEAST: usize = 16;
+/// The most tokens of a file: each of them is compared with each that is presented.
+const TOKENS_MOST: usize = 1000;
+
+/// Why a file is none of tokens. Names lines, and never says what is in them.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Error {
+    #[error("line {0} is not `<name>: <token>`")]
+    Line(usize),
+    #[error("the name in line {0} must have 1 to 64 letters, digits, `.`, `_` and `-`")]
+    Name(usize),
+    #[error("the token in line {0} has fewer than 16 characters (`openssl rand -base64 32` makes one)")]
+    TooShort(usize),
+    #[error("the token in line {0} has more than 8192 characters")]
+    TooLong(usize),
+    #[error("the token in line {0} has other characters than letters, digits and `-._~+/`, with `=` at its end")]
+    Alphabet(usize),
+    #[error("the name in line {0} is there already")]
+    NameTwice(usize),
+    #[error("the token in line {0} is there already, under another name")]
+    TokenTwice(usize),
+    #[error("there is no token in it")]
+    Empty,
+    #[error("there are more than 1000 tokens in it")]
+    TooMany,
+    #[error("it is not a text")]
+    NotUtf8,
+}
+
+/// Tokens, each with the name of whoever it was given to.
+#[derive(Default)]
+pub struct Tokens(Vec<Token>);
+
+struct Token {
+    name: String,
+    hash: [u8; 32],
+}
+
+impl Tokens {
+    /// Reads a file of lines `<name>: <token>`; the colon may be left out. Empty lines and those that begin with `#` say
+    /// nothing.
+    ///
+    /// # Errors
+    /// When there is none in it, or any line makes no sense: a file is in use as a whole or not at all.
+    pub fn parse(contents: &[u8]) -> Result<Self, Error> {
+        let text = str::from_utf8(contents).map_err(|_| Error::NotUtf8)?;
+        let (mut names, mut hashes, mut tokens) = (HashSet::new(), HashSet::new(), Vec::new());
+        for (number, line) in (1..).zip(text.lines()).map(|(number, line)| (number, line.trim())) {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (name, token) = line.split_once([':', ' ', '\t']).ok_or(Error::Line(number))?;
+            let (name, token) = (name.trim(), token.trim());
+            NodeName::parse(name).map_err(|_| Error::Name(number))?;
+            match token.len() {
+                ..TOKEN_LEAST => return Err(Error::TooShort(number)),
+                TOKEN_LEAST..=TOKEN_MOST if is_bearer(token) => {}
+                TOKEN_LEAST..=TOKEN_MOST => return Err(Error::Alphabet(number)),
+                _ => return Err(Error::TooLong(number)),
+            }
+            let hash = hash(token);
+            if !names.insert(name) {
+                return Err(Error::NameTwice(number));
+            }
+            if !hashes.insert(hash) {
+                return Err(Error::TokenTwice(number));
+            }
+            tokens.push(Token { name: name.to_owned(), hash });
+        }
+        match tokens.len() {
+            0 => Err(Error::Empty),
+            1..=TOKENS_MOST => Ok(Self(tokens)),
+            _ => Err(Error::TooMany),
+        }
+    }
+
+    /// Whose token it is.
+    pub fn name_of(&self, token: &str) -> Option<&str> {
+        if token.len() > TOKEN_MOST {
+            return None;
+        }
+        let hash = hash(token);
+        let (mut known, mut place) = (Choice::from(0), 0_u32);
+        for (at, token) in (0..).zip(&self.0) {
+            let same = token.hash.ct_eq(&hash);
+            place.conditional_assign(&at, same);
+            known |= same;
+        }
+        let found = self.0.get(place as usize).filter(|_| known.into());
+        found.map(|token| token.name.as_str())
+    }
+}
+
+/// As RFC 6750 has it: what can stand in an `Authorization` header.
+fn is_bearer(token: &str) -> bool {
+    let token = token.trim_end_matches('=');
+    !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte))
+}
+
+fn hash(token: &str) -> [u8; 32] {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = "AAAAAAAAAAAAAAAA";
+    const OTHER: &str = "abc-._~+/0123456789==";
+
+    #[test]
+    fn each_line_is_a_name_and_its_token() {
+        let file = format!("# who may ask\r\n\r\n  dashboard: {ONE}\r\nbilling\t{OTHER}\nops:{ONE}2\n");
+        let tokens = Tokens::parse(file.as_bytes()).unwrap();
+        assert_eq!(tokens.name_of(ONE), Some("dashboard"));
+        assert_eq!(tokens.name_of(OTHER), Some("billing"));
+        assert_eq!(tokens.name_of(&format!("{ONE}2")), Some("ops"));
+        for wrong in ["", "dashboard", &ONE[1..], &format!("{ONE} "), &"A".repeat(TOKEN_MOST + 1)] {
+            assert_eq!(tokens.name_of(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_makes_no_sense_is_refused_by_its_line_and_without_what_is_in_it() {
+        let good = format!("ok: {ONE}\n");
+        for (line, error) in [
+            ("hushhushhushhushhush".to_owned(), Error::Line(2)),
+            (format!("two words: {OTHER}"), Error::Alphabet(2)),
+            (format!("caf\u{e9}: {OTHER}"), Error::Name(2)),
+            (format!(": {OTHER}"), Error::Name(2)),
+            ("short: hushhushhushhus".to_owned(), Error::TooShort(2)),
+            (format!("long: {}", "A".repeat(TOKEN_MOST + 1)), Error::TooLong(2)),
+            ("odd: hushhushhush\"hush".to_owned(), Error::Alphabet(2)),
+            ("odd: ================".to_owned(), Error::Alphabet(2)),
+            (format!("ok: {OTHER}"), Error::NameTwice(2)),
+            (format!("again: {ONE}"), Error::TokenTwice(2)),
+        ] {
+            let refused = Tokens::parse(format!("{good}{line}\n").as_bytes()).err().expect("it is refused");
+            assert_eq!(refused, error, "{line}");
+            assert!(!refused.to_string().contains("hush"), "{refused}");
+        }
+        assert_eq!(Tokens::parse(b"# nobody\n\n").err(), Some(Error::Empty));
+        assert_eq!(Tokens::parse(b"a: \xff").err(), Some(Error::NotUtf8));
+        let many: String = (0..=TOKENS_MOST).map(|number| format!("n{number}: {number:020}\n")).collect();
+        assert_eq!(Tokens::parse(many.as_bytes()).err(), Some(Error::TooMany));
+    }
+}

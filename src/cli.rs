@@ -3,6 +3,7 @@
 //! Owns the words of `--help` and of every refusal: one plain line, exit code 2. What the flags mean is decided where
 //! they end up; here they become checked values.
 
+mod access;
 mod values;
 
 use std::ffi::OsString;
@@ -17,6 +18,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
 use crate::directory::redis::Redis;
 use crate::names::NodeName;
 use crate::socket_edge::Transports;
+pub use access::AccessArgs;
 pub use values::{Advertised, ListenAddress, RedisUrl};
 use values::{cache, deadline, drain, lease, node_name, origin, ping};
 
@@ -75,11 +77,8 @@ pub struct Dev {
 
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// How users are known. Required, since it decides who can be whom.
-    /// `query`: a client says who it is (`id_user` in the handshake) and is believed, and anyone who reaches the port
-    /// can call the roll. For development, and for networks where everybody is trusted
-    #[arg(long, env = "ROLLCALL_IDENTITY", value_name = "HOW")]
-    identity: Option<IdentityBy>,
+    #[command(flatten)]
+    pub access: AccessArgs,
 
     /// Where clients connect: Socket.IO, REST and the page
     #[arg(long, default_value = "127.0.0.1:5001", env = "ROLLCALL_LISTEN", value_name = "HOST:PORT")]
@@ -180,13 +179,6 @@ pub enum OnOff {
     Off,
 }
 
-/// How users are known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum IdentityBy {
-    /// Clients say who they are.
-    Query,
-}
-
 /// What goes to the user instead of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stop {
@@ -233,13 +225,7 @@ impl Cli {
 
 impl Serve {
     fn check(&self) -> Result<(), String> {
-        if self.identity.is_none() {
-            return Err(
-                "--identity is missing, and it decides who can be whom: `--identity query` believes every client \
-                        and opens the roll to whoever reaches the port (development, trusted networks)"
-                    .to_owned(),
-            );
-        }
+        self.access.check()?;
         let mesh = self.mesh_listen.address;
         if mesh.ip().is_unspecified() && self.mesh_advertise.is_none() {
             return Err(format!(

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::ListenAddress;
 use crate::connections::listen;
 use crate::directory::Directory;
+use crate::identity::Access;
 use crate::names::NodeName;
 use crate::node::{self, Config, Listeners, Node};
 use crate::socket_edge::Limits;
@@ -64,6 +65,7 @@ pub async fn run(
             drain: DRAIN,
             cache: node::CACHE,
             clients,
+            access: Access::default(),
             linger: registrar::LINGER,
             cors_origins: Vec::new(),
             tls: acceptor.clone(),

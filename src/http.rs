@@ -1,8 +1,9 @@
 //! HTTP: the REST answers, the page, and the admin port.
 //!
-//! Owns the routes, what pages of other origins may read, and how meaning becomes a response; every error is one problem
+//! Owns the routes, what pages of other origins may read, who is let in ([`access`]), and how meaning becomes a response; every error is one problem
 //! document ([`problem`]). Handlers adapt the roll call and know no more about it than its answer.
 
+pub mod access;
 pub mod admin;
 pub mod page;
 pub mod problem;
@@ -14,17 +15,21 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::get;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
+use crate::identity::Callers;
 use crate::roll_call::RollCall;
 use problem::Problem;
 
 /// What the public port needs.
 pub struct Config {
     pub roll_call: RollCall,
+    /// Who may call it.
+    pub callers: Callers,
     /// The deadline of a roll call that names none.
     pub deadline: Duration,
     /// The longest deadline a caller may ask for.
@@ -33,15 +38,19 @@ pub struct Config {
 
 /// The public port, without Socket.IO.
 pub fn router(config: Config) -> Router {
+    let config = Arc::new(config);
+    let rolls = Router::new()
+        .route("/{room}/users", get(rest::users))
+        .route("/{room}/rollcall", get(rest::roll_call))
+        .route_layer(from_fn_with_state(Arc::clone(&config), access::guard));
     Router::new()
         .route("/", get(page::front))
         .route("/_/assets/{asset}", get(page::asset))
         .route("/{room}", get(page::room))
-        .route("/{room}/users", get(rest::users))
-        .route("/{room}/rollcall", get(rest::roll_call))
+        .merge(rolls)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .with_state(Arc::new(config))
+        .with_state(config)
         .layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
         .layer(SetResponseHeaderLayer::if_not_present(
             header::X_CONTENT_TYPE_OPTIONS,
@@ -66,7 +75,7 @@ pub fn cors(origins: Vec<HeaderValue>) -> Option<CorsLayer> {
     let layer = CorsLayer::new()
         // Polling clients send what they say by POST.
         .allow_methods([Method::GET, Method::HEAD, Method::POST])
-        .allow_headers([header::IF_NONE_MATCH, header::CONTENT_TYPE])
+        .allow_headers([header::AUTHORIZATION, header::IF_NONE_MATCH, header::CONTENT_TYPE])
         .expose_headers(exposed);
     (!origins.is_empty()).then(|| layer.allow_origin(AllowOrigin::list(origins)))
 }

@@ -105,6 +105,7 @@ async fn run_dev(dev: Dev, shutdown: CancellationToken) -> anyhow::Result<()> {
 }
 
 async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let access = serve.access.open()?;
     let bind = |address| listen(address, false).with_context(|| format!("cannot listen on {address}"));
     let public = bind(serve.listen.address)?;
     let mesh_listener = bind(serve.mesh_listen.address)?;
@@ -133,6 +134,7 @@ async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<
             ping_interval: serve.ping_interval,
             ping_timeout: serve.ping_timeout,
         },
+        access,
         linger: registrar::LINGER,
         cors_origins: serve.cors_origins,
         tls: None,

@@ -27,6 +27,7 @@ use tracing::{info, warn};
 use crate::connections::{self, Connections};
 use crate::directory::Directory;
 use crate::http;
+use crate::identity::Access;
 use crate::membership::{Identity, Leaving, Membership};
 use crate::mesh;
 use crate::mesh::peers::Peers;
@@ -35,6 +36,7 @@ use crate::registrar::Registrar;
 use crate::roll_call::RollCall;
 use crate::roll_call::parts::Parts;
 use crate::roster::Roster;
+use crate::socket_edge::expiry::Expiry;
 use crate::socket_edge::gate::{self, Gate};
 use crate::socket_edge::polling::{self, Polling};
 use crate::socket_edge::sessions::{Engine, Sessions};
@@ -78,6 +80,8 @@ pub struct Config {
     pub cache: u64,
     /// What Socket.IO clients are held to.
     pub clients: socket_edge::Limits,
+    /// Who is let in, and who may call the roll.
+    pub access: Access,
     /// Origins whose pages may read the answers of the public port.
     pub cors_origins: Vec<HeaderValue>,
     /// TLS of the public port.
@@ -211,9 +215,18 @@ impl Node {
         let connections = Connections::new(config.clients.ping_timeout);
         let (stop_public, stop_mesh) = (CancellationToken::new(), CancellationToken::new());
 
-        let (socket_io, live) = socket_edge::build(Arc::clone(roster), Arc::clone(registrar), config.clients);
+        let Access { identity, callers } = config.access.clone();
+        let expiry = Arc::new(Expiry::default());
+        let (socket_io, live) = socket_edge::build(
+            Arc::clone(roster),
+            Arc::clone(registrar),
+            identity.clone(),
+            Arc::clone(&expiry),
+            config.clients,
+        );
         let rest = http::router(http::Config {
             roll_call: core.roll_call.clone(),
+            callers,
             deadline: config.deadline,
             deadline_most: DEADLINE_MOST,
         });
@@ -233,20 +246,24 @@ impl Node {
             let cluster = Arc::new(polling::Cluster { sessions, membership, peers, poll_most });
             layer_fn(move |inner| Polling::new(Arc::clone(&cluster), inner))
         });
-        let public = Gate::new(Arc::clone(membership), option_layer(polling).layer(public));
+        let public = Gate::new(Arc::clone(membership), identity.clone(), option_layer(polling).layer(public));
         let public = option_layer(http::cors(config.cors_origins)).layer(public);
         let public = MapRequest::new(public, |request: Request<Incoming>| request.map(Body::new));
 
         // What keeps going. If one of these ends, the node ends.
         let mut tasks = Tasks::default();
         core.start(&mut tasks);
+        config.access.start(&mut tasks);
         tasks.spawn("comparison", async move { live.compare().await });
+        if identity.takes_tokens() {
+            tasks.spawn("expiry", async move { expiry.keep().await });
+        }
         tasks.spawn("gate", {
             let (membership, connections) = (Arc::clone(membership), connections.clone());
             async move { gate::let_go_when_not_counting(&membership, &connections).await }
         });
         if let Some(admin) = listeners.admin {
-            let service = http::admin::router(Arc::clone(membership));
+            let service = http::admin::router(Arc::clone(membership), identity);
             let connections = Connections::new(config.clients.ping_timeout);
             tasks.spawn("admin", connections::serve(admin, None, service, connections, stop_mesh.clone()));
         }

@@ -2,11 +2,14 @@
 //!
 //! Owns the namespace `/`, its connect middleware, and the events `join` and `leave`. A socket gets its [`Presence`]
 //! in the middleware, before it is told that it is connected, and keeps it in its extensions, so its rows go when it
-//! goes, whatever way that was. socketioxide's own rooms are not used. What a handshake says is read in [`handshake`];
-//! who gets as far as that is decided at the [`gate`], and in what way by [`polling`].
+//! goes, whatever way that was. socketioxide's own rooms are not used. What a handshake says is read in [`handshake`],
+//! whether it gets a client in is decided in [`admission`], and when its token is over in [`expiry`]; who gets as far as
+//! that is decided at the [`gate`], and in what way by [`polling`].
 
+pub mod admission;
 mod compact;
 mod engine_error;
+pub mod expiry;
 pub mod gate;
 pub mod handshake;
 pub mod polling;
@@ -24,13 +27,17 @@ use socketioxide::extract::{AckSender, SocketRef, TryData};
 use socketioxide::handler::ConnectHandler;
 use socketioxide::layer::SocketIoLayer;
 use socketioxide::{ParserConfig, SocketIo, TransportType};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{debug, warn};
 
 use crate::connections::Switch;
+use crate::identity::By;
+use crate::identity::claims::Rooms;
 use crate::names::{Room, SocketId};
 use crate::registrar::Registrar;
 use crate::roster::{JoinError, Presence, Roster};
+use admission::{Admitted, Turned};
+use expiry::Expiry;
 use handshake::{Auth, Given, Handshake, Refusal};
 
 /// A client that was not admitted this long after it opened its transport is dropped.
@@ -95,6 +102,8 @@ impl FromStr for Transports {
 struct SocketEdge {
     roster: Arc<Roster>,
     registrar: Arc<Registrar>,
+    identity: By,
+    expiry: Arc<Expiry>,
     rooms_most: usize,
 }
 
@@ -115,7 +124,13 @@ struct Ack {
 }
 
 /// The layer that takes Socket.IO requests out of an HTTP service, and the sockets it holds.
-pub fn build(roster: Arc<Roster>, registrar: Arc<Registrar>, limits: Limits) -> (SocketIoLayer, Live) {
+pub fn build(
+    roster: Arc<Roster>,
+    registrar: Arc<Registrar>,
+    identity: By,
+    expiry: Arc<Expiry>,
+    limits: Limits,
+) -> (SocketIoLayer, Live) {
     // No event here has attachments; what a client sends all the same is bounded like a message.
     let parser =
         ParserConfig::common().max_incoming_binary_buf_size(MESSAGE_MOST).max_incoming_binaries(ATTACHMENTS_MOST);
@@ -136,7 +151,8 @@ pub fn build(roster: Arc<Roster>, registrar: Arc<Registrar>, limits: Limits) -> 
         .max_buffer_size(PACKETS_WAITING)
         .with_parser(parser)
         .build_layer();
-    let edge = Arc::new(SocketEdge { roster: Arc::clone(&roster), registrar, rooms_most: limits.rooms });
+    let edge =
+        Arc::new(SocketEdge { roster: Arc::clone(&roster), registrar, identity, expiry, rooms_most: limits.rooms });
     let middleware = move |socket: SocketRef, auth: TryData<Auth>| {
         let edge = Arc::clone(&edge);
         async move { edge.admit(socket, auth.0.ok()).await }
@@ -164,21 +180,37 @@ impl Live {
 impl SocketEdge {
     /// The connect middleware.
     async fn admit(self: Arc<Self>, socket: SocketRef, auth: Option<Auth>) -> Result<(), Refusal> {
-        let Handshake { user, rooms } = Handshake::read(socket.req_parts().uri.query(), auth, self.rooms_most)?;
+        let began = Instant::now();
+        let switch = switch(&socket);
+        let admitted = admission::admit(&self.identity, socket.req_parts(), auth, self.rooms_most).await;
+        let Admitted { handshake: Handshake { user, rooms }, rooms: allowed, until } = match admitted {
+            Ok(admitted) => admitted,
+            Err(Turned::Away(refusal)) => return Err(refusal),
+            Err(Turned::Back) => {
+                end(switch.as_ref());
+                return Err(Refusal::gone());
+            }
+        };
         let Some(id) = id(&socket) else {
             return Err(Refusal::gone());
         };
         let presence = self.roster.register(id, user, &rooms);
         socket.extensions.insert(presence.clone());
+        if self.identity.takes_tokens() {
+            socket.extensions.insert(allowed);
+        }
         // Here and not in the connect handler: events sent right after connecting would find no one to take them.
         self.listen(&socket);
-        let switch = switch(&socket);
         if let Some(switch) = &switch {
             // Whoever sees that its transport was ended here is not listed any more.
             switch.before_end(presence.closer());
         }
+        if let (Some(until), Some(switch)) = (until, &switch) {
+            socket.extensions.insert(self.expiry.watch(until, switch.clone()));
+        }
         let gone = || switch.as_ref().is_some_and(Switch::is_gone);
-        if !self.settled(&rooms, &presence, switch.as_ref(), gone).await {
+        let within = SETTLE_WITHIN.saturating_sub(began.elapsed());
+        if !self.settled(&rooms, &presence, switch.as_ref(), within, gone).await {
             return Err(Refusal::gone());
         }
         presence.settled();
@@ -192,6 +224,7 @@ impl SocketEdge {
         rooms: &[Room],
         presence: &Presence,
         switch: Option<&Switch>,
+        within: Duration,
         mut gone: impl FnMut() -> bool,
     ) -> bool {
         let left = async {
@@ -200,7 +233,7 @@ impl SocketEdge {
             }
         };
         let still_there = tokio::select! {
-            settled = self.registrar.settle(rooms, SETTLE_WITHIN) => match settled {
+            settled = self.registrar.settle(rooms, within) => match settled {
                 Ok(()) => return true,
                 Err(unsettled) => {
                     debug!(%unsettled, "dropping a client so that it tries again");
@@ -234,7 +267,7 @@ impl SocketEdge {
                             was_connected |= connected;
                             was_connected && !connected
                         };
-                        if !edge.settled(&[room], &presence, switch.as_ref(), gone).await {
+                        if !edge.settled(&[room], &presence, switch.as_ref(), SETTLE_WITHIN, gone).await {
                             return;
                         }
                         Ack::ok()
@@ -257,6 +290,12 @@ impl SocketEdge {
     fn join(&self, socket: &SocketRef, room: Option<Given>) -> Result<(Room, Presence), Refusal> {
         let room = handshake::one_room(room)?;
         let presence = socket.extensions.get::<Presence>().ok_or_else(Refusal::gone)?;
+        if self.identity.takes_tokens() {
+            let allowed = socket.extensions.get::<Rooms>().ok_or_else(Refusal::gone)?;
+            if !allowed.covers(&room) {
+                return Err(Refusal::room_forbidden(&room));
+            }
+        }
         presence.join(&room, self.rooms_most).map_err(|error| match error {
             JoinError::Closed => Refusal::gone(),
             JoinError::TooManyRooms(most) => Refusal::rooms_too_many(most),

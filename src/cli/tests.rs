@@ -14,6 +14,26 @@ fn refusal(arguments: &str) -> String {
 fn every_refusal_is_one_line_that_names_the_flag() {
     for (arguments, named) in [
         ("serve", "--identity"),
+        ("serve --identity jwt", "pass --jwt-key FILE or --jwks URL"),
+        ("serve --identity jwt --jwt-key a --jwks b", "exclude each other"),
+        ("serve --identity query --jwt-key a", "--jwt-key is about tokens"),
+        ("serve --identity query --jwks a", "--jwks is about tokens"),
+        ("serve --identity query --jwt-issuer a", "--jwt-issuer is about tokens"),
+        ("serve --identity query --jwt-audience a", "--jwt-audience is about tokens"),
+        ("serve --identity query --jwt-user-claim a", "--jwt-user-claim is about tokens"),
+        ("serve --identity query --jwt-grace 1s", "--jwt-grace is about tokens"),
+        ("serve --identity jwt --jwt-key a --jwt-grace soon", "--jwt-grace"),
+        ("serve --identity jwt --jwt-key a --jwt-issuer a,,b", "--jwt-issuer, --jwt-audience"),
+        ("serve --identity jwt --jwks http://example.org/keys", "must be https"),
+        ("serve --identity jwt --jwks http://127.0.0.1.example.org/keys", "must be https"),
+        ("serve --identity jwt --jwks http://localhost@example.org/keys", "must not hold a name"),
+        ("serve --identity jwt --jwks ftp://example.org/keys", "an https URL or a file"),
+        ("serve --identity jwt --jwks https://", "is not a URL"),
+        ("serve --identity jwt --jwt-key a --api-access token", "pass --api-token-file"),
+        ("serve --identity jwt --jwt-key a --api-token-file a", "unless --api-access token"),
+        ("serve --identity query --api-token-file a", "unless --api-access token"),
+        ("serve --identity query --api-access jwt", "the tokens of --identity jwt"),
+        ("serve --identity query --api-access everyone", "--api-access"),
         ("serve --identity query --mesh-listen 0.0.0.0:1", "--mesh-advertise"),
         ("serve --identity query --mesh-listen 0.0.0.0:1 --mesh-advertise a:1", "open to the network"),
         ("serve --identity query --mesh-advertise a", "--mesh-advertise"),
@@ -41,6 +61,39 @@ fn a_password_is_neither_taken_from_the_command_line_nor_repeated() {
         assert!(text.contains("--redis") && !text.contains("hunter2"), "{text}");
     }
     assert_eq!(format!("{:?}", "redis://:hunter2@127.0.0.1".parse::<RedisUrl>().unwrap()), "RedisUrl(…)");
+}
+
+#[test]
+fn what_may_be_secret_in_the_url_of_keys_is_not_repeated() {
+    for url in [
+        "https://me:hunter2@example.org/keys",
+        "http://example.org/keys?secret=hunter2",
+        "x://hunter2",
+        "https://:hunter2",
+    ] {
+        let text = refusal(&format!("serve --identity jwt --jwks {url}"));
+        assert!(text.contains("--jwks") && !text.contains("hunter2"), "{text}");
+    }
+    let cli = ["rollcall", "serve", "--identity", "jwt", "--jwks", "https://example.org/keys?secret=hunter2"];
+    let cli = Cli::read(cli.map(OsString::from)).unwrap();
+    assert!(!format!("{cli:?}").contains("hunter2"));
+}
+
+#[test]
+fn keys_come_from_files_from_https_and_from_this_machine() {
+    for arguments in [
+        "serve --identity jwt --jwks keys.json --jwt-issuer a,b --jwt-issuer c --jwt-audience d --jwt-grace 0s",
+        "serve --identity jwt --jwks https://example.org/keys?tenant=a --api-access open",
+        "serve --identity jwt --jwks http://localhost:8080/keys",
+        "serve --identity jwt --jwks http://127.0.0.2/keys",
+        "serve --identity jwt --jwks http://[::1]:8080/keys",
+        "serve --identity jwt --jwt-key a --jwt-user-claim email --jwt-grace 1h",
+        "serve --identity jwt --jwt-key a --api-access token --api-token-file b",
+        "serve --identity query --api-access token --api-token-file b",
+    ] {
+        let read = Cli::read(["rollcall"].into_iter().chain(arguments.split_whitespace()).map(OsString::from));
+        assert!(read.is_ok(), "{arguments}: {read:?}");
+    }
 }
 
 #[test]

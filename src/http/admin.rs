@@ -13,6 +13,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 
 use super::{method_not_allowed, not_found};
+use crate::identity::By;
 use crate::membership::{DirectoryState, Membership, MeshState};
 
 /// What `/readyz` answers: `ok`, or what is missing.
@@ -21,22 +22,26 @@ struct Ready {
     ready: bool,
     directory: &'static str,
     mesh: &'static str,
+    identity: &'static str,
     draining: bool,
 }
 
-pub fn router(membership: Arc<Membership>) -> Router {
+/// `identity`: without a key to check tokens with, no client is sent here.
+pub fn router(membership: Arc<Membership>, identity: By) -> Router {
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .with_state(membership)
+        .with_state(Arc::new((membership, identity)))
 }
 
-async fn readyz(State(membership): State<Arc<Membership>>) -> Response {
+async fn readyz(State(probed): State<Arc<(Arc<Membership>, By)>>) -> Response {
+    let (membership, identity) = &*probed;
     let readiness = membership.readiness();
+    let has_keys = identity.is_ready();
     let ready = Ready {
-        ready: readiness.is_ready(),
+        ready: readiness.is_ready() && has_keys,
         directory: match readiness.directory {
             DirectoryState::Confirmed => "ok",
             DirectoryState::Away => "does not answer; the other nodes are asked without it",
@@ -47,6 +52,7 @@ async fn readyz(State(membership): State<Arc<Membership>>) -> Response {
             MeshState::Telling => "not introduced to every member yet",
             MeshState::Isolated => "most members do not answer, and there is no lease",
         },
+        identity: if has_keys { "ok" } else { "the source of --jwks has brought no keys yet" },
         draining: readiness.leaving,
     };
     let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

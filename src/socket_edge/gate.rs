@@ -22,6 +22,7 @@ use super::compact::compact;
 use super::query::Query;
 use crate::connections::{Connections, Switch};
 use crate::http::problem::Problem;
+use crate::identity::By;
 use crate::membership::Membership;
 
 /// When a client that was turned away should try again, in seconds.
@@ -35,12 +36,13 @@ const LOOKS_IN_VAIN: u32 = 10;
 #[derive(Clone)]
 pub struct Gate<S> {
     membership: Arc<Membership>,
+    identity: By,
     inner: S,
 }
 
 impl<S> Gate<S> {
-    pub fn new(membership: Arc<Membership>, inner: S) -> Self {
-        Self { membership, inner }
+    pub fn new(membership: Arc<Membership>, identity: By, inner: S) -> Self {
+        Self { membership, identity, inner }
     }
 
     /// Why a request gets nowhere now: one that opens a session, or one of a session that is there already.
@@ -53,6 +55,9 @@ impl<S> Gate<S> {
         }
         if !self.membership.counts() {
             return Some("this node is cut off from the directory and from most other nodes");
+        }
+        if opens && !self.identity.is_ready() {
+            return Some("this node has no key yet to check tokens with");
         }
         None
     }
@@ -87,7 +92,7 @@ where
         {
             switch.mark_client();
         }
-        Either::Left(self.inner.call(compact(request)))
+        Either::Left(self.inner.call(compact(request, self.identity.takes_tokens())))
     }
 }
 

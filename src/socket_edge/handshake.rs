@@ -1,7 +1,7 @@
 //! What a client says when it connects: who it is and which rooms it wants.
 //!
-//! Owns the reading of the handshake query and of the `auth` payload, which wins key by key, and every refusal with
-//! its stable code. Pure: text in, names out.
+//! Owns the reading of the handshake query and of the `auth` payload, which wins key by key, and the refusals with their
+//! stable codes; those about tokens are in [`super::admission`]. Pure: text in, names out.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -14,9 +14,10 @@ use serde::de::IgnoredAny;
 use crate::names::{NameError, Room, UserId};
 
 /// The `auth` payload, as far as it matters here. One that is not an object says nothing.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(from = "Payload")]
 pub struct Auth {
+    pub(super) token: Option<Given>,
     id_user: Option<Given>,
     room: Option<Given>,
 }
@@ -30,7 +31,7 @@ enum Payload {
 }
 
 /// A value that should be a text or a list of texts.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(untagged)]
 pub enum Given {
     One(String),
@@ -61,7 +62,7 @@ impl From<Payload> for Auth {
             return Self::default();
         };
         let mut take = |key| given.remove(key).flatten();
-        Self { id_user: take("id_user"), room: take("room") }
+        Self { token: take("token"), id_user: take("id_user"), room: take("room") }
     }
 }
 
@@ -76,6 +77,10 @@ impl Refusal {
         Self { code: "rooms_too_many", advice: format!("a socket can be in at most {most} rooms; leave one first") }
     }
 
+    pub fn room_forbidden(room: &Room) -> Self {
+        Self { code: "room_forbidden", advice: format!("the token does not cover the room {room}; get one that does") }
+    }
+
     /// Never seen by a client: it is gone.
     pub fn gone() -> Self {
         Self { code: "gone", advice: "connect again".to_owned() }
@@ -88,6 +93,10 @@ impl Refusal {
 
     fn user_invalid(why: &dyn fmt::Display) -> Self {
         Self { code: "id_user_invalid", advice: format!("id_user {why}") }
+    }
+
+    fn user_forbidden() -> Self {
+        Self { code: "id_user_forbidden", advice: "leave id_user out, or pass that of the token".to_owned() }
     }
 
     fn room_missing() -> Self {
@@ -108,28 +117,20 @@ impl Handshake {
     /// The [`Refusal`] to send to the client.
     pub fn read(query: Option<&str>, auth: Option<Auth>, rooms_most: usize) -> Result<Self, Refusal> {
         let unreadable = || Refusal::user_invalid(&"cannot be read: the auth payload is not valid JSON");
-        let Auth { id_user, room } = auth.ok_or_else(unreadable)?;
-        let users = values(id_user, query, "id_user", Refusal::user_invalid, "must be a string")?;
-        let [user] = users.as_slice() else {
-            let twice = Refusal::user_invalid(&"must be passed once");
-            return Err(if users.is_empty() { Refusal::user_missing() } else { twice });
-        };
-        let user = UserId::parse(user).map_err(|error| Refusal::user_invalid(&error))?;
-        let named = values(room, query, "room", Refusal::room_invalid, "must be a string or an array of strings")?;
-        if named.is_empty() {
-            return Err(Refusal::room_missing());
+        let Auth { id_user, room, .. } = auth.ok_or_else(unreadable)?;
+        let user = one_user(id_user, query)?.ok_or_else(Refusal::user_missing)?;
+        Ok(Self { user, rooms: rooms(room, query, rooms_most)? })
+    }
+
+    /// Reads the handshake of a client that is known to be this user, and may say so.
+    ///
+    /// # Errors
+    /// The [`Refusal`] to send to the client.
+    pub fn of(user: UserId, query: Option<&str>, auth: Auth, rooms_most: usize) -> Result<Self, Refusal> {
+        if one_user(auth.id_user, query)?.is_some_and(|said| said != user) {
+            return Err(Refusal::user_forbidden());
         }
-        let mut rooms: Vec<Room> = Vec::new();
-        for room in &named {
-            let room = Room::parse(room).map_err(|error| Refusal::room_invalid(&error))?;
-            if !rooms.contains(&room) {
-                rooms.push(room);
-            }
-            if rooms.len() > rooms_most {
-                return Err(Refusal::rooms_too_many(rooms_most));
-            }
-        }
-        Ok(Self { user, rooms })
+        Ok(Self { user, rooms: rooms(auth.room, query, rooms_most)? })
     }
 }
 
@@ -142,6 +143,34 @@ pub fn one_room(given: Option<Given>) -> Result<Room, Refusal> {
         Some(Given::One(room)) => Room::parse(&room).map_err(|error| Refusal::room_invalid(&error)),
         _ => Err(Refusal::room_invalid(&"must be a string, the first argument of the event")),
     }
+}
+
+/// Who a client says it is.
+fn one_user(given: Option<Given>, query: Option<&str>) -> Result<Option<UserId>, Refusal> {
+    let users = values(given, query, "id_user", Refusal::user_invalid, "must be a string")?;
+    match users.as_slice() {
+        [] => Ok(None),
+        [user] => UserId::parse(user).map(Some).map_err(|error| Refusal::user_invalid(&error)),
+        _ => Err(Refusal::user_invalid(&"must be passed once")),
+    }
+}
+
+fn rooms(given: Option<Given>, query: Option<&str>, most: usize) -> Result<Vec<Room>, Refusal> {
+    let named = values(given, query, "room", Refusal::room_invalid, "must be a string or an array of strings")?;
+    if named.is_empty() {
+        return Err(Refusal::room_missing());
+    }
+    let mut rooms: Vec<Room> = Vec::new();
+    for room in &named {
+        let room = Room::parse(room).map_err(|error| Refusal::room_invalid(&error))?;
+        if !rooms.contains(&room) {
+            rooms.push(room);
+        }
+        if rooms.len() > most {
+            return Err(Refusal::rooms_too_many(most));
+        }
+    }
+    Ok(rooms)
 }
 
 /// The values of a key: those of the payload if it has the key, those of the query otherwise.

@@ -15,6 +15,7 @@ use rollcall::connections::listen;
 use rollcall::directory::Directory;
 use rollcall::directory::memory::Memory;
 use rollcall::directory::redis::Redis;
+use rollcall::identity::Access;
 use rollcall::membership::Membership;
 use rollcall::mesh::link::{self, Link};
 use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
@@ -168,6 +169,7 @@ pub struct Cluster {
     pub nodes: Vec<Running>,
     pub http: reqwest::Client,
     clients: Limits,
+    access: Access,
 }
 
 impl Cluster {
@@ -178,7 +180,12 @@ impl Cluster {
 
     /// The same with nodes that hold their clients to these limits.
     pub async fn holding(count: usize, index: Index, clients: Limits) -> Self {
-        let mut cluster = Self { index, nodes: Vec::new(), http: reqwest::Client::new(), clients };
+        Self::admitting(count, index, clients, Access::default()).await
+    }
+
+    /// The same with nodes that let in, and answer, whom this says.
+    pub async fn admitting(count: usize, index: Index, clients: Limits, access: Access) -> Self {
+        let mut cluster = Self { index, nodes: Vec::new(), http: reqwest::Client::new(), clients, access };
         for _ in 0..count {
             cluster.add().await;
         }
@@ -204,6 +211,7 @@ impl Cluster {
             drain: Duration::from_secs(2),
             cache: node::CACHE,
             clients: self.clients,
+            access: self.access.clone(),
             linger: registrar::LINGER,
             cors_origins: vec!["https://allowed.example".parse().unwrap()],
             tls: None,

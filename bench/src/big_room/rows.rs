@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rollcall::connections::listen;
 use rollcall::directory::redis::Redis;
+use rollcall::identity::Access;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
 use rollcall::node::{self, Config, Listeners, Node};
 use rollcall::registrar;
@@ -57,6 +58,7 @@ pub async fn run(redis: &str, name: &str) -> Result<()> {
         linger: registrar::LINGER,
         cache: node::CACHE,
         clients: Limits::default(),
+        access: Access::default(),
         cors_origins: Vec::new(),
         tls: None,
     };

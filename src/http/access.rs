@@ -1,0 +1,79 @@
+//! Who may call the roll, as HTTP says it.
+//!
+//! Owns the `Authorization` header, the `401` and `403` (RFC 6750), and what caches may keep of an answer that is not for
+//! everybody. Who a token belongs to is decided by [`Callers`]; the page and its assets are open to all, since there is
+//! nothing about anybody in them.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use headers::HeaderMapExt as _;
+use headers::authorization::{Authorization, Bearer};
+
+use super::problem::Problem;
+use super::{Config, rest};
+use crate::identity::{Callers, Denied};
+
+/// What a caller is asked for that presented no token.
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"rollcall\"");
+const INVALID: HeaderValue = HeaderValue::from_static("Bearer realm=\"rollcall\", error=\"invalid_token\"");
+const INSUFFICIENT: HeaderValue = HeaderValue::from_static("Bearer realm=\"rollcall\", error=\"insufficient_scope\"");
+/// When a caller whose token cannot be checked should try again, in seconds.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// A problem, and the header that says what to do about it.
+type Refused = ((HeaderName, HeaderValue), Problem);
+
+/// The token of a request, from its header: never from its query, which logs and histories keep.
+pub fn bearer(headers: &HeaderMap) -> Option<Bearer> {
+    headers.typed_get::<Authorization<Bearer>>().map(|Authorization(bearer)| bearer)
+}
+
+/// In front of the routes that call a roll.
+pub async fn guard(State(config): State<Arc<Config>>, request: Request, next: Next) -> Response {
+    if matches!(config.callers, Callers::Anyone) {
+        return next.run(request).await;
+    }
+    let (mut response, kept) = match known(&config, request).await {
+        Ok(request) => (next.run(request).await, HeaderValue::from_static("private, no-cache")),
+        Err(((name, value), problem)) => {
+            let mut response = problem.into_response();
+            response.headers_mut().insert(name, value);
+            (response, HeaderValue::from_static("no-store"))
+        }
+    };
+    response.headers_mut().insert(header::CACHE_CONTROL, kept);
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("authorization"));
+    response
+}
+
+/// The request again, if whoever sent it may call the roll of the room that it names.
+async fn known(config: &Arc<Config>, request: Request) -> Result<Request, Refused> {
+    let presented = bearer(request.headers());
+    let presented =
+        presented.ok_or_else(|| unauthorized(CHALLENGE, "pass a token in the header Authorization: Bearer"))?;
+    let caller = config.callers.know(presented.token()).await.map_err(|denied| match denied {
+        Denied::Invalid(_) => unauthorized(INVALID, "this token gets nobody in here; get another one"),
+        Denied::Expired => unauthorized(INVALID, "the token has expired; get a new one"),
+        Denied::Unavailable => {
+            ((header::RETRY_AFTER, RETRY_AFTER), Problem::unavailable("tokens cannot be checked here yet"))
+        }
+    })?;
+    let Some(caller) = caller else { return Ok(request) };
+    let (mut parts, body) = request.into_parts();
+    // What names no room is answered by the route.
+    if let Ok(room) = rest::room(&mut parts, config).await
+        && !caller.may_call(&room)
+    {
+        let problem = Problem::forbidden("this token does not cover the roll of this room");
+        return Err(((header::WWW_AUTHENTICATE, INSUFFICIENT), problem));
+    }
+    Ok(Request::from_parts(parts, body))
+}
+
+fn unauthorized(challenge: HeaderValue, what_to_do: &str) -> Refused {
+    ((header::WWW_AUTHENTICATE, challenge), Problem::unauthorized(what_to_do))
+}

@@ -1,0 +1,14 @@
+//! Verified identity and who may call the roll: what a token must be, what each forged one comes to, where keys come
+//! from while their source misbehaves, what clients and callers are told, and the binary as an operator runs it.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod callers;
+mod clients;
+mod expiry;
+mod issuer;
+mod keys;
+mod processes;
+mod source;
+mod tokens;

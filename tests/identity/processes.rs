@@ -1,0 +1,237 @@
+//! The binary as an operator runs it: the README's own commands, what is refused at start, keys that come by https, and
+//! nothing of a secret in what it prints.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsAcceptor;
+
+use crate::common::{Client, PATIENCE, listen_anywhere, until};
+use crate::issuer::{Issuer, RSA_PEM, claims};
+
+const ANYWHERE: [&str; 6] =
+    ["--listen", "127.0.0.1:0", "--mesh-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+/// What begins the part of the README that is run here.
+const README_PART: &str = "### A first token";
+
+/// Killed with the value.
+struct Running {
+    child: Child,
+    log: std::path::PathBuf,
+    public: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Running {
+    async fn start(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let log = folder.join("log");
+        let child = serve(folder, arguments, environment)
+            .args(ANYWHERE)
+            .args(["--log", "trace"])
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let text = || std::fs::read_to_string(&log).unwrap();
+        until("it starts", || async {
+            text().lines().any(|line| line.contains(" starting ") && line.contains("admin="))
+        })
+        .await;
+        let text = text();
+        let line = text.lines().find(|line| line.contains(" starting ")).unwrap();
+        let field = |name: &str| {
+            line.split_whitespace().find_map(|word| word.strip_prefix(name)).unwrap().parse::<SocketAddr>().unwrap()
+        };
+        Self { child, public: field("listen="), admin: field("admin="), log }
+    }
+
+    async fn readiness(&self) -> (u16, Value) {
+        let response = reqwest::get(format!("http://{}/readyz", self.admin)).await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    async fn ready(&self) {
+        until("ready", || async { self.readiness().await.0 == 200 }).await;
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn serve(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
+    command.current_dir(folder).arg("serve").args(arguments).env("NO_PROXY", "*").env("NO_COLOR", "1");
+    command.envs(environment.iter().copied());
+    command
+}
+
+/// What a start that is refused prints.
+fn refused(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> String {
+    let Output { status, stdout, stderr } =
+        serve(folder, arguments, environment).args(ANYWHERE).stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8(stderr).unwrap();
+    assert!(!status.success() && stdout.is_empty(), "{text}");
+    assert_eq!(text.lines().count(), 1, "one line: {text}");
+    text
+}
+
+#[test]
+fn a_start_without_fit_keys_is_refused_in_one_line_that_shows_none_of_them() {
+    let folder = TempDir::new().unwrap();
+    let here = folder.path();
+    for (name, contents) in [
+        ("short", "hunter2hunter2hunter2\n"),
+        ("private", RSA_PEM),
+        ("set", r#"{"keys":[]}"#),
+        ("tokens", "ops: hunter2hunter2hunter2\nops: another-of-hunter2\n"),
+        ("secret", "hunter2-hunter2-hunter2-hunter2-hunter2\n"),
+    ] {
+        std::fs::write(here.join(name), contents).unwrap();
+    }
+    for (arguments, expected) in [
+        (vec!["--identity", "jwt", "--jwt-key", "none"], "--jwt-key: cannot read none"),
+        (vec!["--identity", "jwt", "--jwt-key", "short"], "--jwt-key: short: the secret has 21 bytes"),
+        (vec!["--identity", "jwt", "--jwt-key", "private"], "--jwt-key: private: this is a private key"),
+        (vec!["--identity", "jwt", "--jwt-key", "set"], "--jwt-key: set: this looks like a public key or a set"),
+        (vec!["--identity", "jwt", "--jwks", "set"], "--jwks: set: none of its keys"),
+        (vec!["--identity", "jwt", "--jwks", "secret"], "--jwks: secret: it is not a JSON object"),
+        (
+            vec!["--identity", "query", "--api-access", "token", "--api-token-file", "tokens"],
+            "--api-token-file: tokens: the name in line 2 is there already",
+        ),
+    ] {
+        let text = refused(here, &arguments, &[]);
+        assert!(text.contains(expected), "{text}");
+        assert!(!text.contains("hunter2") && !text.contains("MII"), "{text}");
+    }
+    let by_environment = [("ROLLCALL_IDENTITY", "jwt"), ("ROLLCALL_JWT_KEY", "short")];
+    assert!(refused(here, &[], &by_environment).contains("--jwt-key: short: the secret"));
+    let url = [("ROLLCALL_JWKS", "https://me:hunter2@localhost/keys")];
+    let text = refused(here, &["--identity", "jwt"], &url);
+    assert!(text.contains("--jwks must not hold") && !text.contains("hunter2"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_a_client_or_a_caller_shows_gets_into_the_log() {
+    let folder = TempDir::new().unwrap();
+    let secret = "a-secret-of-the-issuer-that-nobody-prints";
+    let named = "a-token-of-the-dashboard-that-nobody-prints";
+    std::fs::write(folder.path().join("key"), secret).unwrap();
+    std::fs::write(folder.path().join("tokens"), format!("dashboard: {named}\n")).unwrap();
+    let arguments = ["--identity", "jwt", "--jwt-key", "key", "--api-access", "token", "--api-token-file", "tokens"];
+    let node = Running::start(folder.path(), &arguments, &[]).await;
+    node.ready().await;
+    let issuer = Issuer::secret("HS256", secret.as_bytes());
+    let (good, forged) = (issuer.token(&claims(&json!({}))), Issuer::rsa("RS256").token(&claims(&json!({}))));
+    let auth = |token: &str| json!({"token": token, "room": "Maths"}).to_string();
+    let client = Client::with(node.public, "", &auth(&good)).await.unwrap();
+    assert!(Client::with(node.public, "", &auth(&forged)).await.is_err());
+    let http = reqwest::Client::new();
+    let users = |token: &str| http.get(format!("http://{}/Maths/users", node.public)).bearer_auth(token).send();
+    assert_eq!(
+        (users(named).await.unwrap().status(), users(&good).await.unwrap().status().as_u16()),
+        (200.try_into().unwrap(), 401)
+    );
+    until("the log is written", || async { node.log().contains("a roll is called caller=dashboard") }).await;
+    let log = node.log();
+    assert!(log.contains("a token is not taken") && log.contains("an API token is not known"), "{log}");
+    let signature = |token: &str| token.rsplit_once('.').unwrap().1.to_owned();
+    for shown in [secret, named, &signature(&good), &signature(&forged)] {
+        assert!(!log.contains(shown), "{shown} is in the log");
+    }
+    client.drop_connection();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_come_by_https_from_whoever_the_machine_trusts_and_from_nobody_else() {
+    let folder = TempDir::new().unwrap();
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)
+        .unwrap();
+    let listener = listen_anywhere();
+    let url = format!("https://localhost:{}/keys?secret=hunter2", listener.local_addr().unwrap().port());
+    let issuer = Issuer::es256();
+    let body = json!({"keys": [issuer.jwk("one")]}).to_string();
+    let source = tokio::spawn(async move {
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let _ = stream.read(&mut [0; 4096]).await;
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    let arguments = ["--identity", "jwt", "--jwks", &url];
+    let trusted = folder.path().join("trusted.pem");
+    std::fs::write(&trusted, cert.pem()).unwrap();
+
+    let node = Running::start(folder.path(), &arguments, &[("SSL_CERT_FILE", trusted.to_str().unwrap())]).await;
+    node.ready().await;
+    let auth = json!({"token": issuer.named_token("one", &claims(&json!({}))), "room": "Maths"}).to_string();
+    assert!(Client::with(node.public, "", &auth).await.is_ok());
+    drop(node);
+
+    let other = generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap().cert.pem();
+    std::fs::write(&trusted, other).unwrap();
+    let node = Running::start(folder.path(), &arguments, &[("SSL_CERT_FILE", trusted.to_str().unwrap())]).await;
+    until("it says so", || async { node.log().contains("the keys of tokens cannot be fetched, no client is let in") })
+        .await;
+    let (status, readiness) = node.readiness().await;
+    assert_eq!((status, &readiness["ready"]), (503, &json!(false)));
+    assert!(readiness["identity"].as_str().unwrap().contains("no keys yet"), "{readiness}");
+    assert!(!node.log().contains("hunter2"), "the query of the URL may be a secret");
+    source.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_commands_of_the_readme_make_a_token_that_calls_a_roll() {
+    let readme = include_str!("../../README.md");
+    let (_, part) = readme.split_once(README_PART).expect("the README has that part");
+    let commands: Vec<&str> = part.lines().map_while(|line| (!line.starts_with("##")).then_some(line)).collect();
+    let commands: Vec<&str> = commands.iter().filter_map(|line| line.strip_prefix("    ")).collect();
+    assert!(commands.len() > 5, "{commands:?}");
+    let [public, mesh, admin] = [(); 3].map(|()| listen_anywhere().local_addr().unwrap().to_string());
+    let script = commands.join("\n").replace("127.0.0.1:5001", &public).replace("127.0.0.1:9001", &admin);
+    let folder = TempDir::new().unwrap();
+    let binary = folder.path().join("target/release");
+    std::fs::create_dir_all(&binary).unwrap();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_rollcall"), binary.join("rollcall")).unwrap();
+    let run = Command::new("bash")
+        .args(["-m", "-eu", "-o", "pipefail", "-c", &script])
+        .current_dir(folder.path())
+        .envs([("ROLLCALL_LISTEN", &public), ("ROLLCALL_MESH_LISTEN", &mesh), ("ROLLCALL_ADMIN_LISTEN", &admin)])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let ended = tokio::task::spawn_blocking(move || run.wait_with_output().unwrap());
+    let Output { status, stdout, stderr } =
+        tokio::time::timeout(PATIENCE + Duration::from_secs(10), ended).await.unwrap().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert!(status.success(), "{stdout}\n{stderr}");
+    assert!(stdout.trim_end().ends_with("[]"), "the roll of an empty room:\n{stdout}\n{stderr}");
+}

@@ -4,13 +4,16 @@
 
 import { byId, setText } from "./dom";
 import { encodeName } from "./names";
+import { myToken } from "./token";
 
 const SAID_MS = 2000;
 
 export function showCurl(room: string): void {
   const insecure = location.protocol === "https:" ? "-k " : "";
   // The line is long for a phone: these are the places where it breaks best.
-  const parts = [`curl ${insecure}${location.origin}`, `/${encodeName(room)}`, "/users"];
+  // The token itself would stand in the shell's history.
+  const bearer = myToken() === null ? "" : `-H "Authorization: Bearer $TOKEN" `;
+  const parts = [`curl ${insecure}${bearer}${location.origin}`, `/${encodeName(room)}`, "/users"];
   byId("curl").replaceChildren(...parts.flatMap((part) => [document.createElement("wbr"), part]));
 }
 

@@ -5,6 +5,7 @@ import { enableCopy, showCurl } from "./curl";
 import { byId } from "./dom";
 import { field } from "./fields";
 import { encodeName, roomFault, userFault } from "./names";
+import { myToken, withToken } from "./token";
 
 const EXAMPLE_ROOM = "Maths";
 
@@ -27,12 +28,17 @@ userInput.value = given.get("id_user") ?? userInput.value;
 roomInput.addEventListener("input", refreshCurl);
 refreshCurl();
 enableCopy();
+// A token says who the reader is.
+if (myToken() !== null) userInput.closest<HTMLElement>(".field")!.hidden = true;
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   const roomFits = room.check();
-  const userFits = user.check();
+  const userFits = myToken() !== null || user.check();
   if (!roomFits) room.focus();
   else if (!userFits) user.focus();
-  else location.assign(`/${encodeName(room.value())}?id_user=${encodeName(user.value())}`);
+  else {
+    const query = myToken() === null ? `?id_user=${encodeName(user.value())}` : "";
+    location.assign(withToken(`/${encodeName(room.value())}${query}`));
+  }
 });

@@ -3,6 +3,7 @@
 // after a refusal, or when the server hangs up, only the reader can ask again.
 
 import { io } from "socket.io-client";
+import { myToken, tokenAdvice } from "./token";
 
 export type State = "connecting" | "connected" | "reconnecting" | "disconnected" | "refused";
 
@@ -16,9 +17,14 @@ export interface Link {
   retry: boolean;
 }
 
-/** Joins the room; `changed` is called on every change of state. Gives back a way to ask again. */
+/**
+ * Joins the room; `changed` is called on every change of state. Gives back a way to ask again.
+ * With a token it is that which says who the reader is.
+ */
 export function join(room: string, idUser: string, changed: (link: Link) => void): () => void {
-  const socket = io({ transports: ["websocket"], auth: { room, id_user: idUser } });
+  const token = myToken();
+  const auth = token === null ? { room, id_user: idUser } : { room, token };
+  const socket = io({ transports: ["websocket"], auth });
   let wasConnected = false;
 
   const tell = (state: State, note = "", retry = false): void => {
@@ -36,7 +42,7 @@ export function join(room: string, idUser: string, changed: (link: Link) => void
   });
 
   socket.on("connect_error", (error) => {
-    if (!socket.active) tell("refused", error.message, true);
+    if (!socket.active) tell("refused", tokenAdvice(error.message) || error.message, true);
     else tell(wasConnected ? "reconnecting" : "connecting", "The server cannot be reached. Still trying.");
   });
 

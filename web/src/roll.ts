@@ -2,6 +2,7 @@
 // Asking never overlaps with itself, and rests while the tab is hidden.
 
 import { encodeName } from "./names";
+import { myToken } from "./token";
 
 export interface User {
   id_socket: string;
@@ -34,12 +35,15 @@ const PATIENCE_MS = 10_000;
 
 /** Asks for the roll once. Rejects with an Error whose message can be shown as it is. */
 export async function askRoll(room: string): Promise<Roll> {
+  const headers: Record<string, string> = { accept: "application/json" };
+  const token = myToken();
+  if (token !== null) headers.authorization = `Bearer ${token}`;
   let response: Response;
   let body: unknown;
   try {
     response = await fetch(`/${encodeName(room)}/rollcall`, {
       cache: "no-store",
-      headers: { accept: "application/json" },
+      headers,
       signal: AbortSignal.timeout(PATIENCE_MS),
     });
     body = await response.json();

@@ -9,6 +9,7 @@ import { join, type Link } from "./link";
 import { encodeName, roomFault, roomOfPath, userFault } from "./names";
 import { askRoll, everySecond, type Roll } from "./roll";
 import { RollTable } from "./table";
+import { myToken, withToken } from "./token";
 
 /** Names longer than this are set in a smaller size. */
 const LONG_NAME = 32;
@@ -26,7 +27,8 @@ function start(): void {
 
   showRoomName(room);
   const idUser = new URLSearchParams(location.search).get("id_user");
-  if (idUser === null || userFault(idUser) !== null) askName(idUser);
+  if (myToken() !== null) enter(room, "");
+  else if (idUser === null || userFault(idUser) !== null) askName(idUser);
   else enter(room, idUser);
 }
 
@@ -36,7 +38,7 @@ function showRoomName(room: string): void {
   name.toggleAttribute("data-long", room.length > LONG_NAME);
   document.title = `${room} · Rollcall`;
   byId("room-head").hidden = false;
-  byId<HTMLAnchorElement>("change").href = `/?room=${encodeName(room)}`;
+  byId<HTMLAnchorElement>("change").href = withToken(`/?room=${encodeName(room)}`);
 }
 
 function askName(given: string | null): void {
@@ -56,11 +58,12 @@ function askName(given: string | null): void {
   });
 }
 
+/** With a token, nobody here knows the reader's name before the roll says it. */
 function enter(room: string, idUser: string): void {
   byId("page").classList.remove("lone");
   byId("room").hidden = false;
-  setName(byId("my-name"), idUser);
-  byId<HTMLAnchorElement>("change").href += `&id_user=${encodeName(idUser)}`;
+  setName(byId("my-name"), idUser || NOTHING_YET);
+  if (idUser) byId<HTMLAnchorElement>("change").href += `&id_user=${encodeName(idUser)}`;
   showCurl(room);
   enableCopy();
 
@@ -73,6 +76,7 @@ function enter(room: string, idUser: string): void {
     if (roll) table.show(roll.users, link?.socket);
     const mine = link?.socket && roll?.users.find((user) => user.id_socket === link?.socket);
     setText(byId("my-node"), mine ? mine.node : NOTHING_YET);
+    if (mine) setName(byId("my-name"), mine.id_user);
   };
 
   const refresh = everySecond(async () => {

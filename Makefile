@@ -11,7 +11,7 @@ export ROLLCALL_TOOLS := $(CURDIR)/$(TOOLS)
 SOAK ?= 2m
 BENCH ?=
 FUZZ_SECONDS ?= 20
-FUZZ_TARGETS := handshake names directory mesh seal
+FUZZ_TARGETS := handshake names directory mesh seal token
 CARGO_FUZZ := 0.13.1
 CARGO_DENY := 0.20.2
 

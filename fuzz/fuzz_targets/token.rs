@@ -1,0 +1,87 @@
+//! Tokens and the files about them, as anybody may write them: nobody gets in without a signature, whatever a token says
+//! of itself; a genuine one that was changed is none; and a file of tokens or of keys is taken as a whole or refused by a
+//! line that shows nothing of it.
+#![no_main]
+
+use std::sync::OnceLock;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use futures::FutureExt as _;
+use libfuzzer_sys::fuzz_target;
+use ring::hmac;
+use rollcall::identity::Denied;
+use rollcall::identity::keys::KeySet;
+use rollcall::identity::tokens::Tokens;
+use rollcall::identity::verifier::{Keys, Rules, Verifier};
+use rollcall::watched::Watched;
+
+const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+/// After all of this.
+const EXPIRES: u64 = 32_503_680_000;
+
+struct Issuer {
+    verifier: Verifier,
+    genuine: String,
+}
+
+fn issuer() -> &'static Issuer {
+    static ISSUER: OnceLock<Issuer> = OnceLock::new();
+    ISSUER.get_or_init(|| {
+        // The contents of the file do not matter: the key is made of the secret.
+        let make = |_: &[Vec<u8>]| Ok(KeySet::of_file(SECRET)?);
+        let keys = Watched::open(vec!["/dev/null".into()], make).expect("a key");
+        let verifier = Verifier::new(Keys::File(keys), Rules::default());
+        let claims = format!("{{\"sub\":\"foo\",\"exp\":{EXPIRES}}}");
+        Issuer { verifier, genuine: signed(br#"{"alg":"HS256"}"#, claims.as_bytes()) }
+    })
+}
+
+fn signed(head: &[u8], claims: &[u8]) -> String {
+    let text = format!("{}.{}", BASE64_URL_SAFE_NO_PAD.encode(head), BASE64_URL_SAFE_NO_PAD.encode(claims));
+    let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET), text.as_bytes());
+    format!("{text}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
+}
+
+fn checked(token: &str) -> Result<String, Denied> {
+    let claims = issuer().verifier.verify(token).now_or_never().expect("a key from a file is there at once");
+    claims.map(|claims| {
+        assert!((1..=256).contains(&claims.user.as_str().len()));
+        claims.user.to_string()
+    })
+}
+
+fuzz_target!(|data: &[u8]| {
+    let text = String::from_utf8_lossy(data);
+    let genuine = &issuer().genuine;
+    assert_eq!(checked(genuine).as_deref(), Ok("foo"));
+    // As it is, and in place of each part of a genuine one.
+    let parts: Vec<&str> = genuine.split('.').collect();
+    let encoded = BASE64_URL_SAFE_NO_PAD.encode(data);
+    for forged in [
+        text.to_string(),
+        format!("{text}.{}.{}", parts[1], parts[2]),
+        format!("{}.{text}.{}", parts[0], parts[2]),
+        format!("{}.{}.{text}", parts[0], parts[1]),
+        format!("{encoded}.{}.{}", parts[1], parts[2]),
+        format!("{}.{encoded}.{}", parts[0], parts[2]),
+        format!("{encoded}.{}.", parts[1]),
+    ] {
+        assert!(forged == *genuine || checked(&forged).is_err(), "{forged}");
+    }
+    // What is signed is read, and need not make sense.
+    let _ = checked(&signed(br#"{"alg":"HS256"}"#, data));
+    let _ = checked(&signed(data, format!("{{\"sub\":\"foo\",\"exp\":{EXPIRES}}}").as_bytes()));
+    // Files.
+    let _ = (KeySet::of_file(data), KeySet::of_jwks(data));
+    match Tokens::parse(data) {
+        Ok(tokens) => {
+            for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+                let (name, token) = line.split_once([':', ' ', '\t']).expect("each line is a name and a token");
+                assert_eq!(tokens.name_of(token.trim()), Some(name.trim()));
+            }
+            assert_eq!(tokens.name_of(""), None);
+        }
+        Err(error) => assert_eq!(error.to_string().lines().count(), 1),
+    }
+});

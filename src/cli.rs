@@ -4,6 +4,9 @@
 //! they end up; here they become checked values.
 
 mod access;
+mod certs;
+mod redis;
+mod trust;
 mod values;
 
 use std::ffi::OsString;
@@ -12,13 +15,14 @@ use std::time::Duration;
 use axum::http::HeaderValue;
 use bytesize::ByteSize;
 use clap::error::ErrorKind;
-use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::directory::redis::Redis;
 use crate::names::NodeName;
 use crate::socket_edge::Transports;
 pub use access::AccessArgs;
+pub use certs::Certs;
+pub use redis::RedisArgs;
+pub use trust::Trust;
 pub use values::{Advertised, ListenAddress, RedisUrl};
 use values::{cache, deadline, drain, lease, node_name, origin, ping};
 
@@ -51,6 +55,12 @@ pub enum Command {
     /// Nodes that share a Redis are one cluster: any of them answers for all. Without Redis the node is a cluster of
     /// one. Every flag can be set by its environment variable; a flag outranks it.
     Serve(Box<Serve>),
+
+    /// Make a CA and certificates for the nodes of a mesh
+    ///
+    /// For `--mesh-ca`, `--mesh-cert` and `--mesh-key` of `serve`. Whoever has a CA already needs none of this: any
+    /// certificate does that names the node's host and is for both server and client authentication.
+    Certs(Certs),
 }
 
 #[derive(Debug, Args)]
@@ -84,7 +94,8 @@ pub struct Serve {
     #[arg(long, default_value = "127.0.0.1:5001", env = "ROLLCALL_LISTEN", value_name = "HOST:PORT")]
     pub listen: ListenAddress,
 
-    /// Where the other nodes connect. A loopback address: this port asks no caller who it is
+    /// Where the other nodes connect. Off loopback addresses the mesh must be closed: by certificates (--mesh-ca) or by a
+    /// token (--mesh-token-file)
     #[arg(long, default_value = "127.0.0.1:7001", env = "ROLLCALL_MESH_LISTEN", value_name = "HOST:PORT")]
     pub mesh_listen: ListenAddress,
 
@@ -95,6 +106,9 @@ pub struct Serve {
     /// Where probes connect: /livez and /readyz
     #[arg(long, default_value = "127.0.0.1:9001", env = "ROLLCALL_ADMIN_LISTEN", value_name = "HOST:PORT")]
     pub admin_listen: ListenAddress,
+
+    #[command(flatten)]
+    pub trust: Trust,
 
     #[command(flatten)]
     pub redis: RedisArgs,
@@ -155,24 +169,6 @@ pub struct Serve {
     pub cors_origins: Vec<HeaderValue>,
 }
 
-/// The directory that nodes of different processes share.
-#[derive(Debug, Args)]
-pub struct RedisArgs {
-    /// The Redis that the nodes share, as in `redis://127.0.0.1:6379`. A URL with a password belongs in the environment
-    /// variable. Unless told otherwise: none, and nobody outside this process is known
-    #[arg(long = "redis", env = "ROLLCALL_REDIS", value_name = "URL", hide_env_values = true)]
-    pub url: Option<RedisUrl>,
-
-    /// What the name of every key in Redis begins with
-    #[arg(long = "redis-prefix", default_value = "rollcall:", env = "ROLLCALL_REDIS_PREFIX", value_name = "PREFIX")]
-    pub prefix: String,
-
-    /// Use a Redis whose maxmemory-policy lets it evict keys. Whatever it evicts of the index is then missing from it,
-    /// and so are its sockets from answers that say they are complete
-    #[arg(long = "redis-allow-eviction", env = "ROLLCALL_REDIS_ALLOW_EVICTION")]
-    pub allow_eviction: bool,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnOff {
     On,
@@ -206,20 +202,9 @@ impl Cli {
                 serve.check()?;
                 &serve.redis
             }
+            Command::Certs(_) => return Ok(()),
         };
-        if let Some(url) = &redis.url {
-            Redis::open(url.as_str(), &redis.prefix, redis.allow_eviction)
-                .map_err(|error| format!("--redis: {error}"))?;
-        }
-        let typed = matches.subcommand().and_then(|(_, matches)| matches.value_source("url"));
-        if typed == Some(ValueSource::CommandLine) && redis.url.as_ref().is_some_and(RedisUrl::has_password) {
-            return Err(
-                "--redis: every user of this machine can read a command line, so a URL with a password is taken \
-                        from ROLLCALL_REDIS only"
-                    .to_owned(),
-            );
-        }
-        Ok(())
+        matches.subcommand().map_or(Ok(()), |(_, matches)| redis.check(matches))
     }
 }
 
@@ -233,14 +218,7 @@ impl Serve {
                  HOST:PORT"
             ));
         }
-        if !mesh.ip().is_loopback() {
-            return Err(format!(
-                "--mesh-listen {mesh} is open to the network, and the mesh has neither a token nor TLS: listen on a \
-                 loopback address, such as 127.0.0.1:{}",
-                mesh.port()
-            ));
-        }
-        Ok(())
+        self.trust.check(mesh)
     }
 }
 

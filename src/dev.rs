@@ -17,10 +17,12 @@ use crate::cli::ListenAddress;
 use crate::connections::listen;
 use crate::directory::Directory;
 use crate::identity::Access;
+use crate::mesh::security::Security;
 use crate::names::NodeName;
 use crate::node::{self, Config, Listeners, Node};
+use crate::registrar;
 use crate::socket_edge::Limits;
-use crate::{registrar, tls};
+use crate::tls::Tls;
 
 /// How long stopping may take: whoever stops it wants it stopped, and there is nowhere to go for its clients.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -40,12 +42,12 @@ pub struct Cluster {
 /// When an address is taken, or a node ended that should not have.
 pub async fn run(
     cluster: Cluster,
-    directory: impl Fn() -> Arc<dyn Directory>,
+    directory: impl Fn() -> anyhow::Result<Arc<dyn Directory>>,
     print: impl FnOnce(&str),
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let Cluster { nodes, listen: address, tls, clients } = cluster;
-    let acceptor = if tls { Some(tls::self_signed(address.certificate_names())?) } else { None };
+    let acceptor = if tls { Some(Tls::self_signed(address.certificate_names())?.acceptor) } else { None };
     let mut public = address.address;
     let mut running = JoinSet::new();
     let mut meshes = Vec::with_capacity(nodes);
@@ -68,10 +70,11 @@ pub async fn run(
             access: Access::default(),
             linger: registrar::LINGER,
             cors_origins: Vec::new(),
-            tls: acceptor.clone(),
+            tls: acceptor.clone().map(|acceptor| Tls { acceptor, files: None }),
+            mesh_security: Security::default(),
         };
         let listeners = Listeners { public: listener, mesh, admin: None };
-        running.spawn(Node::new(config, listeners, directory()).run(shutdown.clone()));
+        running.spawn(Node::new(config, listeners, directory()?).run(shutdown.clone()));
     }
     print(&introduction(&address.origin(tls, public.port()), tls, &meshes));
     while let Some(ended) = running.join_next().await {

@@ -9,11 +9,12 @@
 //!
 //! [`names`] and [`clock`] are what everything speaks of, [`oddities`] what is ignored, [`watched`] the files that are
 //! read again. [`identity`] says who is let in and who may ask; [`membership`] says who belongs to the cluster and whether
-//! this node counts; [`node`] wires one node together, and [`dev`] runs four of them in one process. The words and the
-//! promises are in the README.
+//! this node counts; [`node`] wires one node together, [`dev`] runs four of them in one process, and [`certs`] makes
+//! certificates for those of many. The words and the promises are in the README.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+pub mod certs;
 pub mod cli;
 pub mod clock;
 pub mod connections;

@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use rollcall::cli::{Cli, Command, Dev, OnOff, RedisArgs, Serve};
+use rollcall::certs;
+use rollcall::cli::{Certs, Cli, Command, Dev, OnOff, RedisArgs, Serve};
 use rollcall::connections::{listen, raise_file_limit};
 use rollcall::dev;
 use rollcall::directory::Directory;
 use rollcall::directory::memory::Memory;
-use rollcall::directory::redis::Redis;
 use rollcall::names::NodeName;
 use rollcall::node::{Config, Listeners, Node};
 use rollcall::registrar;
@@ -70,7 +70,7 @@ fn log(cli: &Cli) -> anyhow::Result<()> {
 fn run(command: Command) -> anyhow::Result<()> {
     let threads = match &command {
         Command::Serve(serve) => serve.threads,
-        Command::Dev(_) => None,
+        Command::Dev(_) | Command::Certs(_) => None,
     };
     runtime(threads)?.block_on(async {
         let shutdown = CancellationToken::new();
@@ -78,6 +78,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         match command {
             Command::Dev(dev) => run_dev(dev, shutdown).await,
             Command::Serve(serve) => run_serve(*serve, shutdown).await,
+            Command::Certs(certs) => make_certificates(&certs),
         }
     })
 }
@@ -116,6 +117,7 @@ async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<
         NodeName::from_any(&format!("{}-{}", host.to_string_lossy(), mesh.port()))
     });
     let mesh_advertise = serve.mesh_advertise.map_or_else(|| mesh.to_string(), |address| address.as_str().to_owned());
+    let (tls, mesh_security) = (serve.trust.https()?, serve.trust.mesh(&mesh_advertise)?);
     info!(%name, listen = %public.local_addr()?, mesh = %mesh, admin = %admin.local_addr()?, "starting");
     if serve.redis.url.is_none() {
         info!("no --redis: this node is a cluster of one");
@@ -137,28 +139,30 @@ async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<
         access,
         linger: registrar::LINGER,
         cors_origins: serve.cors_origins,
-        tls: None,
+        tls,
+        mesh_security,
     };
     let listeners = Listeners { public, mesh: mesh_listener, admin: Some(admin) };
-    let directory = directory(&serve.redis, &Memory::new());
+    let directory = directory(&serve.redis, &Memory::new())?;
     Node::new(config, listeners, directory).run(shutdown).await
 }
 
-fn directory(redis: &RedisArgs, memory: &Arc<Memory>) -> Arc<dyn Directory> {
-    match open_redis(redis) {
-        Some(redis) => Arc::new(redis),
-        None => Arc::clone(memory) as Arc<dyn Directory>,
-    }
+fn make_certificates(certs: &Certs) -> anyhow::Result<()> {
+    let order = certs::Order { out: &certs.out, names: &certs.names, days: certs.days, force: certs.force };
+    print!("{}", certs::make(&order)?);
+    Ok(())
 }
 
-fn open_redis(redis: &RedisArgs) -> Option<Redis> {
-    let url = redis.url.as_ref()?;
-    Some(Redis::open(url.as_str(), &redis.prefix, redis.allow_eviction).expect("the URL was opened before"))
+fn directory(redis: &RedisArgs, memory: &Arc<Memory>) -> anyhow::Result<Arc<dyn Directory>> {
+    Ok(match redis.open()? {
+        Some(redis) => Arc::new(redis),
+        None => Arc::clone(memory) as Arc<dyn Directory>,
+    })
 }
 
 /// Refuses a Redis that must be mended. One that does not answer is waited for.
 async fn check_redis(redis: &RedisArgs) -> anyhow::Result<()> {
-    let Some(redis) = open_redis(redis) else { return Ok(()) };
+    let Some(redis) = redis.open()? else { return Ok(()) };
     redis.check().await.with_context(|| format!("the redis at {} is not used", redis.address()))
 }
 

@@ -16,7 +16,6 @@ use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Layer;
@@ -31,6 +30,7 @@ use crate::identity::Access;
 use crate::membership::{Identity, Leaving, Membership};
 use crate::mesh;
 use crate::mesh::peers::Peers;
+use crate::mesh::security::Security;
 use crate::names::{NodeId, NodeName};
 use crate::registrar::Registrar;
 use crate::roll_call::RollCall;
@@ -41,6 +41,8 @@ use crate::socket_edge::gate::{self, Gate};
 use crate::socket_edge::polling::{self, Polling};
 use crate::socket_edge::sessions::{Engine, Sessions};
 use crate::socket_edge::{self, Transports};
+use crate::tls::Tls;
+use crate::watched::LOOK_EVERY;
 
 /// How long a lease lasts unless told otherwise.
 pub const LEASE: Duration = Duration::from_secs(5);
@@ -85,7 +87,9 @@ pub struct Config {
     /// Origins whose pages may read the answers of the public port.
     pub cors_origins: Vec<HeaderValue>,
     /// TLS of the public port.
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Tls>,
+    /// Who may speak on the mesh.
+    pub mesh_security: Security,
 }
 
 /// Where one node listens.
@@ -174,8 +178,8 @@ impl Node {
             mesh: config.mesh_advertise.as_str().into(),
             since: format!("{:.3}", Timestamp::now()).into(),
         };
-        let core =
-            Core::new(identity, config.lease, config.linger, directory, Peers::default(), Parts::new(config.cache));
+        let (peers, parts) = (Peers::secured(config.mesh_security.clone()), Parts::new(config.cache));
+        let core = Core::new(identity, config.lease, config.linger, directory, peers, parts);
         Self { config, listeners, core }
     }
 
@@ -248,12 +252,18 @@ impl Node {
         });
         let public = Gate::new(Arc::clone(membership), identity.clone(), option_layer(polling).layer(public));
         let public = option_layer(http::cors(config.cors_origins)).layer(public);
+        let files = config.tls.as_ref().and_then(|tls| tls.files.clone());
+        let public = option_layer(files.as_ref().map(|_| http::https_only())).layer(public);
         let public = MapRequest::new(public, |request: Request<Incoming>| request.map(Body::new));
 
         // What keeps going. If one of these ends, the node ends.
         let mut tasks = Tasks::default();
         core.start(&mut tasks);
         config.access.start(&mut tasks);
+        tasks.spawn("mesh files", config.mesh_security.clone().keep());
+        if let Some(files) = files {
+            tasks.spawn("certificate", files.keep(LOOK_EVERY));
+        }
         tasks.spawn("comparison", async move { live.compare().await });
         if identity.takes_tokens() {
             tasks.spawn("expiry", async move { expiry.keep().await });
@@ -268,18 +278,20 @@ impl Node {
             tasks.spawn("admin", connections::serve(admin, None, service, connections, stop_mesh.clone()));
         }
         let mut mesh = tokio::spawn(mesh::server::serve(
-            mesh::server::accepted(listeners.mesh),
+            mesh::accept::accepted(listeners.mesh, config.mesh_security.clone()),
             Arc::clone(roster),
             Arc::clone(membership),
             sessions,
+            config.mesh_security,
             stop_mesh.clone(),
         ));
         let mut public = tokio::spawn({
+            let tls = config.tls.map(|tls| tls.acceptor);
             let (membership, connections, stop) = (Arc::clone(membership), connections.clone(), stop_public.clone());
             async move {
                 // Whoever comes in the first moments waits in the kernel instead of being turned away.
                 let _ = timeout(INTRODUCED_WITHIN, membership.introduced()).await;
-                connections::serve(listeners.public, config.tls, public, connections, stop).await;
+                connections::serve(listeners.public, tls, public, connections, stop).await;
             }
         });
         tokio::select! {

@@ -86,6 +86,13 @@ impl<T: Send + Sync + 'static> Watched<T> {
     }
 }
 
+/// Looks at these files as often as is usual, for ever where there are any.
+pub async fn keep<T: Send + Sync + 'static>(watched: Option<Watched<T>>) {
+    if let Some(watched) = watched {
+        watched.keep(LOOK_EVERY).await;
+    }
+}
+
 impl<T> Clone for Watched<T> {
     fn clone(&self) -> Self {
         Self { source: Arc::clone(&self.source), current: self.current.clone() }

@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use criterion::Criterion;
 use rollcall::membership::Membership;
 use rollcall::mesh::peers::{Peers, Reply};
-use rollcall::mesh::server;
+use rollcall::mesh::security::Security;
+use rollcall::mesh::{accept, server};
 use rollcall::names::NodeId;
 use rollcall::node;
 use rollcall::roster::{Roster, Told};
@@ -26,9 +27,9 @@ pub fn lookup(criterion: &mut Criterion) {
     let address = format_smolstr!("{}", mesh.local_addr().unwrap());
     let connections = {
         let _entered = runtime.enter();
-        server::accepted(mesh)
+        accept::accepted(mesh, Security::default())
     };
-    runtime.spawn(server::serve(connections, roster, membership, None, CancellationToken::new()));
+    runtime.spawn(server::serve(connections, roster, membership, None, Security::default(), CancellationToken::new()));
 
     let peers = Peers::default();
     let ask = async |known| match peers.lookup(&address, &node, &room, known, node::DEADLINE_MOST).await {

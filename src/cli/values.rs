@@ -39,9 +39,16 @@ impl RedisUrl {
     }
 
     pub(super) fn has_password(&self) -> bool {
+        self.userinfo().contains(':')
+    }
+
+    pub(super) fn has_user(&self) -> bool {
+        !matches!(self.userinfo().bytes().next(), None | Some(b':'))
+    }
+
+    fn userinfo(&self) -> &str {
         let authority = self.0.split_once("://").map_or("", |(_, rest)| rest).split(['/', '?']).next().unwrap_or("");
-        let userinfo = authority.rsplit_once('@').map_or("", |(userinfo, _)| userinfo);
-        userinfo.contains(':')
+        authority.rsplit_once('@').map_or("", |(userinfo, _)| userinfo)
     }
 }
 

@@ -1,18 +1,18 @@
 //! The directory in Redis: the keys of the design, over one multiplexed connection.
 //!
-//! Owns the key names, the commands, and the connection: one connection is one Redis process, so the `run_id` read when
-//! it was made is part of every [`Epoch`] read over it. A call without an answer within [`CALL_TIMEOUT`] ends the
-//! connection, and [`Directory::upkeep`] makes another one; nothing is retried behind a caller's back. A Redis that may
-//! evict keys, or that is a replica, is not used.
+//! Owns the key names, the commands, and the life of the connection, which is made by [`connect`]: one connection is one
+//! Redis process, so the `run_id` read when it was made is part of every [`Epoch`] read over it. A call without an answer
+//! within [`CALL_TIMEOUT`] ends the connection, and [`Directory::upkeep`] makes another one; nothing is retried behind a
+//! caller's back. A Redis that may evict keys, that is a replica, or that does not let a node do what it does, is not
+//! used.
+
+pub mod connect;
 
 use std::time::Duration;
 
-use ::redis::aio::MultiplexedConnection;
-use ::redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, FromRedisValue, Pipeline, RedisError, Script,
-    ServerErrorKind,
-};
+use ::redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, Script, ServerErrorKind};
 use async_trait::async_trait;
+use futures::future::join;
 use rand::Rng;
 use smol_str::SmolStr;
 use tokio::sync::watch;
@@ -23,6 +23,9 @@ use super::{Account, Directory, ENTRY_TTL, Epoch, Error, Listing, NodeEntry, Own
 use crate::names::{NodeId, Room};
 use crate::oddities::Oddity;
 use crate::roster::claims::SeatChange;
+use connect::{Access, ConnectError, Connection, Server, probe};
+
+pub use connect::Unfit;
 
 /// The longest any call waits for Redis, connecting included.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -51,42 +54,9 @@ redis.call('SET', KEYS[1], ARGV[1] .. '.' .. redis.call('TIME')[1] .. '@' .. ARG
 return 1
 ";
 
-/// Why a Redis that answers is not used. `Display` says how to mend it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
-    /// It could drop what this cluster relies on.
-    #[error(
-        "it may evict keys (maxmemory-policy is {0}), and the index with them; say `redis-cli CONFIG SET \
-         maxmemory-policy noeviction` and keep it in its configuration, or pass --redis-allow-eviction"
-    )]
-    Evicts(String),
-    /// It cannot be written to.
-    #[error("it is a replica; name its master")]
-    Replica,
-    /// `INFO` lacks what every Redis says of itself.
-    #[error("its INFO names no {0}")]
-    Unknown(&'static str),
-}
-
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-enum ConnectError {
-    #[error(transparent)]
-    Failed(#[from] RedisError),
-    #[error("no answer within {CALL_TIMEOUT:?}")]
-    Late,
-    #[error(transparent)]
-    Unfit(#[from] Unfit),
-}
-
-/// Why a URL cannot be used. Does not repeat the URL, since that may hold a password.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a Redis URL that can be used, as in redis://127.0.0.1:6379 ({0})")]
-pub struct InvalidUrl(String);
-
 /// Made by [`Redis::open`]; connects only while [`Directory::upkeep`] runs.
 pub struct Redis {
-    client: Client,
+    server: Server,
     prefix: String,
     allow_eviction: bool,
     link: watch::Sender<Link>,
@@ -105,7 +75,7 @@ struct Link {
 
 #[derive(Clone)]
 struct Live {
-    connection: MultiplexedConnection,
+    connection: Connection,
     run_id: SmolStr,
 }
 
@@ -113,26 +83,27 @@ impl Redis {
     /// Does not connect yet. `allow_eviction`: a Redis that may evict keys is used all the same.
     ///
     /// # Errors
-    /// [`InvalidUrl`] when `url` is none that can be used here.
-    pub fn open(url: &str, prefix: &str, allow_eviction: bool) -> std::result::Result<Self, InvalidUrl> {
-        let client = Client::open(url).map_err(|error| InvalidUrl(error.to_string()))?;
+    /// When `url` is none that can be used here.
+    pub fn open(url: &str, prefix: &str, allow_eviction: bool) -> anyhow::Result<Self> {
+        Ok(Self::at(Server::open(url, &Access::default())?, prefix, allow_eviction))
+    }
+
+    /// The same with credentials and certificates in files.
+    pub fn at(server: Server, prefix: &str, allow_eviction: bool) -> Self {
         let (link, _) = watch::channel(Link::default());
-        Ok(Self {
-            client,
+        Self {
+            server,
             prefix: prefix.to_owned(),
             allow_eviction,
             link,
             repair: Script::new(REPAIR),
             begin_epoch: Script::new(BEGIN_EPOCH),
-        })
+        }
     }
 
     /// Where it connects to, without credentials.
     pub fn address(&self) -> String {
-        match self.client.get_connection_info().addr() {
-            ConnectionAddr::Tcp(host, port) => format!("{host}:{port}"),
-            other => other.to_string(),
-        }
+        self.server.address()
     }
 
     /// Whether this Redis can be used, as far as can be told now: one that does not answer may be fit later.
@@ -142,22 +113,51 @@ impl Redis {
     pub async fn check(&self) -> std::result::Result<(), Unfit> {
         match self.connect().await {
             Err(ConnectError::Unfit(unfit)) => Err(unfit),
-            Ok(_) | Err(ConnectError::Failed(_) | ConnectError::Late) => Ok(()),
+            Ok(_) | Err(ConnectError::Failed(_) | ConnectError::Late | ConnectError::NoTlsYet) => Ok(()),
         }
     }
 
     async fn connect(&self) -> std::result::Result<Live, ConnectError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CALL_TIMEOUT))
-            .set_response_timeout(Some(CALL_TIMEOUT));
         let connecting = async {
-            let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
-            let about: String = ::redis::cmd("INFO").query_async(&mut connection).await?;
-            Ok::<_, RedisError>((connection, about))
+            let mut connection = self.server.connect().await?;
+            let about: String = ::redis::cmd("INFO").query_async(&mut connection.redis).await?;
+            let run_id = fit(&about, self.allow_eviction)?.into();
+            let tried = format!("{}probe:{:016x}", self.prefix, rand::rng().random::<u64>());
+            probe(&mut connection.redis, &tried).await?;
+            Ok(Live { connection, run_id })
         };
-        let (connection, about) = timeout(CALL_TIMEOUT, connecting).await.map_err(|_elapsed| ConnectError::Late)??;
-        let run_id = fit(&about, self.allow_eviction)?.into();
-        Ok(Live { connection, run_id })
+        timeout(CALL_TIMEOUT, connecting).await.map_err(|_elapsed| ConnectError::Late)?
+    }
+
+    /// Keeps a connection: connects, waits until a call says that it broke, connects again.
+    async fn keep_connected(&self) {
+        let mut link = self.link.subscribe();
+        let mut pause = RECONNECT_FIRST;
+        // What was complained of last, so that each trouble is told once.
+        let mut complaint = None;
+        loop {
+            match self.connect().await {
+                Ok(live) => {
+                    info!(redis = self.address(), run_id = %live.run_id, "connected to redis");
+                    self.link.send_modify(|link| {
+                        *link = Link { generation: link.generation + 1, live: Some(live), attempted: true }
+                    });
+                    (pause, complaint) = (RECONNECT_FIRST, None);
+                    // The sender lives in `self`, so waiting cannot fail.
+                    let _ = link.wait_for(|link| link.live.is_none()).await;
+                    warn!(redis = self.address(), "lost the connection to redis, trying again");
+                }
+                Err(error) => {
+                    let trouble = error.kind();
+                    if complaint.replace(trouble) != Some(trouble) {
+                        warn!(redis = self.address(), %error, "redis cannot be used, trying again until it can");
+                    }
+                    self.link.send_if_modified(|link| !std::mem::replace(&mut link.attempted, true));
+                    sleep(pause).await;
+                    pause = (pause * 2).min(RECONNECT_MOST);
+                }
+            }
+        }
     }
 
     /// The present connection. Only the first attempt to connect is waited for.
@@ -191,7 +191,7 @@ impl Redis {
     /// Runs the commands in order on the present connection; answers with what they said and the process's `run_id`.
     async fn run<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<(T, SmolStr)> {
         let (generation, mut live) = self.live().await?;
-        match commands.query_async(&mut live.connection).await {
+        match commands.query_async(&mut live.connection.redis).await {
             Ok(answer) => Ok((answer, live.run_id)),
             Err(error) => Err(self.failed(generation, &error)),
         }
@@ -212,7 +212,7 @@ impl Redis {
         for key in keys {
             call.key(key);
         }
-        let repaired: std::result::Result<i64, _> = call.invoke_async(&mut live.connection).await;
+        let repaired: std::result::Result<i64, _> = call.invoke_async(&mut live.connection.redis).await;
         repaired.map(drop).map_err(|error| self.failed(generation, &error))
     }
 
@@ -318,35 +318,8 @@ fn encode(entry: &NodeEntry) -> String {
 
 #[async_trait]
 impl Directory for Redis {
-    /// Keeps a connection: connects, waits until a call says that it broke, connects again.
     async fn upkeep(&self) {
-        let mut link = self.link.subscribe();
-        let mut pause = RECONNECT_FIRST;
-        // What was complained of last, so that each trouble is told once.
-        let mut complaint = None;
-        loop {
-            match self.connect().await {
-                Ok(live) => {
-                    info!(redis = self.address(), run_id = %live.run_id, "connected to redis");
-                    self.link.send_modify(|link| {
-                        *link = Link { generation: link.generation + 1, live: Some(live), attempted: true }
-                    });
-                    (pause, complaint) = (RECONNECT_FIRST, None);
-                    // The sender lives in `self`, so waiting cannot fail.
-                    let _ = link.wait_for(|link| link.live.is_none()).await;
-                    warn!(redis = self.address(), "lost the connection to redis, trying again");
-                }
-                Err(error) => {
-                    let trouble = std::mem::discriminant(&error);
-                    if complaint.replace(trouble) != Some(trouble) {
-                        warn!(redis = self.address(), %error, "redis cannot be used, trying again until it can");
-                    }
-                    self.link.send_if_modified(|link| !std::mem::replace(&mut link.attempted, true));
-                    sleep(pause).await;
-                    pause = (pause * 2).min(RECONNECT_MOST);
-                }
-            }
-        }
+        join(self.server.keep(), self.keep_connected()).await;
     }
 
     async fn enter(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>> {
@@ -354,7 +327,7 @@ impl Directory for Redis {
         let new_epoch = format!("{:016x}", rand::rng().random::<u64>());
         let mut call = self.begin_epoch.prepare_invoke();
         call.key(self.epoch_key()).arg(new_epoch).arg(live.run_id.as_str());
-        let begun: std::result::Result<i64, _> = call.invoke_async(&mut live.connection).await;
+        let begun: std::result::Result<i64, _> = call.invoke_async(&mut live.connection.redis).await;
         begun.map_err(|error| self.failed(generation, &error))?;
         let mut commands = ::redis::pipe();
         let lease_key = self.lease_key(node);

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, Path, State};
+use axum::http::HeaderName;
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
 use axum::http::request::Parts;
 use axum::response::{Html, IntoResponse};
@@ -25,6 +26,9 @@ const ICON: &[u8] = include_bytes!("../../web/icon.svg");
 /// No inline script, nothing from elsewhere, and nobody's frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                       connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// Nothing of the machine that the page is shown on.
+const PERMISSIONS: &str = "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()";
 
 /// Extracted where the path names a valid room.
 pub struct ValidRoom;
@@ -50,8 +54,15 @@ pub async fn asset(
 
 fn page(built: &'static str) -> impl IntoResponse {
     let html = if SCRIPTS.is_some() { built } else { UNBUILT };
-    // The address of a room page names its user.
-    ([(CONTENT_SECURITY_POLICY, POLICY), (REFERRER_POLICY, "no-referrer")], Html(html))
+    let headers = [
+        (CONTENT_SECURITY_POLICY, POLICY),
+        // The address of a room page names its user.
+        (REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("permissions-policy"), PERMISSIONS),
+        // No window that opened this one has a hold on it.
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    ];
+    (headers, Html(html))
 }
 
 impl FromRequestParts<Arc<Config>> for ValidRoom {

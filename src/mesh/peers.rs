@@ -20,10 +20,11 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use super::circuit::{Circuit, Patience};
-use super::link::{self, Broken, Connect, Link, by_tcp};
+use super::link::{Broken, Connect, Link, by_tcp};
 use super::proto::ForwardRequest;
 use super::proto::mesh_service_client::MeshServiceClient;
 use super::proto::polling_service_client::PollingServiceClient;
+use super::security::Security;
 use super::{CALLS_PER_CONNECTION, MAX_FORWARDED_BYTES, NODE_ID_METADATA, forward, proto, status};
 use crate::clock::BootInstant;
 use crate::membership::table::Said;
@@ -38,7 +39,7 @@ use crate::roster::{Part, Row, Told};
 pub enum Silence {
     /// It did not answer in time.
     Deadline,
-    /// Nobody listens at its address, or who listens there is another node.
+    /// Nobody listens at its address, who listens there is another node, or one of the two does not trust the other.
     Refused,
     /// The connection broke, or the answer made no sense.
     Failed,
@@ -69,6 +70,7 @@ pub enum Reply {
 #[derive(Clone)]
 pub struct Peers {
     connect: Connect,
+    security: Security,
     peers: Arc<Mutex<HashMap<SmolStr, Peer>>>,
 }
 
@@ -92,14 +94,19 @@ struct Call {
 
 impl Default for Peers {
     fn default() -> Self {
-        Self::new(by_tcp)
+        Self::secured(Security::default())
     }
 }
 
 impl Peers {
-    /// Peers that are reached in another way than by TCP.
+    /// Peers of an open mesh that are reached in another way than by TCP.
     pub fn new(connect: Connect) -> Self {
-        Self { connect, peers: Arc::default() }
+        Self { connect, security: Security::default(), peers: Arc::default() }
+    }
+
+    /// Peers of a mesh that is closed by `security`.
+    pub fn secured(security: Security) -> Self {
+        Self { connect: by_tcp, security, peers: Arc::default() }
     }
 
     /// Asks the node at `mesh` for its part of the room, or for what makes it of the part at the version `known`.
@@ -191,10 +198,10 @@ impl Peers {
             return Ok(peer.clone());
         }
         // An address that is none came from a node entry or a status; it is that node's failure.
+        let link = || Link::secured(mesh, self.connect, self.security.clone()).map_err(|_| Silence::Failed);
         let peer = Peer {
-            client: link::client(mesh, self.connect).map_err(|_| Silence::Failed)?,
-            polling: PollingServiceClient::new(Link::to(mesh, self.connect).map_err(|_| Silence::Failed)?)
-                .max_decoding_message_size(MAX_FORWARDED_BYTES),
+            client: link()?.client(),
+            polling: PollingServiceClient::new(link()?).max_decoding_message_size(MAX_FORWARDED_BYTES),
             forwards: Arc::new(Semaphore::new(CALLS_PER_CONNECTION)),
             circuit: Arc::default(),
         };
@@ -318,9 +325,10 @@ fn silence(status: &Status) -> Silence {
         // tonic calls it cancelled when the time that a call was given has run out, on either side.
         Code::DeadlineExceeded | Code::Cancelled => Silence::Deadline,
         Code::ResourceExhausted => Silence::Overloaded,
-        Code::FailedPrecondition => Silence::Refused,
+        Code::FailedPrecondition | Code::Unauthenticated | Code::PermissionDenied => Silence::Refused,
         _ => status.source().and_then(|cause| cause.downcast_ref()).map_or(Silence::Failed, |broken| match broken {
             Broken::Silent => Silence::Deadline,
+            Broken::Distrusted(_) => Silence::Refused,
             Broken::Unreachable(error) if error.kind() == io::ErrorKind::TimedOut => Silence::Deadline,
             Broken::Unreachable(error) if error.kind() == io::ErrorKind::ConnectionRefused => Silence::Refused,
             Broken::Unreachable(_) | Broken::Lost(_) | Broken::Unwritten(_) => Silence::Failed,

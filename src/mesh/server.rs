@@ -8,18 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_stream::wrappers::TcpListenerStream;
-use tokio_stream::{Stream, StreamExt};
+use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
+use tracing::warn;
 
 use super::forward::Forwarded;
-use super::preface::Prompt;
 use super::proto::mesh_service_server::{MeshService, MeshServiceServer};
+use super::security::guard::Guard;
+use super::security::{Peer, Security};
 use super::{
     CALLS_PER_CONNECTION, MAX_ANSWER_BYTES, MAX_LOOKUP_IDS, MAX_REQUEST_BYTES, NODE_ID_METADATA, proto, status,
 };
@@ -28,26 +28,17 @@ use crate::names::{NameError, NodeId, Room, SocketId};
 use crate::roster::{Known, Part, Roster, Row, Told};
 use crate::socket_edge::sessions::Sessions;
 
-/// How long the other end of a connection may take to begin.
-const PREFACE_WITHIN: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(5);
 
 struct Answering {
     roster: Arc<Roster>,
     membership: Arc<Membership>,
-}
-
-/// The connections that a listener accepts, without delay on small writes. Who does not begin to speak is cut off.
-pub fn accepted(listener: TcpListener) -> impl Stream<Item = io::Result<Prompt<TcpStream>>> {
-    TcpListenerStream::new(listener).map(|accepted| {
-        let stream = accepted?;
-        stream.set_nodelay(true)?;
-        Ok(Prompt::new(stream, PREFACE_WITHIN))
-    })
+    security: Security,
 }
 
 /// Serves the mesh until `stop`, and then what is under way. `sessions`: those of polling clients, where they are let in.
+/// `security`: who else is, and [`super::accept`] makes the connections that go with it.
 ///
 /// # Errors
 /// When no connection will be accepted any more.
@@ -56,12 +47,13 @@ pub async fn serve<S>(
     roster: Arc<Roster>,
     membership: Arc<Membership>,
     sessions: Option<Arc<Sessions>>,
+    security: Security,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error>
 where
     S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    let service = MeshServiceServer::new(Answering { roster, membership })
+    let service = MeshServiceServer::new(Answering { roster, membership, security: security.clone() })
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES);
     let reflection = tonic_reflection::server::Builder::configure()
@@ -77,6 +69,7 @@ where
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
         // Callers that do not wait any more are ordinary: they must not cost the others the connection.
         .http2_max_pending_accept_reset_streams(Some(CALLS_PER_CONNECTION))
+        .layer(Guard(security))
         .add_service(service)
         .add_optional_service(sessions.map(Forwarded::service))
         .add_service(reflection)
@@ -91,9 +84,15 @@ impl MeshService for Answering {
         &self,
         request: Request<proto::LookupSocketsRequest>,
     ) -> Result<Response<proto::LookupSocketsResponse>, Status> {
+        let peer = request.extensions().get::<Peer>().cloned();
         let lookup = Lookup::check(&request.into_inner())?;
         let part = lookup.answer(&self.roster);
         if let Some(meant) = lookup.node.filter(|meant| *meant != part.node) {
+            // An earlier id of this process is ordinary; another process is what is at the wrong address.
+            if meant.process() != part.node.process() && self.is_first("node id", peer.as_ref()) {
+                let peer = peer.as_ref().map(|peer| tracing::field::display(peer.address()));
+                warn!(peer, %meant, is = %part.node, "a peer takes this node for another, and is not answered");
+            }
             return Err(another(&meant, &part.node));
         }
         Ok(Response::new(encode(part)))
@@ -104,11 +103,29 @@ impl MeshService for Answering {
         request: Request<proto::AnnounceRequest>,
     ) -> Result<Response<proto::AnnounceResponse>, Status> {
         let missing = || Status::invalid_argument("status is missing");
+        let peer = request.extensions().get::<Peer>().cloned();
         let said = status::decode(request.into_inner().status.ok_or_else(missing)?)
             .map_err(|error| Status::invalid_argument(format!("the status {error}")))?;
+        // Neither for another host nor for a node that is known to be at another.
+        let known = self.membership.mesh_of(said.about.node.process());
+        let hosts = [Some(&said.about.mesh), known.as_ref()].into_iter().flatten();
+        if peer.as_ref().is_some_and(|peer| hosts.clone().any(|mesh| !peer.speaks_for(mesh))) {
+            if self.is_first("status", peer.as_ref()) {
+                let peer = peer.as_ref().map(|peer| tracing::field::display(peer.address()));
+                let (name, mesh) = (&said.about.name, &said.about.mesh);
+                warn!(peer, %name, %mesh, "a peer speaks for a host that its certificate does not name");
+            }
+            return Err(Status::permission_denied("the certificate does not name the host that the status is about"));
+        }
         self.membership.told(&said);
         let status = Some(status::encode(&self.membership.say()));
         Ok(Response::new(proto::AnnounceResponse { status }))
+    }
+}
+
+impl Answering {
+    fn is_first(&self, what: &'static str, peer: Option<&Peer>) -> bool {
+        peer.is_some_and(|peer| self.security.refusals().is_first(what, &peer.address().ip().to_string()))
     }
 }
 

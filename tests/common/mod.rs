@@ -19,6 +19,7 @@ use rollcall::identity::Access;
 use rollcall::membership::Membership;
 use rollcall::mesh::link::{self, Link};
 use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
+use rollcall::mesh::security::Security;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
 use rollcall::node::{self, Config, Listeners, Node};
 use rollcall::registrar;
@@ -215,6 +216,7 @@ impl Cluster {
             linger: registrar::LINGER,
             cors_origins: vec!["https://allowed.example".parse().unwrap()],
             tls: None,
+            mesh_security: Security::default(),
         };
         let node = Node::new(config, Listeners { public, mesh, admin: None }, self.index.open());
         let (public, mesh) = (node.public_address().unwrap(), node.mesh_address().unwrap());

@@ -13,6 +13,7 @@ use rollcall::directory::faulty::Faulty;
 use rollcall::membership::{Identity, Leaving, Membership};
 use rollcall::mesh;
 use rollcall::mesh::peers::Peers;
+use rollcall::mesh::security::Security;
 use rollcall::names::{NodeId, NodeName, Room, SocketId, UserId};
 use rollcall::node::{Core, Tasks};
 use rollcall::roll_call::answer::Answer;
@@ -94,6 +95,7 @@ impl Host {
             core.roster.clone(),
             core.membership.clone(),
             None,
+            Security::default(),
             stop_mesh.clone(),
         );
         // Not one of the tasks: it answers to the end.

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use rollcall::connections::listen;
 use rollcall::directory::redis::Redis;
 use rollcall::identity::Access;
+use rollcall::mesh::security::Security;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
 use rollcall::node::{self, Config, Listeners, Node};
 use rollcall::registrar;
@@ -61,6 +62,7 @@ pub async fn run(redis: &str, name: &str) -> Result<()> {
         access: Access::default(),
         cors_origins: Vec::new(),
         tls: None,
+        mesh_security: Security::default(),
     };
     let directory = Arc::new(Redis::open(redis, "rollcall:", false)?);
     let node = Node::new(config, Listeners { public, mesh, admin: None }, directory);

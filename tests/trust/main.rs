@@ -1,0 +1,16 @@
+//! Who is trusted, shown by real processes: the closed mesh, https, and Redis behind TLS and a login.
+//!
+//! `pki` makes certificates of every kind, `process` runs the binary and keeps what it logs.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod certs;
+mod https;
+mod mesh;
+mod outsiders;
+mod pki;
+mod process;
+mod redis_access;
+mod rotation;
+mod secrets;

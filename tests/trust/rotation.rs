@@ -1,0 +1,177 @@
+//! Certificates and tokens of the mesh that change while nodes run: no answer is incomplete meanwhile, and what was
+//! taken away opens nothing any more, on no connection.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rollcall::mesh::link::{Link, by_tcp};
+use rollcall::mesh::proto::LookupSocketsRequest;
+use tokio::task::JoinHandle;
+use tonic::Code;
+
+use crate::common::{Client, RedisServer, until};
+use crate::pki::{Authority, Folder, Time};
+use crate::process::{Node, Start, complete};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+const OTHER_TOKEN: &str = "fedcba9876543210fedcba9876543210";
+
+fn lookup() -> LookupSocketsRequest {
+    LookupSocketsRequest { room: "a".into(), ..Default::default() }
+}
+
+/// Asks every node again and again, and fails when an answer is not complete or not that of this client.
+struct Asking {
+    done: Arc<AtomicBool>,
+    task: JoinHandle<usize>,
+}
+
+impl Asking {
+    fn begin(nodes: &Arc<[Node; 2]>, client: &Client) -> Self {
+        let (done, nodes, expected) = (Arc::new(AtomicBool::new(false)), Arc::clone(nodes), complete(&[&client.id]));
+        let task = tokio::spawn({
+            let done = Arc::clone(&done);
+            async move {
+                let mut answers = 0;
+                while !done.load(Ordering::Relaxed) {
+                    for node in nodes.iter() {
+                        assert_eq!(node.roll("a").await, expected, "{}:\n{}", node.name, node.log());
+                        answers += 1;
+                    }
+                }
+                answers
+            }
+        });
+        Self { done, task }
+    }
+
+    async fn end(self) {
+        self.done.store(true, Ordering::Relaxed);
+        assert!(self.task.await.unwrap() > 10);
+    }
+}
+
+async fn read_again(nodes: &[Node; 2], times: usize) {
+    for node in nodes {
+        until(&format!("{} has read its files {times} times", node.name), || async {
+            node.logged("read again, and in use from now on").len() >= times
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_ca_takes_over_without_an_incomplete_answer_and_the_old_one_opens_nothing() {
+    let redis = RedisServer::start().await;
+    let (old, new, folders) = (Authority::new("old"), Authority::new("new"), [(); 2].map(|()| Folder::new()));
+    let start = |name, folder: &Folder| {
+        Start::named(name).redis(&redis).with(&folder.mesh(&old.pem, &old.issue("127.0.0.1", Time::Now))).ready()
+    };
+    let (one, other) = tokio::join!(start("one", &folders[0]), start("other", &folders[1]));
+    let nodes = Arc::new([one, other]);
+    let client = Client::connect(nodes[0].public, "foo", &["a"]).await.unwrap();
+    // Whoever got hold of a certificate of the old CA, and keeps a connection.
+    let thief = Folder::new();
+    thief.mesh(&old.pem, &old.issue("127.0.0.1", Time::Now));
+    let mesh = nodes[0].mesh.to_string();
+    let mut stolen = Link::secured(&mesh.as_str().into(), by_tcp, thief.security("127.0.0.1:1")).unwrap().client();
+    assert_eq!(stolen.lookup_sockets(lookup()).await.unwrap().into_inner().sockets.len(), 1);
+
+    let asking = Asking::begin(&nodes, &client);
+    // In the order that the README says: both CAs, then the new certificates, then the new CA alone.
+    for folder in &folders {
+        folder.write("ca.pem", &format!("{}{}", old.pem, new.pem));
+    }
+    read_again(&nodes, 1).await;
+    for folder in &folders {
+        let issued = new.issue("127.0.0.1", Time::Now);
+        // Read in between, the two do not fit, and what there was stays in use.
+        folder.write("node.key", &issued.key);
+        folder.write("node.pem", &issued.certificate);
+    }
+    read_again(&nodes, 2).await;
+    assert_eq!(stolen.lookup_sockets(lookup()).await.unwrap().into_inner().sockets.len(), 1, "it counts until now");
+    for folder in &folders {
+        folder.write("ca.pem", &new.pem);
+    }
+    read_again(&nodes, 3).await;
+    let refused = stolen.lookup_sockets(lookup()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "on the connection that it has");
+    let mut again = Link::secured(&mesh.as_str().into(), by_tcp, thief.security("127.0.0.1:1")).unwrap().client();
+    assert!(again.lookup_sockets(lookup()).await.is_err(), "and on a new one");
+    asking.end().await;
+    assert_eq!(nodes[0].logged("a call over the mesh is refused: no valid certificate").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_token_takes_over_without_an_incomplete_answer_and_the_old_one_opens_nothing() {
+    let redis = RedisServer::start().await;
+    let folders = [(); 2].map(|()| Folder::new());
+    let start = |name, folder: &Folder| {
+        Start::named(name).redis(&redis).with(&["--mesh-token-file", &folder.write("token", TOKEN)]).ready()
+    };
+    let (one, other) = tokio::join!(start("one", &folders[0]), start("other", &folders[1]));
+    let nodes = Arc::new([one, other]);
+    let client = Client::connect(nodes[0].public, "foo", &["a"]).await.unwrap();
+    let told = async |token: &str| {
+        let mut request = tonic::Request::new(lookup());
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        crate::common::mesh_client(nodes[1].mesh)
+            .lookup_sockets(request)
+            .await
+            .map_err(|status| status.code())
+            .map(drop)
+    };
+    assert_eq!((told(TOKEN).await, told(OTHER_TOKEN).await), (Ok(()), Err(Code::Unauthenticated)));
+    let asking = Asking::begin(&nodes, &client);
+    for (times, tokens) in [
+        (1, format!("{TOKEN}\n{OTHER_TOKEN}\n")),
+        (2, format!("{OTHER_TOKEN}\n{TOKEN}\n")),
+        (3, OTHER_TOKEN.to_owned()),
+    ] {
+        for folder in &folders {
+            folder.write("token", &tokens);
+        }
+        read_again(&nodes, times).await;
+    }
+    assert_eq!((told(TOKEN).await, told(OTHER_TOKEN).await), (Err(Code::Unauthenticated), Ok(())));
+    asking.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_make_no_sense_leave_in_use_what_there_was() {
+    let redis = RedisServer::start().await;
+    let (authority, folders) = (Authority::new("mesh"), [(); 2].map(|()| Folder::new()));
+    let start = |name, folder: &Folder| {
+        let flags = folder.mesh(&authority.pem, &authority.issue("127.0.0.1", Time::Now));
+        Start::named(name)
+            .redis(&redis)
+            .with(&flags)
+            .with(&["--mesh-token-file", &folder.write("token", TOKEN)])
+            .ready()
+    };
+    let (one, other) = tokio::join!(start("one", &folders[0]), start("other", &folders[1]));
+    let nodes = Arc::new([one, other]);
+    let client = Client::connect(nodes[0].public, "foo", &["a"]).await.unwrap();
+    let asking = Asking::begin(&nodes, &client);
+    let foreign = Authority::new("foreign");
+    for (file, contents, says) in [
+        ("ca.pem", foreign.pem.clone(), "would not accept"),
+        ("ca.pem", "garbage".to_owned(), "no certificate in"),
+        ("node.pem", authority.issue("127.0.0.1", Time::Past).certificate, "no certificate in"),
+        ("token", "hunter2".to_owned(), "too short"),
+    ] {
+        for folder in &folders {
+            folder.write(file, &contents);
+        }
+        for node in nodes.iter() {
+            node.logs(says).await;
+        }
+    }
+    for node in nodes.iter() {
+        assert!(node.logged("what was read before stays in use").len() >= 3, "{}", node.log());
+        assert!(!node.log().contains("hunter2"));
+        assert_eq!(node.logged("read again, and in use").len(), 0, "{}", node.log());
+    }
+    asking.end().await;
+}

@@ -5,6 +5,7 @@
 
 mod access;
 mod certs;
+mod limits;
 mod redis;
 mod trust;
 mod values;
@@ -21,6 +22,7 @@ use crate::names::NodeName;
 use crate::socket_edge::Transports;
 pub use access::AccessArgs;
 pub use certs::Certs;
+pub use limits::LimitArgs;
 pub use redis::RedisArgs;
 pub use trust::Trust;
 pub use values::{Advertised, ListenAddress, RedisUrl};
@@ -167,6 +169,9 @@ pub struct Serve {
     /// commas. Unless told otherwise: none
     #[arg(long = "cors-origin", env = "ROLLCALL_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub cors_origins: Vec<HeaderValue>,
+
+    #[command(flatten)]
+    pub limits: LimitArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -211,6 +216,7 @@ impl Cli {
 impl Serve {
     fn check(&self) -> Result<(), String> {
         self.access.check()?;
+        self.limits.check()?;
         let mesh = self.mesh_listen.address;
         if mesh.ip().is_unspecified() && self.mesh_advertise.is_none() {
             return Err(format!(

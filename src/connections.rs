@@ -1,30 +1,37 @@
 //! Connections: the accept loop of the HTTP ports, TLS included, and a switch for every connection.
 //!
-//! Owns TCP and TLS up to the request: no delay on small writes, a limit on how long a request head may take, and one
-//! [`Switch`] per connection in its requests' extensions. The switch ends the transport itself, a WebSocket that was
-//! upgraded long ago too: what stands above can neither close one transport from outside nor be asked to. A client that
-//! comes by many connections has a switch of its own, found among those of the others.
+//! Owns TCP and TLS up to the request: no delay on small writes, limits on how many connections there are, on how long a
+//! request head may take and on how slowly an answer may be taken, and one [`Switch`] per connection in its requests'
+//! extensions. The switch ends the transport itself, a WebSocket that was upgraded long ago too: what stands above can
+//! neither close one transport from outside nor be asked to. A client that comes by many connections has a switch of its
+//! own, found among those of the others.
+
+mod backlog;
+mod pace;
+mod streams;
+mod switched;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::io;
-use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::time::Duration;
 
 use axum::http::{Request, Response};
 use futures::task::AtomicWaker;
 use hyper::body::{Body, Incoming};
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -33,12 +40,12 @@ use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
 use tracing::{debug, warn};
 
-/// How long a TLS handshake, and then each request head, may take.
-const HEAD_WITHIN: Duration = Duration::from_secs(10);
-/// The largest request head, in bytes, about: hyper looks at it between reads.
-const HEAD_MOST: u32 = 32 << 10;
-/// An HTTP/2 connection that stays silent is asked for a sign of life this often.
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(20);
+use crate::limits::Bounds;
+use crate::limits::door::{self, Door, Pass, TurnedAway};
+use crate::mesh::preface::Prompt;
+use streams::{Pieces, Streams};
+use switched::Switched;
+
 /// How many connections may wait to be accepted, as far as the kernel allows: a cluster that reconnects comes at once.
 const BACKLOG: i32 = 4096;
 /// How long to wait when no connection can be accepted, which passes when file descriptors are free again.
@@ -58,8 +65,12 @@ struct SwitchState {
     gone: AtomicBool,
     /// A Socket.IO client came in on it.
     client: AtomicBool,
+    /// It becomes a WebSocket.
+    websocket: AtomicBool,
     /// What must be done before its end can be seen at the other end.
     before_end: Mutex<Option<BeforeEnd>>,
+    /// The other end of the connection.
+    peer: Option<IpAddr>,
     /// How to end what is no connection.
     at_end: Option<AtEnd>,
     reader: AtomicWaker,
@@ -71,10 +82,27 @@ struct SwitchState {
 pub struct Connections(Arc<Registry>);
 
 struct Registry {
-    /// How long what was sent may wait for the other end to take it.
-    stuck_after: Duration,
+    terms: Terms,
+    door: Door,
     next: AtomicU64,
     open: Mutex<HashMap<u64, Switch>>,
+}
+
+/// What connections are held to.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    /// How long what was sent may wait for the other end to take any of it.
+    stuck_after: Duration,
+    /// How long a TLS handshake, and then each request head, may take.
+    head_within: Duration,
+    /// The largest request head, in bytes, about: hyper looks at it between reads.
+    head_size: u32,
+    /// How long it may take a reader to take an answer, or each piece of it.
+    answer_within: Duration,
+    /// How fast a WebSocket is read.
+    bytes_per_second: Option<NonZeroU32>,
+    /// How long a request over HTTP/2 may take, its answer included.
+    stream_within: Duration,
 }
 
 /// A switch that is found among the others for as long as this is there.
@@ -82,12 +110,6 @@ pub struct Tracked {
     switch: Switch,
     id: u64,
     registry: Arc<Registry>,
-}
-
-/// A stream that reads and writes nothing more once its switch was used.
-struct Switched<T> {
-    stream: T,
-    tracked: Tracked,
 }
 
 impl Switch {
@@ -114,9 +136,19 @@ impl Switch {
         *self.0.before_end() = Some(Box::new(act));
     }
 
+    /// The other end of the connection; `None` where it is on none.
+    pub fn peer(&self) -> Option<IpAddr> {
+        self.0.peer
+    }
+
     /// A Socket.IO client came in on this connection.
     pub fn mark_client(&self) {
         self.0.client.store(true, Ordering::Release);
+    }
+
+    /// This connection becomes a WebSocket, and is read as slowly as one from now on.
+    pub fn mark_websocket(&self) {
+        self.0.websocket.store(true, Ordering::Relaxed);
     }
 
     fn check(&self, waker: &AtomicWaker, context: &Context<'_>) -> io::Result<()> {
@@ -134,9 +166,18 @@ impl SwitchState {
 
 impl Connections {
     /// A connection whose other end takes nothing of what was sent to it for `stuck_after` is ended by the kernel: who
-    /// stopped reading, and who is unreachable.
-    pub fn new(stuck_after: Duration) -> Self {
-        Self(Arc::new(Registry { stuck_after, next: AtomicU64::default(), open: Mutex::default() }))
+    /// stopped reading, and who is unreachable. No answer here is waited for longer than `longest_wait`.
+    pub fn new(stuck_after: Duration, longest_wait: Duration, bounds: &Bounds) -> Self {
+        let terms = Terms {
+            stuck_after,
+            head_within: bounds.head_within,
+            head_size: bounds.head_size,
+            answer_within: bounds.answer_within,
+            bytes_per_second: bounds.bytes,
+            stream_within: longest_wait + bounds.answer_within,
+        };
+        let door = Door::new(bounds);
+        Self(Arc::new(Registry { terms, door, next: AtomicU64::default(), open: Mutex::default() }))
     }
 
     /// The switches of the Socket.IO clients that are there.
@@ -212,8 +253,16 @@ pub async fn serve<S, B>(
             }
         };
         complained = false;
+        let pass = match connections.0.door.enter(peer.ip()) {
+            Ok(pass) => Ok(pass),
+            Err(Some(turned_away)) => Err(turned_away),
+            Err(None) => continue,
+        };
         let connection = Connection { stream, peer, tls: tls.clone(), connections: connections.clone() };
-        tasks.spawn(connection.serve(service.clone(), stop.clone()));
+        match pass {
+            Ok(pass) => tasks.spawn(connection.serve(pass, service.clone(), stop.clone())),
+            Err(turned_away) => tasks.spawn(connection.turn_away(turned_away, stop.clone())),
+        };
     }
     drop(listener);
     tasks.close();
@@ -228,7 +277,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve<S, B>(self, service: S, stop: CancellationToken)
+    async fn serve<S, B>(self, pass: Pass, service: S, stop: CancellationToken)
     where
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send + 'static,
@@ -239,24 +288,25 @@ impl Connection {
         if let Err(error) = self.stream.set_nodelay(true) {
             debug!(peer = %self.peer, %error, "small writes may be delayed");
         }
-        let stuck_after = self.connections.0.stuck_after;
-        if let Err(error) = SockRef::from(&self.stream).set_tcp_user_timeout(Some(stuck_after)) {
+        let terms = self.connections.0.terms;
+        if let Err(error) = SockRef::from(&self.stream).set_tcp_user_timeout(Some(terms.stuck_after)) {
             debug!(peer = %self.peer, %error, "a client that stops reading may be kept");
         }
         let peer = self.peer;
-        let switch = Switch::default();
-        let tracked = Switched { stream: self.stream, tracked: self.connections.track(switch.clone()) };
+        let switch = Switch(Arc::new(SwitchState { peer: Some(peer.ip()), ..SwitchState::default() }));
+        let tracked = self.connections.track(switch.clone());
+        let tracked = Switched::new(self.stream, tracked, &terms, pass);
         let served: Result<(), Box<dyn StdError + Send + Sync>> = match self.tls {
-            None => serve_http(tracked, switch, service, false, stop).await.map_err(Into::into),
+            None => serve_http(tracked, switch, service, false, terms, stop).await.map_err(Into::into),
             Some(tls) => {
                 let handshake = tokio::select! {
-                    handshake = timeout(HEAD_WITHIN, tls.accept(tracked)) => handshake,
+                    handshake = timeout(terms.head_within, tls.accept(tracked)) => handshake,
                     () = stop.cancelled() => return,
                 };
                 match handshake {
                     Ok(Ok(stream)) => {
                         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                        serve_http(stream, switch, service, http2, stop).await.map_err(Into::into)
+                        serve_http(stream, switch, service, http2, terms, stop).await.map_err(Into::into)
                     }
                     Ok(Err(error)) => Err(error.into()),
                     Err(elapsed) => Err(elapsed.into()),
@@ -267,6 +317,24 @@ impl Connection {
             debug!(%peer, error, "a connection ended early");
         }
     }
+
+    /// Tells the other end, if it is quick, that it is one too many.
+    async fn turn_away(self, turned_away: TurnedAway, stop: CancellationToken) {
+        let told = async {
+            match self.tls {
+                None => drop(turned_away.tell(self.stream, false).await),
+                Some(tls) => {
+                    let Ok(stream) = tls.accept(self.stream).await else { return };
+                    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    drop(turned_away.tell(stream, http2).await);
+                }
+            }
+        };
+        tokio::select! {
+            _ = timeout(door::TELL_WITHIN, told) => {}
+            () = stop.cancelled() => {}
+        }
+    }
 }
 
 async fn serve_http<T, S, B>(
@@ -274,6 +342,7 @@ async fn serve_http<T, S, B>(
     switch: Switch,
     service: S,
     http2: bool,
+    terms: Terms,
     stop: CancellationToken,
 ) -> Result<(), hyper::Error>
 where
@@ -284,17 +353,19 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let service = service_fn(move |mut request: Request<Incoming>| {
+    let service = service.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(switch.clone());
-        service.clone().oneshot(request)
+        request
     });
-    let stream = TokioIo::new(stream);
     // hyper-util's builder that serves either protocol would wait for the first byte of a connection without a limit.
     if http2 {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).max_header_list_size(HEAD_MOST);
-        builder.keep_alive_interval(KEEP_ALIVE_EVERY).keep_alive_timeout(HEAD_WITHIN);
-        let mut connection = pin!(builder.serve_connection(stream, service));
+        let service = service.map_response(|response: Response<B>| response.map(|body| Pieces::new(Box::pin(body))));
+        // And hyper waits for the preface of HTTP/2 without one.
+        let stream = TokioIo::new(Prompt::new(stream, terms.head_within));
+        let streams = Streams { within: terms.stream_within };
+        let builder = streams::builder(streams, terms.head_size, terms.head_within);
+        let mut connection =
+            pin!(builder.serve_connection(stream, service_fn(move |request| service.clone().oneshot(request))));
         tokio::select! {
             served = connection.as_mut() => return served,
             () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
@@ -302,50 +373,15 @@ where
         connection.await
     } else {
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_MOST as usize);
-        let mut connection = pin!(builder.serve_connection(stream, service).with_upgrades());
+        builder.timer(TokioTimer::new()).header_read_timeout(terms.head_within).max_buf_size(terms.head_size as usize);
+        let connection =
+            builder.serve_connection(TokioIo::new(stream), service_fn(move |request| service.clone().oneshot(request)));
+        let mut connection = pin!(connection.with_upgrades());
         tokio::select! {
             served = connection.as_mut() => return served,
             () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
         }
         connection.await
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Switched<T> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.tracked.switch.check(&self.tracked.switch.0.reader, context)?;
-        Pin::new(&mut self.stream).poll_read(context, buf)
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Switched<T> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.tracked.switch.check(&self.tracked.switch.0.writer, context)?;
-        Pin::new(&mut self.stream).poll_write(context, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.tracked.switch.check(&self.tracked.switch.0.writer, context)?;
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.tracked.switch.check(&self.tracked.switch.0.writer, context)?;
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.tracked.switch.check(&self.tracked.switch.0.writer, context)?;
-        Pin::new(&mut self.stream).poll_write_vectored(context, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 
@@ -370,5 +406,10 @@ pub fn raise_file_limit() -> Option<u64> {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         warn!(%error, "the limit of open files stays as it is");
     }
+    file_limit()
+}
+
+/// How many files this process may have open, connections included. `None`: any number.
+pub fn file_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }

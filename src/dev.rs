@@ -17,6 +17,7 @@ use crate::cli::ListenAddress;
 use crate::connections::listen;
 use crate::directory::Directory;
 use crate::identity::Access;
+use crate::limits::Bounds;
 use crate::mesh::security::Security;
 use crate::names::NodeName;
 use crate::node::{self, Config, Listeners, Node};
@@ -69,6 +70,7 @@ pub async fn run(
             clients,
             access: Access::default(),
             linger: registrar::LINGER,
+            bounds: Bounds::default(),
             cors_origins: Vec::new(),
             tls: acceptor.clone().map(|acceptor| Tls { acceptor, files: None }),
             mesh_security: Security::default(),

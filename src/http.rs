@@ -22,6 +22,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::identity::Callers;
+use crate::limits::at_once::AtOnce;
 use crate::roll_call::RollCall;
 use problem::Problem;
 
@@ -34,6 +35,8 @@ pub struct Config {
     pub deadline: Duration,
     /// The longest deadline a caller may ask for.
     pub deadline_most: Duration,
+    /// How many roll calls are answered at the same time.
+    pub at_once: AtOnce,
 }
 
 /// The public port, without Socket.IO.
@@ -42,6 +45,8 @@ pub fn router(config: Config) -> Router {
     let rolls = Router::new()
         .route("/{room}/users", get(rest::users))
         .route("/{room}/rollcall", get(rest::roll_call))
+        .route_layer(config.at_once.clone())
+        // Before the above: who may not call takes no place, however long it takes to find that out.
         .route_layer(from_fn_with_state(Arc::clone(&config), access::guard));
     Router::new()
         .route("/", get(page::front))

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! [`names`] and [`clock`] are what everything speaks of, [`oddities`] what is ignored, [`watched`] the files that are
-//! read again. [`identity`] says who is let in and who may ask; [`membership`] says who belongs to the cluster and whether
-//! this node counts; [`node`] wires one node together, [`dev`] runs four of them in one process, and [`certs`] makes
-//! certificates for those of many. The words and the promises are in the README.
+//! read again. [`identity`] says who is let in and who may ask, [`limits`] what anybody may take; [`membership`] says who
+//! belongs to the cluster and whether this node counts; [`node`] wires one node together, [`dev`] runs four of them in one
+//! process, and [`certs`] makes certificates for those of many. The words and the promises are in the README.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
@@ -22,6 +22,7 @@ pub mod dev;
 pub mod directory;
 pub mod http;
 pub mod identity;
+pub mod limits;
 pub mod membership;
 pub mod mesh;
 pub mod names;

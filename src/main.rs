@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use rollcall::certs;
 use rollcall::cli::{Certs, Cli, Command, Dev, OnOff, RedisArgs, Serve};
-use rollcall::connections::{listen, raise_file_limit};
+use rollcall::connections::{file_limit, listen, raise_file_limit};
 use rollcall::dev;
 use rollcall::directory::Directory;
 use rollcall::directory::memory::Memory;
@@ -123,6 +123,7 @@ async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<
         info!("no --redis: this node is a cluster of one");
     }
     check_redis(&serve.redis).await?;
+    let bounds = serve.limits.bounds(file_limit());
     let config = Config {
         name,
         mesh_advertise,
@@ -138,6 +139,7 @@ async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<
         },
         access,
         linger: registrar::LINGER,
+        bounds,
         cors_origins: serve.cors_origins,
         tls,
         mesh_security,

@@ -27,6 +27,10 @@ use crate::connections::{self, Connections};
 use crate::directory::Directory;
 use crate::http;
 use crate::identity::Access;
+use crate::limits::Bounds;
+use crate::limits::at_once::AtOnce;
+use crate::limits::counted::so_many;
+use crate::limits::turnstile::Turnstile;
 use crate::membership::{Identity, Leaving, Membership};
 use crate::mesh;
 use crate::mesh::peers::Peers;
@@ -64,6 +68,10 @@ const STEP_SHARE: f64 = 0.1;
 const STEP_MOST: Duration = Duration::from_secs(2);
 /// How long after the start clients are kept waiting until this node knows the others, before they are told.
 const INTRODUCED_WITHIN: Duration = Duration::from_secs(1);
+/// Connections of the mesh port: each node has one, and `grpcurl` another.
+const MESH_CONNECTIONS: usize = 1024;
+/// Connections of the admin port: probes are few.
+const ADMIN_CONNECTIONS: u32 = 128;
 /// How often a roster that is emptying is looked at.
 const EMPTY_EVERY: Duration = Duration::from_millis(5);
 
@@ -84,6 +92,8 @@ pub struct Config {
     pub clients: socket_edge::Limits,
     /// Who is let in, and who may call the roll.
     pub access: Access,
+    /// What anybody may take of this node.
+    pub bounds: Bounds,
     /// Origins whose pages may read the answers of the public port.
     pub cors_origins: Vec<HeaderValue>,
     /// TLS of the public port.
@@ -216,7 +226,11 @@ impl Node {
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self { config, listeners, core } = self;
         let Core { roster, membership, registrar, .. } = &core;
-        let connections = Connections::new(config.clients.ping_timeout);
+        // The longest that a poll may take to be answered: by then its session would have ended.
+        let poll_most = config.clients.ping_interval + config.clients.ping_timeout;
+        let longest_wait = poll_most.max(DEADLINE_MOST);
+        let connections = Connections::new(config.clients.ping_timeout, longest_wait, &config.bounds);
+        let turnstile = Turnstile::new(&config.bounds);
         let (stop_public, stop_mesh) = (CancellationToken::new(), CancellationToken::new());
 
         let Access { identity, callers } = config.access.clone();
@@ -227,12 +241,14 @@ impl Node {
             identity.clone(),
             Arc::clone(&expiry),
             config.clients,
+            &config.bounds,
         );
         let rest = http::router(http::Config {
             roll_call: core.roll_call.clone(),
             callers,
             deadline: config.deadline,
             deadline_most: DEADLINE_MOST,
+            at_once: AtOnce::new(config.bounds.requests_at_once),
         });
         // Socket.IO stands in front of the router, or a room's path could shadow it; polling before it, and the gate
         // before all of them.
@@ -246,11 +262,12 @@ impl Node {
         };
         let polling = sessions.clone().map(|sessions| {
             let (membership, peers) = (Arc::clone(membership), core.peers.clone());
-            let poll_most = config.clients.ping_interval + config.clients.ping_timeout;
-            let cluster = Arc::new(polling::Cluster { sessions, membership, peers, poll_most });
+            let payload = polling::Payload::of(&config.bounds);
+            let cluster = Arc::new(polling::Cluster { sessions, membership, peers, poll_most, payload });
             layer_fn(move |inner| Polling::new(Arc::clone(&cluster), inner))
         });
-        let public = Gate::new(Arc::clone(membership), identity.clone(), option_layer(polling).layer(public));
+        let public = option_layer(polling).layer(public);
+        let public = Gate::new(Arc::clone(membership), identity.clone(), Arc::clone(&turnstile), public);
         let public = option_layer(http::cors(config.cors_origins)).layer(public);
         let files = config.tls.as_ref().and_then(|tls| tls.files.clone());
         let public = option_layer(files.as_ref().map(|_| http::https_only())).layer(public);
@@ -272,13 +289,15 @@ impl Node {
             let (membership, connections) = (Arc::clone(membership), connections.clone());
             async move { gate::let_go_when_not_counting(&membership, &connections).await }
         });
+        tasks.spawn("turnstile", async move { turnstile.upkeep().await });
         if let Some(admin) = listeners.admin {
             let service = http::admin::router(Arc::clone(membership), identity);
-            let connections = Connections::new(config.clients.ping_timeout);
+            let bounds = Bounds { connections: Some(ADMIN_CONNECTIONS), ..Bounds::default() };
+            let connections = Connections::new(config.clients.ping_timeout, DEADLINE_MOST, &bounds);
             tasks.spawn("admin", connections::serve(admin, None, service, connections, stop_mesh.clone()));
         }
         let mut mesh = tokio::spawn(mesh::server::serve(
-            mesh::accept::accepted(listeners.mesh, config.mesh_security.clone()),
+            so_many(mesh::accept::accepted(listeners.mesh, config.mesh_security.clone()), MESH_CONNECTIONS),
             Arc::clone(roster),
             Arc::clone(membership),
             sessions,

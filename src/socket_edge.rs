@@ -16,6 +16,7 @@ pub mod polling;
 mod query;
 pub mod seal;
 pub mod sessions;
+mod users;
 
 use std::collections::HashSet;
 use std::str::FromStr;
@@ -33,20 +34,20 @@ use tracing::{debug, warn};
 use crate::connections::Switch;
 use crate::identity::By;
 use crate::identity::claims::Rooms;
+use crate::limits::Bounds;
+use crate::limits::rate::Verdict;
+use crate::limits::turnstile::Client;
 use crate::names::{Room, SocketId};
 use crate::registrar::Registrar;
 use crate::roster::{JoinError, Presence, Roster};
 use admission::{Admitted, Turned};
 use expiry::Expiry;
 use handshake::{Auth, Given, Handshake, Refusal};
+use users::Users;
 
-/// A client that was not admitted this long after it opened its transport is dropped.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// How long a client waits for the directory to confirm its rooms; shorter than the above, so that it is this bound
-/// that ends the transport.
-const SETTLE_WITHIN: Duration = Duration::from_secs(4);
-/// The largest message of a client, in bytes. Joining and leaving need far less.
-const MESSAGE_MOST: usize = 64 << 10;
+/// How much of the time in which a client must be admitted it may wait for the directory to confirm its rooms: less than
+/// all of it, so that it is this bound that ends the transport.
+const SETTLE_SHARE: f64 = 0.8;
 /// The most attachments of a message.
 const ATTACHMENTS_MOST: usize = 16;
 /// How many packets may wait for a client that reads slowly. The queue grows with what is in it.
@@ -105,6 +106,8 @@ struct SocketEdge {
     identity: By,
     expiry: Arc<Expiry>,
     rooms_most: usize,
+    users: Users,
+    settle_within: Duration,
 }
 
 /// The sockets that socketioxide holds to be live, for comparison with the roster.
@@ -130,10 +133,12 @@ pub fn build(
     identity: By,
     expiry: Arc<Expiry>,
     limits: Limits,
+    bounds: &Bounds,
 ) -> (SocketIoLayer, Live) {
+    let message_most = bounds.message_size as usize;
     // No event here has attachments; what a client sends all the same is bounded like a message.
     let parser =
-        ParserConfig::common().max_incoming_binary_buf_size(MESSAGE_MOST).max_incoming_binaries(ATTACHMENTS_MOST);
+        ParserConfig::common().max_incoming_binary_buf_size(message_most).max_incoming_binaries(ATTACHMENTS_MOST);
     let builder = match limits.transports {
         Transports::Websocket => SocketIo::builder().transports([TransportType::Websocket]),
         Transports::WebsocketAndPolling => {
@@ -141,18 +146,25 @@ pub fn build(
         }
     };
     let (layer, io) = builder
-        .connect_timeout(CONNECT_WITHIN)
+        .connect_timeout(bounds.connect_within)
         .ping_interval(limits.ping_interval)
         .ping_timeout(limits.ping_timeout)
-        .max_payload(MESSAGE_MOST as u64)
-        .ws_max_message_size(MESSAGE_MOST)
-        .ws_max_frame_size(MESSAGE_MOST)
+        .max_payload(bounds.message_size.into())
+        .ws_max_message_size(message_most)
+        .ws_max_frame_size(message_most)
         .ws_read_buffer_size(READ_BUFFER)
         .max_buffer_size(PACKETS_WAITING)
         .with_parser(parser)
         .build_layer();
-    let edge =
-        Arc::new(SocketEdge { roster: Arc::clone(&roster), registrar, identity, expiry, rooms_most: limits.rooms });
+    let edge = Arc::new(SocketEdge {
+        roster: Arc::clone(&roster),
+        registrar,
+        identity,
+        expiry,
+        rooms_most: limits.rooms,
+        users: Users::new(bounds.sockets_per_user),
+        settle_within: bounds.connect_within.mul_f64(SETTLE_SHARE),
+    });
     let middleware = move |socket: SocketRef, auth: TryData<Auth>| {
         let edge = Arc::clone(&edge);
         async move { edge.admit(socket, auth.0.ok()).await }
@@ -182,8 +194,9 @@ impl SocketEdge {
     async fn admit(self: Arc<Self>, socket: SocketRef, auth: Option<Auth>) -> Result<(), Refusal> {
         let began = Instant::now();
         let switch = switch(&socket);
+        allowed(&socket)?;
         let admitted = admission::admit(&self.identity, socket.req_parts(), auth, self.rooms_most).await;
-        let Admitted { handshake: Handshake { user, rooms }, rooms: allowed, until } = match admitted {
+        let Admitted { handshake: Handshake { user, rooms }, rooms: covered, until } = match admitted {
             Ok(admitted) => admitted,
             Err(Turned::Away(refusal)) => return Err(refusal),
             Err(Turned::Back) => {
@@ -194,10 +207,13 @@ impl SocketEdge {
         let Some(id) = id(&socket) else {
             return Err(Refusal::gone());
         };
+        if let Some(place) = self.users.enter(&user).await? {
+            socket.extensions.insert(Arc::new(place));
+        }
         let presence = self.roster.register(id, user, &rooms);
         socket.extensions.insert(presence.clone());
         if self.identity.takes_tokens() {
-            socket.extensions.insert(allowed);
+            socket.extensions.insert(covered);
         }
         // Here and not in the connect handler: events sent right after connecting would find no one to take them.
         self.listen(&socket);
@@ -209,7 +225,7 @@ impl SocketEdge {
             socket.extensions.insert(self.expiry.watch(until, switch.clone()));
         }
         let gone = || switch.as_ref().is_some_and(Switch::is_gone);
-        let within = SETTLE_WITHIN.saturating_sub(began.elapsed());
+        let within = self.settle_within.saturating_sub(began.elapsed());
         if !self.settled(&rooms, &presence, switch.as_ref(), within, gone).await {
             return Err(Refusal::gone());
         }
@@ -255,7 +271,7 @@ impl SocketEdge {
         // Events sent together run as tasks of their own, in any order: what must keep their order is done before the
         // task begins, in the synchronous part of the handler.
         socket.on("join", move |socket: SocketRef, room: TryData<Given>, ack: AckSender| {
-            let joined = edge.join(&socket, room.0.ok());
+            let joined = allowed(&socket).and_then(|()| edge.join(&socket, room.0.ok()));
             let switch = switch(&socket);
             async move {
                 let answer = match joined {
@@ -267,7 +283,7 @@ impl SocketEdge {
                             was_connected |= connected;
                             was_connected && !connected
                         };
-                        if !edge.settled(&[room], &presence, switch.as_ref(), SETTLE_WITHIN, gone).await {
+                        if !edge.settled(&[room], &presence, switch.as_ref(), edge.settle_within, gone).await {
                             return;
                         }
                         Ack::ok()
@@ -278,12 +294,17 @@ impl SocketEdge {
             }
         });
         socket.on("leave", |socket: SocketRef, room: TryData<Given>, ack: AckSender| {
-            let left = leave(&socket, room.0.ok());
+            let left = allowed(&socket).and_then(|()| leave(&socket, room.0.ok()));
             let switch = switch(&socket);
             async move {
                 let answer = left.map_or_else(|refusal| Ack::refused(&refusal), |()| Ack::ok());
                 acknowledge(ack, &answer, switch.as_ref());
             }
+        });
+        // Events that are none here are not answered, but they count.
+        socket.on_fallback(|socket: SocketRef| {
+            let _ = allowed(&socket);
+            async {}
         });
     }
 
@@ -311,6 +332,20 @@ impl Ack {
 
     fn refused(refusal: &Refusal) -> Self {
         Self { ok: false, code: Some(refusal.code), message: Some(refusal.advice.clone()) }
+    }
+}
+
+/// One more event of a client, its connecting included. Events beyond its rate are refused, and who goes on all the same
+/// loses its transport.
+fn allowed(socket: &SocketRef) -> Result<(), Refusal> {
+    let Some(client) = socket.req_parts().extensions.get::<Arc<Client>>() else { return Ok(()) };
+    match client.event() {
+        Verdict::Fine => Ok(()),
+        Verdict::TooMany => Err(Refusal::events_too_many()),
+        Verdict::Flood => {
+            end(switch(socket).as_ref());
+            Err(Refusal::events_too_many())
+        }
     }
 }
 

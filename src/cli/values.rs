@@ -148,12 +148,16 @@ pub(super) fn grace(text: &str) -> Result<Duration, String> {
     duration(text, Duration::ZERO, Duration::from_secs(86_400))
 }
 
-fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+pub(super) fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
     let parsed = humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 500ms or 5s"))?;
     in_range(parsed, least..=most, |duration| humantime::format_duration(*duration).to_string())
 }
 
-fn in_range<T: PartialOrd>(value: T, range: RangeInclusive<T>, show: impl Fn(&T) -> String) -> Result<T, String> {
+pub(super) fn in_range<T: PartialOrd>(
+    value: T,
+    range: RangeInclusive<T>,
+    show: impl Fn(&T) -> String,
+) -> Result<T, String> {
     if range.contains(&value) {
         return Ok(value);
     }

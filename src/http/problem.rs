@@ -48,6 +48,11 @@ impl Problem {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, detail: detail.into() }
     }
 
+    /// Whoever asks has had as much as it may have for now.
+    pub fn too_many(detail: impl Into<String>) -> Self {
+        Self { status: StatusCode::TOO_MANY_REQUESTS, detail: detail.into() }
+    }
+
     /// Something is there that cannot be done to it; the response names what can.
     pub fn method_not_allowed(method: &Method) -> Response {
         let detail = format!("{method} cannot be done here; GET and HEAD can");

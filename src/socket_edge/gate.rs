@@ -1,9 +1,10 @@
-//! The gate before Socket.IO: who is let in, and when those inside are let go.
+//! The gate before Socket.IO: when clients are let in at all, and when those inside are let go.
 //!
 //! Owns the `503` for clients that come while this node does not count or is on its way out, and the end of the
 //! transports when that is so: always without a Socket.IO disconnect, after which official clients would not come back.
 //! While the node is on its way out, requests of sessions pass: their own end comes, and others' go on elsewhere. Owns no
-//! sockets and no connections: whether the node counts is the membership's, transports end by their switches.
+//! sockets and no connections: whether the node counts is the membership's, how many clients are too many is the
+//! turnstile's, transports end by their switches.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -23,6 +24,7 @@ use super::query::Query;
 use crate::connections::{Connections, Switch};
 use crate::http::problem::Problem;
 use crate::identity::By;
+use crate::limits::turnstile::Turnstile;
 use crate::membership::Membership;
 
 /// When a client that was turned away should try again, in seconds.
@@ -37,12 +39,13 @@ const LOOKS_IN_VAIN: u32 = 10;
 pub struct Gate<S> {
     membership: Arc<Membership>,
     identity: By,
+    turnstile: Arc<Turnstile>,
     inner: S,
 }
 
 impl<S> Gate<S> {
-    pub fn new(membership: Arc<Membership>, identity: By, inner: S) -> Self {
-        Self { membership, identity, inner }
+    pub fn new(membership: Arc<Membership>, identity: By, turnstile: Arc<Turnstile>, inner: S) -> Self {
+        Self { membership, identity, turnstile, inner }
     }
 
     /// Why a request gets nowhere now: one that opens a session, or one of a session that is there already.
@@ -75,7 +78,7 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let Some(query) = Query::read(request.uri()) else {
             return Either::Left(self.inner.call(request));
         };
@@ -85,12 +88,22 @@ where
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
             return Either::Right(ready(Ok(response)));
         }
-        // A polling client is not on one connection, and one that upgrades is ended by its session.
+        let websocket = query.transport == Some("websocket");
         if opens
-            && query.transport == Some("websocket")
+            && let Some(peer) = request.extensions().get::<Switch>().and_then(Switch::peer)
+            && let Err(refusal) = self.turnstile.enter(peer, &mut request)
+        {
+            return Either::Right(ready(Ok(*refusal)));
+        }
+        if websocket
+            && request.headers().contains_key(header::SEC_WEBSOCKET_KEY)
             && let Some(switch) = request.extensions().get::<Switch>()
         {
-            switch.mark_client();
+            switch.mark_websocket();
+            // A polling client is not on one connection, and one that upgrades is ended by its session.
+            if opens {
+                switch.mark_client();
+            }
         }
         Either::Left(self.inner.call(compact(request, self.identity.takes_tokens())))
     }

@@ -81,6 +81,14 @@ impl Refusal {
         Self { code: "room_forbidden", advice: format!("the token does not cover the room {room}; get one that does") }
     }
 
+    pub fn sockets_too_many(most: u32) -> Self {
+        Self { code: "sockets_too_many", advice: format!("this user has {most} sockets here already; close one first") }
+    }
+
+    pub fn events_too_many() -> Self {
+        Self { code: "events_too_many", advice: "wait before the next one; who goes on is disconnected".to_owned() }
+    }
+
     /// Never seen by a client: it is gone.
     pub fn gone() -> Self {
         Self { code: "gone", advice: "connect again".to_owned() }

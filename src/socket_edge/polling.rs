@@ -21,17 +21,14 @@ use tokio::time::timeout;
 use tower::Service;
 use tracing::debug;
 
-use super::MESSAGE_MOST;
 use super::engine_error::EngineError;
 use super::query::Query;
 use super::seal::Sealed;
 use super::sessions::{Asked, Sessions};
+use crate::limits::Bounds;
 use crate::membership::Membership;
 use crate::mesh::forward;
 use crate::mesh::peers::Peers;
-
-/// How long the payload of a request may take to come.
-const PAYLOAD_WITHIN: Duration = Duration::from_secs(10);
 
 /// Around a service that holds Socket.IO; requests of other paths pass.
 #[derive(Clone)]
@@ -47,6 +44,22 @@ pub struct Cluster {
     pub peers: Peers,
     /// The longest that a poll may take to be answered: by then its session would have ended.
     pub poll_most: Duration,
+    pub payload: Payload,
+}
+
+/// What a client may say in one request.
+#[derive(Debug, Clone, Copy)]
+pub struct Payload {
+    /// In bytes.
+    most: usize,
+    /// How long it may take to come.
+    within: Duration,
+}
+
+impl Payload {
+    pub fn of(bounds: &Bounds) -> Self {
+        Self { most: bounds.message_size as usize, within: bounds.head_within }
+    }
 }
 
 impl<S> Polling<S> {
@@ -99,8 +112,8 @@ impl Cluster {
         match (query.transport, here) {
             (Some("websocket"), true) => Ok(self.sessions.upgrade(&sealed, request).await),
             (Some("websocket"), false) => Err(EngineError::UpgradeElsewhere),
-            (_, true) => Ok(self.sessions.answer(&sealed, asked(request).await?).await),
-            (_, false) => self.forward(&sealed, asked(request).await?).await,
+            (_, true) => Ok(self.sessions.answer(&sealed, self.asked(request).await?).await),
+            (_, false) => self.forward(&sealed, self.asked(request).await?).await,
         }
     }
 
@@ -126,16 +139,19 @@ impl Cluster {
             EngineError::UnknownSession
         })
     }
-}
 
-/// What a request asks for its session.
-async fn asked(request: Request<Body>) -> Result<Asked, EngineError> {
-    match *request.method() {
-        Method::GET => Ok(Asked::Poll),
-        Method::POST => match timeout(PAYLOAD_WITHIN, to_bytes(request.into_body(), MESSAGE_MOST)).await {
-            Ok(Ok(payload)) => Ok(Asked::Post(payload)),
-            Ok(Err(_)) | Err(_) => Err(EngineError::Payload),
-        },
-        _ => Err(EngineError::BadRequest),
+    /// What a request asks for its session.
+    async fn asked(&self, request: Request<Body>) -> Result<Asked, EngineError> {
+        match *request.method() {
+            Method::GET => Ok(Asked::Poll),
+            Method::POST => {
+                let payload = to_bytes(request.into_body(), self.payload.most);
+                match timeout(self.payload.within, payload).await {
+                    Ok(Ok(payload)) => Ok(Asked::Post(payload)),
+                    Ok(Err(_)) | Err(_) => Err(EngineError::Payload),
+                }
+            }
+            _ => Err(EngineError::BadRequest),
+        }
     }
 }

@@ -16,6 +16,7 @@ use rollcall::directory::Directory;
 use rollcall::directory::memory::Memory;
 use rollcall::directory::redis::Redis;
 use rollcall::identity::Access;
+use rollcall::limits::Bounds;
 use rollcall::membership::Membership;
 use rollcall::mesh::link::{self, Link};
 use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
@@ -171,6 +172,7 @@ pub struct Cluster {
     pub http: reqwest::Client,
     clients: Limits,
     access: Access,
+    bounds: Bounds,
 }
 
 impl Cluster {
@@ -186,7 +188,16 @@ impl Cluster {
 
     /// The same with nodes that let in, and answer, whom this says.
     pub async fn admitting(count: usize, index: Index, clients: Limits, access: Access) -> Self {
-        let mut cluster = Self { index, nodes: Vec::new(), http: reqwest::Client::new(), clients, access };
+        Self::of(count, index, clients, access, Bounds::default()).await
+    }
+
+    /// The same with nodes that hold everybody to these bounds.
+    pub async fn bounded(count: usize, index: Index, clients: Limits, bounds: Bounds) -> Self {
+        Self::of(count, index, clients, Access::default(), bounds).await
+    }
+
+    async fn of(count: usize, index: Index, clients: Limits, access: Access, bounds: Bounds) -> Self {
+        let mut cluster = Self { index, nodes: Vec::new(), http: reqwest::Client::new(), clients, access, bounds };
         for _ in 0..count {
             cluster.add().await;
         }
@@ -213,6 +224,7 @@ impl Cluster {
             cache: node::CACHE,
             clients: self.clients,
             access: self.access.clone(),
+            bounds: self.bounds.clone(),
             linger: registrar::LINGER,
             cors_origins: vec!["https://allowed.example".parse().unwrap()],
             tls: None,

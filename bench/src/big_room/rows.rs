@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use rollcall::connections::listen;
 use rollcall::directory::redis::Redis;
 use rollcall::identity::Access;
+use rollcall::limits::Bounds;
 use rollcall::mesh::security::Security;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
 use rollcall::node::{self, Config, Listeners, Node};
@@ -60,6 +61,7 @@ pub async fn run(redis: &str, name: &str) -> Result<()> {
         cache: node::CACHE,
         clients: Limits::default(),
         access: Access::default(),
+        bounds: Bounds::default(),
         cors_origins: Vec::new(),
         tls: None,
         mesh_security: Security::default(),

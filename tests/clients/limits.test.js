@@ -1,0 +1,128 @@
+// A client that is turned away at its handshake, because there are too many of its address or connections in all, comes
+// back by itself: every official JavaScript client takes it for a transport that failed. One that is refused because its
+// user has too many sockets is told so, and does not come back.
+
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+
+import io2 from "socket.io-client-v2";
+import { io as io3 } from "socket.io-client-v3";
+import { io as io4 } from "socket.io-client-v4";
+
+import { Node, until, users } from "./cluster.js";
+
+const clients = [
+  { name: "socket.io-client 4", io: io4, transport: "websocket" },
+  { name: "socket.io-client 4, polling", io: io4, transport: "polling" },
+  { name: "socket.io-client 3", io: io3, transport: "websocket" },
+  { name: "socket.io-client 3, polling", io: io3, transport: "polling" },
+  { name: "socket.io-client 2", io: io2, transport: "websocket" },
+];
+
+/** A client, and what it was told in place of being connected. */
+function connect(node, { io, transport }, user) {
+  const socket = io(`http://${node.listen}/`, {
+    transports: [transport],
+    forceNew: true,
+    reconnectionDelay: 50,
+    reconnectionDelayMax: 200,
+    query: { id_user: user, room: "a" },
+  });
+  const seen = { socket, errors: [] };
+  socket.on("connect_error", (error) => seen.errors.push(error.message));
+  // Version 2 says it by another event when it is the middleware that refuses.
+  if (io === io2) socket.on("error", (error) => seen.errors.push(error.message));
+  return seen;
+}
+
+async function turnedAwayAndBack(t, node, client) {
+  const first = connect(node, clients[0], "first");
+  t.after(() => first.socket.disconnect());
+  await until(() => first.socket.connected, "the first is connected");
+  const second = connect(node, client, "second");
+  t.after(() => second.socket.disconnect());
+  await until(() => second.errors.length >= 2, "the second was turned away, and again");
+  assert.equal(second.socket.connected, false);
+  first.socket.disconnect();
+  await until(() => second.socket.connected, "the second is connected");
+  await until(async () => {
+    const rows = await users(node, "a");
+    return JSON.stringify(rows) === JSON.stringify([{ id_socket: second.socket.id, id_user: "second" }]);
+  }, "it is listed");
+  second.socket.disconnect();
+}
+
+describe("one client of an address", () => {
+  let node;
+  before(async () => {
+    const more = ["--transports", "websocket,polling", "--trusted-proxy", "none", "--sockets-per-address", "1"];
+    node = await Node.start({ name: "one-client", more });
+  });
+  after(() => node.stop());
+
+  for (const client of clients) {
+    test(`${client.name} is told 429 and comes back by itself`, (t) => turnedAwayAndBack(t, node, client));
+  }
+});
+
+describe("one handshake of an address each second", () => {
+  let node;
+  before(async () => {
+    const more = ["--transports", "websocket,polling", "--handshakes-per-second", "1:1"];
+    node = await Node.start({ name: "one-handshake", more });
+  });
+  after(() => node.stop());
+
+  for (const client of clients) {
+    test(`${client.name} is told 429 and comes back by itself`, async (t) => {
+      const both = [connect(node, client, "first"), connect(node, client, "second")];
+      t.after(() => both.forEach(({ socket }) => socket.disconnect()));
+      await until(() => both.every(({ socket }) => socket.connected), "both are connected");
+      assert.ok(both.some(({ errors }) => errors.length > 0), "one of them came too early");
+    });
+  }
+});
+
+describe("two connections in all", () => {
+  let node;
+  before(async () => (node = await Node.start({ name: "two-connections", more: ["--connections", "2"] })));
+  after(() => node.stop());
+
+  for (const client of clients.filter(({ transport }) => transport === "websocket")) {
+    test(`${client.name} is told 503 and comes back by itself`, async (t) => {
+      const other = connect(node, clients[0], "other");
+      t.after(() => other.socket.disconnect());
+      await until(() => other.socket.connected, "the other is connected");
+      const first = connect(node, clients[0], "first");
+      t.after(() => first.socket.disconnect());
+      await until(() => first.socket.connected, "the first is connected");
+      const second = connect(node, client, "second");
+      t.after(() => second.socket.disconnect());
+      await until(() => second.errors.length >= 2, "the second was turned away, and again");
+      first.socket.disconnect();
+      await until(() => second.socket.connected, "the second is connected");
+    });
+  }
+});
+
+describe("one socket of a user", () => {
+  let node;
+  before(async () => {
+    const more = ["--transports", "websocket,polling", "--sockets-per-user", "1"];
+    node = await Node.start({ name: "one-socket", more });
+  });
+  after(() => node.stop());
+
+  for (const client of clients) {
+    test(`${client.name} is told sockets_too_many`, async (t) => {
+      const first = connect(node, client, client.name);
+      t.after(() => first.socket.disconnect());
+      await until(() => first.socket.connected, "the first is connected");
+      const second = connect(node, client, client.name);
+      t.after(() => second.socket.disconnect());
+      await until(() => second.errors.length > 0, "the second is refused");
+      assert.match(second.errors[0], /^sockets_too_many: /);
+      assert.equal(second.socket.connected, false);
+    });
+  }
+});

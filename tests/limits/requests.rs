@@ -1,0 +1,103 @@
+//! How many roll calls are answered at the same time: one more is refused at once, while others go on.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use rollcall::limits::Bounds;
+use rollcall::socket_edge::Limits;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::common::{Client, Cluster, Index, PATIENCE, listen_anywhere, until};
+use super::node;
+
+/// Leads to a mesh, or takes what is sent there and says nothing.
+fn valve(to: SocketAddr, open: watch::Receiver<bool>) -> SocketAddr {
+    let listener = listen_anywhere();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut caller, _)) = listener.accept().await {
+            let mut open = open.clone();
+            tokio::spawn(async move {
+                let mut callee = TcpStream::connect(to).await.unwrap();
+                loop {
+                    let shut = async { open.wait_for(|open| !open).await.is_ok() };
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut caller, &mut callee) => return,
+                        shut = shut => if !shut { return },
+                    }
+                    if open.wait_for(|open| *open).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_roll_call_too_many_is_refused_at_once_while_others_hang_and_then_all_are_answered() {
+    const AT_ONCE: usize = 4;
+    let bounds = Bounds { requests_at_once: AT_ONCE as u32, ..Bounds::default() };
+    let mut cluster = Cluster::bounded(1, Index::memory(), Limits::default(), bounds).await;
+    let mesh = listen_anywhere();
+    let (shut, open) = watch::channel(true);
+    let advertised = valve(mesh.local_addr().unwrap(), open);
+    cluster.add_behind(mesh, advertised).await;
+    let client = Client::connect(cluster.nodes[1].public, "foo", &["a"]).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(cluster.users(0, "a").await.1.len(), 1);
+    }
+    shut.send(false).unwrap();
+    let hang = || cluster.get(0, "/a/users?deadline_ms=1500");
+    let refusals = async {
+        let mut quick = 0;
+        until("it is full", || async { cluster.get(0, "/b/users?deadline_ms=100").await.status() == 503 }).await;
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(300) {
+            let asked = Instant::now();
+            let response = cluster.get(0, "/a/rollcall").await;
+            assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &"1".parse().unwrap()));
+            assert_eq!(response.headers()["content-type"], "application/problem+json");
+            quick += usize::from(asked.elapsed() < Duration::from_millis(100));
+            // What is no roll call is answered meanwhile, and clients are let in.
+            assert_eq!(cluster.get(0, "/a").await.status(), 200);
+            assert_eq!(cluster.get(0, "/a/nothing").await.status(), 404);
+        }
+        assert!(quick > 5, "a refusal does not wait: {quick}");
+        Client::connect(cluster.nodes[0].public, "bar", &["c"]).await.unwrap().drop_connection();
+    };
+    let (hung, ()) = tokio::join!(join_all((0..AT_ONCE).map(|_| hang())), refusals);
+    for response in hung {
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["rollcall-complete"]),
+            (200, &"false".parse().unwrap())
+        );
+    }
+    shut.send(true).unwrap();
+    until("it is as before", || async { cluster.users(0, "a").await.0 }).await;
+    let answered = join_all((0..AT_ONCE).map(|_| cluster.users(0, "a"))).await;
+    assert!(answered.iter().all(|(complete, users)| *complete && users.len() == 1));
+    client.drop_connection();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_nobody_reads_does_not_count_as_a_request() {
+    let cluster = node(Bounds { requests_at_once: 1, ..Bounds::default() }).await;
+    let mut unread = Vec::new();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(cluster.nodes[0].public).await.unwrap();
+        stream.write_all(b"GET /a/users HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        // The answer is there, and the connection stays.
+        let mut status = [0; 12];
+        timeout(PATIENCE, stream.read_exact(&mut status)).await.unwrap().unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200");
+        unread.push(stream);
+    }
+    cluster.stop().await;
+}

@@ -10,13 +10,13 @@ mod backlog;
 mod pace;
 mod streams;
 mod switched;
+mod terms;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -45,6 +45,7 @@ use crate::limits::door::{self, Door, Pass, TurnedAway};
 use crate::mesh::preface::Prompt;
 use streams::{Pieces, Streams};
 use switched::Switched;
+use terms::Terms;
 
 /// How many connections may wait to be accepted, as far as the kernel allows: a cluster that reconnects comes at once.
 const BACKLOG: i32 = 4096;
@@ -86,23 +87,6 @@ struct Registry {
     door: Door,
     next: AtomicU64,
     open: Mutex<HashMap<u64, Switch>>,
-}
-
-/// What connections are held to.
-#[derive(Debug, Clone, Copy)]
-struct Terms {
-    /// How long what was sent may wait for the other end to take any of it.
-    stuck_after: Duration,
-    /// How long a TLS handshake, and then each request head, may take.
-    head_within: Duration,
-    /// The largest request head, in bytes, about: hyper looks at it between reads.
-    head_size: u32,
-    /// How long it may take a reader to take an answer, or each piece of it.
-    answer_within: Duration,
-    /// How fast a WebSocket is read.
-    bytes_per_second: Option<NonZeroU32>,
-    /// How long a request over HTTP/2 may take, its answer included.
-    stream_within: Duration,
 }
 
 /// A switch that is found among the others for as long as this is there.
@@ -168,14 +152,7 @@ impl Connections {
     /// A connection whose other end takes nothing of what was sent to it for `stuck_after` is ended by the kernel: who
     /// stopped reading, and who is unreachable. No answer here is waited for longer than `longest_wait`.
     pub fn new(stuck_after: Duration, longest_wait: Duration, bounds: &Bounds) -> Self {
-        let terms = Terms {
-            stuck_after,
-            head_within: bounds.head_within,
-            head_size: bounds.head_size,
-            answer_within: bounds.answer_within,
-            bytes_per_second: bounds.bytes,
-            stream_within: longest_wait + bounds.answer_within,
-        };
+        let terms = Terms::new(stuck_after, longest_wait, bounds);
         let door = Door::new(bounds);
         Self(Arc::new(Registry { terms, door, next: AtomicU64::default(), open: Mutex::default() }))
     }

@@ -292,7 +292,8 @@ impl Node {
         tasks.spawn("turnstile", async move { turnstile.upkeep().await });
         if let Some(admin) = listeners.admin {
             let service = http::admin::router(Arc::clone(membership), identity);
-            let bounds = Bounds { connections: Some(ADMIN_CONNECTIONS), ..Bounds::default() };
+            let connections = Some(ADMIN_CONNECTIONS);
+            let bounds = Bounds { connections, connections_per_address: None, ..config.bounds.clone() };
             let connections = Connections::new(config.clients.ping_timeout, DEADLINE_MOST, &bounds);
             tasks.spawn("admin", connections::serve(admin, None, service, connections, stop_mesh.clone()));
         }

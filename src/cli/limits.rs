@@ -44,7 +44,7 @@ pub struct LimitArgs {
 
     /// How many connections may be open on the public port, upgraded ones included; one more is answered `503`. Unless
     /// told otherwise: what open files there may be, less 256 for the other nodes, Redis and the probes
-    #[arg(long, env = "ROLLCALL_CONNECTIONS", value_name = "COUNT")]
+    #[arg(long, env = "ROLLCALL_CONNECTIONS", value_name = "COUNT|none")]
     connections: Option<Most>,
 
     /// How many connections one address may have open; one more is answered `429`. Trusted proxies are not counted.

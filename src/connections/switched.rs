@@ -11,9 +11,10 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::Tracked;
 use super::backlog::Backlog;
 use super::pace::Pace;
-use super::{Terms, Tracked};
+use super::terms::Terms;
 use crate::limits::door::Pass;
 
 pub struct Switched {

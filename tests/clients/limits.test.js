@@ -3,13 +3,14 @@
 // user has too many sockets is told so, and does not come back.
 
 import assert from "node:assert/strict";
+import net from "node:net";
 import { after, before, describe, test } from "node:test";
 
 import io2 from "socket.io-client-v2";
 import { io as io3 } from "socket.io-client-v3";
 import { io as io4 } from "socket.io-client-v4";
 
-import { Node, until, users } from "./cluster.js";
+import { Node, get, until, users } from "./cluster.js";
 
 const clients = [
   { name: "socket.io-client 4", io: io4, transport: "websocket" },
@@ -103,6 +104,28 @@ describe("two connections in all", () => {
       await until(() => second.socket.connected, "the second is connected");
     });
   }
+});
+
+describe("more probes than there are", () => {
+  let node;
+  before(async () => (node = await Node.start({ name: "probed" })));
+  after(() => node.stop());
+
+  test("are told 503, and neither clients nor the next probe are concerned", async (t) => {
+    const [host, port] = node.admin.split(":");
+    const idle = Array.from({ length: 128 }, () => net.connect(Number(port), host).on("error", () => {}));
+    t.after(() => idle.forEach((socket) => socket.destroy()));
+    const answer = await until(async () => {
+      const answer = await get(node.admin, "/livez");
+      return answer.status === 503 && answer;
+    }, "one more is told so");
+    assert.equal(answer.headers["retry-after"], "1");
+    const client = connect(node, clients[0], "foo");
+    t.after(() => client.socket.disconnect());
+    await until(() => client.socket.connected, "a client is connected");
+    idle.forEach((socket) => socket.destroy());
+    await until(async () => (await get(node.admin, "/readyz")).status === 200, "probes are answered");
+  });
 });
 
 describe("one socket of a user", () => {

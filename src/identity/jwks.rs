@@ -11,6 +11,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, Url};
+use rustls::crypto::ring;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_native_certs::load_native_certs;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
@@ -70,17 +73,19 @@ impl Jwks {
     /// Nothing is fetched before [`Self::keep`] runs.
     ///
     /// # Errors
-    /// When there are no certificates on this machine to know the source by.
+    /// When this machine has no certificates to know the source by.
     pub fn new(url: Url, pace: Pace) -> anyhow::Result<Self> {
         let mut builder = Client::builder()
             // Elsewhere nobody has checked the scheme, and the keys would be the other's.
             .redirect(Policy::none())
             .user_agent(concat!("rollcall/", env!("CARGO_PKG_VERSION")));
-        if url.scheme() != "https" {
+        if url.scheme() == "https" {
+            builder = builder.use_preconfigured_tls(tls().context("--jwks")?);
+        } else {
             // It is on this machine, where no proxy gets to.
             builder = builder.no_proxy();
         }
-        let client = builder.build().context("cannot set up TLS for --jwks")?;
+        let client = builder.build().context("--jwks: nothing can be fetched")?;
         let (latest, _) = watch::channel(Latest::default());
         Ok(Self(Arc::new(Source { url, client, pace, wanted: Notify::new(), latest })))
     }
@@ -160,6 +165,16 @@ impl Jwks {
         shown.set_query(None);
         shown
     }
+}
+
+/// Trusts whom this machine trusts.
+fn tls() -> anyhow::Result<ClientConfig> {
+    let mut trusted = RootCertStore::empty();
+    trusted.add_parsable_certificates(load_native_certs().certs);
+    ensure!(!trusted.is_empty(), "this machine trusts nobody: install ca-certificates, or set SSL_CERT_FILE");
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().context("cannot set up TLS")?;
+    Ok(builder.with_root_certificates(trusted).with_no_client_auth())
 }
 
 async fn body(mut response: Response) -> anyhow::Result<Vec<u8>> {

@@ -194,6 +194,10 @@ async fn keys_come_by_https_from_whoever_the_machine_trusts_and_from_nobody_else
     assert!(Client::with(node.public, "", &auth).await.is_ok());
     drop(node);
 
+    std::fs::write(&trusted, "").unwrap();
+    let nobody = [("SSL_CERT_FILE", trusted.to_str().unwrap()), ("SSL_CERT_DIR", "/nowhere")];
+    assert!(refused(folder.path(), &arguments, &nobody).contains("--jwks: this machine trusts nobody"));
+
     let other = generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap().cert.pem();
     std::fs::write(&trusted, other).unwrap();
     let node = Running::start(folder.path(), &arguments, &[("SSL_CERT_FILE", trusted.to_str().unwrap())]).await;

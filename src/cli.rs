@@ -5,6 +5,7 @@
 
 mod access;
 mod certs;
+mod health;
 mod limits;
 mod redis;
 mod trust;
@@ -22,6 +23,7 @@ use crate::names::NodeName;
 use crate::socket_edge::Transports;
 pub use access::AccessArgs;
 pub use certs::Certs;
+pub use health::Health;
 pub use limits::LimitArgs;
 pub use redis::RedisArgs;
 pub use trust::Trust;
@@ -63,6 +65,9 @@ pub enum Command {
     /// For `--mesh-ca`, `--mesh-cert` and `--mesh-key` of `serve`. Whoever has a CA already needs none of this: any
     /// certificate does that names the node's host and is for both server and client authentication.
     Certs(Certs),
+
+    /// Ask a node on this machine whether it is well, for probes: exit code 0 or 1, and one line that says why
+    Health(Health),
 }
 
 #[derive(Debug, Args)]
@@ -105,7 +110,8 @@ pub struct Serve {
     #[arg(long, env = "ROLLCALL_MESH_ADVERTISE", value_name = "HOST:PORT")]
     pub mesh_advertise: Option<Advertised>,
 
-    /// Where probes connect: /livez and /readyz
+    /// Where probes and Prometheus connect: /livez, /readyz and /metrics. It asks no caller who it is, so only they should
+    /// reach it
     #[arg(long, default_value = "127.0.0.1:9001", env = "ROLLCALL_ADMIN_LISTEN", value_name = "HOST:PORT")]
     pub admin_listen: ListenAddress,
 
@@ -207,7 +213,7 @@ impl Cli {
                 serve.check()?;
                 &serve.redis
             }
-            Command::Certs(_) => return Ok(()),
+            Command::Certs(_) | Command::Health(_) => return Ok(()),
         };
         matches.subcommand().map_or(Ok(()), |(_, matches)| redis.check(matches))
     }

@@ -162,6 +162,11 @@ impl Connections {
         self.0.lock().values().filter(|switch| switch.0.client.load(Ordering::Acquire)).cloned().collect()
     }
 
+    /// How many connections are open, and clients that are not on one.
+    pub fn count(&self) -> usize {
+        self.0.lock().len()
+    }
+
     /// A switch for a Socket.IO client that is not on one connection. `end` lets it go, and may be called again.
     pub fn client(&self, end: impl Fn() + Send + Sync + 'static) -> Tracked {
         let state = SwitchState { at_end: Some(Box::new(end)), ..SwitchState::default() };

@@ -9,8 +9,9 @@
 //!
 //! [`names`] and [`clock`] are what everything speaks of, [`oddities`] what is ignored, [`watched`] the files that are
 //! read again. [`identity`] says who is let in and who may ask, [`limits`] what anybody may take; [`membership`] says who
-//! belongs to the cluster and whether this node counts; [`node`] wires one node together, [`dev`] runs four of them in one
-//! process, and [`certs`] makes certificates for those of many. The words and the promises are in the README.
+//! belongs to the cluster and whether this node counts, [`health`] whether clients should be sent here, and [`metrics`]
+//! what was counted; [`node`] wires one node together, [`dev`] runs four of them in one process, and [`certs`] makes
+//! certificates for those of many. The words and the promises are in the README.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
@@ -20,11 +21,13 @@ pub mod clock;
 pub mod connections;
 pub mod dev;
 pub mod directory;
+pub mod health;
 pub mod http;
 pub mod identity;
 pub mod limits;
 pub mod membership;
 pub mod mesh;
+pub mod metrics;
 pub mod names;
 pub mod node;
 pub mod oddities;

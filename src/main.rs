@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use rollcall::certs;
-use rollcall::cli::{Certs, Cli, Command, Dev, OnOff, RedisArgs, Serve};
+use rollcall::cli::{Certs, Cli, Command, Dev, Health, OnOff, RedisArgs, Serve};
 use rollcall::connections::{file_limit, listen, raise_file_limit};
 use rollcall::dev;
 use rollcall::directory::Directory;
 use rollcall::directory::memory::Memory;
+use rollcall::health::probe;
 use rollcall::names::NodeName;
 use rollcall::node::{Config, Listeners, Node};
 use rollcall::registrar;
@@ -45,6 +46,9 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
+    if let Command::Health(health) = &cli.command {
+        return probe(health);
+    }
     if let Err(error) = log(&cli) {
         eprintln!("rollcall: --log: {error}");
         return ExitCode::from(USAGE);
@@ -54,6 +58,26 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says whether a node is well, in one line and by the exit code.
+fn probe(health: &Health) -> ExitCode {
+    let asked = runtime(Some(1)).map_err(|error| error.to_string()).and_then(|runtime| {
+        let answer = runtime.block_on(probe::ask(health.admin.as_str(), health.question()));
+        // A name that is still being looked up is not waited for.
+        runtime.shutdown_background();
+        answer
+    });
+    match asked {
+        Ok(well) => {
+            println!("{well}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("rollcall: {why}");
             ExitCode::FAILURE
         }
     }
@@ -70,7 +94,7 @@ fn log(cli: &Cli) -> anyhow::Result<()> {
 fn run(command: Command) -> anyhow::Result<()> {
     let threads = match &command {
         Command::Serve(serve) => serve.threads,
-        Command::Dev(_) | Command::Certs(_) => None,
+        Command::Dev(_) | Command::Certs(_) | Command::Health(_) => None,
     };
     runtime(threads)?.block_on(async {
         let shutdown = CancellationToken::new();
@@ -79,6 +103,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Dev(dev) => run_dev(dev, shutdown).await,
             Command::Serve(serve) => run_serve(*serve, shutdown).await,
             Command::Certs(certs) => make_certificates(&certs),
+            Command::Health(_) => unreachable!("it was answered before"),
         }
     })
 }

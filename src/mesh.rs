@@ -2,13 +2,16 @@
 //!
 //! Owns both ends of `rollcall.v1.MeshService`: [`server`] answers from the roster and the table, [`peers`] asks, over
 //! one [`link`] to each peer with a [`circuit`] of its own, [`status`] translates a node's word, [`accept`] takes
-//! connections and [`preface`] bounds who never begins; and of `rollcall.v1.PollingService` ([`forward`]). Who may speak
-//! is decided by [`security`]. Owns no other decision: whom to ask and what silence means is the roll call's.
+//! connections and [`preface`] bounds who never begins; of `rollcall.v1.PollingService` ([`forward`]); and what is said of
+//! their [`health`]. What goes over it is [`metered`]. Who may speak is decided by [`security`]. Owns no other decision:
+//! whom to ask and what silence means is the roll call's.
 
 pub mod accept;
 pub mod circuit;
 pub mod forward;
+pub mod health;
 pub mod link;
+pub mod metered;
 pub mod peers;
 pub mod preface;
 pub mod security;

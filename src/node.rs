@@ -14,6 +14,7 @@ use axum::http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,8 @@ use crate::membership::{Identity, Leaving, Membership};
 use crate::mesh;
 use crate::mesh::peers::Peers;
 use crate::mesh::security::Security;
+use crate::metrics::Metrics;
+use crate::metrics::scrape::{Scrape, Sources};
 use crate::names::{NodeId, NodeName};
 use crate::registrar::Registrar;
 use crate::roll_call::RollCall;
@@ -122,6 +125,8 @@ pub struct Core {
     pub roll_call: RollCall,
     directory: Arc<dyn Directory>,
     peers: Peers,
+    parts: Parts,
+    metrics: Metrics,
     /// What roll calls leave running.
     background: TaskTracker,
 }
@@ -143,10 +148,18 @@ impl Core {
         peers: Peers,
         parts: Parts,
     ) -> Self {
+        let metrics = Metrics::default();
+        let directory = metrics.calls.measure(directory);
         let roster = Roster::new(NodeId::new_process());
         let membership = Membership::new(identity, lease, Arc::clone(&roster));
         // Socket in: socket edge -> roster -> registrar -> directory.
-        let registrar = Registrar::new(Arc::clone(&roster), Arc::clone(&membership), Arc::clone(&directory), linger);
+        let registrar = Registrar::new(
+            Arc::clone(&roster),
+            Arc::clone(&membership),
+            Arc::clone(&directory),
+            linger,
+            metrics.flushes.clone(),
+        );
         // Question in: HTTP -> roll call -> directory -> mesh.
         let background = TaskTracker::new();
         let roll_call = RollCall::new(
@@ -154,10 +167,11 @@ impl Core {
             Arc::clone(&membership),
             Arc::clone(&directory),
             peers.clone(),
-            parts,
+            parts.clone(),
             background.clone(),
+            metrics.roll_calls.clone(),
         );
-        Self { roster, membership, registrar, roll_call, directory, peers, background }
+        Self { roster, membership, registrar, roll_call, directory, peers, parts, metrics, background }
     }
 
     /// Starts what keeps going. None of these tasks ends by itself.
@@ -240,6 +254,7 @@ impl Node {
             Arc::clone(registrar),
             identity.clone(),
             Arc::clone(&expiry),
+            core.metrics.refusals.clone(),
             config.clients,
             &config.bounds,
         );
@@ -271,6 +286,7 @@ impl Node {
         let public = option_layer(http::cors(config.cors_origins)).layer(public);
         let files = config.tls.as_ref().and_then(|tls| tls.files.clone());
         let public = option_layer(files.as_ref().map(|_| http::https_only())).layer(public);
+        let public = core.metrics.requests.layer(public);
         let public = MapRequest::new(public, |request: Request<Incoming>| request.map(Body::new));
 
         // What keeps going. If one of these ends, the node ends.
@@ -291,7 +307,18 @@ impl Node {
         });
         tasks.spawn("turnstile", async move { turnstile.upkeep().await });
         if let Some(admin) = listeners.admin {
-            let service = http::admin::router(Arc::clone(membership), identity);
+            let sources = Sources {
+                roster: Arc::clone(roster),
+                membership: Arc::clone(membership),
+                identity: identity.clone(),
+                peers: core.peers.clone(),
+                parts: core.parts.clone(),
+                connections: connections.clone(),
+                sessions: sessions.clone(),
+                runtime: Handle::current(),
+            };
+            let scrape = Scrape::new(core.metrics.clone(), sources);
+            let service = http::admin::router(Arc::clone(membership), identity.clone(), scrape);
             let connections = Some(ADMIN_CONNECTIONS);
             let bounds = Bounds { connections, connections_per_address: None, ..config.bounds.clone() };
             let connections = Connections::new(config.clients.ping_timeout, DEADLINE_MOST, &bounds);
@@ -301,6 +328,7 @@ impl Node {
             so_many(mesh::accept::accepted(listeners.mesh, config.mesh_security.clone()), MESH_CONNECTIONS),
             Arc::clone(roster),
             Arc::clone(membership),
+            identity,
             sessions,
             config.mesh_security,
             stop_mesh.clone(),

@@ -25,9 +25,30 @@ pub enum Oddity {
     MisfitChanges,
 }
 
-static COUNTS: [AtomicU64; 6] = [const { AtomicU64::new(0) }; 6];
+static COUNTS: [AtomicU64; Oddity::ALL.len()] = [const { AtomicU64::new(0) }; Oddity::ALL.len()];
 
 impl Oddity {
+    pub const ALL: [Self; 6] = [
+        Self::ForeignMember,
+        Self::ForeignEntry,
+        Self::ForeignKey,
+        Self::RepeatedRow,
+        Self::SenselessAnswer,
+        Self::MisfitChanges,
+    ];
+
+    /// What metrics call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ForeignMember => "foreign_member",
+            Self::ForeignEntry => "foreign_entry",
+            Self::ForeignKey => "foreign_key",
+            Self::RepeatedRow => "repeated_row",
+            Self::SenselessAnswer => "senseless_answer",
+            Self::MisfitChanges => "misfit_changes",
+        }
+    }
+
     /// Counts one more. `what` is logged if it is the first of its kind.
     pub fn note(self, what: impl fmt::Display) {
         if COUNTS[self as usize].fetch_add(1, Ordering::Relaxed) == 0 {

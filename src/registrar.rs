@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 
 use crate::directory::{self, Directory, Epoch};
 use crate::membership::Membership;
+use crate::metrics::flushes::{Behind, Flushes};
 use crate::names::{NodeId, Room};
 use crate::roster::Roster;
 use crate::roster::claims::{Abandoned, Holding, Seat, SeatChange};
@@ -46,6 +47,7 @@ pub struct Registrar {
     linger: watch::Sender<Duration>,
     /// Nothing is due, and nothing is under way.
     equal: watch::Sender<bool>,
+    flushes: Flushes,
 }
 
 /// What became of one command.
@@ -98,10 +100,11 @@ impl Registrar {
         membership: Arc<Membership>,
         directory: Arc<dyn Directory>,
         linger: Duration,
+        flushes: Flushes,
     ) -> Arc<Self> {
         let (linger, _) = watch::channel(linger);
         let (equal, _) = watch::channel(false);
-        Arc::new(Self { roster, membership, directory, linger, equal })
+        Arc::new(Self { roster, membership, directory, linger, equal, flushes })
     }
 
     /// From now on claims go with the room's last socket.
@@ -162,6 +165,7 @@ impl Registrar {
     /// Carries what is due to the directory, for ever.
     pub async fn keep_equal(&self) {
         let mut desk = Desk::default();
+        let mut flush = self.flushes.watch();
         let mut asserting = interval_at(Instant::now() + ASSERT_EVERY, ASSERT_EVERY);
         asserting.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut standing = self.membership.standing();
@@ -177,6 +181,7 @@ impl Registrar {
                 self.look(&node, &mut desk, now);
             }
             self.equal.send_replace(desk.is_clear());
+            flush.note(self.behind(&desk));
             let next = self.next_look(&desk, now);
             tokio::select! {
                 () = self.roster.something_due() => {}
@@ -190,6 +195,17 @@ impl Registrar {
                     }
                 }
             }
+        }
+    }
+
+    /// What the directory is behind by.
+    fn behind(&self, desk: &Desk) -> Behind {
+        let [wanting, emptied, seats] = self.roster.due();
+        Behind {
+            claims: wanting + desk.wanting.len(),
+            removals: emptied + desk.unreleased.len(),
+            seats,
+            level: wanting == 0 && seats == 0 && desk.is_clear(),
         }
     }
 

@@ -31,6 +31,7 @@ use crate::clock::BootInstant;
 use crate::directory::{Account, Directory};
 use crate::membership::{Member, Membership, View};
 use crate::mesh::peers::{Peers, Reply, Silence};
+use crate::metrics::roll_calls::RollCalls;
 use crate::names::{NodeId, NodeName, Room};
 use crate::roster::{Known, Roster};
 use answer::{Answer, Outcome, Verdict, Vouched};
@@ -65,6 +66,7 @@ struct Caller {
     peers: Peers,
     parts: Parts,
     background: TaskTracker,
+    metrics: RollCalls,
 }
 
 /// Why there is no answer at all.
@@ -99,9 +101,11 @@ impl RollCall {
         peers: Peers,
         parts: Parts,
         background: TaskTracker,
+        metrics: RollCalls,
     ) -> Self {
-        let flights = Flights::new(background.clone());
-        Self { caller: Arc::new(Caller { roster, membership, directory, peers, parts, background }), flights }
+        let flights = Flights::new(background.clone(), metrics.clone());
+        let caller = Caller { roster, membership, directory, peers, parts, background, metrics };
+        Self { caller: Arc::new(caller), flights }
     }
 
     /// Calls the roll of a room. Answers within `deadline`; what could not be had is named in the answer. The roll call
@@ -118,6 +122,11 @@ impl RollCall {
         let until = Instant::now() + deadline;
         let fly = move || async move { Arc::new(caller.call(&asked, until).await) };
         self.flights.join(&(room.clone(), deadline), deadline / BOARDING_SHARE, fly).await.ok_or(Unanswerable::Stopping)
+    }
+
+    /// A caller wanted a complete answer or none, and gets none.
+    pub fn withheld(&self) {
+        self.caller.metrics.strict_refused();
     }
 }
 
@@ -163,6 +172,7 @@ impl Caller {
 
         let mut answer = Answer::join(room.clone(), as_of, plan.source, plan.informed, outcomes);
         answer.took = began.elapsed();
+        self.metrics.called(&answer);
         debug!(%room, complete = answer.complete, rows = answer.len(), took = ?answer.took, "called the roll");
         answer
     }

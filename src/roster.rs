@@ -80,6 +80,9 @@ struct State {
     presences: HashMap<PresenceKey, Attendance>,
     by_socket: HashMap<SocketId, PresenceKey>,
     rooms: HashMap<Room, RoomState>,
+    /// How many of the rooms have rows.
+    occupied: usize,
+    tally: Tally,
     due: Due,
 }
 
@@ -129,6 +132,8 @@ impl Roster {
             presences: HashMap::new(),
             by_socket: HashMap::new(),
             rooms: HashMap::new(),
+            occupied: 0,
+            tally: Tally::default(),
             due: Due::default(),
         };
         Arc::new(Self { state: Mutex::new(state), due: Notify::new(), word })
@@ -142,6 +147,7 @@ impl Roster {
             state.close(older);
         }
         state.last_presence += 1;
+        state.tally.registered += 1;
         let key = state.last_presence;
         state.by_socket.insert(socket.clone(), key);
         state.presences.insert(key, Attendance { socket, user, rooms: Vec::new(), settled: false, missed: false });
@@ -217,10 +223,12 @@ impl Roster {
     /// How many sockets and rooms there are; for logs, readiness and tests.
     pub fn size(&self) -> Size {
         let state = self.lock();
-        Size {
-            sockets: state.presences.len(),
-            rooms: state.rooms.values().filter(|room| !room.rows.is_empty()).count(),
-        }
+        Size { sockets: state.presences.len(), rooms: state.occupied }
+    }
+
+    /// How many came and went since the process began.
+    pub fn tally(&self) -> Tally {
+        self.lock().tally
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -233,6 +241,19 @@ impl Roster {
 pub struct Size {
     pub sockets: usize,
     pub rooms: usize,
+}
+
+/// See [`Roster::tally`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Sockets that were given a place.
+    pub registered: u64,
+    /// Sockets that gave it up.
+    pub closed: u64,
+    /// Rows that were added to a room.
+    pub joined: u64,
+    /// Rows that were taken out of one, with their socket or without.
+    pub left: u64,
 }
 
 impl Presence {
@@ -324,7 +345,11 @@ impl State {
         }
         attendance.rooms.push(room.clone());
         self.last_version += 1;
+        self.tally.joined += 1;
         let entry = self.rooms.entry(room.clone()).or_default();
+        if entry.rows.is_empty() {
+            self.occupied += 1;
+        }
         entry.rows.insert(attendance.socket.clone(), attendance.user.clone());
         entry.changed(self.last_version, &attendance.socket, true);
         entry.emptied = None;
@@ -342,9 +367,11 @@ impl State {
         self.last_version += 1;
         entry.changed(self.last_version, socket, false);
         self.due.seats.left(Seat { room: room.clone(), socket: socket.clone() });
+        self.tally.left += 1;
         if !entry.rows.is_empty() {
             return;
         }
+        self.occupied -= 1;
         // A crowd that left should not keep its memory for as long as the claim lingers.
         entry.rows.shrink_to_fit();
         if entry.owed {
@@ -365,6 +392,7 @@ impl State {
         let Some(attendance) = self.presences.remove(&key) else {
             return false;
         };
+        self.tally.closed += 1;
         for room in &attendance.rooms {
             self.remove_row(room, &attendance.socket);
         }

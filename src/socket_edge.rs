@@ -37,6 +37,7 @@ use crate::identity::claims::Rooms;
 use crate::limits::Bounds;
 use crate::limits::rate::Verdict;
 use crate::limits::turnstile::Client;
+use crate::metrics::refusals::{Refusals, Wanted};
 use crate::names::{Room, SocketId};
 use crate::registrar::Registrar;
 use crate::roster::{JoinError, Presence, Roster};
@@ -105,6 +106,7 @@ struct SocketEdge {
     registrar: Arc<Registrar>,
     identity: By,
     expiry: Arc<Expiry>,
+    refusals: Refusals,
     rooms_most: usize,
     users: Users,
     settle_within: Duration,
@@ -132,6 +134,7 @@ pub fn build(
     registrar: Arc<Registrar>,
     identity: By,
     expiry: Arc<Expiry>,
+    refusals: Refusals,
     limits: Limits,
     bounds: &Bounds,
 ) -> (SocketIoLayer, Live) {
@@ -161,13 +164,17 @@ pub fn build(
         registrar,
         identity,
         expiry,
+        refusals,
         rooms_most: limits.rooms,
         users: Users::new(bounds.sockets_per_user),
         settle_within: bounds.connect_within.mul_f64(SETTLE_SHARE),
     });
     let middleware = move |socket: SocketRef, auth: TryData<Auth>| {
         let edge = Arc::clone(&edge);
-        async move { edge.admit(socket, auth.0.ok()).await }
+        async move {
+            let admitted = Arc::clone(&edge).admit(socket, auth.0.ok()).await;
+            admitted.inspect_err(|refusal| edge.refusals.count(Wanted::Connect, refusal))
+        }
     };
     io.ns("/", (async || ()).with(middleware));
     (layer, Live { roster, io })
@@ -272,6 +279,7 @@ impl SocketEdge {
         // task begins, in the synchronous part of the handler.
         socket.on("join", move |socket: SocketRef, room: TryData<Given>, ack: AckSender| {
             let joined = allowed(&socket).and_then(|()| edge.join(&socket, room.0.ok()));
+            let joined = joined.inspect_err(|refusal| edge.refusals.count(Wanted::Join, refusal));
             let switch = switch(&socket);
             async move {
                 let answer = match joined {
@@ -293,8 +301,10 @@ impl SocketEdge {
                 acknowledge(ack, &answer, switch.as_ref());
             }
         });
-        socket.on("leave", |socket: SocketRef, room: TryData<Given>, ack: AckSender| {
+        let refusals = self.refusals.clone();
+        socket.on("leave", move |socket: SocketRef, room: TryData<Given>, ack: AckSender| {
             let left = allowed(&socket).and_then(|()| leave(&socket, room.0.ok()));
+            let left = left.inspect_err(|refusal| refusals.count(Wanted::Leave, refusal));
             let switch = switch(&socket);
             async move {
                 let answer = left.map_or_else(|refusal| Ack::refused(&refusal), |()| Ack::ok());

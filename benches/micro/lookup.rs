@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use criterion::Criterion;
+use rollcall::identity::By;
 use rollcall::membership::Membership;
 use rollcall::mesh::peers::{Peers, Reply};
 use rollcall::mesh::security::Security;
@@ -29,7 +30,15 @@ pub fn lookup(criterion: &mut Criterion) {
         let _entered = runtime.enter();
         accept::accepted(mesh, Security::default())
     };
-    runtime.spawn(server::serve(connections, roster, membership, None, Security::default(), CancellationToken::new()));
+    runtime.spawn(server::serve(
+        connections,
+        roster,
+        membership,
+        By::Query,
+        None,
+        Security::default(),
+        CancellationToken::new(),
+    ));
 
     let peers = Peers::default();
     let ask = async |known| match peers.lookup(&address, &node, &room, known, node::DEADLINE_MOST).await {

@@ -78,6 +78,7 @@ fn every_refusal_is_one_line_that_names_the_flag() {
         ("serve --identity query --head-within 1ms", "--head-within"),
         ("serve --identity query --connect-within 2h", "--connect-within"),
         ("serve --identity query --answer-within soon", "--answer-within"),
+        ("health --admin nowhere", "--admin"),
         ("dev --nodes 33", "--nodes"),
         ("dev --tls perhaps", "--tls"),
     ] {

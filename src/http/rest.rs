@@ -119,6 +119,7 @@ async fn call(config: &Config, ask: &Ask) -> Result<Arc<Answer>, Problem> {
     let answer = config.roll_call.call(&ask.room, ask.deadline).await;
     let answer = answer.map_err(|unanswerable| Problem::unavailable(unanswerable.to_string()))?;
     if ask.strict && !answer.complete {
+        config.roll_call.withheld();
         let (unanswered, unresolved) = (unanswered(&answer), unresolved(&answer));
         let who = if unanswered.is_empty() { "the directory could not be read".to_owned() } else { unanswered };
         return Err(Problem::unavailable(format!("the roll is incomplete: {who}; sockets left open: {unresolved}")));

@@ -21,6 +21,7 @@ use tonic::transport::server::Connected;
 use tracing::warn;
 
 use super::link::Wire;
+use super::metered::{End, Metered};
 use super::preface::Prompt;
 use super::security::{Peer, Security};
 
@@ -60,6 +61,7 @@ impl Accepting {
                 accepted = self.listener.accept() => {
                     let (stream, address) = accepted?;
                     stream.set_nodelay(true)?;
+                    let stream = Metered::new(stream, End::Answering);
                     if !self.security.shows_certificates() {
                         return Ok(Accepted::new(Box::new(stream), Peer::unproven(address)));
                     }
@@ -75,7 +77,7 @@ impl Accepting {
         }
     }
 
-    fn begin(&mut self, stream: TcpStream, address: SocketAddr) {
+    fn begin(&mut self, stream: Metered<TcpStream>, address: SocketAddr) {
         if self.started.len() >= HANDSHAKES_MOST {
             self.started.retain(|handshake| !handshake.is_finished());
         }
@@ -88,7 +90,7 @@ impl Accepting {
     }
 }
 
-async fn prove(stream: TcpStream, address: SocketAddr, security: Security) -> Option<Accepted> {
+async fn prove(stream: Metered<TcpStream>, address: SocketAddr, security: Security) -> Option<Accepted> {
     let certificates = security.certificates()?;
     let error = match timeout(HANDSHAKE_WITHIN, certificates.accept(stream)).await {
         Ok(Ok((stream, chain))) => {

@@ -28,6 +28,7 @@ use super::security::Security;
 use super::{CALLS_PER_CONNECTION, MAX_FORWARDED_BYTES, NODE_ID_METADATA, forward, proto, status};
 use crate::clock::BootInstant;
 use crate::membership::table::Said;
+use crate::metrics::lookups::Lookups;
 use crate::names::{NameError, NodeId, Room, SocketId, UserId};
 use crate::oddities::Oddity;
 use crate::roster::changes::Changes;
@@ -82,6 +83,7 @@ struct Peer {
     /// One for each request that is forwarded.
     forwards: Arc<Semaphore>,
     circuit: Arc<Mutex<Circuit>>,
+    lookups: Arc<Lookups>,
 }
 
 /// One call to a peer, and what it does to the peer's circuit.
@@ -121,8 +123,9 @@ impl Peers {
         known: Option<u64>,
         within: Duration,
     ) -> Result<Reply, Silence> {
-        let Peer { mut client, circuit, .. } = self.peer(mesh)?;
-        let (call, within) = Call::begin(circuit, within)?;
+        let Peer { mut client, circuit, lookups, .. } = self.peer(mesh)?;
+        let (call, within) = Call::begin(circuit, within).inspect_err(|_| lookups.skipped())?;
+        let lookup = lookups.begin();
         let mut request = tonic::Request::new(proto::LookupSocketsRequest {
             room: room.to_string(),
             node_id: node.to_string(),
@@ -131,13 +134,15 @@ impl Peers {
             ..Default::default()
         });
         request.set_timeout(within);
-        match call.end(timeout(within, client.lookup_sockets(request)).await) {
+        let reply = match call.end(timeout(within, client.lookup_sockets(request)).await) {
             Ok(response) => part(node, known, &response).map(Reply::Part),
             Err(Failure::Said(status)) => {
                 moved(&status).filter(|now| now != node).map(Reply::Moved).ok_or_else(|| silence(&status))
             }
             Err(Failure::Late) => Err(Silence::Deadline),
-        }
+        };
+        lookup.end(&reply);
+        reply
     }
 
     /// Tells the node at `mesh` this node's word, and hears its own. Tells it also when its circuit is open.
@@ -188,6 +193,14 @@ impl Peers {
         self.lock().get(mesh).is_some_and(|peer| lock(&peer.circuit).is_open())
     }
 
+    /// What was measured of asking each peer, by its address, and whether its circuit is open.
+    pub fn each(&self, mut see: impl FnMut(&str, &Lookups, bool)) {
+        let peers: Vec<_> = self.lock().iter().map(|(mesh, peer)| (mesh.clone(), peer.clone())).collect();
+        for (mesh, peer) in peers {
+            see(&mesh, &peer.lookups, lock(&peer.circuit).is_open());
+        }
+    }
+
     /// Closes the links to addresses that no member has any more.
     pub fn retain(&self, in_use: impl Fn(&str) -> bool) {
         self.lock().retain(|mesh, _| in_use(mesh));
@@ -204,6 +217,7 @@ impl Peers {
             polling: PollingServiceClient::new(link()?).max_decoding_message_size(MAX_FORWARDED_BYTES),
             forwards: Arc::new(Semaphore::new(CALLS_PER_CONNECTION)),
             circuit: Arc::default(),
+            lookups: Arc::default(),
         };
         Ok(self.lock().entry(mesh.clone()).or_insert(peer).clone())
     }

@@ -17,12 +17,15 @@ use tonic::{Request, Response, Status};
 use tracing::warn;
 
 use super::forward::Forwarded;
+use super::health::Statuses;
 use super::proto::mesh_service_server::{MeshService, MeshServiceServer};
+use super::proto::{mesh_service_server, polling_service_server};
 use super::security::guard::Guard;
 use super::security::{Peer, Security};
 use super::{
     CALLS_PER_CONNECTION, MAX_ANSWER_BYTES, MAX_LOOKUP_IDS, MAX_REQUEST_BYTES, NODE_ID_METADATA, proto, status,
 };
+use crate::identity::By;
 use crate::membership::Membership;
 use crate::names::{NameError, NodeId, Room, SocketId};
 use crate::roster::{Known, Part, Roster, Row, Told};
@@ -46,6 +49,7 @@ pub async fn serve<S>(
     connections: impl Stream<Item = io::Result<S>>,
     roster: Arc<Roster>,
     membership: Arc<Membership>,
+    identity: By,
     sessions: Option<Arc<Sessions>>,
     security: Security,
     stop: CancellationToken,
@@ -53,6 +57,7 @@ pub async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
+    let watched = Arc::clone(&membership);
     let service = MeshServiceServer::new(Answering { roster, membership, security: security.clone() })
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES);
@@ -61,9 +66,11 @@ where
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .expect("the descriptors were compiled with this binary");
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<MeshServiceServer<Answering>>().await;
-    Server::builder()
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let polling = sessions.as_ref().map(|_| polling_service_server::SERVICE_NAME);
+    let services = [mesh_service_server::SERVICE_NAME].into_iter().chain(polling).collect();
+    let statuses = Statuses::begin(reporter, watched, identity, services).await;
+    let serving = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE_EVERY))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_WITHIN))
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
@@ -74,8 +81,11 @@ where
         .add_optional_service(sessions.map(Forwarded::service))
         .add_service(reflection)
         .add_service(health_service)
-        .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
-        .await
+        .serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
+    tokio::select! {
+        served = serving => served,
+        never = statuses.keep(stop) => match never {},
+    }
 }
 
 #[tonic::async_trait]

@@ -10,6 +10,7 @@ use crate::directory::memory::Memory;
 use crate::membership::Identity;
 use crate::membership::table::{Known, Said};
 use crate::mesh::peers::Peers;
+use crate::metrics::Metrics;
 use crate::names::{NodeName, SocketId, UserId};
 use crate::roster::Presence;
 
@@ -34,7 +35,8 @@ impl Bench {
         let membership = Membership::new(identity, LEASE, Arc::clone(&roster));
         let shared = Arc::clone(&directory) as Arc<dyn Directory>;
         let linger = Duration::from_millis(50);
-        let registrar = Registrar::new(Arc::clone(&roster), Arc::clone(&membership), shared, linger);
+        let registrar =
+            Registrar::new(Arc::clone(&roster), Arc::clone(&membership), shared, linger, Metrics::default().flushes);
         let mut tasks = JoinSet::new();
         tasks.spawn({
             let (membership, directory) = (Arc::clone(&membership), Arc::clone(&directory));

@@ -15,6 +15,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
+use crate::metrics::roll_calls::RollCalls;
+
 /// How old a flight gets before the next one departs. Most end sooner.
 const DEPARTS_AFTER: Duration = Duration::from_millis(3);
 
@@ -22,6 +24,7 @@ const DEPARTS_AFTER: Duration = Duration::from_millis(3);
 pub struct Flights<K, T> {
     routes: Arc<Mutex<HashMap<K, Route<T>>>>,
     tasks: TaskTracker,
+    metrics: RollCalls,
 }
 
 /// How to hear of a flight's end; `None` until it has landed. The sender is dropped with the flight.
@@ -42,7 +45,7 @@ struct Flight<T> {
 
 impl<K, T> Clone for Flights<K, T> {
     fn clone(&self) -> Self {
-        Self { routes: Arc::clone(&self.routes), tasks: self.tasks.clone() }
+        Self { routes: Arc::clone(&self.routes), tasks: self.tasks.clone(), metrics: self.metrics.clone() }
     }
 }
 
@@ -52,8 +55,8 @@ where
     T: Clone + Send + Sync + 'static,
 {
     /// `tasks` owns the flights.
-    pub fn new(tasks: TaskTracker) -> Self {
-        Self { routes: Arc::default(), tasks }
+    pub fn new(tasks: TaskTracker, metrics: RollCalls) -> Self {
+        Self { routes: Arc::default(), tasks, metrics }
     }
 
     /// The answer of a flight that begins after this call: the one that is boarding, or a new one. `fly` is called when
@@ -86,7 +89,10 @@ where
                 routes.insert(key.clone(), Route { in_air, boarding: None });
                 None
             }
-            Some(Route { boarding: Some(boarding), .. }) => return boarding.clone(),
+            Some(Route { boarding: Some(boarding), .. }) => {
+                self.metrics.shared();
+                return boarding.clone();
+            }
             Some(route) => {
                 route.boarding = Some(landing.clone());
                 Some(route.in_air.clone())
@@ -161,6 +167,7 @@ mod tests {
     use tokio::time::{advance, sleep};
 
     use super::*;
+    use crate::metrics::Metrics;
 
     struct World {
         flights: Flights<&'static str, u64>,
@@ -170,7 +177,11 @@ mod tests {
 
     impl World {
         fn new() -> Self {
-            Self { flights: Flights::new(TaskTracker::new()), truth: Arc::default(), flown: Arc::default() }
+            Self {
+                flights: Flights::new(TaskTracker::new(), Metrics::default().roll_calls),
+                truth: Arc::default(),
+                flown: Arc::default(),
+            }
         }
 
         /// A question that reads the truth as soon as it is asked, and takes `takes`.

@@ -51,6 +51,11 @@ impl Parts {
         self.0.get(&(room.clone(), node.clone()))
     }
 
+    /// How much is held, about.
+    pub fn bytes(&self) -> u64 {
+        self.0.weight()
+    }
+
     /// The node has nothing in the room any more.
     pub fn forget(&self, room: &Room, node: &NodeId) {
         self.0.remove(&(room.clone(), node.clone()));

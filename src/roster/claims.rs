@@ -75,6 +75,12 @@ impl Roster {
         self.due.notified().await;
     }
 
+    /// How much is due for the registrar: rooms to be claimed, rooms that have emptied, and seats.
+    pub fn due(&self) -> [usize; 3] {
+        let due = &self.lock().due;
+        [due.wanting.len(), due.emptied.len(), due.seats.len()]
+    }
+
     /// The lease of `node` was written in this index: claims may follow.
     pub fn entered(&self, node: &NodeId, index: &Epoch) {
         let mut state = self.lock();

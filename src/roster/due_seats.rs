@@ -67,6 +67,10 @@ impl DueSeats {
         self.next.clear();
     }
 
+    pub fn len(&self) -> usize {
+        self.turn.len() + self.next.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.turn.is_empty() && self.next.is_empty()
     }

@@ -100,6 +100,11 @@ impl Sessions {
         Arc::new(Self { seal: Seal::new(node), connections, engine, open: Mutex::default() })
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Whether a session is said to be on this node.
     pub fn are_here(&self, sealed: &Sealed<'_>) -> bool {
         self.seal.is_of(sealed)

@@ -58,27 +58,39 @@ impl RedisServer {
     pub async fn start() -> Self {
         for _ in 0..10 {
             let port = StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let folder = TempDir::new().unwrap();
-            let mut process = Command::new("redis-server")
-                .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
-                .arg(folder.path())
-                .stdout(Stdio::null())
-                .spawn()
-                .expect("redis-server is needed for the tests; `make tools` installs it");
-            let began = Instant::now();
-            while process.try_wait().unwrap().is_none() && began.elapsed() < PATIENCE {
-                if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-                    let server = Self { process, port, _folder: folder };
-                    server.age().await;
-                    return server;
-                }
-                sleep(Duration::from_millis(10)).await;
+            if let Some(server) = Self::try_start(port).await {
+                return server;
             }
-            // Another program took the port in between.
-            let _ = process.kill();
-            let _ = process.wait();
         }
         panic!("redis-server does not start");
+    }
+
+    /// The same on a port where one has been.
+    pub async fn start_on(port: u16) -> Self {
+        Self::try_start(port).await.expect("redis-server starts")
+    }
+
+    /// `None`: another program took the port in between.
+    async fn try_start(port: u16) -> Option<Self> {
+        let folder = TempDir::new().unwrap();
+        let mut process = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
+            .arg(folder.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is needed for the tests; `make tools` installs it");
+        let began = Instant::now();
+        while process.try_wait().unwrap().is_none() && began.elapsed() < PATIENCE {
+            if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+                let server = Self { process, port, _folder: folder };
+                server.age().await;
+                return Some(server);
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        let _ = process.kill();
+        let _ = process.wait();
+        None
     }
 
     /// Makes its index one that began long ago, so that nodes need not wait for others that may come back to it.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rollcall::directory::Directory;
 use rollcall::directory::faulty::Faulty;
+use rollcall::identity::By;
 use rollcall::membership::{Identity, Leaving, Membership};
 use rollcall::mesh;
 use rollcall::mesh::peers::Peers;
@@ -94,6 +95,7 @@ impl Host {
             network::listen().await?,
             core.roster.clone(),
             core.membership.clone(),
+            By::Query,
             None,
             Security::default(),
             stop_mesh.clone(),

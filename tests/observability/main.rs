@@ -1,0 +1,10 @@
+//! What those see who run nodes: probes, metrics, and what Prometheus makes of them. Real `rollcall serve` processes over
+//! a real Redis, and the real promtool and Prometheus.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod health;
+mod metrics;
+mod monitoring;
+mod process;

@@ -4,6 +4,7 @@
 //! they end up; here they become checked values.
 
 mod access;
+mod advertise;
 mod certs;
 mod health;
 mod limits;
@@ -22,6 +23,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
 use crate::names::NodeName;
 use crate::socket_edge::Transports;
 pub use access::AccessArgs;
+pub use advertise::Advertise;
 pub use certs::Certs;
 pub use health::Health;
 pub use limits::LimitArgs;
@@ -106,9 +108,10 @@ pub struct Serve {
     #[arg(long, default_value = "127.0.0.1:7001", env = "ROLLCALL_MESH_LISTEN", value_name = "HOST:PORT")]
     pub mesh_listen: ListenAddress,
 
-    /// Where the other nodes reach this one, if that is not the address it listens on (a proxy, an address translation)
-    #[arg(long, env = "ROLLCALL_MESH_ADVERTISE", value_name = "HOST:PORT")]
-    pub mesh_advertise: Option<Advertised>,
+    /// Where the other nodes reach this one, if that is not the address it listens on (a proxy, an address translation).
+    /// `auto`: the address from which this machine reaches Redis, for containers that all start with the same words
+    #[arg(long, env = "ROLLCALL_MESH_ADVERTISE", value_name = "HOST:PORT|auto")]
+    pub mesh_advertise: Option<Advertise>,
 
     /// Where probes and Prometheus connect: /livez, /readyz and /metrics. It asks no caller who it is, so only they should
     /// reach it
@@ -227,8 +230,11 @@ impl Serve {
         if mesh.ip().is_unspecified() && self.mesh_advertise.is_none() {
             return Err(format!(
                 "--mesh-listen {mesh} listens on every address, so the others must be told one: pass --mesh-advertise \
-                 HOST:PORT"
+                 HOST:PORT, or --mesh-advertise auto"
             ));
+        }
+        if self.mesh_advertise == Some(Advertise::Auto) && self.redis.url.is_none() {
+            return Err("--mesh-advertise auto is the address on the way to Redis, and --redis is missing".to_owned());
         }
         self.trust.check(mesh)
     }

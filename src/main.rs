@@ -141,9 +141,13 @@ async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<
         let host = gethostname::gethostname();
         NodeName::from_any(&format!("{}-{}", host.to_string_lossy(), mesh.port()))
     });
-    let mesh_advertise = serve.mesh_advertise.map_or_else(|| mesh.to_string(), |address| address.as_str().to_owned());
+    let mesh_advertise = match serve.mesh_advertise {
+        Some(advertised) => advertised.resolve(mesh, &redis_address(&serve.redis)?).await?,
+        None => mesh.to_string(),
+    };
     let (tls, mesh_security) = (serve.trust.https()?, serve.trust.mesh(&mesh_advertise)?);
-    info!(%name, listen = %public.local_addr()?, mesh = %mesh, admin = %admin.local_addr()?, "starting");
+    let admin_address = admin.local_addr()?;
+    info!(%name, listen = %public.local_addr()?, %mesh, advertise = mesh_advertise, admin = %admin_address, "starting");
     if serve.redis.url.is_none() {
         info!("no --redis: this node is a cluster of one");
     }
@@ -185,6 +189,11 @@ fn directory(redis: &RedisArgs, memory: &Arc<Memory>) -> anyhow::Result<Arc<dyn 
         Some(redis) => Arc::new(redis),
         None => Arc::clone(memory) as Arc<dyn Directory>,
     })
+}
+
+/// Where it is, without credentials. Empty without one.
+fn redis_address(redis: &RedisArgs) -> anyhow::Result<String> {
+    Ok(redis.open()?.map_or_else(String::new, |redis| redis.address()))
 }
 
 /// Refuses a Redis that must be mended. One that does not answer is waited for.

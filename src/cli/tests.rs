@@ -55,6 +55,7 @@ fn every_refusal_is_one_line_that_names_the_flag() {
         ("certs --out a", "<NAME>"),
         ("certs --out a --days 0 b", "--days"),
         ("serve --identity query --mesh-advertise a", "--mesh-advertise"),
+        ("serve --identity query --mesh-advertise auto", "--redis is missing"),
         ("serve --identity query --deadline 6s", "--deadline"),
         ("serve --identity query --threads 0", "--threads"),
         ("serve --identity query --lease 10ms", "--lease"),

@@ -1,0 +1,166 @@
+// The cluster of `deploy/docker-compose.yml`, behind its balancer: official clients, askers, a node that stops, one that
+// dies, one that comes. The tests build on each other, in their order.
+
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import http from "node:http";
+import { after, before, test } from "node:test";
+
+import { io } from "socket.io-client-v4";
+
+import { get, programs, run, until, within } from "../clients/cluster.js";
+import { Deployment } from "./deployment.js";
+
+const ROOM = "Maths";
+const CLIENTS = 24;
+/** By long-polling first, as clients do unless told otherwise, and by WebSocket at once. */
+const TRANSPORTS = [undefined, ["websocket"], ["polling"]];
+
+let deployment;
+let crowd = [];
+before(async () => {
+  deployment = await Deployment.prepare({ identity: "query" });
+  await deployment.up();
+});
+after(async () => {
+  for (const socket of crowd) socket.disconnect();
+  await deployment?.down();
+});
+
+function connect(number) {
+  const transports = TRANSPORTS[number % TRANSPORTS.length];
+  const socket = io(`http://${deployment.balancer}`, {
+    forceNew: true,
+    reconnectionDelay: 50,
+    reconnectionDelayMax: 200,
+    query: { id_user: `user-${number}`, room: ROOM },
+    ...(transports && { transports }),
+  });
+  socket.on("connect_error", () => {});
+  return socket;
+}
+
+/** The users of the room as the balancer's next node calls them; null where that is not all of them. */
+async function users() {
+  const { status, headers, body } = await get(deployment.balancer, `/${ROOM}/users`);
+  assert.equal(status, 200, body);
+  return headers["rollcall-complete"] === "true" ? JSON.parse(body).map(({ id_user }) => id_user).sort() : null;
+}
+
+async function untilAllAreListed() {
+  const expected = JSON.stringify(crowd.map((_, number) => `user-${number}`).sort());
+  const are = async () => crowd.every(({ connected }) => connected) && JSON.stringify(await users()) === expected;
+  await until(are, "all are connected, and in the room once");
+}
+
+async function untilNodesAreUp(count) {
+  await until(async () => (await deployment.nodesUp()) === count, `the balancer gives to ${count} nodes`);
+}
+
+/** Asks without a pause, by one connection and by a new one each time, while something is done. Every answer is good. */
+async function asking(done) {
+  let going = true;
+  let answers = 0;
+  const kept = new http.Agent({ keepAlive: true, maxSockets: 1 });
+  const ask = async (agent) => {
+    while (going) {
+      const status = await new Promise((tell, fail) => {
+        const request = http.get(`http://${deployment.balancer}/${ROOM}/users`, { agent }, (response) => {
+          response.resume().once("end", () => tell(response.statusCode)).once("error", fail);
+        });
+        request.once("error", fail);
+      });
+      assert.equal(status, 200);
+      answers++;
+    }
+  };
+  const askers = Promise.all([ask(kept), ask(kept), ask(false), ask(false)]);
+  try {
+    await Promise.race([done(), askers]);
+  } finally {
+    going = false;
+    await askers;
+    kept.destroy();
+  }
+  assert.ok(answers >= 10, `${answers} answers`);
+}
+
+test("each container is healthy by its own check, and the balancer gives to each node", async () => {
+  assert.equal(deployment.of("node").length, 4);
+  await untilNodesAreUp(4);
+  for (const container of deployment.containers) assert.ok(await container.healthy(), container.name);
+});
+
+test("official clients come in by every transport and are listed, each once", async () => {
+  crowd = Array.from({ length: CLIENTS }, (_, number) => connect(number));
+  await untilAllAreListed();
+  const { body } = await get(deployment.balancer, `/${ROOM}/rollcall`);
+  const { nodes } = JSON.parse(body);
+  assert.equal(nodes.filter(({ vouched }) => vouched > 0).length, 4, body);
+});
+
+test("a node that is stopped is left without one bad answer, and its clients come back", async () => {
+  const [leaving] = deployment.of("node");
+  await asking(async () => {
+    assert.equal(await leaving.stop(), 0, leaving.process.stderr);
+    await untilNodesAreUp(3);
+    await untilAllAreListed();
+  });
+});
+
+test("a node that is started is found by its name, and given to", async () => {
+  await asking(async () => {
+    const added = [await deployment.start("node"), await deployment.start("node")];
+    for (const node of added) await node.becomesHealthy();
+    await untilNodesAreUp(5);
+  });
+  const before = crowd.length;
+  crowd.push(...Array.from({ length: CLIENTS }, (_, number) => connect(before + number)));
+  await untilAllAreListed();
+  const { nodes } = JSON.parse((await get(deployment.balancer, `/${ROOM}/rollcall`)).body);
+  assert.equal(nodes.filter(({ vouched }) => vouched > 0).length, 5);
+});
+
+test("a node that dies is left out of what the balancer gives, and its clients come back", async () => {
+  await deployment.of("node")[0].crash();
+  await untilNodesAreUp(4);
+  await untilAllAreListed();
+});
+
+test("the mesh and Redis are closed to whoever has no secret", async () => {
+  const [node] = deployment.of("node");
+  const method = "rollcall.v1.MeshService/LookupSockets";
+  const question = ["-plaintext", "-d", JSON.stringify({ room: ROOM })];
+  const mesh = `${node.address}:7001`;
+  const refused = await run(programs.grpcurl, [...question, mesh, method]);
+  assert.notEqual(refused.code, 0);
+  assert.match(refused.stderr, /Unauthenticated/);
+  const token = (await deployment.read("secrets/mesh_token")).trim();
+  const answered = await run(programs.grpcurl, [...question, "-H", `authorization: Bearer ${token}`, mesh, method]);
+  assert.equal(answered.code, 0, answered.stderr);
+
+  const [redis] = deployment.of("redis");
+  for (const command of [["SMEMBERS", "rollcall:nodes"], ["CONFIG", "GET", "*"], ["FLUSHALL"], ["ACL", "LIST"]]) {
+    const { stdout, stderr } = await run(programs.redisCli, ["-h", redis.address, ...command]);
+    assert.match(stdout + stderr, /NOPERM/, command.join(" "));
+  }
+});
+
+test("no secret is on a command line or in a log", async () => {
+  for (const name of ["mesh_token", "redis_password", "jwt_key", "grafana_password"]) {
+    const secret = (await deployment.read(`secrets/${name}`)).trim();
+    assert.equal(secret.length, 64, name);
+    assert.ok(!deployment.logs.includes(secret), name);
+    for (const { process } of [...deployment.of("node"), ...deployment.of("redis"), ...deployment.of("balancer")]) {
+      for (const file of ["cmdline", "environ"]) {
+        const text = await readFile(`/proc/${process.child.pid}/${file}`, "utf8");
+        assert.ok(!text.includes(secret), `${name} in ${file}`);
+      }
+    }
+  }
+});
+
+test("the balancer waits for none of them when it is stopped", async () => {
+  const [balancer] = deployment.of("balancer");
+  await within(balancer.stop(), "the balancer ends");
+});

@@ -1,0 +1,199 @@
+// What `deploy/docker-compose.yml` starts, started here as plain processes: with its own commands, environment, secrets
+// and configuration files. Only what a container engine provides is put in its place: each container has a loopback
+// address of its own, so that all ports stay as they are, files are where they are mounted from, and the name of a
+// service means the addresses of its containers.
+
+import assert from "node:assert/strict";
+import { randomInt } from "node:crypto";
+import { appendFile, cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+
+import { parse } from "yaml";
+
+import { Process, get, programs, run, within } from "../clients/cluster.js";
+import { NameServer } from "./names.js";
+import { haproxy } from "./programs.js";
+
+const SOURCE = resolve(import.meta.dirname, "../../deploy");
+/** What `deploy/setup` makes, which a test makes for itself. */
+const MADE = /\/(secrets|rollcall\.env)(\/|$)/;
+/** The programs of the images, and where they are on this machine. */
+const PROGRAMS = {
+  "/usr/bin/rollcall": programs.rollcall,
+  "redis-server": programs.redisServer,
+  "redis-cli": programs.redisCli,
+  haproxy,
+};
+
+export class Deployment {
+  /** `identity`: what `deploy/setup` is told. `settings`: further lines of rollcall.env. */
+  static async prepare({ identity, settings = [] }) {
+    const deployment = new Deployment();
+    deployment.folder = await mkdtemp(join(tmpdir(), "rollcall-deploy-"));
+    await cp(SOURCE, deployment.folder, { recursive: true, filter: (path) => !MADE.test(path.slice(SOURCE.length)) });
+    deployment.setUp = await run({ path: deployment.file("setup"), hint: "it is in the repository" }, [identity]);
+    assert.equal(deployment.setUp.code, 0, deployment.setUp.stderr);
+    await appendFile(deployment.file("rollcall.env"), `${settings.join("\n")}\n`);
+    deployment.compose = parse(defaults(await deployment.read("docker-compose.yml")), { merge: true });
+    deployment.image = image(await deployment.read("Dockerfile"));
+    deployment.addresses = `127.${randomInt(64, 255)}.${randomInt(1, 255)}`;
+    deployment.containers = [];
+    deployment.names = await NameServer.start("node", () => deployment.of("node").map(({ address }) => address));
+    return deployment;
+  }
+
+  /** Redis, the nodes and the balancer, in the order that `depends_on` asks for. */
+  async up() {
+    const { node, redis } = this.compose.services;
+    assert.deepEqual(node.depends_on, { redis: { condition: "service_healthy" } });
+    assert.deepEqual(this.compose.services.balancer.depends_on, ["node"]);
+    assert.equal(redis.depends_on, undefined);
+    await (await this.start("redis")).becomesHealthy();
+    for (let count = 0; count < node.deploy.replicas; count++) await this.start("node");
+    await this.start("balancer");
+    for (const container of this.containers) await container.becomesHealthy();
+  }
+
+  /** One more container of a service. */
+  async start(service) {
+    const container = new Container(this, service, `${this.addresses}.${this.containers.length + 1}`);
+    this.containers.push(container);
+    await container.start();
+    return container;
+  }
+
+  /** The containers of a service that have not ended. */
+  of(service) {
+    return this.containers.filter((container) => container.service === service && !container.process?.ended);
+  }
+
+  get balancer() {
+    return `${this.of("balancer")[0].address}:5001`;
+  }
+
+  /** The balancer's own view: how many nodes are up. */
+  async nodesUp() {
+    const { body } = await get(`${this.of("balancer")[0].address}:8404`, "/metrics");
+    return body.match(/^haproxy_server_status\{proxy="nodes",server="node\d+",state="UP"\} 1$/gm)?.length ?? 0;
+  }
+
+  file(name) {
+    return join(this.folder, name);
+  }
+
+  async read(name) {
+    return readFile(this.file(name), "utf8");
+  }
+
+  /** All that the processes have written to their logs. */
+  get logs() {
+    return this.containers.map(({ process }) => process.stdout + process.stderr).join("");
+  }
+
+  async down() {
+    for (const service of ["balancer", "node", "redis"]) {
+      await Promise.all(this.of(service).map((container) => container.stop()));
+    }
+    await this.names.stop();
+    await rm(this.folder, { recursive: true, force: true });
+  }
+}
+
+class Container {
+  constructor(deployment, service, address) {
+    Object.assign(this, { deployment, service, address, spec: deployment.compose.services[service] });
+    this.name = `${service}-${address.split(".").at(-1)}`;
+  }
+
+  async start() {
+    const folder = this.deployment.file(this.name);
+    await mkdir(folder);
+    this.files = [];
+    for (const secret of this.spec.secrets ?? []) {
+      this.files.push([`/run/secrets/${secret}`, this.deployment.file(this.deployment.compose.secrets[secret].file)]);
+    }
+    for (const { source, target } of this.spec.configs ?? []) {
+      const text = this.place(await this.deployment.read(this.deployment.compose.configs[source].file));
+      await writeFile(join(folder, source), text);
+      this.files.push([target, join(folder, source)]);
+    }
+    this.env = {};
+    if (this.service === "node") {
+      const file = await this.deployment.read(this.spec.env_file);
+      const lines = file.split("\n").filter((line) => /^\w+=/.test(line)).map((line) => /^(\w+)=(.*)$/.exec(line).slice(1));
+      // The host name of a container is its own; those here have one in common.
+      const given = { ROLLCALL_NODE_NAME: this.name, ...this.deployment.image.env, ...Object.fromEntries(lines) };
+      Object.assign(given, this.spec.environment);
+      for (const [key, value] of Object.entries(given)) this.env[key] = this.place(`${value}`);
+    }
+    const entrypoint = this.service === "node" ? this.deployment.image.entrypoint : [];
+    const words = [...entrypoint, ...this.spec.command].map((word) => this.place(word));
+    if (this.service === "redis") words.push("--bind", this.address, "--dir", folder);
+    const [program, ...args] = words;
+    this.process = new Process(PROGRAMS[program], args, this.env);
+  }
+
+  /** A word of the compose file, or the text of a file that it mounts, as it has to be here. */
+  place(text) {
+    const redis = this.deployment.containers.find(({ service }) => service === "redis");
+    const subnet = this.deployment.compose.networks.edge.ipam.config[0].subnet;
+    let placed = text
+      .replaceAll("0.0.0.0:", `${this.address}:`)
+      .replaceAll("redis:6379", `${redis?.address}:6379`)
+      .replaceAll(subnet, "127.0.0.1")
+      .replaceAll("bind :", `bind ${this.address}:`)
+      .replaceAll("parse-resolv-conf", `nameserver here ${this.deployment.names.address}`);
+    for (const [target, source] of this.files) placed = placed.replaceAll(target, source);
+    return placed;
+  }
+
+  /** Whether its own health check says so. */
+  async healthy() {
+    const [how, program, ...args] = this.spec.healthcheck.test;
+    assert.equal(how, "CMD");
+    if (program === "wget") {
+      const { port, pathname } = new URL(args.at(-1));
+      const answer = await get(`${this.address}:${port}`, pathname).catch(() => null);
+      return answer?.status === 200;
+    }
+    const where = program === "redis-cli" ? ["-h", this.address] : [];
+    return (await run(PROGRAMS[program], [...where, ...args], this.env)).code === 0;
+  }
+
+  async becomesHealthy() {
+    await this.process.becomes(() => this.healthy(), `${this.name} is healthy`);
+  }
+
+  /** As an engine does it: the service's signal, and as much time as it is given. Answers with the exit code. */
+  async stop() {
+    const began = Date.now();
+    this.process.child.kill(this.spec.stop_signal ?? "SIGTERM");
+    const code = await within(this.process.code, `${this.name} ends`);
+    const took = (Date.now() - began) / 1000;
+    const given = Number.parseInt(this.spec.stop_grace_period ?? "10s", 10);
+    assert.ok(took < given, `${this.name} took ${took} s to stop, and is killed after ${given} s`);
+    return code;
+  }
+
+  /** As when its machine loses power. */
+  async crash() {
+    this.process.child.kill("SIGKILL");
+    await within(this.process.code, `${this.name} ends`);
+  }
+}
+
+/** Compose text with its variables at their defaults. */
+function defaults(text) {
+  const set = text.replaceAll(/\$\{\w+:-([^}]*)\}/g, "$1");
+  assert.doesNotMatch(set, /\$\{/, "a variable without a default");
+  return set;
+}
+
+/** What the image adds to a command. */
+function image(dockerfile) {
+  const entrypoint = JSON.parse(/^ENTRYPOINT (.*)$/m.exec(dockerfile)[1]);
+  const env = [...dockerfile.matchAll(/^ENV (\w+)=(.*)$/gm)].map(([, key, value]) => [key, value]);
+  return { entrypoint, env: Object.fromEntries(env) };
+}
+

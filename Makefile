@@ -15,10 +15,10 @@ FUZZ_TARGETS := handshake names directory mesh seal token
 CARGO_FUZZ := 0.13.1
 CARGO_DENY := 0.20.2
 
-.PHONY: help build run test test-all soak fuzz bench micro check advisories tools clean
+.PHONY: help build run test test-all soak fuzz bench micro check check-deploy advisories tools clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: $(WEB) ## build the release binary, the page included
 	cargo build --release --locked
@@ -31,8 +31,9 @@ test: tools $(WEB) ## install what the tests need, and run all of them
 	cargo build --locked
 	npm --prefix tests run --silent clients
 	npm --prefix tests run --silent page
+	npm --prefix tests run --silent deploy
 
-test-all: test soak ## and the long ones: repeated cluster and fault tests, the soak, wider searches
+test-all: test check-deploy soak ## and the long ones: repeated cluster and fault tests, the soak, wider searches
 	for turn in $$(seq 10); do cargo test --locked --test cluster; done
 	for turn in $$(seq 3); do cargo test --locked --test faults; done
 	ROLLCALL_THOROUGH=1 cargo test --locked -p rollcall-model
@@ -67,6 +68,9 @@ check: tools $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) $(WEB) ## formatting, lints, 
 	$(TOOLS)/python/bin/buf lint
 	npm --prefix web run --silent check
 	$(TOOLS)/bin/cargo-deny-$(CARGO_DENY) --locked check licenses bans sources
+
+check-deploy: tools ## what is in deploy/, against what reads it: image, compose file, balancer, manifests, units
+	tests/deploy/check
 
 advisories: $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) ## what is known against the dependencies; asks the network
 	$(TOOLS)/bin/cargo-deny-$(CARGO_DENY) --locked check advisories

@@ -1,7 +1,7 @@
 // What the files of `deploy/` say in several places, and have to say alike.
 
 import assert from "node:assert/strict";
-import { readFile, readdir } from "node:fs/promises";
+import { access, readFile, readdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { test } from "node:test";
 
@@ -75,6 +75,16 @@ test("each container is shut in, and limited", async () => {
       assert.ok(resources.limits.memory);
     }
   }
+});
+
+test("what is mounted is there", async () => {
+  const { services, configs } = await compose();
+  const mounted = Object.values(configs).map(({ file }) => file);
+  for (const { volumes = [] } of Object.values(services)) {
+    mounted.push(...volumes.map((volume) => volume.split(":")[0]).filter((source) => source.startsWith("./")));
+  }
+  assert.ok(mounted.length > 4, mounted.join(" "));
+  for (const source of mounted) await access(join(DEPLOY, source));
 });
 
 test("the same Redis everywhere", async () => {

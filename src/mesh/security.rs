@@ -89,7 +89,7 @@ impl Security {
     /// Keeps the files read, for ever.
     pub async fn keep(self) {
         join(watched::keep(self.certificates), watched::keep(self.tokens)).await;
-        pending().await
+        pending::<()>().await;
     }
 
     /// The certificates as they are now, where nodes show some.

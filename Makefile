@@ -28,7 +28,6 @@ run: build ## run four nodes behind https://localhost:5009
 
 test: tools $(WEB) ## install what the tests need, and run all of them
 	cargo test --locked --workspace
-	cargo build --locked
 	npm --prefix tests run --silent clients
 	npm --prefix tests run --silent page
 	npm --prefix tests run --silent deploy

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::common::{Client, Cluster, Index, PATIENCE, Socket, open, text};
+use crate::common::{Client, Cluster, Index, PATIENCE, Socket, open, text, until};
 use crate::issuer::{Issuer, claims, from_now, verifier};
 
 const SECRET: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
@@ -96,15 +96,10 @@ async fn a_socket_may_outstay_its_token_by_the_grace_and_nobody_may_come_in_then
     let address = cluster.nodes[0].public;
     let short = auth(SHORT);
     let client = Client::with(address, "", &short).await.unwrap();
-    let refused = async {
-        loop {
-            if let Err(message) = Client::with(address, "", &short).await {
-                break message;
-            }
-        }
-    };
-    let message = timeout(PATIENCE, refused).await.expect("the token expires");
-    assert!(message.starts_with("token_expired: "), "{message}");
+    until("the token expires", || async {
+        Client::with(address, "", &short).await.is_err_and(|message| message.starts_with("token_expired: "))
+    })
+    .await;
     assert_eq!(client.join("Physics").await, json!({"ok": true}));
     cluster.stop().await;
 }

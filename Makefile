@@ -11,6 +11,8 @@ export ROLLCALL_TOOLS := $(CURDIR)/$(TOOLS)
 SOAK ?= 2m
 BENCH ?=
 FUZZ_SECONDS ?= 20
+# Most tests wait for something most of the time.
+TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 FUZZ_TARGETS := handshake names directory mesh seal token
 CARGO_FUZZ := 0.13.1
 CARGO_DENY := 0.20.2
@@ -27,10 +29,8 @@ run: build ## run four nodes behind https://localhost:5009
 	@exec target/release/rollcall dev
 
 test: tools $(WEB) ## install what the tests need, and run all of them
-	cargo test --locked --workspace
-	npm --prefix tests run --silent clients
-	npm --prefix tests run --silent page
-	npm --prefix tests run --silent deploy
+	RUST_TEST_THREADS=$(TEST_THREADS) cargo test --locked --workspace
+	npm --prefix tests run --silent all
 
 test-all: test check-deploy soak ## and the long ones: repeated cluster and fault tests, the soak, wider searches
 	for turn in $$(seq 10); do cargo test --locked --test cluster; done

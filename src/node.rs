@@ -34,6 +34,7 @@ use crate::limits::counted::so_many;
 use crate::limits::turnstile::Turnstile;
 use crate::membership::{Identity, Leaving, Membership};
 use crate::mesh;
+use crate::mesh::accept::{Accepted, accepted};
 use crate::mesh::peers::Peers;
 use crate::mesh::security::Security;
 use crate::metrics::Metrics;
@@ -325,7 +326,7 @@ impl Node {
             tasks.spawn("admin", connections::serve(admin, None, service, connections, stop_mesh.clone()));
         }
         let mut mesh = tokio::spawn(mesh::server::serve(
-            so_many(mesh::accept::accepted(listeners.mesh, config.mesh_security.clone()), MESH_CONNECTIONS),
+            so_many(accepted(listeners.mesh, config.mesh_security.clone()), MESH_CONNECTIONS, Accepted::counted),
             Arc::clone(roster),
             Arc::clone(membership),
             identity,

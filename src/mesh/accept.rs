@@ -14,14 +14,15 @@ use std::time::Duration;
 use futures::Stream;
 use futures::stream::unfold;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 use tonic::transport::server::Connected;
 use tracing::warn;
 
 use super::link::Wire;
-use super::metered::{End, Metered};
+use super::metered::{End, metered};
 use super::preface::Prompt;
 use super::security::{Peer, Security};
 
@@ -35,6 +36,8 @@ const HANDSHAKES_MOST: usize = 256;
 pub struct Accepted {
     stream: Prompt<Box<dyn Wire>>,
     peer: Peer,
+    /// Held by one of those that are counted.
+    _one: Option<OwnedSemaphorePermit>,
 }
 
 struct Accepting {
@@ -61,7 +64,7 @@ impl Accepting {
                 accepted = self.listener.accept() => {
                     let (stream, address) = accepted?;
                     stream.set_nodelay(true)?;
-                    let stream = Metered::new(stream, End::Answering);
+                    let stream = metered(stream, End::Answering);
                     if !self.security.shows_certificates() {
                         return Ok(Accepted::new(Box::new(stream), Peer::unproven(address)));
                     }
@@ -77,7 +80,7 @@ impl Accepting {
         }
     }
 
-    fn begin(&mut self, stream: Metered<TcpStream>, address: SocketAddr) {
+    fn begin(&mut self, stream: impl Wire + 'static, address: SocketAddr) {
         if self.started.len() >= HANDSHAKES_MOST {
             self.started.retain(|handshake| !handshake.is_finished());
         }
@@ -90,7 +93,7 @@ impl Accepting {
     }
 }
 
-async fn prove(stream: Metered<TcpStream>, address: SocketAddr, security: Security) -> Option<Accepted> {
+async fn prove(stream: impl Wire + 'static, address: SocketAddr, security: Security) -> Option<Accepted> {
     let certificates = security.certificates()?;
     let error = match timeout(HANDSHAKE_WITHIN, certificates.accept(stream)).await {
         Ok(Ok((stream, chain))) => {
@@ -107,7 +110,12 @@ async fn prove(stream: Metered<TcpStream>, address: SocketAddr, security: Securi
 
 impl Accepted {
     fn new(stream: Box<dyn Wire>, peer: Peer) -> Self {
-        Self { stream: Prompt::new(stream, PREFACE_WITHIN), peer }
+        Self { stream: Prompt::new(stream, PREFACE_WITHIN), peer, _one: None }
+    }
+
+    /// It counts for as long as it is there.
+    pub fn counted(self, one: OwnedSemaphorePermit) -> Self {
+        Self { _one: Some(one), ..self }
     }
 }
 

@@ -32,7 +32,7 @@ use tonic::codegen::http::{Request, Response, Uri};
 use tracing::warn;
 
 use super::MAX_ANSWER_BYTES;
-use super::metered::{End, Metered};
+use super::metered::{End, metered};
 use super::proto::mesh_service_client::MeshServiceClient;
 use super::security::{Proof, Security};
 
@@ -111,7 +111,7 @@ pub fn by_tcp(mesh: SmolStr) -> BoxFuture<'static, io::Result<Box<dyn Wire>>> {
     async move {
         let stream = TcpStream::connect(mesh.as_str()).await?;
         stream.set_nodelay(true)?;
-        Ok(Box::new(Metered::new(stream, End::Asking)) as Box<dyn Wire>)
+        Ok(Box::new(metered(stream, End::Asking)) as Box<dyn Wire>)
     }
     .boxed()
 }

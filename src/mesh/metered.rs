@@ -3,13 +3,11 @@
 //! Owns the counts, for the whole process, and the stream that counts: below TLS, so that what is counted is what the
 //! network carries.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tonic::transport::server::Connected;
+use tokio_util::io::{InspectReader, InspectWriter};
+
+use super::link::Wire;
 
 /// Which end of a connection this process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,12 +27,6 @@ pub struct Traffic {
 /// That of this process.
 pub static TRAFFIC: Traffic =
     Traffic { sent: [const { AtomicU64::new(0) }; 2], received: [const { AtomicU64::new(0) }; 2] };
-
-/// Counts what passes.
-pub struct Metered<T> {
-    stream: T,
-    end: End,
-}
 
 impl End {
     pub const ALL: [Self; 2] = [Self::Asking, Self::Answering];
@@ -59,64 +51,15 @@ impl Traffic {
     }
 }
 
-impl<T> Metered<T> {
-    pub fn new(stream: T, end: End) -> Self {
-        Self { stream, end }
-    }
-
-    fn count_sent(&self, written: &io::Result<usize>) {
-        if let Ok(bytes) = written {
-            TRAFFIC.sent[self.end as usize].fetch_add(*bytes as u64, Ordering::Relaxed);
+/// The same stream, with what passes counted.
+pub fn metered(stream: impl Wire, end: End) -> impl Wire {
+    let count = |bytes: &'static AtomicU64| {
+        move |passed: &[u8]| {
+            bytes.fetch_add(passed.len() as u64, Ordering::Relaxed);
         }
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buf))?;
-        let read = buf.filled().len() - before;
-        TRAFFIC.received[self.end as usize].fetch_add(read as u64, Ordering::Relaxed);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(context, buf));
-        self.count_sent(&written);
-        Poll::Ready(written)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, bufs));
-        self.count_sent(&written);
-        Poll::Ready(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
-
-impl<T: Connected> Connected for Metered<T> {
-    type ConnectInfo = T::ConnectInfo;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.connect_info()
-    }
+    };
+    let (sent, received) = (&TRAFFIC.sent[end as usize], &TRAFFIC.received[end as usize]);
+    InspectWriter::new(InspectReader::new(stream, count(received)), count(sent))
 }
 
 #[cfg(test)]
@@ -128,7 +71,7 @@ mod tests {
     #[tokio::test]
     async fn what_passes_is_counted_at_its_end() {
         let (one, mut other) = duplex(64);
-        let mut metered = Metered::new(one, End::Asking);
+        let mut metered = metered(one, End::Asking);
         let before = [TRAFFIC.sent(End::Asking), TRAFFIC.received(End::Asking)];
         metered.write_all(b"abc").await.unwrap();
         other.write_all(b"defgh").await.unwrap();

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
-use tonic::transport::server::Connected;
 
 /// How many bytes an HTTP/2 client sends first: <https://www.rfc-editor.org/rfc/rfc9113#section-3.4>.
 const PREFACE: usize = 24;
@@ -73,14 +72,6 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Prompt<T> {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
-    }
-}
-
-impl<T: Connected> Connected for Prompt<T> {
-    type ConnectInfo = T::ConnectInfo;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.connect_info()
     }
 }
 

@@ -17,8 +17,6 @@ pub mod turnstile;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use axum::http::HeaderValue;
-
 use address::Proxies;
 use rate::Rate;
 
@@ -44,8 +42,6 @@ pub const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// Open files that are no connections of clients: those to the other nodes and to Redis, listeners, logs.
 pub const FILES_RESERVED: u64 = 256;
-/// When somebody who was turned away should try again, in seconds.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// What one node grants. `None`: as much as there is.
 #[derive(Debug, Clone)]

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use headers::HeaderMapExt as _;
 use headers::authorization::{Authorization, Bearer};
 
-use super::problem::Problem;
+use super::problem::{Problem, SOON};
 use super::{Config, rest};
 use crate::identity::{Callers, Denied};
 
@@ -21,8 +21,6 @@ use crate::identity::{Callers, Denied};
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"rollcall\"");
 const INVALID: HeaderValue = HeaderValue::from_static("Bearer realm=\"rollcall\", error=\"invalid_token\"");
 const INSUFFICIENT: HeaderValue = HeaderValue::from_static("Bearer realm=\"rollcall\", error=\"insufficient_scope\"");
-/// When a caller whose token cannot be checked should try again, in seconds.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// A problem, and the header that says what to do about it.
 type Refused = ((HeaderName, HeaderValue), Problem);
@@ -39,11 +37,7 @@ pub async fn guard(State(config): State<Arc<Config>>, request: Request, next: Ne
     }
     let (mut response, kept) = match known(&config, request).await {
         Ok(request) => (next.run(request).await, HeaderValue::from_static("private, no-cache")),
-        Err(((name, value), problem)) => {
-            let mut response = problem.into_response();
-            response.headers_mut().insert(name, value);
-            (response, HeaderValue::from_static("no-store"))
-        }
+        Err(((name, value), problem)) => (problem.with(name, value), HeaderValue::from_static("no-store")),
     };
     response.headers_mut().insert(header::CACHE_CONTROL, kept);
     response.headers_mut().append(header::VARY, HeaderValue::from_static("authorization"));
@@ -58,9 +52,7 @@ async fn known(config: &Arc<Config>, request: Request) -> Result<Request, Refuse
     let caller = config.callers.know(presented.token()).await.map_err(|denied| match denied {
         Denied::Invalid(_) => unauthorized(INVALID, "this token gets nobody in here; get another one"),
         Denied::Expired => unauthorized(INVALID, "the token has expired; get a new one"),
-        Denied::Unavailable => {
-            ((header::RETRY_AFTER, RETRY_AFTER), Problem::unavailable("tokens cannot be checked here yet"))
-        }
+        Denied::Unavailable => ((header::RETRY_AFTER, SOON), Problem::unavailable("tokens cannot be checked here yet")),
     })?;
     let Some(caller) = caller else { return Ok(request) };
     let (mut parts, body) = request.into_parts();

@@ -3,9 +3,12 @@
 //! Owns the table from meaning to HTTP status. Nothing expected is a 500.
 
 use axum::Json;
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+
+/// When to try again what may work in a moment, for `Retry-After`: in seconds.
+pub const SOON: HeaderValue = HeaderValue::from_static("1");
 
 /// A problem document of the type `about:blank`: its title is the status's own phrase.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,8 +59,14 @@ impl Problem {
     /// Something is there that cannot be done to it; the response names what can.
     pub fn method_not_allowed(method: &Method) -> Response {
         let detail = format!("{method} cannot be done here; GET and HEAD can");
-        let mut response = Self { status: StatusCode::METHOD_NOT_ALLOWED, detail }.into_response();
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET,HEAD"));
+        Self { status: StatusCode::METHOD_NOT_ALLOWED, detail }
+            .with(header::ALLOW, HeaderValue::from_static("GET,HEAD"))
+    }
+
+    /// The response, with a header that says what to do about it.
+    pub fn with(self, name: HeaderName, value: HeaderValue) -> Response {
+        let mut response = self.into_response();
+        response.headers_mut().insert(name, value);
         response
     }
 }

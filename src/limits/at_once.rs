@@ -9,15 +9,14 @@ use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
 use axum::http::{Request, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Either, Ready, ready};
 use http_body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::{Layer, Service};
 
-use super::RETRY_AFTER;
-use crate::http::problem::Problem;
+use crate::http::problem::{Problem, SOON};
 
 /// A layer. All clones share the limit.
 #[derive(Clone)]
@@ -65,9 +64,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let Ok(one) = Arc::clone(&self.free).try_acquire_owned() else {
-            let mut response = Problem::unavailable("too many roll calls at the same time; try again").into_response();
-            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
-            return Either::Right(ready(Ok(response)));
+            let problem = Problem::unavailable("too many roll calls at the same time; try again");
+            return Either::Right(ready(Ok(problem.with(header::RETRY_AFTER, SOON))));
         };
         let answer = self.inner.call(request);
         Either::Left(async move { Ok(answer.await?.map(|body| Body::new(Counted { body, _one: one }))) }.boxed())

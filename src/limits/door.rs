@@ -10,8 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Response, StatusCode};
-use axum::response::IntoResponse;
+use axum::http::{Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -19,11 +18,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::Bounds;
 use super::address::{Address, Proxies};
 use super::complaints::Complaints;
 use super::counts::{Counts, Place};
-use super::{Bounds, RETRY_AFTER};
-use crate::http::problem::Problem;
+use crate::http::problem::{Problem, SOON};
 
 /// How many of those that are too many are told so at the same time.
 const TOLD_MOST: usize = 64;
@@ -109,8 +108,6 @@ impl TurnedAway {
             StatusCode::TOO_MANY_REQUESTS => Problem::too_many("too many connections of this address are open"),
             _ => Problem::unavailable("too many connections are open; another node may have room"),
         };
-        let mut response = problem.into_response();
-        response.headers_mut().insert(axum::http::header::RETRY_AFTER, RETRY_AFTER);
-        response
+        problem.with(header::RETRY_AFTER, SOON)
     }
 }

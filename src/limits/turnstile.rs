@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{HeaderValue, Request, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
+use super::Bounds;
 use super::address::{Address, Proxies};
 use super::complaints::Complaints;
 use super::counts::{Counts, Place};
 use super::rate::{Events, PerKey, Rate, Verdict};
-use super::{Bounds, RETRY_AFTER};
-use crate::http::problem::Problem;
+use crate::http::problem::{Problem, SOON};
 
 /// Counts the clients of one node. Shared by `Arc`.
 pub struct Turnstile {
@@ -95,8 +95,6 @@ impl Client {
 }
 
 fn refusal(detail: &str, wait: Option<Duration>) -> Box<Response> {
-    let mut response = Problem::too_many(detail).into_response();
-    let wait = wait.map(|wait| HeaderValue::from(wait.as_secs() + 1));
-    response.headers_mut().insert(header::RETRY_AFTER, wait.unwrap_or(RETRY_AFTER));
-    Box::new(response)
+    let again = wait.map_or(SOON, |wait| HeaderValue::from(wait.as_secs() + 1));
+    Box::new(Problem::too_many(detail).with(header::RETRY_AFTER, again))
 }

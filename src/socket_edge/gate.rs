@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::http::{HeaderValue, Request, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{Request, header};
+use axum::response::Response;
 use futures::future::Either;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tower::Service;
@@ -22,13 +22,11 @@ use tracing::{info, warn};
 use super::compact::compact;
 use super::query::Query;
 use crate::connections::{Connections, Switch};
-use crate::http::problem::Problem;
+use crate::http::problem::{Problem, SOON};
 use crate::identity::By;
 use crate::limits::turnstile::Turnstile;
 use crate::membership::Membership;
 
-/// When a client that was turned away should try again, in seconds.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 /// How often within a lease it is looked whether this node still counts…
 const LOOKS_PER_LEASE: u32 = 20;
 /// …and how many times in a row it must not. A process that was stopped looks once and then finds its lease again.
@@ -84,9 +82,7 @@ where
         };
         let opens = query.sid.is_none();
         if let Some(why) = self.closed(opens) {
-            let mut response = Problem::unavailable(why).into_response();
-            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
-            return Either::Right(ready(Ok(response)));
+            return Either::Right(ready(Ok(Problem::unavailable(why).with(header::RETRY_AFTER, SOON))));
         }
         let websocket = query.transport == Some("websocket");
         if opens

@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use rcgen::{CertifiedKey as Made, generate_simple_self_signed};
-use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
 use crate::watched::Watched;
@@ -34,6 +34,13 @@ struct Current(Watched<CertifiedKey>);
 /// The one implementation of cryptography that everything here uses.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
+}
+
+/// The CAs that this machine trusts; `None` where there are none. Reads them from the disk.
+pub fn trusted_by_this_machine() -> Option<RootCertStore> {
+    let mut trusted = RootCertStore::empty();
+    trusted.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    (!trusted.is_empty()).then_some(trusted)
 }
 
 impl Tls {

@@ -11,14 +11,13 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, Url};
-use rustls::crypto::ring;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_native_certs::load_native_certs;
+use rustls::ClientConfig;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
 use super::keys::KeySet;
+use crate::tls::{provider, trusted_by_this_machine};
 
 /// The most bytes of an answer: sets of keys have a few thousand.
 const ANSWER_MOST: usize = 256 << 10;
@@ -169,10 +168,9 @@ impl Jwks {
 
 /// Trusts whom this machine trusts.
 fn tls() -> anyhow::Result<ClientConfig> {
-    let mut trusted = RootCertStore::empty();
-    trusted.add_parsable_certificates(load_native_certs().certs);
-    ensure!(!trusted.is_empty(), "this machine trusts nobody: install ca-certificates, or set SSL_CERT_FILE");
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let nobody = "this machine trusts nobody: install ca-certificates, or set SSL_CERT_FILE";
+    let trusted = trusted_by_this_machine().context(nobody)?;
+    let builder = ClientConfig::builder_with_provider(provider());
     let builder = builder.with_safe_default_protocol_versions().context("cannot set up TLS")?;
     Ok(builder.with_root_certificates(trusted).with_no_client_auth())
 }

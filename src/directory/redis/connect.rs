@@ -14,18 +14,18 @@ use ::redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError,
     ServerErrorKind,
 };
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use futures::future::join;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::CALL_TIMEOUT;
-use crate::tls::{pem, provider};
+use crate::tls::{pem, provider, trusted_by_this_machine};
 use crate::watched::{self, Watched};
 
 /// The part of [`CALL_TIMEOUT`] that a TLS handshake may take.
@@ -289,7 +289,11 @@ fn watch_tls(access: &Access) -> anyhow::Result<Watched<Arc<ClientConfig>>> {
     Watched::open(files.cloned().collect(), move |contents| {
         let mut contents = contents.iter();
         let mut next = || contents.next().map(Vec::as_slice).unwrap_or_default();
-        let roots = ca.as_ref().map_or_else(of_the_system, |ca| pem::roots(ca, next()))?;
+        let roots = match &ca {
+            Some(ca) => pem::roots(ca, next())?,
+            None => trusted_by_this_machine()
+                .context("this machine has no CAs that it trusts: pass the CA of Redis with --redis-ca")?,
+        };
         let config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots);
@@ -302,14 +306,4 @@ fn watch_tls(access: &Access) -> anyhow::Result<Watched<Arc<ClientConfig>>> {
         };
         Ok(Arc::new(config))
     })
-}
-
-/// The CAs that this machine trusts.
-fn of_the_system() -> anyhow::Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    let (known, _unfit) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if known == 0 {
-        bail!("this machine has no CAs that it trusts: pass the CA of Redis with --redis-ca");
-    }
-    Ok(roots)
 }

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use rollcall::certs;
-use rollcall::cli::{Certs, Cli, Command, Dev, Health, OnOff, RedisArgs, Serve};
+use rollcall::cli::{Certs, Cli, Command, Dev, Health, OnOff, Serve};
 use rollcall::connections::{file_limit, listen, raise_file_limit};
 use rollcall::dev;
 use rollcall::directory::Directory;
 use rollcall::directory::memory::Memory;
+use rollcall::directory::redis::Redis;
 use rollcall::health::probe;
 use rollcall::names::NodeName;
 use rollcall::node::{Config, Listeners, Node};
@@ -125,13 +126,22 @@ async fn run_dev(dev: Dev, shutdown: CancellationToken) -> anyhow::Result<()> {
     let cluster =
         dev::Cluster { nodes: usize::from(dev.nodes), listen: dev.listen, tls: dev.tls == OnOff::On, clients };
     let memory = Memory::new();
-    check_redis(&dev.redis).await?;
-    let directory = || directory(&dev.redis, &memory);
+    if let Some(redis) = dev.redis.open()? {
+        check(&redis).await?;
+    }
+    // Each node has a connection of its own.
+    let directory = || {
+        Ok(match dev.redis.open()? {
+            Some(redis) => Arc::new(redis) as Arc<dyn Directory>,
+            None => Arc::clone(&memory) as Arc<dyn Directory>,
+        })
+    };
     dev::run(cluster, directory, |introduction| println!("{introduction}"), shutdown).await
 }
 
 async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<()> {
     let access = serve.access.open()?;
+    let redis = serve.redis.open()?;
     let bind = |address| listen(address, false).with_context(|| format!("cannot listen on {address}"));
     let public = bind(serve.listen.address)?;
     let mesh_listener = bind(serve.mesh_listen.address)?;
@@ -142,16 +152,25 @@ async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<
         NodeName::from_any(&format!("{}-{}", host.to_string_lossy(), mesh.port()))
     });
     let mesh_advertise = match serve.mesh_advertise {
-        Some(advertised) => advertised.resolve(mesh, &redis_address(&serve.redis)?).await?,
+        Some(advertised) => {
+            let redis = redis.as_ref().map_or_else(String::new, |redis| redis.address());
+            advertised.resolve(mesh, &redis).await?
+        }
         None => mesh.to_string(),
     };
     let (tls, mesh_security) = (serve.trust.https()?, serve.trust.mesh(&mesh_advertise)?);
     let admin_address = admin.local_addr()?;
     info!(%name, listen = %public.local_addr()?, %mesh, advertise = mesh_advertise, admin = %admin_address, "starting");
-    if serve.redis.url.is_none() {
-        info!("no --redis: this node is a cluster of one");
-    }
-    check_redis(&serve.redis).await?;
+    let directory: Arc<dyn Directory> = match redis {
+        Some(redis) => {
+            check(&redis).await?;
+            Arc::new(redis)
+        }
+        None => {
+            info!("no --redis: this node is a cluster of one");
+            Memory::new()
+        }
+    };
     let bounds = serve.limits.bounds(file_limit());
     let config = Config {
         name,
@@ -174,7 +193,6 @@ async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<
         mesh_security,
     };
     let listeners = Listeners { public, mesh: mesh_listener, admin: Some(admin) };
-    let directory = directory(&serve.redis, &Memory::new())?;
     Node::new(config, listeners, directory).run(shutdown).await
 }
 
@@ -184,21 +202,8 @@ fn make_certificates(certs: &Certs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn directory(redis: &RedisArgs, memory: &Arc<Memory>) -> anyhow::Result<Arc<dyn Directory>> {
-    Ok(match redis.open()? {
-        Some(redis) => Arc::new(redis),
-        None => Arc::clone(memory) as Arc<dyn Directory>,
-    })
-}
-
-/// Where it is, without credentials. Empty without one.
-fn redis_address(redis: &RedisArgs) -> anyhow::Result<String> {
-    Ok(redis.open()?.map_or_else(String::new, |redis| redis.address()))
-}
-
 /// Refuses a Redis that must be mended. One that does not answer is waited for.
-async fn check_redis(redis: &RedisArgs) -> anyhow::Result<()> {
-    let Some(redis) = redis.open()? else { return Ok(()) };
+async fn check(redis: &Redis) -> anyhow::Result<()> {
     redis.check().await.with_context(|| format!("the redis at {} is not used", redis.address()))
 }
 

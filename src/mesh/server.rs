@@ -4,6 +4,7 @@
 //! Owns the checks of requests. A node that answers reads its own memory and nothing else.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,14 +95,15 @@ impl MeshService for Answering {
         &self,
         request: Request<proto::LookupSocketsRequest>,
     ) -> Result<Response<proto::LookupSocketsResponse>, Status> {
-        let peer = request.extensions().get::<Peer>().cloned();
-        let lookup = Lookup::check(&request.into_inner())?;
+        let (_, extensions, request) = request.into_parts();
+        let lookup = Lookup::check(&request)?;
         let part = lookup.answer(&self.roster);
         if let Some(meant) = lookup.node.filter(|meant| *meant != part.node) {
             // An earlier id of this process is ordinary; another process is what is at the wrong address.
-            if meant.process() != part.node.process() && self.is_first("node id", peer.as_ref()) {
-                let peer = peer.as_ref().map(|peer| tracing::field::display(peer.address()));
-                warn!(peer, %meant, is = %part.node, "a peer takes this node for another, and is not answered");
+            if meant.process() != part.node.process()
+                && let Some(peer) = self.untold("node id", extensions.get())
+            {
+                warn!(%peer, %meant, is = %part.node, "a peer takes this node for another, and is not answered");
             }
             return Err(another(&meant, &part.node));
         }
@@ -113,17 +115,17 @@ impl MeshService for Answering {
         request: Request<proto::AnnounceRequest>,
     ) -> Result<Response<proto::AnnounceResponse>, Status> {
         let missing = || Status::invalid_argument("status is missing");
-        let peer = request.extensions().get::<Peer>().cloned();
-        let said = status::decode(request.into_inner().status.ok_or_else(missing)?)
+        let (_, extensions, request) = request.into_parts();
+        let peer = extensions.get::<Peer>();
+        let said = status::decode(request.status.ok_or_else(missing)?)
             .map_err(|error| Status::invalid_argument(format!("the status {error}")))?;
         // Neither for another host nor for a node that is known to be at another.
         let known = self.membership.mesh_of(said.about.node.process());
         let hosts = [Some(&said.about.mesh), known.as_ref()].into_iter().flatten();
-        if peer.as_ref().is_some_and(|peer| hosts.clone().any(|mesh| !peer.speaks_for(mesh))) {
-            if self.is_first("status", peer.as_ref()) {
-                let peer = peer.as_ref().map(|peer| tracing::field::display(peer.address()));
+        if peer.is_some_and(|peer| hosts.clone().any(|mesh| !peer.speaks_for(mesh))) {
+            if let Some(peer) = self.untold("status", peer) {
                 let (name, mesh) = (&said.about.name, &said.about.mesh);
-                warn!(peer, %name, %mesh, "a peer speaks for a host that its certificate does not name");
+                warn!(%peer, %name, %mesh, "a peer speaks for a host that its certificate does not name");
             }
             return Err(Status::permission_denied("the certificate does not name the host that the status is about"));
         }
@@ -134,8 +136,10 @@ impl MeshService for Answering {
 }
 
 impl Answering {
-    fn is_first(&self, what: &'static str, peer: Option<&Peer>) -> bool {
-        peer.is_some_and(|peer| self.security.refusals().is_first(what, &peer.address().ip().to_string()))
+    /// The peer's address, if it has not been told for a while that it is refused for this.
+    fn untold(&self, what: &'static str, peer: Option<&Peer>) -> Option<SocketAddr> {
+        let address = peer?.address();
+        self.security.refusals().is_first(what, &address.ip().to_string()).then_some(address)
     }
 }
 

@@ -15,29 +15,57 @@ use crate::directory::{Account, Directory, Epoch, Error, Listing, NodeEntry, Own
 use crate::names::{NodeId, Room};
 use crate::roster::claims::SeatChange;
 
-/// The calls, by the names that their metrics have.
-const OPERATIONS: [&str; 10] =
-    ["enter", "renew", "nodes", "claim", "release", "owners", "account", "repair", "list", "forget"];
-const ENTER: usize = 0;
-const RENEW: usize = 1;
-const NODES: usize = 2;
-const CLAIM: usize = 3;
-const RELEASE: usize = 4;
-const OWNERS: usize = 5;
-const ACCOUNT: usize = 6;
-const REPAIR: usize = 7;
-const LIST: usize = 8;
-const FORGET: usize = 9;
+/// A call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Enter,
+    Renew,
+    Nodes,
+    Claim,
+    Release,
+    Owners,
+    Account,
+    Repair,
+    List,
+    Forget,
+}
 
-const FAILURES: [&str; 4] = ["unanswered", "refused", "foreign", "abandoned"];
-const ABANDONED: usize = 3;
+/// How a call failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    Unanswered,
+    Refused,
+    Foreign,
+    /// Its caller stopped waiting.
+    Abandoned,
+}
+
+const KINDS: [(Kind, &str); 10] = [
+    (Kind::Enter, "enter"),
+    (Kind::Renew, "renew"),
+    (Kind::Nodes, "nodes"),
+    (Kind::Claim, "claim"),
+    (Kind::Release, "release"),
+    (Kind::Owners, "owners"),
+    (Kind::Account, "account"),
+    (Kind::Repair, "repair"),
+    (Kind::List, "list"),
+    (Kind::Forget, "forget"),
+];
+
+const FAILURES: [(Failure, &str); 4] = [
+    (Failure::Unanswered, "unanswered"),
+    (Failure::Refused, "refused"),
+    (Failure::Foreign, "foreign"),
+    (Failure::Abandoned, "abandoned"),
+];
 
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Calls(Arc<Counts>);
 
 struct Counts {
-    operations: [Operation; OPERATIONS.len()],
+    operations: [Operation; KINDS.len()],
     up: IntGauge,
     index_changes: IntCounter,
     index: Mutex<Option<Epoch>>,
@@ -74,9 +102,9 @@ impl Calls {
              is another program's (foreign), or given up by their caller (abandoned).",
             &["operation", "kind"],
         );
-        let operations = OPERATIONS.map(|operation| Operation {
+        let operations = KINDS.map(|(_, operation)| Operation {
             duration: durations.with_label_values(&[operation]),
-            failures: FAILURES.map(|kind| failures.with_label_values(&[operation, kind])),
+            failures: FAILURES.map(|(_, kind)| failures.with_label_values(&[operation, kind])),
         });
         let up =
             definitions.gauge("rollcall_directory_up", "1 if the last call to the directory was answered, else 0.");
@@ -107,21 +135,21 @@ impl Counts {
 }
 
 impl Measured {
-    async fn call<T>(&self, operation: usize, work: impl Future<Output = Result<T>>) -> Result<T> {
+    async fn call<T>(&self, kind: Kind, work: impl Future<Output = Result<T>>) -> Result<T> {
         let counts = &self.calls.0;
-        let mut call = Call { operation: &counts.operations[operation], began: Instant::now(), ended: false };
+        let mut call = Call { operation: &counts.operations[kind as usize], began: Instant::now(), ended: false };
         let answer = work.await;
         call.ended = true;
         let failure = match &answer {
             Ok(_) => None,
-            Err(Error::Unanswered(_)) => Some(0),
-            Err(Error::Refused(_)) => Some(1),
-            Err(Error::Foreign(_)) => Some(2),
+            Err(Error::Unanswered(_)) => Some(Failure::Unanswered),
+            Err(Error::Refused(_)) => Some(Failure::Refused),
+            Err(Error::Foreign(_)) => Some(Failure::Foreign),
         };
         if let Some(failure) = failure {
-            call.operation.failures[failure].inc();
+            call.operation.failures[failure as usize].inc();
         }
-        counts.up.set(i64::from(failure != Some(0)));
+        counts.up.set(i64::from(failure != Some(Failure::Unanswered)));
         answer
     }
 }
@@ -130,7 +158,7 @@ impl Drop for Call<'_> {
     fn drop(&mut self) {
         self.operation.duration.observe(self.began.elapsed().as_secs_f64());
         if !self.ended {
-            self.operation.failures[ABANDONED].inc();
+            self.operation.failures[Failure::Abandoned as usize].inc();
         }
     }
 }
@@ -142,13 +170,13 @@ impl Directory for Measured {
     }
 
     async fn enter(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>> {
-        let entered = self.call(ENTER, self.inner.enter(node, entry, lease)).await?;
+        let entered = self.call(Kind::Enter, self.inner.enter(node, entry, lease)).await?;
         entered.iter().for_each(|index| self.calls.0.index_is(index));
         Ok(entered)
     }
 
     async fn renew(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Renewal> {
-        let renewal = self.call(RENEW, self.inner.renew(node, entry, lease)).await?;
+        let renewal = self.call(Kind::Renew, self.inner.renew(node, entry, lease)).await?;
         if let Renewal::Renewed(index) = &renewal {
             self.calls.0.index_is(index);
         }
@@ -156,35 +184,35 @@ impl Directory for Measured {
     }
 
     async fn nodes(&self) -> Result<Listing> {
-        self.call(NODES, self.inner.nodes()).await
+        self.call(Kind::Nodes, self.inner.nodes()).await
     }
 
     async fn claim(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>> {
-        self.call(CLAIM, self.inner.claim(node, rooms)).await
+        self.call(Kind::Claim, self.inner.claim(node, rooms)).await
     }
 
     async fn release(&self, node: &NodeId, rooms: &[Room]) -> Result<()> {
-        self.call(RELEASE, self.inner.release(node, rooms)).await
+        self.call(Kind::Release, self.inner.release(node, rooms)).await
     }
 
     async fn owners(&self, room: &Room) -> Result<Owners> {
-        self.call(OWNERS, self.inner.owners(room)).await
+        self.call(Kind::Owners, self.inner.owners(room)).await
     }
 
     async fn account(&self, room: &Room, nodes: &[NodeId]) -> Result<Vec<Account>> {
-        self.call(ACCOUNT, self.inner.account(room, nodes)).await
+        self.call(Kind::Account, self.inner.account(room, nodes)).await
     }
 
     async fn repair(&self, room: &Room, nodes: &[NodeId]) -> Result<()> {
-        self.call(REPAIR, self.inner.repair(room, nodes)).await
+        self.call(Kind::Repair, self.inner.repair(room, nodes)).await
     }
 
     async fn list(&self, node: &NodeId, changes: &[SeatChange]) -> Result<()> {
-        self.call(LIST, self.inner.list(node, changes)).await
+        self.call(Kind::List, self.inner.list(node, changes)).await
     }
 
     async fn forget(&self, node: &NodeId) -> Result<()> {
-        self.call(FORGET, self.inner.forget(node)).await
+        self.call(Kind::Forget, self.inner.forget(node)).await
     }
 }
 
@@ -205,22 +233,28 @@ mod tests {
         let faulty = Faulty::new(Arc::clone(&memory) as Arc<dyn Directory>);
         let directory = calls.measure(Arc::clone(&faulty) as Arc<dyn Directory>);
         let (room, node) = (Room::parse("a").unwrap(), NodeId::new_process());
-        let failures = |operation: usize| calls.0.operations[operation].failures.each_ref().map(IntCounter::get);
+        let failures = |kind: Kind| calls.0.operations[kind as usize].failures.each_ref().map(IntCounter::get);
 
         directory.owners(&room).await.unwrap();
-        assert_eq!((failures(OWNERS), calls.0.up.get()), ([0; 4], 1));
+        assert_eq!((failures(Kind::Owners), calls.0.up.get()), ([0; 4], 1));
         faulty.will(faulty::Call::Owners, Fault::FailBefore);
         directory.owners(&room).await.unwrap_err();
-        assert_eq!((failures(OWNERS), calls.0.up.get()), ([1, 0, 0, 0], 0));
+        assert_eq!((failures(Kind::Owners), calls.0.up.get()), ([1, 0, 0, 0], 0));
         faulty.will(faulty::Call::Claim, Fault::Refuse);
         directory.claim(&node, std::slice::from_ref(&room)).await.unwrap_err();
-        assert_eq!((failures(CLAIM), calls.0.up.get()), ([0, 1, 0, 0], 1), "who refuses is there");
+        assert_eq!((failures(Kind::Claim), calls.0.up.get()), ([0, 1, 0, 0], 1), "who refuses is there");
         let (_go, held) = tokio::sync::oneshot::channel();
         faulty.will(faulty::Call::Owners, Fault::Hold(held));
         assert!(directory.owners(&room).now_or_never().is_none());
-        assert_eq!(failures(OWNERS), [1, 0, 0, 1], "its caller gave it up");
-        assert_eq!(calls.0.operations[OWNERS].duration.get_sample_count(), 3);
+        assert_eq!(failures(Kind::Owners), [1, 0, 0, 1], "its caller gave it up");
+        assert_eq!(calls.0.operations[Kind::Owners as usize].duration.get_sample_count(), 3);
 
+        for (place, (kind, _)) in KINDS.into_iter().enumerate() {
+            assert_eq!(kind as usize, place);
+        }
+        for (place, (failure, _)) in FAILURES.into_iter().enumerate() {
+            assert_eq!(failure as usize, place);
+        }
         let entry = NodeEntry {
             name: NodeName::from_any("node"),
             mesh: "127.0.0.1:1".into(),

@@ -10,11 +10,29 @@ use tokio::time::Instant;
 
 use crate::mesh::peers::{Reply, Silence};
 
-const OUTCOMES: [&str; 8] =
-    ["answered", "moved", "deadline", "refused", "failed", "overloaded", "circuit_open", "abandoned"];
-const MOVED: usize = 1;
-const CIRCUIT_OPEN: usize = 6;
-const ABANDONED: usize = 7;
+/// What became of asking a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Answered,
+    Moved,
+    Deadline,
+    Refused,
+    Failed,
+    Overloaded,
+    CircuitOpen,
+    Abandoned,
+}
+
+const OUTCOMES: [(Outcome, &str); 8] = [
+    (Outcome::Answered, "answered"),
+    (Outcome::Moved, "moved"),
+    (Outcome::Deadline, "deadline"),
+    (Outcome::Refused, "refused"),
+    (Outcome::Failed, "failed"),
+    (Outcome::Overloaded, "overloaded"),
+    (Outcome::CircuitOpen, "circuit_open"),
+    (Outcome::Abandoned, "abandoned"),
+];
 
 /// Fewer than elsewhere: every node has them for every other.
 const BUCKETS: [f64; 8] = [0.0005, 0.001, 0.0025, 0.01, 0.05, 0.1, 0.5, 5.0];
@@ -29,7 +47,7 @@ pub struct Lookups {
 pub struct Lookup<'a> {
     lookups: &'a Lookups,
     began: Instant,
-    outcome: usize,
+    outcome: Outcome,
 }
 
 impl Default for Lookups {
@@ -54,32 +72,32 @@ impl Default for Lookups {
 
 impl Lookups {
     pub fn begin(&self) -> Lookup<'_> {
-        Lookup { lookups: self, began: Instant::now(), outcome: ABANDONED }
+        Lookup { lookups: self, began: Instant::now(), outcome: Outcome::Abandoned }
     }
 
     /// The peer was not asked: its circuit is open, and somebody else is asking.
     pub fn skipped(&self) {
-        self.outcomes[CIRCUIT_OPEN].inc();
+        self.outcomes[Outcome::CircuitOpen as usize].inc();
     }
 }
 
 impl Lookup<'_> {
     pub fn end(mut self, answer: &Result<Reply, Silence>) {
         self.outcome = match answer {
-            Ok(Reply::Part(_)) => 0,
-            Ok(Reply::Moved(_)) => MOVED,
-            Err(Silence::Deadline) => 2,
-            Err(Silence::Refused) => 3,
-            Err(Silence::Failed) => 4,
-            Err(Silence::Overloaded) => 5,
+            Ok(Reply::Part(_)) => Outcome::Answered,
+            Ok(Reply::Moved(_)) => Outcome::Moved,
+            Err(Silence::Deadline) => Outcome::Deadline,
+            Err(Silence::Refused) => Outcome::Refused,
+            Err(Silence::Failed) => Outcome::Failed,
+            Err(Silence::Overloaded) => Outcome::Overloaded,
         };
     }
 }
 
 impl Drop for Lookup<'_> {
     fn drop(&mut self) {
-        self.lookups.outcomes[self.outcome].inc();
-        if self.outcome != ABANDONED {
+        self.lookups.outcomes[self.outcome as usize].inc();
+        if self.outcome != Outcome::Abandoned {
             self.lookups.duration.observe(self.began.elapsed().as_secs_f64());
         }
     }
@@ -94,7 +112,7 @@ impl Families {
     pub fn add(&mut self, peer: &str, address: &str, lookups: &Lookups, circuit_is_open: bool) {
         let of_peer = vec![label("address", address), label("peer", peer)];
         self.take(lookups.duration.collect(), &of_peer);
-        for (outcome, counter) in OUTCOMES.iter().zip(&lookups.outcomes) {
+        for ((_, outcome), counter) in OUTCOMES.iter().zip(&lookups.outcomes) {
             let mut labels = of_peer.clone();
             labels.insert(1, label("outcome", outcome));
             self.take(counter.collect(), &labels);
@@ -142,6 +160,9 @@ mod tests {
 
     #[test]
     fn two_peers_of_one_name_are_told_apart_and_every_end_of_a_lookup_is_counted() {
+        for (place, (outcome, _)) in OUTCOMES.into_iter().enumerate() {
+            assert_eq!(outcome as usize, place);
+        }
         let lookups = [Lookups::default(), Lookups::default()];
         lookups[0].begin().end(&Err(Silence::Refused));
         drop(lookups[0].begin());

@@ -1,7 +1,8 @@
 //! The stream of one connection, as it is handed to whoever speaks on it.
 //!
 //! Owns what goes with the connection for as long as it lasts: its place among the others, its pass through the door, the
-//! watch over what was not taken, and the pace at which a WebSocket is read. It reads and writes nothing more once its switch was used.
+//! watch over what was not taken, and the pace at which a WebSocket is read. It reads and writes nothing more once its
+//! switch was used.
 
 use std::io;
 use std::pin::Pin;

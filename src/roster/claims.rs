@@ -172,7 +172,8 @@ impl Roster {
         mem::take(&mut self.lock().due.abandoned)
     }
 
-    /// Up to `most` seats whose listing is due, those that waited longest, with what is true of them now. None when `node` is retired.
+    /// Up to `most` seats whose listing is due, those that waited longest, with what is true of them now. None when
+    /// `node` is retired.
     pub fn take_seats(&self, node: &NodeId, most: usize) -> Vec<SeatChange> {
         let mut state = self.lock();
         let state = &mut *state;

@@ -3,11 +3,9 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::process::{Process, serve};
 use common::{Client, PATIENCE, RedisServer, open, text, until};
 use futures::StreamExt;
 use rollcall::connections::raise_file_limit;
@@ -16,32 +14,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-/// One `rollcall serve` process, killed with the value.
-struct Process {
-    child: Child,
-    public: SocketAddr,
-    admin: SocketAddr,
-}
-
 impl Process {
     async fn start(redis: &RedisServer) -> Self {
-        let any = "127.0.0.1:0";
-        let mut child = Command::new(env!("CARGO_BIN_EXE_rollcall"))
-            .args(["serve", "--identity", "query", "--listen", any, "--mesh-listen", any, "--admin-listen", any])
-            .args(["--redis", &redis.url(), "--log", "info"])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let line = lines.by_ref().map(Result::unwrap).find(|line| line.contains("starting")).expect("it starts");
-        std::thread::spawn(move || lines.for_each(drop));
-        let field = |name: &str| {
-            let value = line.split_whitespace().find_map(|word| word.strip_prefix(name)).expect("the line names it");
-            value.parse::<SocketAddr>().unwrap()
-        };
-        let process = Self { child, public: field("listen="), admin: field("admin=") };
-        let ready = format!("http://{}/readyz", process.admin);
-        until("ready", || async { reqwest::get(&ready).await.is_ok_and(|answer| answer.status() == 200) }).await;
+        let process = Self::launch(serve().args(["--identity", "query", "--redis", &redis.url()]));
+        process.is_ready().await;
         process
     }
 
@@ -51,13 +27,6 @@ impl Process {
         let complete = response.headers()["rollcall-complete"] == "true";
         let rows: Vec<Value> = response.json().await.unwrap();
         (complete, rows.iter().map(|row| text(row, "id_socket")).collect())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

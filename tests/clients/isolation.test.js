@@ -5,20 +5,9 @@ import assert from "node:assert/strict";
 import net from "node:net";
 import { after, before, describe, test } from "node:test";
 
-import io2 from "socket.io-client-v2";
-import { io as io3 } from "socket.io-client-v3";
-import { io as io4 } from "socket.io-client-v4";
-
 import { Balancer } from "./balancer.js";
 import { Node, Redis, get, until, users } from "./cluster.js";
-
-const clients = [
-  { name: "socket.io-client 4", io: io4, transport: "websocket" },
-  { name: "socket.io-client 4, polling", io: io4, transport: "polling" },
-  { name: "socket.io-client 3", io: io3, transport: "websocket" },
-  { name: "socket.io-client 3, polling", io: io3, transport: "polling" },
-  { name: "socket.io-client 2", io: io2, transport: "websocket" },
-];
+import { clients } from "./official.js";
 
 /** A TCP proxy: each connection goes to the next of its targets, or is reset while it is cut. */
 class Proxy {

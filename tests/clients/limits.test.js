@@ -7,21 +7,12 @@ import net from "node:net";
 import { after, before, describe, test } from "node:test";
 
 import io2 from "socket.io-client-v2";
-import { io as io3 } from "socket.io-client-v3";
-import { io as io4 } from "socket.io-client-v4";
 
 import { Node, get, until, users } from "./cluster.js";
+import { clients } from "./official.js";
 
-const clients = [
-  { name: "socket.io-client 4", io: io4, transport: "websocket" },
-  { name: "socket.io-client 4, polling", io: io4, transport: "polling" },
-  { name: "socket.io-client 3", io: io3, transport: "websocket" },
-  { name: "socket.io-client 3, polling", io: io3, transport: "polling" },
-  { name: "socket.io-client 2", io: io2, transport: "websocket" },
-];
-
-/** A client, and what it was told in place of being connected. */
-function connect(node, { io, transport }, user) {
+/** A client, for as long as its test, and what it was told in place of being connected. */
+function connect(t, node, { io, transport }, user) {
   const socket = io(`http://${node.listen}/`, {
     transports: [transport],
     forceNew: true,
@@ -29,6 +20,7 @@ function connect(node, { io, transport }, user) {
     reconnectionDelayMax: 200,
     query: { id_user: user, room: "a" },
   });
+  t.after(() => socket.disconnect());
   const seen = { socket, errors: [] };
   socket.on("connect_error", (error) => seen.errors.push(error.message));
   // Version 2 says it by another event when it is the middleware that refuses.
@@ -36,12 +28,16 @@ function connect(node, { io, transport }, user) {
   return seen;
 }
 
+/** One that is let in. */
+async function letIn(t, node, client, user) {
+  const seen = connect(t, node, client, user);
+  await until(() => seen.socket.connected, `${user} is connected`);
+  return seen;
+}
+
 async function turnedAwayAndBack(t, node, client) {
-  const first = connect(node, clients[0], "first");
-  t.after(() => first.socket.disconnect());
-  await until(() => first.socket.connected, "the first is connected");
-  const second = connect(node, client, "second");
-  t.after(() => second.socket.disconnect());
+  const first = await letIn(t, node, clients[0], "first");
+  const second = connect(t, node, client, "second");
   await until(() => second.errors.length >= 2, "the second was turned away, and again");
   assert.equal(second.socket.connected, false);
   first.socket.disconnect();
@@ -76,8 +72,7 @@ describe("one handshake of an address each second", () => {
 
   for (const client of clients) {
     test(`${client.name} is told 429 and comes back by itself`, async (t) => {
-      const both = [connect(node, client, "first"), connect(node, client, "second")];
-      t.after(() => both.forEach(({ socket }) => socket.disconnect()));
+      const both = [connect(t, node, client, "first"), connect(t, node, client, "second")];
       await until(() => both.every(({ socket }) => socket.connected), "both are connected");
       assert.ok(both.some(({ errors }) => errors.length > 0), "one of them came too early");
     });
@@ -91,14 +86,9 @@ describe("two connections in all", () => {
 
   for (const client of clients.filter(({ transport }) => transport === "websocket")) {
     test(`${client.name} is told 503 and comes back by itself`, async (t) => {
-      const other = connect(node, clients[0], "other");
-      t.after(() => other.socket.disconnect());
-      await until(() => other.socket.connected, "the other is connected");
-      const first = connect(node, clients[0], "first");
-      t.after(() => first.socket.disconnect());
-      await until(() => first.socket.connected, "the first is connected");
-      const second = connect(node, client, "second");
-      t.after(() => second.socket.disconnect());
+      await letIn(t, node, clients[0], "other");
+      const first = await letIn(t, node, clients[0], "first");
+      const second = connect(t, node, client, "second");
       await until(() => second.errors.length >= 2, "the second was turned away, and again");
       first.socket.disconnect();
       await until(() => second.socket.connected, "the second is connected");
@@ -120,9 +110,7 @@ describe("more probes than there are", () => {
       return answer.status === 503 && answer;
     }, "one more is told so");
     assert.equal(answer.headers["retry-after"], "1");
-    const client = connect(node, clients[0], "foo");
-    t.after(() => client.socket.disconnect());
-    await until(() => client.socket.connected, "a client is connected");
+    await letIn(t, node, clients[0], "foo");
     idle.forEach((socket) => socket.destroy());
     await until(async () => (await get(node.admin, "/readyz")).status === 200, "probes are answered");
   });
@@ -138,11 +126,8 @@ describe("one socket of a user", () => {
 
   for (const client of clients) {
     test(`${client.name} is told sockets_too_many`, async (t) => {
-      const first = connect(node, client, client.name);
-      t.after(() => first.socket.disconnect());
-      await until(() => first.socket.connected, "the first is connected");
-      const second = connect(node, client, client.name);
-      t.after(() => second.socket.disconnect());
+      const first = await letIn(t, node, client, client.name);
+      const second = connect(t, node, client, client.name);
       await until(() => second.errors.length > 0, "the second is refused");
       assert.match(second.errors[0], /^sockets_too_many: /);
       assert.equal(second.socket.connected, false);

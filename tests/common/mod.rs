@@ -3,6 +3,9 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of it")]
 
+pub mod anybody;
+pub mod process;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener as StdListener};

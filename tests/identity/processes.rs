@@ -1,9 +1,8 @@
 //! The binary as an operator runs it: the README's own commands, what is refused at start, keys that come by https, and
 //! nothing of a secret in what it prints.
 
-use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,76 +14,35 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 
+use crate::common::process::{Process, serve};
 use crate::common::{Client, PATIENCE, listen_anywhere, until};
 use crate::issuer::{Issuer, RSA_PEM, claims};
 
-const ANYWHERE: [&str; 6] =
-    ["--listen", "127.0.0.1:0", "--mesh-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
 /// What begins the part of the README that is run here.
 const README_PART: &str = "### A first token";
 
-/// Killed with the value.
-struct Running {
-    child: Child,
-    log: std::path::PathBuf,
-    public: SocketAddr,
-    admin: SocketAddr,
-}
-
-impl Running {
-    async fn start(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let log = folder.join("log");
-        let child = serve(folder, arguments, environment)
-            .args(ANYWHERE)
-            .args(["--log", "trace"])
-            .stderr(std::fs::File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
-        let text = || std::fs::read_to_string(&log).unwrap();
-        until("it starts", || async {
-            text().lines().any(|line| line.contains(" starting ") && line.contains("admin="))
-        })
-        .await;
-        let text = text();
-        let line = text.lines().find(|line| line.contains(" starting ")).unwrap();
-        let field = |name: &str| {
-            line.split_whitespace().find_map(|word| word.strip_prefix(name)).unwrap().parse::<SocketAddr>().unwrap()
-        };
-        Self { child, public: field("listen="), admin: field("admin="), log }
+impl Process {
+    /// One that logs everything.
+    fn begin(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::launch(node(folder, arguments, environment).args(["--log", "trace"]))
     }
 
     async fn readiness(&self) -> (u16, Value) {
         let response = reqwest::get(format!("http://{}/readyz", self.admin)).await.unwrap();
         (response.status().as_u16(), response.json().await.unwrap())
     }
-
-    async fn ready(&self) {
-        until("ready", || async { self.readiness().await.0 == 200 }).await;
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap()
-    }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn serve(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
-    command.current_dir(folder).arg("serve").args(arguments).env("NO_PROXY", "*").env("NO_COLOR", "1");
+fn node(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut command = serve();
+    command.current_dir(folder).args(arguments).env("NO_PROXY", "*");
     command.envs(environment.iter().copied());
     command
 }
 
 /// What a start that is refused prints.
 fn refused(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> String {
-    let Output { status, stdout, stderr } =
-        serve(folder, arguments, environment).args(ANYWHERE).stdin(Stdio::null()).output().unwrap();
+    let Output { status, stdout, stderr } = node(folder, arguments, environment).stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8(stderr).unwrap();
     assert!(!status.success() && stdout.is_empty(), "{text}");
     assert_eq!(text.lines().count(), 1, "one line: {text}");
@@ -135,8 +93,8 @@ async fn nothing_that_a_client_or_a_caller_shows_gets_into_the_log() {
     std::fs::write(folder.path().join("key"), secret).unwrap();
     std::fs::write(folder.path().join("tokens"), format!("dashboard: {named}\n")).unwrap();
     let arguments = ["--identity", "jwt", "--jwt-key", "key", "--api-access", "token", "--api-token-file", "tokens"];
-    let node = Running::start(folder.path(), &arguments, &[]).await;
-    node.ready().await;
+    let node = Process::begin(folder.path(), &arguments, &[]);
+    node.is_ready().await;
     let issuer = Issuer::secret("HS256", secret.as_bytes());
     let (good, forged) = (issuer.token(&claims(&json!({}))), Issuer::rsa("RS256").token(&claims(&json!({}))));
     let auth = |token: &str| json!({"token": token, "room": "Maths"}).to_string();
@@ -188,8 +146,8 @@ async fn keys_come_by_https_from_whoever_the_machine_trusts_and_from_nobody_else
     let trusted = folder.path().join("trusted.pem");
     std::fs::write(&trusted, cert.pem()).unwrap();
 
-    let node = Running::start(folder.path(), &arguments, &[("SSL_CERT_FILE", trusted.to_str().unwrap())]).await;
-    node.ready().await;
+    let node = Process::begin(folder.path(), &arguments, &[("SSL_CERT_FILE", trusted.to_str().unwrap())]);
+    node.is_ready().await;
     let auth = json!({"token": issuer.named_token("one", &claims(&json!({}))), "room": "Maths"}).to_string();
     assert!(Client::with(node.public, "", &auth).await.is_ok());
     drop(node);
@@ -200,7 +158,7 @@ async fn keys_come_by_https_from_whoever_the_machine_trusts_and_from_nobody_else
 
     let other = generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap().cert.pem();
     std::fs::write(&trusted, other).unwrap();
-    let node = Running::start(folder.path(), &arguments, &[("SSL_CERT_FILE", trusted.to_str().unwrap())]).await;
+    let node = Process::begin(folder.path(), &arguments, &[("SSL_CERT_FILE", trusted.to_str().unwrap())]);
     until("it says so", || async { node.log().contains("the keys of tokens cannot be fetched, no client is let in") })
         .await;
     let (status, readiness) = node.readiness().await;

@@ -51,7 +51,7 @@ async fn a_node_says_in_every_way_why_it_is_not_ready_and_when_it_is() {
     let url = redis.url();
     let port = redis.port;
     drop(redis);
-    let node = Process::launch(&url, "node-1", &["--drain", "20s"]);
+    let node = Process::begin(&url, "node-1", &["--drain", "20s"]);
     until("it answers probes", || async { probe(node.admin, &["--live"]).await.0 }).await;
     let why: Value = node.get("/readyz").await.json().await.unwrap();
     assert_eq!(why["ready"], false);

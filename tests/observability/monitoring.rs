@@ -155,7 +155,7 @@ async fn a_real_prometheus_has_an_answer_to_every_query_and_a_cluster_that_is_we
     let redis = RedisServer::start().await;
     let mut nodes = Vec::new();
     for number in 1..=4 {
-        nodes.push(Process::launch(&redis.url(), &format!("node-{number}"), &["--threads", "1"]));
+        nodes.push(Process::begin(&redis.url(), &format!("node-{number}"), &["--threads", "1"]));
     }
     for node in &nodes {
         until("ready", || async { node.get("/readyz").await.status() == 200 }).await;

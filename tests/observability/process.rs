@@ -1,50 +1,29 @@
-//! One `rollcall serve` process, its admin port, and the numbers it tells.
+//! What the admin port of a node tells, and the programs that read it.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::common::{RedisServer, until};
-
-/// Killed with the value.
-pub struct Process {
-    pub child: Child,
-    pub public: SocketAddr,
-    pub mesh: SocketAddr,
-    pub admin: SocketAddr,
-}
+use crate::common::RedisServer;
+pub use crate::common::process::Process;
+use crate::common::process::serve;
 
 /// The samples of one scrape, each by its name and labels as they are written.
 pub struct Samples(BTreeMap<String, f64>);
 
 impl Process {
     /// Starts a node that is called `name`, with `more` flags; it need not be ready yet.
-    pub fn launch(redis: &str, name: &str, more: &[&str]) -> Self {
-        let any = "127.0.0.1:0";
-        let mut child = Command::new(env!("CARGO_BIN_EXE_rollcall"))
-            .args(["serve", "--identity", "query", "--listen", any, "--mesh-listen", any, "--admin-listen", any])
-            .args(["--redis", redis, "--node-name", name, "--log", "info"])
-            .args(more)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let line = lines.by_ref().map(Result::unwrap).find(|line| line.contains("starting")).expect("it starts");
-        std::thread::spawn(move || lines.for_each(drop));
-        let field = |name: &str| {
-            let value = line.split_whitespace().find_map(|word| word.strip_prefix(name)).expect("the line names it");
-            value.parse::<SocketAddr>().unwrap()
-        };
-        Self { child, public: field("listen="), mesh: field("mesh="), admin: field("admin=") }
+    pub fn begin(redis: &str, name: &str, more: &[&str]) -> Self {
+        let mut command = serve();
+        Self::launch(command.args(["--identity", "query", "--redis", redis, "--node-name", name]).args(more))
     }
 
     pub async fn start(redis: &RedisServer, name: &str, more: &[&str]) -> Self {
-        let process = Self::launch(&redis.url(), name, more);
-        until("ready", || async { process.get("/readyz").await.status() == 200 }).await;
+        let process = Self::begin(&redis.url(), name, more);
+        process.is_ready().await;
         process
     }
 
@@ -64,13 +43,6 @@ impl Process {
 
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

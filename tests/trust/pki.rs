@@ -11,14 +11,15 @@ use rcgen::{
 };
 use rollcall::mesh::security::{Files, Security};
 use rollcall::tls::{pem, provider};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::common::anybody::Anybody;
 
 pub struct Authority {
     pub pem: String,
@@ -111,7 +112,7 @@ pub async fn connect(
     socket.bind((source, 0).into())?;
     let stream = socket.connect(to).await?;
     let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
-    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(Anybody));
+    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(Anybody::default()));
     let mut config = match shown {
         None => config.with_no_client_auth(),
         Some(shown) => config.with_client_cert_resolver(certified(shown)),
@@ -141,43 +142,4 @@ fn certified(shown: &Issued) -> Arc<SingleCertAndKey> {
     let contents = [shown.certificate.as_bytes(), shown.key.as_bytes()];
     let certified = pem::certified_key([Path::new("certificate"), Path::new("key")], contents).unwrap();
     Arc::new(SingleCertAndKey::from(certified))
-}
-
-/// Accepts every certificate: what is tested is what the other end does.
-#[derive(Debug)]
-struct Anybody;
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -1,24 +1,20 @@
 //! `rollcall` as an operator runs it, with everything that it logs.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::io::Read;
+use std::ops::Deref;
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::common::process::{Process, rollcall, serve};
 use crate::common::{PATIENCE, RedisServer, text, until};
 
-/// One `rollcall serve`, killed with the value.
+/// A node with a name.
 pub struct Node {
-    child: Child,
+    process: Process,
     pub name: String,
-    pub public: SocketAddr,
-    pub mesh: SocketAddr,
-    pub admin: SocketAddr,
-    log: Arc<Mutex<String>>,
 }
 
 /// What a node is started with, apart from addresses that the system picks.
@@ -34,12 +30,6 @@ pub struct Roll {
     pub sockets: BTreeSet<String>,
 }
 
-pub fn rollcall() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
-    command.env("NO_COLOR", "1");
-    command
-}
-
 /// Runs it to its end.
 pub fn run(arguments: &[&str]) -> Output {
     rollcall().args(arguments).output().unwrap()
@@ -47,10 +37,9 @@ pub fn run(arguments: &[&str]) -> Output {
 
 impl Start {
     pub fn named(name: &str) -> Self {
-        let any = "127.0.0.1:0";
-        let mut command = rollcall();
-        command.args(["serve", "--identity", "query", "--listen", any, "--admin-listen", any, "--node-name", name]);
-        Self { command, name: name.to_owned() }.env("ROLLCALL_MESH_LISTEN", any)
+        let mut command = serve();
+        command.args(["--identity", "query", "--node-name", name]);
+        Self { command, name: name.to_owned() }
     }
 
     /// On a port that is known before.
@@ -74,35 +63,12 @@ impl Start {
 
     /// Started, and listening; whether it becomes ready is another question.
     pub fn launch(mut self) -> Node {
-        let mut child = self.command.stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let log = Arc::new(Mutex::new(String::new()));
-        let starting = loop {
-            let line = lines.next().unwrap_or_else(|| panic!("it ends:\n{}", log.lock().unwrap())).unwrap();
-            log.lock().unwrap().push_str(&format!("{line}\n"));
-            if line.contains(" starting ") {
-                break line;
-            }
-        };
-        std::thread::spawn({
-            let log = Arc::clone(&log);
-            move || lines.map_while(Result::ok).for_each(|line| log.lock().unwrap().push_str(&format!("{line}\n")))
-        });
-        let field = |name: &str| {
-            let value = starting.split_whitespace().find_map(|word| word.strip_prefix(name)).expect("it is named");
-            value.parse::<SocketAddr>().unwrap()
-        };
-        let (public, mesh, admin) = (field("listen="), field("mesh="), field("admin="));
-        Node { child, name: self.name, public, mesh, admin, log }
+        Node { process: Process::launch(&mut self.command), name: self.name }
     }
 
     pub async fn ready(self) -> Node {
         let node = self.launch();
-        let url = format!("http://{}/readyz", node.admin);
-        until(&format!("{} is ready", node.name), || async {
-            reqwest::get(&url).await.is_ok_and(|answer| answer.status() == 200)
-        })
-        .await;
+        node.is_ready().await;
         node
     }
 
@@ -129,10 +95,6 @@ impl Start {
 }
 
 impl Node {
-    pub fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
-    }
-
     /// The lines of the log with this in them.
     pub fn logged(&self, what: &str) -> Vec<String> {
         self.log().lines().filter(|line| line.contains(what)).map(ToOwned::to_owned).collect()
@@ -156,14 +118,15 @@ impl Node {
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.child.id()
     }
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+impl Deref for Node {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
     }
 }
 

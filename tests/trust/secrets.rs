@@ -3,8 +3,9 @@
 use std::fs;
 
 use crate::common::Client;
+use crate::common::process::rollcall;
 use crate::pki::{Authority, Folder, Time};
-use crate::process::{Start, complete, rollcall};
+use crate::process::{Start, complete};
 use crate::redis_access::{ACL, Guarded, PASSWORD};
 
 const TOKEN: &str = "tok-3141592653589793238462643383279";

@@ -153,7 +153,7 @@ impl Ca {
         let contents = [&self.pem, &certificate, &key].map(|contents| contents.as_bytes());
         for name in &names.0 {
             let advertised = format!("{name}:1");
-            Certificates::read(&files, contents, &advertised).context("the CA cannot be used")?;
+            Certificates::read(&files, contents, Some(&advertised)).context("the CA cannot be used")?;
         }
         Ok((certificate, key))
     }

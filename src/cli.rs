@@ -5,6 +5,7 @@
 
 mod access;
 mod advertise;
+mod audit;
 mod certs;
 mod health;
 mod limits;
@@ -24,6 +25,7 @@ use crate::names::NodeName;
 use crate::socket_edge::Transports;
 pub use access::AccessArgs;
 pub use advertise::Advertise;
+pub use audit::Audit;
 pub use certs::Certs;
 pub use health::Health;
 pub use limits::LimitArgs;
@@ -67,6 +69,13 @@ pub enum Command {
     /// For `--mesh-ca`, `--mesh-cert` and `--mesh-key` of `serve`. Whoever has a CA already needs none of this: any
     /// certificate does that names the node's host and is for both server and client authentication.
     Certs(Certs),
+
+    /// Compare what Redis says with what every node says, and print what differs
+    ///
+    /// Asks the nodes that are registered in Redis, and those that they know, for everything they have, and reads all that
+    /// is under the prefix. What differs is looked at a second time: what was under way differs only once. Mends nothing.
+    /// Exit code 0: nothing differs; 1: something does; 2: Redis or a node could not be asked.
+    Audit(Audit),
 
     /// Ask a node on this machine whether it is well, for probes: exit code 0 or 1, and one line that says why
     Health(Health),
@@ -215,6 +224,10 @@ impl Cli {
             Command::Serve(serve) => {
                 serve.check()?;
                 &serve.redis
+            }
+            Command::Audit(audit) => {
+                audit.check()?;
+                &audit.redis
             }
             Command::Certs(_) | Command::Health(_) => return Ok(()),
         };

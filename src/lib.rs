@@ -10,11 +10,12 @@
 //! [`names`] and [`clock`] are what everything speaks of, [`oddities`] what is ignored, [`watched`] the files that are
 //! read again. [`identity`] says who is let in and who may ask, [`limits`] what anybody may take; [`membership`] says who
 //! belongs to the cluster and whether this node counts, [`health`] whether clients should be sent here, and [`metrics`]
-//! what was counted; [`node`] wires one node together, [`dev`] runs four of them in one process, and [`certs`] makes
-//! certificates for those of many. The words and the promises are in the README.
+//! what was counted; [`node`] wires one node together, [`dev`] runs four of them in one process, [`certs`] makes
+//! certificates for those of many, and [`audit`] compares what Redis says with what they say. The words and the promises are in the README.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+pub mod audit;
 pub mod certs;
 pub mod cli;
 pub mod clock;

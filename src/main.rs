@@ -6,9 +6,10 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use rollcall::audit;
 use rollcall::certs;
-use rollcall::cli::{Certs, Cli, Command, Dev, Health, OnOff, Serve};
+use rollcall::cli::{Audit, Certs, Cli, Command, Dev, Health, OnOff, Serve};
 use rollcall::connections::{file_limit, listen, raise_file_limit};
 use rollcall::dev;
 use rollcall::directory::Directory;
@@ -32,6 +33,8 @@ static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// A command line that cannot be run, as usual.
 const USAGE: u8 = 2;
+/// An audit that could not be made.
+const TROUBLE: u8 = 2;
 /// Ended by a second signal, as shells count it for SIGINT.
 const INTERRUPTED: i32 = 130;
 
@@ -55,11 +58,15 @@ fn main() -> ExitCode {
         return ExitCode::from(USAGE);
     }
     raise_file_limit();
+    let failed = match cli.command {
+        Command::Audit(_) => ExitCode::from(TROUBLE),
+        _ => ExitCode::FAILURE,
+    };
     match run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             error!("{error:#}");
-            ExitCode::FAILURE
+            failed
         }
     }
 }
@@ -85,27 +92,33 @@ fn probe(health: &Health) -> ExitCode {
 }
 
 fn log(cli: &Cli) -> anyhow::Result<()> {
-    let default = if matches!(cli.command, Command::Dev(_)) { "warn" } else { "info" };
+    let default = match cli.command {
+        Command::Dev(_) => "warn",
+        Command::Audit(_) => "warn,rollcall::audit=info",
+        _ => "info",
+    };
     let filter = EnvFilter::try_new(cli.log.as_deref().unwrap_or(default))?;
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     Ok(())
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     let threads = match &command {
         Command::Serve(serve) => serve.threads,
-        Command::Dev(_) | Command::Certs(_) | Command::Health(_) => None,
+        Command::Dev(_) | Command::Certs(_) | Command::Audit(_) | Command::Health(_) => None,
     };
     runtime(threads)?.block_on(async {
         let shutdown = CancellationToken::new();
         tokio::spawn(watch_signals(shutdown.clone()));
         match command {
-            Command::Dev(dev) => run_dev(dev, shutdown).await,
-            Command::Serve(serve) => run_serve(*serve, shutdown).await,
-            Command::Certs(certs) => make_certificates(&certs),
+            Command::Dev(dev) => run_dev(dev, shutdown).await?,
+            Command::Serve(serve) => run_serve(*serve, shutdown).await?,
+            Command::Certs(certs) => make_certificates(&certs)?,
+            Command::Audit(audit) => return run_audit(audit, shutdown).await,
             Command::Health(_) => unreachable!("it was answered before"),
         }
+        Ok(ExitCode::SUCCESS)
     })
 }
 
@@ -158,7 +171,7 @@ async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<
         }
         None => mesh.to_string(),
     };
-    let (tls, mesh_security) = (serve.trust.https()?, serve.trust.mesh(&mesh_advertise)?);
+    let (tls, mesh_security) = (serve.trust.https()?, serve.trust.mesh.open(Some(&mesh_advertise))?);
     let admin_address = admin.local_addr()?;
     info!(%name, listen = %public.local_addr()?, %mesh, advertise = mesh_advertise, admin = %admin_address, "starting");
     let directory: Arc<dyn Directory> = match redis {
@@ -200,6 +213,28 @@ fn make_certificates(certs: &Certs) -> anyhow::Result<()> {
     let order = certs::Order { out: &certs.out, names: &certs.names, days: certs.days, force: certs.force };
     print!("{}", certs::make(&order)?);
     Ok(())
+}
+
+async fn run_audit(audit: Audit, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
+    let redis = audit.redis.open()?.context("--redis is missing")?;
+    let security = audit.mesh.open(None)?;
+    check(&redis).await?;
+    let report = tokio::select! {
+        report = audit::run(&redis, &security, audit.pause) => report,
+        () = redis.upkeep() => bail!("the connection to redis is not kept any more"),
+        () = shutdown.cancelled() => return Ok(ExitCode::from(TROUBLE)),
+    };
+    let report = report.with_context(|| format!("the redis at {} cannot be read", redis.address()))?;
+    if audit.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("{report}");
+    }
+    Ok(match (report.differences.is_empty(), report.complete) {
+        (true, true) => ExitCode::SUCCESS,
+        (true, false) => ExitCode::from(TROUBLE),
+        (false, _) => ExitCode::FAILURE,
+    })
 }
 
 /// Refuses a Redis that must be mended. One that does not answer is waited for.

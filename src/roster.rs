@@ -10,6 +10,7 @@ pub mod changes;
 pub mod claims;
 mod due_seats;
 mod part;
+pub mod walk;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem;
@@ -79,7 +80,8 @@ struct State {
     last_presence: PresenceKey,
     presences: HashMap<PresenceKey, Attendance>,
     by_socket: HashMap<SocketId, PresenceKey>,
-    rooms: HashMap<Room, RoomState>,
+    /// In no order that means anything, but one that can be read in slices.
+    rooms: IndexMap<Room, RoomState>,
     /// How many of the rooms have rows.
     occupied: usize,
     tally: Tally,
@@ -131,7 +133,7 @@ impl Roster {
             last_presence: 0,
             presences: HashMap::new(),
             by_socket: HashMap::new(),
-            rooms: HashMap::new(),
+            rooms: IndexMap::new(),
             occupied: 0,
             tally: Tally::default(),
             due: Due::default(),
@@ -379,7 +381,7 @@ impl State {
             self.owing -= 1;
         }
         if entry.claim == Claim::None {
-            self.rooms.remove(room);
+            self.rooms.swap_remove(room);
         } else {
             let now = Instant::now();
             entry.emptied = Some(now);

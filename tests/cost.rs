@@ -13,13 +13,15 @@ use prost::Message;
 use rollcall::mesh::link::Link;
 use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use rollcall::mesh::proto::mesh_service_server::{MeshService, MeshServiceServer};
-use rollcall::mesh::proto::{AnnounceRequest, AnnounceResponse, LookupSocketsRequest, LookupSocketsResponse};
+use rollcall::mesh::proto::{
+    AnnounceRequest, AnnounceResponse, ListRoomsRequest, ListRoomsResponse, LookupSocketsRequest, LookupSocketsResponse,
+};
 use rollcall::roster::Presence;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 /// An unchanged part fits into it, ids and version included.
 const SMALL: usize = 128;
@@ -77,6 +79,12 @@ impl MeshService for Meter {
 
     async fn announce(&self, request: Request<AnnounceRequest>) -> Result<Response<AnnounceResponse>, Status> {
         self.node.clone().announce(request.into_inner()).await
+    }
+
+    type ListRoomsStream = Streaming<ListRoomsResponse>;
+
+    async fn list_rooms(&self, request: Request<ListRoomsRequest>) -> Result<Response<Self::ListRoomsStream>, Status> {
+        self.node.clone().list_rooms(request.into_inner()).await
     }
 }
 

@@ -24,6 +24,13 @@ pub struct Trust {
     #[arg(long, env = "ROLLCALL_TLS_KEY", value_name = "FILE")]
     tls_key: Option<PathBuf>,
 
+    #[command(flatten)]
+    pub mesh: MeshTrust,
+}
+
+/// How whoever speaks on a closed mesh shows who it is.
+#[derive(Debug, Args)]
+pub struct MeshTrust {
     /// Close the mesh with certificates: the CAs that those of all nodes are of, PEM. Read again when it changes.
     /// `rollcall certs` makes one
     #[arg(long, env = "ROLLCALL_MESH_CA", value_name = "FILE")]
@@ -46,15 +53,9 @@ pub struct Trust {
 
 impl Trust {
     pub(super) fn check(&self, mesh: SocketAddr) -> Result<(), String> {
-        let https = [("--tls-cert", self.tls_cert.is_some()), ("--tls-key", self.tls_key.is_some())];
-        let certificates = [
-            ("--mesh-ca", self.mesh_ca.is_some()),
-            ("--mesh-cert", self.mesh_cert.is_some()),
-            ("--mesh-key", self.mesh_key.is_some()),
-        ];
-        together(&https)?;
-        together(&certificates)?;
-        if mesh.ip().is_loopback() || self.mesh_ca.is_some() || self.mesh_token_file.is_some() {
+        together(&[("--tls-cert", self.tls_cert.is_some()), ("--tls-key", self.tls_key.is_some())])?;
+        self.mesh.check()?;
+        if mesh.ip().is_loopback() || self.mesh.closes() {
             return Ok(());
         }
         Err(format!(
@@ -73,12 +74,26 @@ impl Trust {
         let files = self.tls_cert.as_ref().zip(self.tls_key.as_ref());
         files.map(|(certificate, key)| Tls::from_files(certificate, key).context("--tls-cert, --tls-key")).transpose()
     }
+}
 
-    /// Who may speak on the mesh. `advertised`: where the others reach this node.
+impl MeshTrust {
+    pub(super) fn check(&self) -> Result<(), String> {
+        together(&[
+            ("--mesh-ca", self.mesh_ca.is_some()),
+            ("--mesh-cert", self.mesh_cert.is_some()),
+            ("--mesh-key", self.mesh_key.is_some()),
+        ])
+    }
+
+    fn closes(&self) -> bool {
+        self.mesh_ca.is_some() || self.mesh_token_file.is_some()
+    }
+
+    /// Who may speak on the mesh. `advertised`: where the others reach this node, if it is one.
     ///
     /// # Errors
     /// When a file cannot be read or makes no sense, or the others would not accept the certificate.
-    pub fn mesh(&self, advertised: &str) -> anyhow::Result<Security> {
+    pub fn open(&self, advertised: Option<&str>) -> anyhow::Result<Security> {
         let files = match (self.mesh_ca.clone(), self.mesh_cert.clone(), self.mesh_key.clone()) {
             (Some(ca), Some(certificate), Some(key)) => Some(Files { ca, certificate, key }),
             _ => None,

@@ -148,6 +148,10 @@ pub(super) fn grace(text: &str) -> Result<Duration, String> {
     duration(text, Duration::ZERO, Duration::from_secs(86_400))
 }
 
+pub(super) fn pause(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::from_millis(100), Duration::from_secs(60))
+}
+
 pub(super) fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
     let parsed = humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 500ms or 5s"))?;
     in_range(parsed, least..=most, |duration| humantime::format_duration(*duration).to_string())

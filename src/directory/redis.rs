@@ -7,6 +7,7 @@
 //! used.
 
 pub mod connect;
+pub mod scan;
 
 use std::time::Duration;
 

@@ -76,11 +76,11 @@ struct Shown {
 
 impl Security {
     /// Reads the files. `advertised`: the address at which the others reach this node, whose host its certificate must
-    /// name.
+    /// name; `None` for somebody who asks nodes and is none.
     ///
     /// # Errors
     /// When a file cannot be read or makes no sense, or the others would not accept the certificate.
-    pub fn open(files: Option<Files>, token_file: Option<PathBuf>, advertised: &str) -> anyhow::Result<Self> {
+    pub fn open(files: Option<Files>, token_file: Option<PathBuf>, advertised: Option<&str>) -> anyhow::Result<Self> {
         let certificates = files.map(|files| Certificates::watch(files, advertised)).transpose()?;
         let tokens = token_file.map(Tokens::watch).transpose()?;
         Ok(Self { certificates, tokens, refusals: Arc::default() })

@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +31,7 @@ use super::{
 use crate::identity::By;
 use crate::membership::Membership;
 use crate::names::{NameError, NodeId, Room, SocketId};
+use crate::roster::walk::{Place, Slice};
 use crate::roster::{Known, Part, Roster, Row, Told};
 use crate::socket_edge::sessions::Sessions;
 
@@ -133,6 +136,23 @@ impl MeshService for Answering {
         let status = Some(status::encode(&self.membership.say()));
         Ok(Response::new(proto::AnnounceResponse { status }))
     }
+
+    type ListRoomsStream = BoxStream<'static, Result<proto::ListRoomsResponse, Status>>;
+
+    async fn list_rooms(&self, _: Request<proto::ListRoomsRequest>) -> Result<Response<Self::ListRoomsStream>, Status> {
+        let roster = Arc::clone(&self.roster);
+        let word = Some(status::encode(&self.membership.say()));
+        // A slice is read when the one before it was sent.
+        let slices = stream::unfold((Some(Place::BEGIN), word), move |(place, word)| {
+            let slice = place.map(|place| roster.slice(place));
+            async move {
+                let slice = slice?;
+                let next = slice.next;
+                Some((Ok(encode_slice(slice, word)), (next, None)))
+            }
+        });
+        Ok(Response::new(slices.boxed()))
+    }
 }
 
 impl Answering {
@@ -198,6 +218,15 @@ fn encode(part: Part) -> proto::LookupSocketsResponse {
         Told::All(rows) => response.sockets = rows.into_iter().map(socket).collect(),
     }
     response
+}
+
+fn encode_slice(slice: Slice, status: Option<proto::Status>) -> proto::ListRoomsResponse {
+    let room = |(room, sockets): (Room, Vec<SocketId>)| proto::RoomSockets {
+        room: room.to_string(),
+        id_sockets: sockets.iter().map(ToString::to_string).collect(),
+    };
+    let rooms = slice.rooms.into_iter().map(room).collect();
+    proto::ListRoomsResponse { node_id: slice.node.to_string(), status, rooms }
 }
 
 fn another(meant: &NodeId, is: &NodeId) -> Status {

@@ -249,7 +249,7 @@ impl Roster {
                 later.push((emptied, room));
                 continue;
             }
-            state.rooms.remove(&room);
+            state.rooms.swap_remove(&room);
             given.push(room);
         }
         for entry in later.into_iter().rev() {

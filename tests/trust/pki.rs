@@ -98,7 +98,7 @@ impl Folder {
     /// The same as a node opens them.
     pub fn security(&self, advertised: &str) -> Security {
         let [ca, certificate, key] = ["ca.pem", "node.pem", "node.key"].map(|name| self.path(name));
-        Security::open(Some(Files { ca, certificate, key }), None, advertised).unwrap()
+        Security::open(Some(Files { ca, certificate, key }), None, Some(advertised)).unwrap()
     }
 }
 

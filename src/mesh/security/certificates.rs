@@ -43,19 +43,19 @@ pub struct Certificates {
 impl Certificates {
     /// # Errors
     /// When a file cannot be read, or a node that goes by the same CA would not accept the certificate.
-    pub fn watch(files: Files, advertised: &str) -> anyhow::Result<Watched<Self>> {
-        let advertised = advertised.to_owned();
+    pub fn watch(files: Files, advertised: Option<&str>) -> anyhow::Result<Watched<Self>> {
+        let advertised = advertised.map(ToOwned::to_owned);
         let paths = vec![files.ca.clone(), files.certificate.clone(), files.key.clone()];
         Watched::open(paths, move |contents| {
-            Self::read(&files, [&contents[0], &contents[1], &contents[2]], &advertised)
+            Self::read(&files, [&contents[0], &contents[1], &contents[2]], advertised.as_deref())
         })
     }
 
-    /// `advertised`: the address whose host the certificate must name.
+    /// `advertised`: the address whose host the certificate must name, where others reach whoever shows it.
     ///
     /// # Errors
     /// As for [`Certificates::watch`].
-    pub fn read(files: &Files, [ca, certificate, key]: [&[u8]; 3], advertised: &str) -> anyhow::Result<Self> {
+    pub fn read(files: &Files, [ca, certificate, key]: [&[u8]; 3], advertised: Option<&str>) -> anyhow::Result<Self> {
         let roots = Arc::new(pem::roots(&files.ca, ca)?);
         let shown = pem::certified_key([&files.certificate, &files.key], [certificate, key])?;
         let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider()).build()?;
@@ -68,9 +68,11 @@ impl Certificates {
             format!("nodes that go by {ca} would not accept the certificate in {certificate}: {error}")
         };
         clients.verify_client_cert(leaf, between, UnixTime::now()).map_err(|error| anyhow!(unfit(&error)))?;
-        let name = host(advertised).with_context(|| format!("{advertised} is not HOST:PORT"))?;
-        let served = servers.verify_server_cert(leaf, between, &name, &[], UnixTime::now());
-        served.map_err(|error| anyhow!(unfit(&error)))?;
+        if let Some(advertised) = advertised {
+            let name = host(advertised).with_context(|| format!("{advertised} is not HOST:PORT"))?;
+            let served = servers.verify_server_cert(leaf, between, &name, &[], UnixTime::now());
+            served.map_err(|error| anyhow!(unfit(&error)))?;
+        }
         let shown = Arc::new(SingleCertAndKey::from(shown));
         let mut server = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?

@@ -32,6 +32,7 @@ use measure::Asker;
 use report::{Load, Report};
 use system::{Kind, Protocol, System};
 use tikv_jemallocator::Jemalloc;
+use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -118,10 +119,18 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let mut cli = Cli::parse();
+fn main() -> Result<()> {
+    let cli = Cli::parse();
     rollcall::connections::raise_file_limit();
+    let mut runtime = match cli.command {
+        // Whoever keeps a system busy should keep the machine as little busy as can be.
+        Some(Command::Crowd { .. } | Command::Reader { .. }) => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    runtime.enable_all().build()?.block_on(run(cli))
+}
+
+async fn run(mut cli: Cli) -> Result<()> {
     match cli.command.take() {
         Some(Command::Ready { users }) => return floor::serve_ready_made(users).await,
         Some(Command::Crowd { protocol, room, first, addresses }) => {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use futures::{SinkExt, StreamExt};
-use serde_json::Value;
+use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -43,6 +43,23 @@ pub struct Member {
     pub at: usize,
     /// Ends when its connection does.
     pub stays: JoinHandle<()>,
+}
+
+/// What matters of the packets that open a session and a namespace.
+#[derive(Deserialize)]
+struct Packet {
+    sid: String,
+}
+
+/// What matters of what centrifuge says.
+#[derive(Deserialize)]
+struct Reply {
+    connect: Option<Connected>,
+}
+
+#[derive(Deserialize)]
+struct Connected {
+    client: String,
 }
 
 /// A member that is back.
@@ -117,9 +134,8 @@ async fn enter(protocol: Protocol, address: SocketAddr, user: &str, room: &str) 
         match protocol {
             Protocol::Centrifuge => {
                 for line in text.lines() {
-                    let reply: Value = serde_json::from_str(line)?;
-                    if let Some(id) = reply["connect"]["client"].as_str() {
-                        return Ok((transport, id.to_owned()));
+                    if let Some(connected) = serde_json::from_str::<Reply>(line)?.connect {
+                        return Ok((transport, connected.client));
                     }
                 }
             }
@@ -129,7 +145,7 @@ async fn enter(protocol: Protocol, address: SocketAddr, user: &str, room: &str) 
             _ => {
                 let packet = text.strip_prefix("40").or_else(|| text.strip_prefix('0'));
                 let Some(packet) = packet.filter(|packet| packet.starts_with('{')) else { continue };
-                let sid = serde_json::from_str::<Value>(packet)?["sid"].as_str().context("no sid")?.to_owned();
+                let Packet { sid } = serde_json::from_str(packet)?;
                 if text.starts_with("40") {
                     return Ok((transport, sid));
                 }

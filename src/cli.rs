@@ -10,6 +10,7 @@ mod certs;
 mod health;
 mod limits;
 mod redis;
+mod sentinel;
 mod trust;
 mod values;
 
@@ -30,6 +31,7 @@ pub use certs::Certs;
 pub use health::Health;
 pub use limits::LimitArgs;
 pub use redis::RedisArgs;
+pub use sentinel::SentinelArgs;
 pub use trust::Trust;
 pub use values::{Advertised, ListenAddress, RedisUrl};
 use values::{cache, deadline, drain, lease, node_name, origin, ping};

@@ -166,7 +166,7 @@ async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<
     });
     let mesh_advertise = match serve.mesh_advertise {
         Some(advertised) => {
-            let redis = redis.as_ref().map_or_else(String::new, |redis| redis.address());
+            let redis = redis.as_ref().map_or_else(Vec::new, Redis::addresses);
             advertised.resolve(mesh, &redis).await?
         }
         None => mesh.to_string(),
@@ -224,7 +224,7 @@ async fn run_audit(audit: Audit, shutdown: CancellationToken) -> anyhow::Result<
         () = redis.upkeep() => bail!("the connection to redis is not kept any more"),
         () = shutdown.cancelled() => return Ok(ExitCode::from(TROUBLE)),
     };
-    let report = report.with_context(|| format!("the redis at {} cannot be read", redis.address()))?;
+    let report = report.with_context(|| format!("the redis at {} cannot be read", redis.addresses().join(",")))?;
     if audit.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -239,7 +239,7 @@ async fn run_audit(audit: Audit, shutdown: CancellationToken) -> anyhow::Result<
 
 /// Refuses a Redis that must be mended. One that does not answer is waited for.
 async fn check(redis: &Redis) -> anyhow::Result<()> {
-    redis.check().await.with_context(|| format!("the redis at {} is not used", redis.address()))
+    redis.check().await.with_context(|| format!("the redis at {} is not used", redis.addresses().join(",")))
 }
 
 /// The first signal stops cleanly, the second at once.

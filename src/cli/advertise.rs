@@ -27,18 +27,19 @@ pub enum Advertise {
 }
 
 impl Advertise {
-    /// What the others are told. `listening`: where the mesh does; `redis`: `host:port`.
+    /// What the others are told. `listening`: where the mesh does; `redis`: where that may be, each `host:port`.
     ///
     /// # Errors
     /// When `auto` finds none: the name of Redis cannot be looked up, or there is no way to it.
-    pub async fn resolve(self, listening: SocketAddr, redis: &str) -> anyhow::Result<String> {
+    pub async fn resolve(self, listening: SocketAddr, redis: &[String]) -> anyhow::Result<String> {
         match self {
             Self::At(address) => Ok(address.as_str().to_owned()),
             Self::Auto if !listening.ip().is_unspecified() => Ok(listening.to_string()),
             Self::Auto => {
-                let address = own_address(listening, redis).await.with_context(|| {
+                let address = first_own_address(listening, redis).await.with_context(|| {
                     format!(
-                        "--mesh-advertise auto finds no address from which this machine reaches the redis at {redis}"
+                        "--mesh-advertise auto finds no address from which this machine reaches the redis at {}",
+                        redis.join(",")
                     )
                 })?;
                 Ok(SocketAddr::new(address, listening.port()).to_string())
@@ -56,6 +57,18 @@ impl FromStr for Advertise {
         }
         text.parse().map(Self::At).map_err(|error: String| format!("{error}, or `auto`"))
     }
+}
+
+/// That on the way to the first of these that there is a way to.
+async fn first_own_address(listening: SocketAddr, hosts: &[String]) -> anyhow::Result<IpAddr> {
+    let mut failed = None;
+    for host in hosts {
+        match own_address(listening, host).await {
+            Ok(address) => return Ok(address),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    Err(failed.unwrap_or_else(|| anyhow::anyhow!("it is nowhere")))
 }
 
 /// The first address of this machine on the way to `host` that a listener on every address of its family is reached at.
@@ -91,7 +104,8 @@ mod tests {
 
     async fn auto(listening: &str, redis: &str) -> Result<String, String> {
         let listening = listening.parse().unwrap();
-        Advertise::Auto.resolve(listening, redis).await.map_err(|error| format!("{error:#}"))
+        let redis: Vec<String> = redis.split(' ').map(str::to_owned).collect();
+        Advertise::Auto.resolve(listening, &redis).await.map_err(|error| format!("{error:#}"))
     }
 
     #[tokio::test]
@@ -103,6 +117,8 @@ mod tests {
         if std::net::UdpSocket::bind("[::1]:0").is_ok() {
             assert_eq!(auto("[::]:7001", "[::1]:6379").await.unwrap(), "[::1]:7001");
         }
+        let several = "nowhere.invalid:6379 127.0.0.1:6379 127.0.0.2:6379";
+        assert_eq!(auto("0.0.0.0:7001", several).await.unwrap(), "127.0.0.1:7001", "the first that there is a way to");
         let error = auto("0.0.0.0:7001", "[::1]:6379").await.unwrap_err();
         assert!(error.contains("no address that can be used"), "{error}");
         let error = auto("0.0.0.0:7001", "nowhere.invalid:6379").await.unwrap_err();

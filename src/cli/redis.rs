@@ -9,15 +9,19 @@ use anyhow::Context as _;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 
+use super::sentinel::SentinelArgs;
 use super::values::RedisUrl;
 use crate::directory::redis::Redis;
-use crate::directory::redis::connect::{Access, Server, asks_for_tls, check_url};
+use crate::directory::redis::connect::Access;
+use crate::directory::redis::slot::tagged;
+use crate::directory::redis::url::{Target, Way};
 
 /// The directory that nodes of different processes share.
 #[derive(Debug, Args)]
 pub struct RedisArgs {
-    /// The Redis that the nodes share, as in `redis://127.0.0.1:6379`, or `rediss://` for TLS. A URL with a password
-    /// belongs in the environment variable. Unless told otherwise: none, and nobody outside this process is known
+    /// The Redis that the nodes share, as in `redis://127.0.0.1:6379`, or `rediss://` for TLS. Whose master Sentinels
+    /// know: `redis-sentinel://a:26379,b:26379/mymaster`; a Cluster: `redis-cluster://a:6379,b:6379`. A URL with a
+    /// password belongs in the environment variable. Unless told otherwise: none, and nobody outside this process is known
     #[arg(long = "redis", env = "ROLLCALL_REDIS", value_name = "URL", hide_env_values = true)]
     pub url: Option<RedisUrl>,
 
@@ -42,7 +46,11 @@ pub struct RedisArgs {
     #[arg(long = "redis-key", env = "ROLLCALL_REDIS_KEY", value_name = "FILE")]
     key: Option<PathBuf>,
 
-    /// What the name of every key in Redis begins with
+    #[command(flatten)]
+    pub sentinel: SentinelArgs,
+
+    /// What the name of every key in Redis begins with. On a Cluster it is made a hash tag, `{rollcall}:`, unless there is
+    /// one in it
     #[arg(long = "redis-prefix", default_value = "rollcall:", env = "ROLLCALL_REDIS_PREFIX", value_name = "PREFIX")]
     pub prefix: String,
 
@@ -63,9 +71,10 @@ impl RedisArgs {
         let given = |flags: &[(&'static str, bool)]| flags.iter().find(|(_, given)| *given).map(|(flag, _)| *flag);
         let Some(url) = &self.url else {
             let alone = given(&files).or(self.user.as_ref().map(|_| "--redis-user"));
-            return alone.map_or(Ok(()), |flag| Err(format!("{flag} goes with --redis, which is missing")));
+            alone.map_or(Ok(()), |flag| Err(format!("{flag} goes with --redis, which is missing")))?;
+            return self.sentinel.check(false);
         };
-        check_url(url.as_str()).map_err(|error| format!("--redis: {error}"))?;
+        let target = Target::parse(url.as_str()).map_err(|error| format!("--redis: {error}"))?;
         let has_password = url.has_password();
         if has_password && matches.value_source("url") == Some(ValueSource::CommandLine) {
             return Err(
@@ -83,9 +92,17 @@ impl RedisArgs {
         if (url.has_user() || self.user.is_some()) && !has_password && self.password_file.is_none() {
             return Err("--redis-password-file is missing: a user of Redis has a password".to_owned());
         }
-        if let Some(flag) = given(&files[1..]).filter(|_| !asks_for_tls(url.as_str())) {
+        if let Some(flag) = given(&files[1..]).filter(|_| !target.tls) {
             return Err(format!("{flag} is for TLS: --redis must be a rediss:// URL"));
         }
+        if target.way == Way::Cluster && tagged(&self.prefix).is_none() {
+            return Err(
+                "--redis-prefix: on a Cluster all keys must have one hash tag, and none can be made of this; say one, \
+                 as in {rollcall}:"
+                    .to_owned(),
+            );
+        }
+        self.sentinel.check(matches!(target.way, Way::Sentinel { .. }))?;
         if self.certificate.is_some() != self.key.is_some() {
             return Err("--redis-cert and --redis-key go together, and one of them is missing".to_owned());
         }
@@ -103,8 +120,10 @@ impl RedisArgs {
             password: self.password_file.clone(),
             ca: self.ca.clone(),
             certificate: self.certificate.clone().zip(self.key.clone()),
+            sentinel_user: self.sentinel.sentinel_user.clone(),
+            sentinel_password: self.sentinel.sentinel_password_file.clone(),
         };
-        let server = Server::open(url.as_str(), &access).context("--redis")?;
-        Ok(Some(Redis::at(server, &self.prefix, self.allow_eviction)))
+        let redis = Redis::with(url.as_str(), &access, &self.prefix, self.allow_eviction).context("--redis")?;
+        Ok(Some(redis))
     }
 }

@@ -50,6 +50,18 @@ fn every_refusal_is_one_line_that_names_the_flag() {
         ("serve --identity query --redis redis://a@b", "--redis-password-file"),
         ("serve --identity query --redis redis://a@b --redis-user c --redis-password-file d", "--redis-user"),
         ("serve --identity query --redis rediss://a/#insecure", "--redis-ca"),
+        ("serve --identity query --redis redis-sentinel://a:1,b:1", "/mymaster"),
+        ("serve --identity query --redis redis-sentinel://a/main/x", "--redis"),
+        ("serve --identity query --redis redis-cluster://a,,b", "no host"),
+        ("serve --identity query --redis redis-cluster://a/1", "no database but 0"),
+        ("serve --identity query --redis rediss-cluster://a#insecure", "--redis-ca"),
+        ("serve --identity query --redis redis-cluster://a --redis-ca b", "rediss://"),
+        ("serve --identity query --redis redis-cluster://a --redis-prefix :", "as in {rollcall}:"),
+        ("serve --identity query --redis redis://a --redis-sentinel-user b", "redis-sentinel://"),
+        ("serve --identity query --redis redis-cluster://a --redis-sentinel-password-file b", "redis-sentinel://"),
+        ("serve --identity query --redis redis-sentinel://a/main --redis-sentinel-user b", "-password-file is missing"),
+        ("serve --identity query --redis-sentinel-password-file a", "--redis-sentinel-password-file"),
+        ("dev --redis redis-sentinel://a", "/mymaster"),
         ("dev --redis-password-file a", "--redis"),
         ("certs a", "--out"),
         ("certs --out a", "<NAME>"),
@@ -89,9 +101,15 @@ fn every_refusal_is_one_line_that_names_the_flag() {
 
 #[test]
 fn a_password_is_neither_taken_from_the_command_line_nor_repeated() {
-    for url in
-        ["redis://:hunter2@127.0.0.1", "redis://me:hunter2@127.0.0.1/0", "rediss://:hunter2@127.0.0.1", "hunter2"]
-    {
+    for url in [
+        "redis://:hunter2@127.0.0.1",
+        "redis://me:hunter2@127.0.0.1/0",
+        "rediss://:hunter2@127.0.0.1",
+        "redis-sentinel://:hunter2@127.0.0.1,127.0.0.2/main",
+        "rediss-cluster://a,me:hunter2@127.0.0.1",
+        "redis-cluster://a,b:hunter2",
+        "hunter2",
+    ] {
         let text = refusal(&format!("serve --identity query --redis {url}"));
         assert!(text.contains("--redis") && !text.contains("hunter2"), "{text}");
     }

@@ -1,38 +1,38 @@
 //! The directory in Redis: the keys of the design, over one multiplexed connection.
 //!
-//! Owns the key names, the commands, and the life of the connection, which is made by [`connect`]: one connection is one
-//! Redis process, so the `run_id` read when it was made is part of every [`Epoch`] read over it. A call without an answer
-//! within [`CALL_TIMEOUT`] ends the connection, and [`Directory::upkeep`] makes another one; nothing is retried behind a
-//! caller's back. A Redis that may evict keys, that is a replica, or that does not let a node do what it does, is not
-//! used.
+//! Owns the key names and the commands. The connection is [`link`]'s: it is to the one master that has the keys, wherever
+//! that is ([`master`]), and it is one Redis process, so the `run_id` read when it was made is part of every [`Epoch`]
+//! read over it. A call without an answer within [`CALL_TIMEOUT`] ends the connection, and [`Directory::upkeep`] makes
+//! another one; nothing is retried behind a caller's back. What is not fit for an index is not used ([`fitness`]).
 
 pub mod connect;
+pub mod fitness;
+mod link;
+mod master;
 pub mod scan;
+pub mod slot;
+pub mod url;
 
 use std::time::Duration;
 
 use ::redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, Script, ServerErrorKind};
 use async_trait::async_trait;
-use futures::future::join;
 use rand::Rng;
 use smol_str::SmolStr;
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 use super::{Account, Directory, ENTRY_TTL, Epoch, Error, Listing, NodeEntry, Owners, Renewal, Result};
 use crate::names::{NodeId, Room};
 use crate::oddities::Oddity;
 use crate::roster::claims::SeatChange;
-use connect::{Access, ConnectError, Connection, Server, probe};
+use connect::{Access, Server};
+use link::Link;
 
-pub use connect::Unfit;
+pub use fitness::Unfit;
 
 /// The longest any call waits for Redis, connecting included.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 
-const RECONNECT_FIRST: Duration = Duration::from_millis(50);
-const RECONNECT_MOST: Duration = Duration::from_secs(1);
 /// How much of what another program wrote is logged, in bytes.
 const FOREIGN_SHOWN: usize = 40;
 
@@ -57,27 +57,10 @@ return 1
 
 /// Made by [`Redis::open`]; connects only while [`Directory::upkeep`] runs.
 pub struct Redis {
-    server: Server,
+    link: Link,
     prefix: String,
-    allow_eviction: bool,
-    link: watch::Sender<Link>,
     repair: Script,
     begin_epoch: Script,
-}
-
-#[derive(Clone, Default)]
-struct Link {
-    /// Counts connections, so that a late failure of an old one does not end the new one.
-    generation: u64,
-    live: Option<Live>,
-    /// The first attempt to connect has ended, one way or the other.
-    attempted: bool,
-}
-
-#[derive(Clone)]
-struct Live {
-    connection: Connection,
-    run_id: SmolStr,
 }
 
 impl Redis {
@@ -86,25 +69,28 @@ impl Redis {
     /// # Errors
     /// When `url` is none that can be used here.
     pub fn open(url: &str, prefix: &str, allow_eviction: bool) -> anyhow::Result<Self> {
-        Ok(Self::at(Server::open(url, &Access::default())?, prefix, allow_eviction))
+        Self::with(url, &Access::default(), prefix, allow_eviction)
     }
 
     /// The same with credentials and certificates in files.
-    pub fn at(server: Server, prefix: &str, allow_eviction: bool) -> Self {
-        let (link, _) = watch::channel(Link::default());
-        Self {
-            server,
-            prefix: prefix.to_owned(),
-            allow_eviction,
-            link,
-            repair: Script::new(REPAIR),
-            begin_epoch: Script::new(BEGIN_EPOCH),
-        }
+    ///
+    /// # Errors
+    /// When `url` is none that can be used here, a file cannot be read, or they do not go together.
+    pub fn with(url: &str, access: &Access, prefix: &str, allow_eviction: bool) -> anyhow::Result<Self> {
+        let server = Server::open(url, access, prefix)?;
+        let prefix = server.prefix().to_owned();
+        let (repair, begin_epoch) = (Script::new(REPAIR), Script::new(BEGIN_EPOCH));
+        Ok(Self { link: Link::new(server, allow_eviction), prefix, repair, begin_epoch })
     }
 
-    /// Where it connects to, without credentials.
+    /// Where it is looked for, without credentials: itself, the Sentinels, or nodes of the Cluster.
+    pub fn addresses(&self) -> Vec<String> {
+        self.link.server().addresses()
+    }
+
+    /// The same in one line.
     pub fn address(&self) -> String {
-        self.server.address()
+        self.addresses().join(",")
     }
 
     /// Whether this Redis can be used, as far as can be told now: one that does not answer may be fit later.
@@ -112,86 +98,20 @@ impl Redis {
     /// # Errors
     /// [`Unfit`] when it answers, and must be mended.
     pub async fn check(&self) -> std::result::Result<(), Unfit> {
-        match self.connect().await {
-            Err(ConnectError::Unfit(unfit)) => Err(unfit),
-            Ok(_) | Err(ConnectError::Failed(_) | ConnectError::Late | ConnectError::NoTlsYet) => Ok(()),
-        }
-    }
-
-    async fn connect(&self) -> std::result::Result<Live, ConnectError> {
-        let connecting = async {
-            let mut connection = self.server.connect().await?;
-            let about: String = ::redis::cmd("INFO").query_async(&mut connection.redis).await?;
-            let run_id = fit(&about, self.allow_eviction)?.into();
-            let tried = format!("{}probe:{:016x}", self.prefix, rand::rng().random::<u64>());
-            probe(&mut connection.redis, &tried).await?;
-            Ok(Live { connection, run_id })
-        };
-        timeout(CALL_TIMEOUT, connecting).await.map_err(|_elapsed| ConnectError::Late)?
-    }
-
-    /// Keeps a connection: connects, waits until a call says that it broke, connects again.
-    async fn keep_connected(&self) {
-        let mut link = self.link.subscribe();
-        let mut pause = RECONNECT_FIRST;
-        // What was complained of last, so that each trouble is told once.
-        let mut complaint = None;
-        loop {
-            match self.connect().await {
-                Ok(live) => {
-                    info!(redis = self.address(), run_id = %live.run_id, "connected to redis");
-                    self.link.send_modify(|link| {
-                        *link = Link { generation: link.generation + 1, live: Some(live), attempted: true }
-                    });
-                    (pause, complaint) = (RECONNECT_FIRST, None);
-                    // The sender lives in `self`, so waiting cannot fail.
-                    let _ = link.wait_for(|link| link.live.is_none()).await;
-                    warn!(redis = self.address(), "lost the connection to redis, trying again");
-                }
-                Err(error) => {
-                    let trouble = error.kind();
-                    if complaint.replace(trouble) != Some(trouble) {
-                        warn!(redis = self.address(), %error, "redis cannot be used, trying again until it can");
-                    }
-                    self.link.send_if_modified(|link| !std::mem::replace(&mut link.attempted, true));
-                    sleep(pause).await;
-                    pause = (pause * 2).min(RECONNECT_MOST);
-                }
-            }
-        }
-    }
-
-    /// The present connection. Only the first attempt to connect is waited for.
-    async fn live(&self) -> Result<(u64, Live)> {
-        let mut link = self.link.subscribe();
-        if timeout(CALL_TIMEOUT, link.wait_for(|link| link.attempted)).await.is_err() {
-            return Err(Error::Unanswered("not connected yet".to_owned()));
-        }
-        let link = link.borrow();
-        let live = link.live.clone().ok_or_else(|| Error::Unanswered("not connected".to_owned()))?;
-        Ok((link.generation, live))
+        self.link.check().await
     }
 
     fn failed(&self, generation: u64, error: &RedisError) -> Error {
-        // A master that was demoted answers reads for as long as one likes; its successor is at the same address.
-        let demoted = [ServerErrorKind::ReadOnly, ServerErrorKind::MasterDown].map(ErrorKind::Server);
-        let demoted = demoted.contains(&error.kind());
-        let error = meaning(error);
-        if demoted || matches!(error, Error::Unanswered(_)) {
-            self.link.send_if_modified(|link| {
-                let broken = link.generation == generation && link.live.is_some();
-                if broken {
-                    link.live = None;
-                }
-                broken
-            });
+        let meaning = meaning(error);
+        if matches!(meaning, Error::Unanswered(_)) || is_no_master(error) {
+            self.link.end(generation);
         }
-        error
+        meaning
     }
 
     /// Runs the commands in order on the present connection; answers with what they said and the process's `run_id`.
     async fn run<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<(T, SmolStr)> {
-        let (generation, mut live) = self.live().await?;
+        let (generation, mut live) = self.link.live().await?;
         match commands.query_async(&mut live.connection.redis).await {
             Ok(answer) => Ok((answer, live.run_id)),
             Err(error) => Err(self.failed(generation, &error)),
@@ -207,7 +127,7 @@ impl Redis {
     }
 
     async fn run_repair(&self, node: &NodeId, set: &str, keys: &[String]) -> Result<()> {
-        let (generation, mut live) = self.live().await?;
+        let (generation, mut live) = self.link.live().await?;
         let mut call = self.repair.prepare_invoke();
         call.key(self.lease_key(node)).key(set).arg(node.as_str());
         for key in keys {
@@ -238,22 +158,6 @@ impl Redis {
     }
 }
 
-/// The `run_id` of a Redis that can be used, out of what its `INFO` says.
-fn fit(about: &str, allow_eviction: bool) -> std::result::Result<&str, Unfit> {
-    let field = |name: &'static str| {
-        let value = about.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        value.map(str::trim).ok_or(Unfit::Unknown(name))
-    };
-    if field("role")? != "master" {
-        return Err(Unfit::Replica);
-    }
-    let policy = field("maxmemory_policy")?;
-    if policy != "noeviction" && !allow_eviction {
-        return Err(Unfit::Evicts(policy.to_owned()));
-    }
-    field("run_id")
-}
-
 /// The life of the index, if its epoch was made under the process that it was read from.
 fn epoch(value: Option<Vec<u8>>, run_id: &str) -> Option<Epoch> {
     let value = String::from_utf8(value?).ok()?;
@@ -267,6 +171,13 @@ fn age(epoch: &Epoch, now: u64) -> Duration {
     let began = epoch.0.split_once('@').and_then(|(made, _)| made.rsplit_once('.')?.1.parse::<u64>().ok());
     // Up to a second more may be missing from a time in whole seconds.
     Duration::from_secs(began.map_or(0, |began| now.saturating_sub(began).saturating_sub(1)))
+}
+
+/// Whether who answers is not the master that has the keys, or not any more. It may go on to answer so, or to answer
+/// reads, for as long as one likes.
+fn is_no_master(error: &RedisError) -> bool {
+    use ServerErrorKind::{ClusterDown, MasterDown, Moved, ReadOnly};
+    [ReadOnly, MasterDown, Moved, ClusterDown].map(ErrorKind::Server).contains(&error.kind())
 }
 
 fn meaning(error: &RedisError) -> Error {
@@ -320,11 +231,11 @@ fn encode(entry: &NodeEntry) -> String {
 #[async_trait]
 impl Directory for Redis {
     async fn upkeep(&self) {
-        join(self.server.keep(), self.keep_connected()).await;
+        self.link.keep().await;
     }
 
     async fn enter(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>> {
-        let (generation, mut live) = self.live().await?;
+        let (generation, mut live) = self.link.live().await?;
         let new_epoch = format!("{:016x}", rand::rng().random::<u64>());
         let mut call = self.begin_epoch.prepare_invoke();
         call.key(self.epoch_key()).arg(new_epoch).arg(live.run_id.as_str());

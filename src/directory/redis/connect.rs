@@ -1,8 +1,9 @@
-//! How a Redis is reached, and whether it can be used.
+//! How a Redis is connected to, and every credential.
 //!
-//! Owns the address and every credential: those of the URL and those in files, which are read again when they change and
-//! count from the next connection on. A secret is in no error and no `Debug`. A Redis that answers and must be mended is
-//! told apart from one that does not answer ([`Unfit`]), with what mends it.
+//! Owns what proves who this node is, and what it trusts: what the URL says and what files say, which are read again when
+//! they change and count from the next connection on. A secret is in no error and no `Debug`. Where to connect to is
+//! found by [`Master`], and whether what answers can be used is judged by [`Unfit`]: one that must be mended is told
+//! apart from one that does not answer.
 
 use std::mem::{Discriminant, discriminant};
 use std::path::PathBuf;
@@ -11,11 +12,11 @@ use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError,
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo as _, RedisConnectionInfo, RedisError,
     ServerErrorKind,
 };
 use anyhow::{Context as _, ensure};
-use futures::future::join;
+use futures::future::join3;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
@@ -25,6 +26,10 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::CALL_TIMEOUT;
+use super::fitness::{Unfit, is_unknown_command};
+use super::master::Master;
+use super::slot::{slot, tagged};
+use super::url::{Target, Way, host_and_port};
 use crate::tls::{pem, provider, trusted_by_this_machine};
 use crate::watched::{self, Watched};
 
@@ -32,62 +37,6 @@ use crate::watched::{self, Watched};
 const TLS_WITHIN: Duration = Duration::from_millis(700);
 /// The longest password, in bytes.
 const PASSWORD_MOST: usize = 1024;
-/// The commands that a node sends, to be tried on a key of their own.
-const PROBED: &[&[&str]] = &[
-    &["SADD", "{}", "1"],
-    &["EXPIRE", "{}", "1"],
-    &["SMEMBERS", "{}"],
-    &["SCARD", "{}"],
-    &["SREM", "{}", "1"],
-    &["SET", "{}", "1", "NX", "PX", "1000"],
-    &["GET", "{}"],
-    &["EXISTS", "{}"],
-    &["UNLINK", "{}"],
-    &["DEL", "{}"],
-    &["TIME"],
-    &["SCRIPT", "LOAD", "return 0"],
-    // Of no script: whether it may be called is looked at before.
-    &["EVALSHA", "0000000000000000000000000000000000000000", "1", "{}"],
-];
-
-/// Why a Redis that answers is not used. `Display` says how to mend it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
-    /// It could drop what this cluster relies on.
-    #[error(
-        "it may evict keys (maxmemory-policy is {0}), and the index with them; say `redis-cli CONFIG SET \
-         maxmemory-policy noeviction` and keep it in its configuration, or pass --redis-allow-eviction"
-    )]
-    Evicts(String),
-    /// It cannot be written to.
-    #[error("it is a replica; name its master")]
-    Replica,
-    /// `INFO` lacks what every Redis says of itself.
-    #[error("its INFO names no {0}")]
-    Unknown(&'static str),
-    /// Who answers may be anybody.
-    #[error(
-        "its certificate is not accepted ({0}); pass its CA with --redis-ca, and in --redis a host that its \
-         certificate names"
-    )]
-    Untrusted(String),
-    /// What listens there speaks no TLS.
-    #[error("it does not speak TLS ({0}); say redis:// instead of rediss://, or name its TLS port")]
-    NoTls(String),
-    /// It does not accept this node's certificate, or misses one.
-    #[error(
-        "it does not accept this node's certificate ({0}); pass one of a CA that it knows with --redis-cert and --redis-key"
-    )]
-    Certificate(String),
-    /// The user or the password is wrong, or missing.
-    #[error(
-        "it does not accept the user or the password ({0}); look at --redis-user and --redis-password-file, or the URL"
-    )]
-    Login(String),
-    /// The user may not do what a node does.
-    #[error("its user may not do what a node does ({0}); the README has the ACL that a node needs")]
-    Permission(String),
-}
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -99,14 +48,14 @@ pub(super) enum ConnectError {
     /// A Redis without TLS waits for more of what it takes for a command.
     #[error("no answer to the TLS handshake within {TLS_WITHIN:?}; is that its TLS port?")]
     NoTlsYet,
+    /// A slot that is nobody's, in a Cluster that is being made or has lost a part.
+    #[error("no node of the Cluster has the slot of the keys")]
+    NoOwner,
+    #[error("what it said of the master makes no sense")]
+    Unclear,
     #[error(transparent)]
     Unfit(#[from] Unfit),
 }
-
-/// Why a URL cannot be used. Does not repeat the URL, since that may hold a password.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a Redis URL that can be used, as in redis://127.0.0.1:6379 ({0})")]
-pub struct InvalidUrl(String);
 
 /// How a node proves who it is, and what it trusts, apart from what the URL says.
 #[derive(Debug, Clone, Default)]
@@ -118,12 +67,27 @@ pub struct Access {
     pub ca: Option<PathBuf>,
     /// This node's certificate and its key.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// The user that the Sentinels know this node by, and a file with the password.
+    pub sentinel_user: Option<String>,
+    pub sentinel_password: Option<PathBuf>,
 }
 
 /// Where a Redis is, and how to get in.
 pub struct Server {
-    info: ConnectionInfo,
+    master: Master,
+    dialer: Dialer,
+    prefix: String,
+}
+
+/// How to get in, wherever it is.
+pub(super) struct Dialer {
     tls: Option<Watched<Arc<ClientConfig>>>,
+    redis: Login,
+    sentinel: Login,
+}
+
+struct Login {
+    settings: RedisConnectionInfo,
     password: Option<Watched<String>>,
 }
 
@@ -134,80 +98,104 @@ pub(super) struct Connection {
     _driver: Option<Arc<AbortOnDropHandle<()>>>,
 }
 
-/// Whether a URL is one that can be used here.
-///
-/// # Errors
-/// When it is not.
-pub fn check_url(url: &str) -> Result<(), InvalidUrl> {
-    parse(url).map(drop)
-}
-
-/// Whether a URL asks for TLS.
-pub fn asks_for_tls(url: &str) -> bool {
-    matches!(url.split_once("://"), Some(("rediss" | "valkeys", _)))
-}
-
-fn parse(url: &str) -> Result<ConnectionInfo, InvalidUrl> {
-    let invalid = |error: RedisError| InvalidUrl(error.to_string());
-    if !asks_for_tls(url) {
-        return url.into_connection_info().map_err(invalid);
-    }
-    let (_, rest) = url.split_once("://").unwrap_or_default();
-    if rest.contains('#') {
-        return Err(InvalidUrl(
-            "nothing may stand after a #; whose certificate is trusted is said by --redis-ca".into(),
-        ));
-    }
-    // TLS is not made by the library, which need not know of it.
-    format!("redis://{rest}").into_connection_info().map_err(invalid)
-}
-
 impl Server {
+    /// `prefix`: what keys begin with, before it is made a hash tag.
+    ///
     /// # Errors
     /// When `url` is none that can be used here, a file cannot be read, or they do not go together.
-    pub fn open(url: &str, access: &Access) -> anyhow::Result<Self> {
-        let info = parse(url)?;
-        let tls = asks_for_tls(url).then(|| watch_tls(access)).transpose()?;
+    pub fn open(url: &str, access: &Access, prefix: &str) -> anyhow::Result<Self> {
+        let Target { tls, way, seeds, settings } = Target::parse(url)?;
+        let tls = tls.then(|| watch_tls(access)).transpose()?;
         ensure!(
             tls.is_some() || access.ca.is_none() && access.certificate.is_none(),
             "--redis-ca, --redis-cert and --redis-key go with a rediss:// URL"
         );
-        let password = access.password.clone().map(watch_password).transpose()?;
-        let mut redis = info.redis_settings().clone();
-        if let Some(user) = &access.user {
-            redis = redis.set_username(user);
-        }
-        ensure!(
-            redis.username().is_none() || redis.password().is_some() || password.is_some(),
-            "a user without a password: pass --redis-password-file"
-        );
-        Ok(Self { info: info.set_redis_settings(redis), tls, password })
+        let prefix = if way == Way::Cluster { tagged(prefix) } else { Some(prefix.to_owned()) };
+        let prefix = prefix.context("no hash tag can be made of the prefix of the keys")?;
+        let redis = Login::open(settings, access.user.as_deref(), access.password.clone())?;
+        let settings = "redis://localhost".into_connection_info()?.redis_settings().clone();
+        let sentinel = Login::open(settings, access.sentinel_user.as_deref(), access.sentinel_password.clone())?;
+        let master = Master::new(way, seeds, slot(&prefix));
+        Ok(Self { master, dialer: Dialer { tls, redis, sentinel }, prefix })
     }
 
-    /// Where it is, without credentials.
-    pub fn address(&self) -> String {
-        match self.info.addr() {
-            ConnectionAddr::Tcp(host, port) => format!("{host}:{port}"),
-            other => other.to_string(),
-        }
+    /// What keys begin with; on a Cluster, with a hash tag in it.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Where to begin, without credentials: itself, the Sentinels, or nodes of the Cluster.
+    pub fn addresses(&self) -> Vec<String> {
+        self.master.seeds().iter().map(host_and_port).collect()
+    }
+
+    pub(super) fn is_cluster(&self) -> bool {
+        *self.master.way() == Way::Cluster
     }
 
     /// Keeps the files read, for ever where there are any.
     pub(super) async fn keep(&self) {
-        join(watched::keep(self.password.clone()), watched::keep(self.tls.clone())).await;
+        let Dialer { tls, redis, sentinel } = &self.dialer;
+        let passwords = [redis, sentinel].map(|login| watched::keep(login.password.clone()));
+        let [redis, sentinel] = passwords;
+        join3(redis, sentinel, watched::keep(tls.clone())).await;
     }
 
-    /// Connects with what the files say now. Not bounded in time.
-    pub(super) async fn connect(&self) -> Result<Connection, ConnectError> {
+    /// Where the master is now. Bounded in time.
+    pub(super) async fn find(&self) -> Result<ConnectionAddr, ConnectError> {
+        self.master.find(&self.dialer).await
+    }
+
+    /// Ends when the master is somewhere else than `from`, and says where.
+    pub(super) async fn moves(&self, from: &ConnectionAddr) -> ConnectionAddr {
+        self.master.moves(&self.dialer, from).await
+    }
+
+    /// Connects to what has the keys, with what the files say now. Not bounded in time.
+    pub(super) async fn connect(&self, to: &ConnectionAddr) -> Result<Connection, ConnectError> {
+        self.dialer.dial(to).await
+    }
+}
+
+impl Login {
+    fn open(mut settings: RedisConnectionInfo, user: Option<&str>, password: Option<PathBuf>) -> anyhow::Result<Self> {
+        let password = password.map(watch_password).transpose()?;
+        if let Some(user) = user {
+            settings = settings.set_username(user);
+        }
+        ensure!(
+            settings.username().is_none() || settings.password().is_some() || password.is_some(),
+            "a user without a password: pass --redis-password-file"
+        );
+        Ok(Self { settings, password })
+    }
+
+    fn now(&self) -> RedisConnectionInfo {
+        let settings = self.settings.clone();
+        match &self.password {
+            Some(password) => settings.set_password(password.current().as_str()),
+            None => settings,
+        }
+    }
+}
+
+impl Dialer {
+    /// To a Redis, or a node of a Cluster. Not bounded in time.
+    pub async fn dial(&self, to: &ConnectionAddr) -> Result<Connection, ConnectError> {
+        self.connect(to, self.redis.now()).await
+    }
+
+    /// To a Sentinel. Not bounded in time.
+    pub async fn sentinel(&self, to: &ConnectionAddr) -> Result<Connection, ConnectError> {
+        self.connect(to, self.sentinel.now()).await
+    }
+
+    async fn connect(&self, to: &ConnectionAddr, settings: RedisConnectionInfo) -> Result<Connection, ConnectError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CALL_TIMEOUT))
             .set_response_timeout(Some(CALL_TIMEOUT));
-        let mut settings = self.info.redis_settings().clone();
-        if let Some(password) = &self.password {
-            settings = settings.set_password(password.current().as_str());
-        }
-        let (Some(tls), ConnectionAddr::Tcp(host, port)) = (&self.tls, self.info.addr()) else {
-            let client = Client::open(self.info.clone().set_redis_settings(settings))?;
+        let (Some(tls), ConnectionAddr::Tcp(host, port)) = (&self.tls, to) else {
+            let client = Client::open(to.clone().into_connection_info()?.set_redis_settings(settings))?;
             let redis = client.get_multiplexed_async_connection_with_config(&config).await?;
             return Ok(Connection { redis, _driver: None });
         };
@@ -222,24 +210,6 @@ impl Server {
         let driver = Arc::new(AbortOnDropHandle::new(tokio::spawn(driver)));
         Ok(Connection { redis, _driver: Some(driver) })
     }
-}
-
-/// Tries whether the user may do what a node does, on this key, which is gone afterwards.
-pub(super) async fn probe(connection: &mut MultiplexedConnection, key: &str) -> Result<(), ConnectError> {
-    let mut commands = ::redis::pipe();
-    for probed in PROBED {
-        let [command, arguments @ ..] = probed else { continue };
-        commands.cmd(command);
-        for argument in arguments {
-            commands.arg(argument.replace("{}", key));
-        }
-    }
-    let answers: Result<::redis::Value, RedisError> = commands.query_async(connection).await;
-    let Err(error) = answers else { return Ok(()) };
-    // What else may be wrong is told by the calls that meet it.
-    let Some(errors) = error.clone().into_server_errors() else { return Err(error.into()) };
-    let refused = errors.iter().find(|(_, error)| error.code() == "NOPERM");
-    refused.map_or(Ok(()), |(_, refused)| Err(Unfit::Permission(refused.to_string()).into()))
 }
 
 impl ConnectError {
@@ -258,6 +228,7 @@ impl From<RedisError> for ConnectError {
             ErrorKind::AuthenticationFailed => Unfit::Login(text).into(),
             ErrorKind::Server(ServerErrorKind::NoPerm) => Unfit::Permission(text).into(),
             _ if matches!(error.code(), Some("NOAUTH" | "WRONGPASS")) => Unfit::Login(text).into(),
+            _ if is_unknown_command(&text) => Unfit::Missing("INFO").into(),
             // In the words of rustls, whose error is in there as text alone.
             _ if io && text.contains("invalid peer certificate") => Unfit::Untrusted(text).into(),
             _ if io && text.contains("received fatal alert") => Unfit::Certificate(text).into(),

@@ -1,0 +1,198 @@
+//! The forms of a Redis URL: one Redis, the Sentinels that know a master, the nodes of a Cluster.
+//!
+//! Owns what a URL may say, and what is said of one that cannot be used, which never repeats it: there may be a password
+//! in it. Each address is read by the library, which also takes the credentials apart.
+
+use ::redis::{ConnectionAddr, IntoConnectionInfo as _, RedisConnectionInfo, RedisError};
+use percent_encoding::percent_decode_str;
+
+const PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
+
+/// Why a URL cannot be used. Does not repeat the URL, since that may hold a password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "not a Redis URL that can be used, as in redis://127.0.0.1:6379, redis-sentinel://a:26379,b:26379/mymaster or \
+     redis-cluster://a:6379,b:6379 ({0})"
+)]
+pub struct InvalidUrl(String);
+
+/// How the master that has the keys is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    /// It is where the URL says.
+    Direct,
+    /// Sentinels know it by this name.
+    Sentinel { master: String },
+    /// It is the node that has the slot of the keys.
+    Cluster,
+}
+
+/// What a URL says.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub tls: bool,
+    pub way: Way,
+    /// Where to begin: at the one Redis, the Sentinels, or some nodes of the Cluster. Never empty.
+    pub(super) seeds: Vec<ConnectionAddr>,
+    /// The credentials and the database of whatever has the keys.
+    pub(super) settings: RedisConnectionInfo,
+}
+
+impl Target {
+    /// # Errors
+    /// When it is no URL that can be used here.
+    pub fn parse(url: &str) -> Result<Self, InvalidUrl> {
+        let Some((scheme, rest)) = url.split_once("://") else { return Self::direct(url, false) };
+        let (base, way) = match scheme.rsplit_once('-') {
+            Some((base, way @ ("sentinel" | "cluster"))) => (base, way),
+            _ => (scheme, ""),
+        };
+        let tls = matches!(base, "rediss" | "valkeys");
+        if tls && rest.contains('#') {
+            return invalid("nothing may stand after a #; whose certificate is trusted is said by --redis-ca");
+        }
+        if way.is_empty() {
+            // TLS is not made by the library, which need not know of it.
+            return if tls { Self::direct(&format!("redis://{rest}"), true) } else { Self::direct(url, false) };
+        }
+        if !tls && !matches!(base, "redis" | "valkey") {
+            return invalid("its scheme is unknown");
+        }
+        let (before, query) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+        let (authority, path) = before.split_once('/').unwrap_or((before, ""));
+        let path = path.trim_end_matches('/');
+        if way == "cluster" {
+            if !matches!(path, "" | "0") {
+                return invalid("a Redis Cluster has no database but 0");
+            }
+            let (seeds, settings) = addresses(authority, PORT, "", query)?;
+            return Ok(Self { tls, way: Way::Cluster, seeds, settings });
+        }
+        let (name, database) = path.split_once('/').unwrap_or((path, ""));
+        let master = percent_decode_str(name).decode_utf8().map(String::from).unwrap_or_default();
+        if master.is_empty() || master.contains(char::is_control) {
+            return invalid("after the Sentinels it names the master that they know, as in /mymaster");
+        }
+        let (seeds, settings) = addresses(authority, SENTINEL_PORT, database, query)?;
+        Ok(Self { tls, way: Way::Sentinel { master }, seeds, settings })
+    }
+
+    fn direct(url: &str, tls: bool) -> Result<Self, InvalidUrl> {
+        let info = url.into_connection_info().map_err(unusable)?;
+        Ok(Self { tls, way: Way::Direct, seeds: vec![info.addr().clone()], settings: info.redis_settings().clone() })
+    }
+}
+
+/// Addresses that are separated by commas, and the settings that hold for all of them.
+fn addresses(
+    authority: &str,
+    port: u16,
+    database: &str,
+    query: &str,
+) -> Result<(Vec<ConnectionAddr>, RedisConnectionInfo), InvalidUrl> {
+    let (user, hosts) = match authority.rsplit_once('@') {
+        Some((user, hosts)) => (format!("{user}@"), hosts),
+        None => (String::new(), authority),
+    };
+    let mut seeds = Vec::new();
+    let mut settings = None;
+    for host in hosts.split(',') {
+        if host.is_empty() {
+            return invalid("there is no host beside one of its commas, or none at all");
+        }
+        // The colons of an IPv6 address are in brackets.
+        let has_port = host.rsplit(']').next().unwrap_or(host).contains(':');
+        let port = if has_port { String::new() } else { format!(":{port}") };
+        let info = format!("redis://{user}{host}{port}/{database}{query}").into_connection_info().map_err(unusable)?;
+        seeds.push(info.addr().clone());
+        settings = Some(info.redis_settings().clone());
+    }
+    settings.map(|settings| (seeds, settings)).ok_or_else(|| InvalidUrl("it names no host".to_owned()))
+}
+
+fn invalid<T>(why: &str) -> Result<T, InvalidUrl> {
+    Err(InvalidUrl(why.to_owned()))
+}
+
+fn unusable(error: RedisError) -> InvalidUrl {
+    InvalidUrl(error.to_string())
+}
+
+/// `host:port`, as names are looked up.
+pub(super) fn host_and_port(address: &ConnectionAddr) -> String {
+    match address {
+        ConnectionAddr::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
+        ConnectionAddr::Tcp(host, port) => format!("{host}:{port}"),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(url: &str) -> (bool, Way, Vec<String>) {
+        let target = Target::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
+        (target.tls, target.way, target.seeds.iter().map(host_and_port).collect())
+    }
+
+    #[test]
+    fn each_form_says_where_to_begin_and_how_to_go_on() {
+        let sentinel = |name: &str| Way::Sentinel { master: name.to_owned() };
+        for (url, tls, way, seeds) in [
+            ("redis://a", false, Way::Direct, &["a:6379"] as &[&str]),
+            ("rediss://a:1/3", true, Way::Direct, &["a:1"]),
+            ("valkey://[::1]:2", false, Way::Direct, &["[::1]:2"]),
+            ("valkeys://a", true, Way::Direct, &["a:6379"]),
+            ("redis-sentinel://a:1,b/main", false, sentinel("main"), &["a:1", "b:26379"]),
+            ("rediss-sentinel://a/main/", true, sentinel("main"), &["a:26379"]),
+            (
+                "valkey-sentinel://[fd00::1],[fd00::2]:7/a%2Fb/3",
+                false,
+                sentinel("a/b"),
+                &["[fd00::1]:26379", "[fd00::2]:7"],
+            ),
+            ("redis-cluster://a,b:7000/", false, Way::Cluster, &["a:6379", "b:7000"]),
+            ("valkeys-cluster://a:1/0", true, Way::Cluster, &["a:1"]),
+        ] {
+            let seeds = seeds.iter().map(|seed| (*seed).to_owned()).collect();
+            assert_eq!(read(url), (tls, way, seeds), "{url}");
+        }
+    }
+
+    #[test]
+    fn credentials_and_the_database_are_those_of_the_master() {
+        for url in ["redis://me:p%40ss@a/3", "redis-sentinel://me:p%40ss@a,b:1/main/3?protocol=resp3"] {
+            let settings = Target::parse(url).unwrap().settings;
+            assert_eq!((settings.username(), settings.password(), settings.db()), (Some("me"), Some("p@ss"), 3));
+        }
+        assert_eq!(Target::parse("redis-cluster://:secret@a,b").unwrap().settings.password(), Some("secret"));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_and_not_repeated() {
+        for (url, why) in [
+            ("hunter2", ""),
+            ("http://hunter2", ""),
+            ("http-cluster://hunter2", "its scheme is unknown"),
+            ("redis-fleet://hunter2", ""),
+            ("redis-sentinel://hunter2", "names the master"),
+            ("redis-sentinel://hunter2/", "names the master"),
+            ("redis-sentinel://hunter2/%00", "names the master"),
+            ("redis-sentinel://hunter2/%ff", "names the master"),
+            ("redis-sentinel://hunter2/main/two", "database"),
+            ("redis-sentinel:///hunter2", "no host"),
+            ("redis-cluster://hunter2,,b", "no host"),
+            ("redis-cluster://hunter2,", "no host"),
+            ("redis-cluster://hunter2:x,b", ""),
+            ("redis-cluster://hunter2/1", "no database but 0"),
+            ("redis-cluster://0.0.0.0", "wildcard"),
+            ("rediss-cluster://hunter2#insecure", "--redis-ca"),
+            ("rediss://hunter2/#insecure", "--redis-ca"),
+        ] {
+            let said = Target::parse(url).map(drop).expect_err(url).to_string();
+            assert!(said.contains(why) && !said.contains("hunter2"), "{url}: {said}");
+        }
+    }
+}

@@ -1,19 +1,30 @@
-//! The contract of the directory, the same suite against both implementations.
+//! The contract of the directory, the same suite against every implementation, and every way to run Redis.
 
 mod common;
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
+#[allow(dead_code, reason = "shared with the fault tests, and each uses its own part")]
+#[path = "faults/redis_server.rs"]
+mod redis_server;
+#[allow(dead_code, reason = "shared with the failover tests, and each uses its own part")]
+#[path = "failover/topology.rs"]
+mod topology;
 
-use common::{RedisServer, until};
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::{RedisServer, redis_program, until};
 use rollcall::directory::faulty::{Call, Fault, Faulty};
 use rollcall::directory::memory::Memory;
-use rollcall::directory::redis::{Redis, Unfit};
+use rollcall::directory::redis::connect::Access;
+use rollcall::directory::redis::{CALL_TIMEOUT, Redis, Unfit};
 use rollcall::directory::{Directory, Error, Listing, NodeEntry, Renewal};
 use rollcall::names::{NodeId, NodeName, Room, SocketId};
 use rollcall::oddities::Oddity;
 use rollcall::roster::claims::{Seat, SeatChange};
+use tempfile::TempDir;
+use topology::{Sentinels, Shards, TAGGED};
 
 const LEASE: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_millis(80);
@@ -262,6 +273,183 @@ async fn without_redis_every_call_ends_at_once_and_a_url_of_another_kind_is_refu
     let nobody = Redis::open("redis://127.0.0.1:1", "rollcall:", false).unwrap();
     assert!(matches!(nobody.owners(&room("a")).await, Err(Error::Unanswered(_))));
     assert!(Redis::open("http://127.0.0.1", "rollcall:", false).is_err());
+}
+
+/// Runs the suite against the Redis at this URL.
+async fn redis_contract(url: &str, access: &Access) {
+    let directory = Arc::new(Redis::with(url, access, "rollcall:", false).unwrap());
+    let upkeep = tokio::spawn({
+        let directory = Arc::clone(&directory);
+        async move { directory.upkeep().await }
+    });
+    until("connected", || async { directory.nodes().await.is_ok() }).await;
+    contract(directory).await;
+    upkeep.abort();
+}
+
+#[tokio::test]
+async fn the_servers_are_of_the_kind_that_was_asked_for() {
+    let server = RedisServer::start().await;
+    let about: String = redis::cmd("INFO").query_async(&mut server.connection().await).await.unwrap();
+    assert_eq!(about.contains("valkey_version:"), redis_program().contains("valkey"), "{about}");
+}
+
+#[tokio::test]
+async fn a_master_that_sentinels_know_keeps_the_contract() {
+    let master = redis_server::RedisServer::start().await;
+    let sentinels = Sentinels::over(&master, 0).await;
+    redis_contract(&sentinels.url(), &Access::default()).await;
+    assert_eq!(master.keys("*").await, ["rollcall:epoch"]);
+}
+
+#[tokio::test]
+async fn a_cluster_of_three_masters_keeps_the_contract_in_one_slot_and_with_the_acl_of_the_readme() {
+    let mut shards = Shards::start().await;
+    let folder = TempDir::new().unwrap();
+    let password = folder.path().join("password");
+    fs::write(&password, "correct-horse\n").unwrap();
+    let readme = include_str!("../README.md").split_whitespace().collect::<Vec<_>>().join(" ");
+    let (_, rules) = readme.split_once("ACL SETUSER rollcall on ><password> ").expect("the README has it");
+    let (rules, _) = rules.split_once("+script|load").unwrap();
+    let rules = format!("{rules}+script|load").replace("~rollcall:*", "~{rollcall}:*");
+    let allow = async |shards: &Shards, more: &str| {
+        for node in shards.others.iter().chain([&shards.owner]) {
+            let user = format!("ACL SETUSER rollcall reset on >correct-horse {rules}{more}");
+            let mut command = redis::Cmd::new();
+            for word in user.split(' ') {
+                command.arg(word);
+            }
+            node.run::<()>(&mut command).await;
+        }
+    };
+    let access = Access { user: Some("rollcall".to_owned()), password: Some(password), ..Access::default() };
+    let open = |shards: &Shards| Redis::with(&shards.url(), &access, "rollcall:", false).unwrap();
+    allow(&shards, "").await;
+    assert!(matches!(open(&shards).check().await, Err(Unfit::Permission(_))), "it may not ask for the slots");
+    assert!(readme.contains("`+cluster|slots`"), "the README says so, too");
+    allow(&shards, " +cluster|slots").await;
+    redis_contract(&shards.url(), &access).await;
+    assert_eq!(shards.owner.keys("*").await, [format!("{TAGGED}epoch")]);
+    for other in &shards.others {
+        assert_eq!(other.keys("*").await, Vec::<String>::new());
+    }
+
+    // A slot that is given to another node is followed there, and is another index.
+    let directory = open(&shards);
+    let moving = async {
+        until("connected", || async { directory.nodes().await.is_ok() }).await;
+        let node = NodeId::new_process();
+        let epoch = directory.enter(&node, &entry("one"), LEASE).await.unwrap();
+        shards.owner.flush().await;
+        shards.move_slot().await;
+        let moved = directory.owners(&room("a")).await;
+        assert!(
+            matches!(moved, Err(Error::Refused(_))),
+            "nothing is done elsewhere behind the caller's back: {moved:?}"
+        );
+        until("it is found again", || async { directory.nodes().await.is_ok() }).await;
+        let next = directory.enter(&node, &entry("one"), LEASE).await.unwrap();
+        assert!(next.is_some() && next != epoch);
+        assert_eq!(shards.owner.members(&format!("{TAGGED}nodes")).await, [node.to_string()]);
+    };
+    tokio::select! {
+        () = directory.upkeep() => unreachable!("it keeps up for ever"),
+        () = moving => {}
+    }
+}
+
+#[tokio::test]
+async fn a_master_that_still_takes_writes_is_left_when_the_sentinels_name_another() {
+    let (old, new) = (redis_server::RedisServer::start().await, redis_server::RedisServer::start().await);
+    let sentinels = Sentinels::over(&old, 0).await;
+    let directory = Redis::open(&sentinels.url(), "rollcall:", false).unwrap();
+    let working = async {
+        until("connected", || async { directory.nodes().await.is_ok() }).await;
+        let (one, two) = (NodeId::new_process(), NodeId::new_process());
+        let before = directory.enter(&one, &entry("one"), LEASE).await.unwrap();
+        sentinels.forget().await;
+        assert!(directory.renew(&one, &entry("one"), LEASE).await.is_ok(), "while nobody knows, it is where it was");
+        sentinels.monitor(&new).await;
+        until("it goes there", || async { directory.nodes().await.is_ok_and(|listing| listing.epoch != before) }).await;
+        assert_eq!(directory.renew(&one, &entry("one"), LEASE).await, Ok(Renewal::Lapsed), "another index");
+        let after = directory.enter(&two, &entry("two"), LEASE).await.unwrap();
+        assert!(before.is_some() && after.is_some() && before != after);
+        assert_eq!(old.members("rollcall:nodes").await, [one.to_string()]);
+        assert!(new.members("rollcall:nodes").await.contains(&two.to_string()));
+    };
+    tokio::select! {
+        () = directory.upkeep() => unreachable!("it keeps up for ever"),
+        () = working => {}
+    }
+}
+
+#[tokio::test]
+async fn sentinels_that_hang_or_are_gone_do_not_cost_the_time_of_a_call() {
+    let master = redis_server::RedisServer::start().await;
+    let mut sentinels = Sentinels::over(&master, 0).await;
+    sentinels.0[0].stop();
+    sentinels.0[1].kill();
+    let directory = Redis::open(&sentinels.url(), "rollcall:", false).unwrap();
+    let began = Instant::now();
+    let connected = async { until("connected", || async { directory.nodes().await.is_ok() }).await };
+    tokio::select! {
+        () = directory.upkeep() => unreachable!("it keeps up for ever"),
+        () = connected => {}
+    }
+    assert!(began.elapsed() < CALL_TIMEOUT, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn sentinels_have_users_of_their_own() {
+    let master = redis_server::RedisServer::start().await;
+    let readme = include_str!("../README.md").split_whitespace().collect::<Vec<_>>().join(" ");
+    let rules = "-@all +sentinel|master";
+    assert!(readme.contains(&format!("ACL SETUSER rollcall on ><password> {rules}")), "the README says so, too");
+    let monitor = format!("sentinel monitor main {} {} 1", master.address.ip(), master.address.port());
+    let users = format!("user default off\nuser rollcall on >correct-horse {rules}");
+    let sentinel = redis_server::RedisServer::sentinel(&format!("{monitor}\n{users}")).await;
+    let folder = TempDir::new().unwrap();
+    let check = async |user: Option<&str>, password: &str| {
+        let file = folder.path().join("password");
+        fs::write(&file, password).unwrap();
+        let access = Access {
+            sentinel_user: user.map(str::to_owned),
+            sentinel_password: user.map(|_| file),
+            ..Access::default()
+        };
+        let url = format!("redis-sentinel://{}/main", sentinel.address);
+        Redis::with(&url, &access, "rollcall:", false).unwrap().check().await
+    };
+    assert_eq!(check(Some("rollcall"), "correct-horse\n").await, Ok(()));
+    for (user, password) in [(None, "x"), (Some("rollcall"), "hunter2"), (Some("nobody"), "correct-horse")] {
+        let unfit = check(user, password).await.unwrap_err();
+        assert!(matches!(unfit, Unfit::SentinelLogin(_)), "{unfit}");
+        assert!(unfit.to_string().contains("--redis-sentinel-password-file") && !unfit.to_string().contains("hunter2"));
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_what_the_url_says_is_refused_with_what_mends_it() {
+    let plain = redis_server::RedisServer::start().await;
+    let node = redis_server::RedisServer::cluster_node().await;
+    let monitor = format!("sentinel monitor main {} {} 1", plain.address.ip(), plain.address.port());
+    let sentinel = redis_server::RedisServer::sentinel(&monitor).await;
+    let lacking = redis_server::RedisServer::start_with(&["--rename-command", "UNLINK", ""]).await;
+    let silent = redis_server::RedisServer::start_with(&["--rename-command", "INFO", ""]).await;
+    let check = async |url: String| Redis::open(&url, "rollcall:", false).unwrap().check().await.unwrap_err();
+    assert_eq!(check(format!("redis://{}", node.address)).await, Unfit::Cluster);
+    assert_eq!(check(format!("redis-cluster://{}", plain.address)).await, Unfit::NoCluster);
+    assert_eq!(check(format!("redis-cluster://{}", sentinel.address)).await, Unfit::NoCluster);
+    assert_eq!(check(format!("redis://{}", sentinel.address)).await, Unfit::Sentinel);
+    assert_eq!(check(format!("redis-sentinel://{}/main", plain.address)).await, Unfit::NoSentinel);
+    let unknown = check(format!("redis-sentinel://{}/other", sentinel.address)).await;
+    assert_eq!(unknown, Unfit::NoMaster("other".to_owned()));
+    assert_eq!(check(lacking.url()).await, Unfit::Missing("UNLINK"));
+    assert_eq!(check(silent.url()).await, Unfit::Missing("INFO"));
+    let nobody = Redis::open("redis-cluster://127.0.0.1:1,127.0.0.1:2", "rollcall:", false).unwrap();
+    assert_eq!(nobody.check().await, Ok(()), "it may come");
+    let without_slots = Redis::open(&format!("redis-cluster://{}", node.address), "rollcall:", false).unwrap();
+    assert_eq!(without_slots.check().await, Ok(()), "it may get them");
 }
 
 /// A directory that is connected, while `work` runs.

@@ -50,6 +50,11 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut is: impl FnMut() ->
     }
 }
 
+/// What stands for redis-server: `make test-valkey` names another.
+pub fn redis_program() -> String {
+    std::env::var("ROLLCALL_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
 /// A real redis-server on a port of its own, gone with the value.
 pub struct RedisServer {
     process: Child,
@@ -76,7 +81,7 @@ impl RedisServer {
     /// `None`: another program took the port in between.
     async fn try_start(port: u16) -> Option<Self> {
         let folder = TempDir::new().unwrap();
-        let mut process = Command::new("redis-server")
+        let mut process = Command::new(redis_program())
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
             .arg(folder.path())
             .stdout(Stdio::null())

@@ -51,6 +51,10 @@ pub struct Options {
     pub deadline: Duration,
     /// Links lead through proxies.
     pub proxied: bool,
+    /// What the nodes are told instead of the address of the Redis.
+    pub redis: Option<String>,
+    /// What the keys begin with.
+    pub prefix: &'static str,
     /// Further arguments.
     pub more: Vec<String>,
 }
@@ -58,7 +62,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let (lease, deadline) = (Duration::from_secs(2), Duration::from_millis(500));
-        Self { lease, deadline, proxied: false, more: Vec::new() }
+        Self { lease, deadline, proxied: false, redis: None, prefix: "rollcall:", more: Vec::new() }
     }
 }
 
@@ -188,7 +192,12 @@ pub struct Cluster {
 impl Cluster {
     /// Starts `count` nodes that know each other.
     pub async fn start(count: usize, options: Options) -> Self {
-        let mut cluster = Self::prepare(options).await;
+        Self::start_over(RedisServer::start().await, count, options).await
+    }
+
+    /// The same over a Redis that is there already.
+    pub async fn start_over(redis: RedisServer, count: usize, options: Options) -> Self {
+        let mut cluster = Self::prepare_over(redis, options).await;
         for _ in 0..count {
             cluster.launch().await;
         }
@@ -199,8 +208,11 @@ impl Cluster {
 
     /// A Redis and no nodes yet.
     pub async fn prepare(options: Options) -> Self {
+        Self::prepare_over(RedisServer::start().await, options).await
+    }
+
+    async fn prepare_over(redis: RedisServer, options: Options) -> Self {
         let place = PLACES.acquire().await.expect("nobody closes it");
-        let redis = RedisServer::start().await;
         let oracle = Oracle::new(options.lease);
         let proxied = options.proxied;
         let proxies = proxied.then(|| Proxies { processes: Processes::default(), mesh: Vec::new(), redis: Vec::new() });
@@ -234,7 +246,7 @@ impl Cluster {
         }
         let duration = |given: Duration| humantime::format_duration(given).to_string();
         let (lease, deadline) = (duration(self.options.lease), duration(self.options.deadline));
-        let redis = format!("redis://{redis}");
+        let redis = self.options.redis.clone().unwrap_or_else(|| format!("redis://{redis}"));
         let arguments = ["--redis", &redis, "--lease", &lease, "--deadline", &deadline, "--log", "info"];
         node.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         node.arguments.extend(self.options.more.iter().cloned());
@@ -438,6 +450,7 @@ impl Cluster {
     /// What differs between Redis and the rosters of these nodes, in every room there ever was: nothing, when the index
     /// is whole.
     pub async fn differences(&self, nodes: &[usize]) -> Vec<String> {
+        let prefix = self.options.prefix;
         let mut differences = Vec::new();
         for room in self.oracle.rooms() {
             let mut owners = BTreeSet::new();
@@ -447,7 +460,7 @@ impl Cluster {
                     differences.push(format!("{name} does not answer"));
                     continue;
                 };
-                let key = format!("rollcall:room:{id}:{room}");
+                let key = format!("{prefix}room:{id}:{room}");
                 let written: BTreeSet<String> = self.redis.members(&key).await.into_iter().collect();
                 if written != sockets {
                     differences.push(format!("{key} is {written:?}, {name} has {sockets:?}"));
@@ -456,7 +469,7 @@ impl Cluster {
                     owners.insert(id);
                 }
             }
-            let key = format!("rollcall:owners:{room}");
+            let key = format!("{prefix}owners:{room}");
             let written: BTreeSet<String> = self.redis.members(&key).await.into_iter().collect();
             if written != owners {
                 differences.push(format!("{key} is {written:?}, sockets are on {owners:?}"));

@@ -1,4 +1,5 @@
-//! A redis-server that can be killed, stopped, emptied, rolled back, demoted, and started again at the same address.
+//! A redis-server that can be killed, stopped, emptied, rolled back, demoted, and started again at the same address; alone,
+//! as a node of a Cluster, or as a Sentinel.
 //!
 //! Owns the process and its folder. The address is one that nothing else of this machine connects from, so it is still
 //! free when the next process wants it.
@@ -16,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use crate::common::until;
+use crate::common::{redis_program, until};
 
 /// The longest a command of a test may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -33,6 +34,8 @@ pub fn own_ip() -> [u8; 4] {
 pub struct RedisServer {
     process: Option<Child>,
     pub address: SocketAddr,
+    /// Of a node of a Cluster: where the others reach it.
+    pub bus: u16,
     folder: TempDir,
 }
 
@@ -42,13 +45,49 @@ impl RedisServer {
     }
 
     pub async fn start_with(options: &[&str]) -> Self {
-        let free = std::net::TcpListener::bind(SocketAddr::from((own_ip(), 0))).unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
-        let mut server = Self { process: None, address, folder: TempDir::new().unwrap() };
+        let mut server = Self::place();
         server.launch(options);
         server.answering().await;
         server
+    }
+
+    /// A node of a Cluster that consists of itself alone, and has no slots.
+    pub async fn cluster_node() -> Self {
+        let mut server = Self::place();
+        let bus = std::net::TcpListener::bind((server.address.ip(), 0)).unwrap();
+        server.bus = bus.local_addr().unwrap().port();
+        drop(bus);
+        let (ip, bus) = (server.address.ip().to_string(), server.bus.to_string());
+        // Whoever it connects to would otherwise take it to be where it connects from.
+        server.launch(&[
+            "--cluster-enabled",
+            "yes",
+            "--cluster-node-timeout",
+            "1000",
+            "--cluster-announce-ip",
+            &ip,
+            "--cluster-port",
+            &bus,
+        ]);
+        server.answering().await;
+        server
+    }
+
+    /// A Sentinel that watches nobody yet.
+    pub async fn sentinel(configuration: &str) -> Self {
+        let mut server = Self::place();
+        let (ip, port) = (server.address.ip(), server.address.port());
+        let configuration = format!("sentinel announce-ip {ip}\nsentinel announce-port {port}\n{configuration}\n");
+        fs::write(server.configuration(), configuration).unwrap();
+        server.launch(&[]);
+        until("it listens", || async { tokio::net::TcpStream::connect(server.address).await.is_ok() }).await;
+        server
+    }
+
+    /// An address that nobody listens on, and a folder.
+    fn place() -> Self {
+        let free = std::net::TcpListener::bind(SocketAddr::from((own_ip(), 0))).unwrap();
+        Self { process: None, address: free.local_addr().unwrap(), bus: 0, folder: TempDir::new().unwrap() }
     }
 
     /// A replica of `master` that has caught up.
@@ -64,15 +103,17 @@ impl RedisServer {
     }
 
     fn launch(&mut self, options: &[&str]) {
-        let process = Command::new("redis-server")
-            .args(["--port", &self.address.port().to_string(), "--bind", &self.address.ip().to_string()])
-            .args(["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0", "--dir"])
-            .arg(self.folder.path())
-            .args(options)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is needed for the tests; `make tools` installs it");
-        self.process = Some(process);
+        let mut command = Command::new(redis_program());
+        let (ip, port) = (self.address.ip().to_string(), self.address.port().to_string());
+        if self.configuration().exists() {
+            command.arg(self.configuration()).arg("--sentinel");
+        } else {
+            command.args(["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"]);
+            command.args(["--replica-announce-ip", &ip]);
+        }
+        command.args(["--port", &port, "--bind", &ip, "--dir"]).arg(self.folder.path());
+        let process = command.args(options).stdout(Stdio::null()).spawn();
+        self.process = Some(process.expect("redis-server is needed for the tests; `make tools` installs it"));
     }
 
     /// Ends when it answers, with its data loaded.
@@ -197,12 +238,23 @@ impl RedisServer {
         self.run::<()>(redis::cmd("REPLICAOF").arg("NO").arg("ONE")).await;
     }
 
+    /// Whether `INFO` holds this.
+    pub async fn says(&self, about: &str) -> bool {
+        let Ok(mut connection) = self.try_connection().await else { return false };
+        let answer = redis::cmd("INFO").query_async::<String>(&mut connection).await;
+        answer.is_ok_and(|answer| answer.contains(about))
+    }
+
     pub async fn members(&self, key: &str) -> Vec<String> {
         self.run(redis::cmd("SMEMBERS").arg(key)).await
     }
 
     pub async fn keys(&self, pattern: &str) -> Vec<String> {
         self.run(redis::cmd("KEYS").arg(pattern)).await
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.folder.path().join("sentinel.conf")
     }
 
     fn dump(&self) -> PathBuf {

@@ -1,0 +1,82 @@
+//! What is the same in every failover: three nodes with clients on each, a watch over all of their rooms, and what must
+//! hold before, meanwhile and afterwards.
+
+use std::time::{Duration, Instant};
+
+use crate::crowd::Client;
+use crate::processes::{Cluster, Options, within};
+use crate::redis_server::RedisServer;
+use crate::watch::Watch;
+
+/// The index is whole so long after the new master took over.
+const HEALED_WITHIN: Duration = Duration::from_secs(5);
+/// Sentinels notice, agree, choose and promote within this time; and wait for ten seconds before they demote an old
+/// master that comes back.
+const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(30);
+const ALL: [usize; 3] = [0, 1, 2];
+
+pub struct Scene {
+    pub cluster: Cluster,
+    clients: Vec<Client>,
+    watch: Watch,
+    began: Instant,
+}
+
+impl Scene {
+    /// Nodes with this `--redis` over this master, with sockets in a common room and in one of each node's own.
+    pub async fn start(master: RedisServer, url: String, prefix: &'static str) -> Self {
+        let options = Options { redis: Some(url), prefix, ..Options::default() };
+        let cluster = Cluster::start_over(master, 3, options).await;
+        let mut clients = Vec::new();
+        for node in ALL {
+            clients.push(cluster.connect(node, "early", &["all", &format!("on-{node}")]).await);
+        }
+        cluster.healed(&ALL, HEALED_WITHIN).await;
+        let rooms =
+            ["all", "on-0", "on-1", "on-2", "late-0", "late-1", "late-2", "last-0", "last-1", "last-2", "nobody"];
+        let watch = Watch::start(&cluster, &ALL, &rooms);
+        watch.sees_another().await;
+        Self { cluster, clients, watch, began: Instant::now() }
+    }
+
+    /// New sockets come on every node and are listed by all.
+    pub async fn clients_come(&mut self, when: &str) {
+        for node in ALL {
+            let room = format!("{when}-{node}");
+            self.clients.push(self.cluster.connect(node, when, &["all", &room]).await);
+            for room in ["all", &room] {
+                assert!(self.cluster.all_listed(&ALL, room).await, "{room}");
+            }
+        }
+    }
+
+    /// Ends when the successor is the master and holds the whole index. Returns the old one.
+    pub async fn taken_over_by(&mut self, successor: RedisServer) -> RedisServer {
+        let took = within(TAKEN_OVER_WITHIN, "it is promoted", || successor.says("role:master")).await;
+        let old = std::mem::replace(&mut self.cluster.redis, successor);
+        let healed = self.cluster.healed(&ALL, HEALED_WITHIN).await;
+        println!("promoted {took:?} after it was looked at, whole {healed:?} later");
+        old
+    }
+
+    /// Ends when the old master has become a replica of the new one.
+    pub async fn stands_back(&self, old: &RedisServer) {
+        within(TAKEN_OVER_WITHIN, "the old master follows", || old.says("role:slave")).await;
+    }
+
+    /// No answer in all the time was wrong, late or missing; nobody has lost a socket; and answers come from the index.
+    pub async fn end(self) {
+        self.cluster.healed(&ALL, HEALED_WITHIN).await;
+        assert!(self.clients.iter().all(|client| !client.has_ended()), "sockets stay");
+        assert_eq!(self.cluster.oracle.disconnects(), 0);
+        for node in ALL {
+            let (full, call) = self.cluster.call(node, "nobody").await;
+            assert!(call.complete && full["source"] == "directory", "{full}");
+        }
+        let report = self.watch.end().await;
+        report.all_answered();
+        let complete = report.answered.iter().filter(|answered| answered.call.complete).count();
+        println!("{} answers in {:?}, {complete} complete", report.answered.len(), self.began.elapsed());
+        assert!(complete > report.answered.len() / 4, "{complete} of {}", report.answered.len());
+    }
+}

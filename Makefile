@@ -17,7 +17,7 @@ FUZZ_TARGETS := handshake names directory mesh seal token
 CARGO_FUZZ := 0.13.1
 CARGO_DENY := 0.20.2
 
-.PHONY: help build run test test-all soak fuzz bench micro check check-deploy advisories tools clean
+.PHONY: help build run test test-all test-valkey failover soak fuzz bench micro check check-deploy advisories tools clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,11 +32,18 @@ test: tools $(WEB) ## install what the tests need, and run all of them
 	RUST_TEST_THREADS=$(TEST_THREADS) cargo test --locked --workspace
 	npm --prefix tests run --silent all
 
-test-all: test check-deploy soak ## and the long ones: repeated cluster and fault tests, the soak, wider searches
+test-all: test check-deploy soak failover test-valkey ## and the long ones: repeated cluster and fault tests, failovers, the soak, wider searches
 	for turn in $$(seq 10); do cargo test --locked --test cluster; done
 	for turn in $$(seq 3); do cargo test --locked --test faults; done
 	ROLLCALL_THOROUGH=1 cargo test --locked -p rollcall-model
 	ROLLCALL_THOROUGH=1 cargo test --locked --test simulation
+
+failover: tools ## lose the master that Sentinels know and that of a Cluster, every answer judged
+	cargo test --locked --test failover -- --ignored --test-threads 2
+
+test-valkey: tools ## the directory and the failovers over Valkey, which is unpacked if it is not here (Debian 12: from backports)
+	server=$$(tests/valkey) && export ROLLCALL_REDIS_SERVER=$$server && \
+	  cargo test --locked --test directory && cargo test --locked --test failover -- --ignored --test-threads 2
 
 soak: tools ## churn with faults, every answer judged: SOAK=10m, ROLLCALL_SEED=… repeats the choices of a run
 	ROLLCALL_SOAK=$(SOAK) cargo test --locked --test soak

@@ -58,7 +58,7 @@ pub enum Command {
     ///
     /// Clients say who they are in the query (`?id_user=`), and anyone who reaches the address can call the roll: this
     /// is for development.
-    Dev(Dev),
+    Dev(Box<Dev>),
 
     /// Run one node
     ///
@@ -77,7 +77,7 @@ pub enum Command {
     /// Asks the nodes that are registered in Redis, and those that they know, for everything they have, and reads all that
     /// is under the prefix. What differs is looked at a second time: what was under way differs only once. Mends nothing.
     /// Exit code 0: nothing differs; 1: something does; 2: Redis or a node could not be asked.
-    Audit(Audit),
+    Audit(Box<Audit>),
 
     /// Ask a node on this machine whether it is well, for probes: exit code 0 or 1, and one line that says why
     Health(Health),

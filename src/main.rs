@@ -112,10 +112,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         let shutdown = CancellationToken::new();
         tokio::spawn(watch_signals(shutdown.clone()));
         match command {
-            Command::Dev(dev) => run_dev(dev, shutdown).await?,
+            Command::Dev(dev) => run_dev(*dev, shutdown).await?,
             Command::Serve(serve) => run_serve(*serve, shutdown).await?,
             Command::Certs(certs) => make_certificates(&certs)?,
-            Command::Audit(audit) => return run_audit(audit, shutdown).await,
+            Command::Audit(audit) => return run_audit(*audit, shutdown).await,
             Command::Health(_) => unreachable!("it was answered before"),
         }
         Ok(ExitCode::SUCCESS)
@@ -224,7 +224,7 @@ async fn run_audit(audit: Audit, shutdown: CancellationToken) -> anyhow::Result<
         () = redis.upkeep() => bail!("the connection to redis is not kept any more"),
         () = shutdown.cancelled() => return Ok(ExitCode::from(TROUBLE)),
     };
-    let report = report.with_context(|| format!("the redis at {} cannot be read", redis.addresses().join(",")))?;
+    let report = report.with_context(|| format!("the redis at {} cannot be read", redis.address()))?;
     if audit.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -239,7 +239,7 @@ async fn run_audit(audit: Audit, shutdown: CancellationToken) -> anyhow::Result<
 
 /// Refuses a Redis that must be mended. One that does not answer is waited for.
 async fn check(redis: &Redis) -> anyhow::Result<()> {
-    redis.check().await.with_context(|| format!("the redis at {} is not used", redis.addresses().join(",")))
+    redis.check().await.with_context(|| format!("the redis at {} is not used", redis.address()))
 }
 
 /// The first signal stops cleanly, the second at once.

@@ -328,7 +328,10 @@ async fn a_cluster_of_three_masters_keeps_the_contract_in_one_slot_and_with_the_
     assert!(matches!(open(&shards).check().await, Err(Unfit::Permission(_))), "it may not ask for the slots");
     assert!(readme.contains("`+cluster|slots`"), "the README says so, too");
     allow(&shards, " +cluster|slots").await;
+    shards.owner.run::<()>(redis::cmd("ACL").arg("LOG").arg("RESET")).await;
     redis_contract(&shards.url(), &access).await;
+    let denied: Vec<redis::Value> = shards.owner.run(redis::cmd("ACL").arg("LOG")).await;
+    assert_eq!(denied, [], "nothing is asked of it beyond that");
     assert_eq!(shards.owner.keys("*").await, [format!("{TAGGED}epoch")]);
     for other in &shards.others {
         assert_eq!(other.keys("*").await, Vec::<String>::new());

@@ -12,5 +12,6 @@ mod outsiders;
 mod pki;
 mod process;
 mod redis_access;
+mod redis_master;
 mod rotation;
 mod secrets;

@@ -26,7 +26,7 @@ fn own_ip() -> Ipv4Addr {
 /// A redis-server that speaks TLS alone, asks for a certificate, and lets nobody in who does not name itself.
 pub struct Guarded {
     process: Child,
-    address: SocketAddr,
+    pub address: SocketAddr,
     /// Where it is reached, too, and which its certificate does not name.
     unnamed: SocketAddr,
     pub folder: Folder,
@@ -34,6 +34,10 @@ pub struct Guarded {
 
 impl Guarded {
     pub async fn start(acl: &str) -> Self {
+        Self::start_with(acl, &[]).await
+    }
+
+    pub async fn start_with(acl: &str, options: &[&str]) -> Self {
         let (authority, folder) = (Authority::new("redis"), Folder::new());
         let (ip, unnamed) = (own_ip(), own_ip());
         let server = authority.issue(&ip.to_string(), Time::Now);
@@ -59,6 +63,9 @@ impl Guarded {
             .args([&unnamed.to_string(), "--tls-auth-clients", "yes", "--tls-ca-cert-file", &folder.text("ca.pem")])
             .args(["--tls-cert-file", &folder.text("server.pem"), "--tls-key-file", &folder.text("server.key")])
             .args(["--aclfile", &folder.text("users.acl"), "--save", "", "--appendonly", "no"])
+            .args(options)
+            .arg("--dir")
+            .arg(folder.path("."))
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is needed for the tests; `make tools` installs it");
@@ -85,7 +92,8 @@ impl Guarded {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn flags(&self, replaced: &[(&str, &str)]) -> Vec<String> {
+    /// What a node is told, but for these, which are left out where they are empty.
+    pub fn flags(&self, replaced: &[(&str, &str)]) -> Vec<String> {
         let mut flags = vec![("--redis", self.url()), ("--redis-user", "rollcall".to_owned())];
         for (flag, file) in [
             ("--redis-password-file", "password"),

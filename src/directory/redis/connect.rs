@@ -53,6 +53,9 @@ pub(super) enum ConnectError {
     NoOwner,
     #[error("what it said of the master makes no sense")]
     Unclear,
+    /// Another node of the Cluster has the keys, or too much of the Cluster is away.
+    #[error("the Cluster does not let it have the keys now ({0})")]
+    NotNow(String),
     #[error(transparent)]
     Unfit(#[from] Unfit),
 }
@@ -160,6 +163,8 @@ impl Server {
 impl Login {
     fn open(mut settings: RedisConnectionInfo, user: Option<&str>, password: Option<PathBuf>) -> anyhow::Result<Self> {
         let password = password.map(watch_password).transpose()?;
+        // CLIENT is no command that the user of a node needs.
+        settings = settings.set_skip_set_lib_name();
         if let Some(user) = user {
             settings = settings.set_username(user);
         }

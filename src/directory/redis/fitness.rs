@@ -4,7 +4,7 @@
 //! else speaks the protocol is judged by the version of Redis that it says it is like.
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{ErrorKind, RedisError, ServerErrorKind};
+use ::redis::{RedisError, ServerErrorKind};
 use smol_str::SmolStr;
 
 use super::connect::ConnectError;
@@ -154,13 +154,12 @@ pub(super) async fn probe(connection: &mut MultiplexedConnection, key: &str) -> 
     }
     let answers: Result<::redis::Value, RedisError> = commands.query_async(connection).await;
     let Err(error) = answers else { return Ok(()) };
-    let elsewhere = [ServerErrorKind::Moved, ServerErrorKind::ClusterDown].map(ErrorKind::Server);
-    if elsewhere.contains(&error.kind()) {
-        return Err(ConnectError::Failed(error));
-    }
-    // What else may be wrong is told by the calls that meet it.
     let Some(errors) = error.clone().into_server_errors() else { return Err(error.into()) };
+    // What else may be wrong is told by the calls that meet it.
     for (number, error) in errors.iter() {
+        if matches!(error.kind(), Some(ServerErrorKind::Moved | ServerErrorKind::ClusterDown)) {
+            return Err(ConnectError::NotNow(error.to_string()));
+        }
         if error.code() == "NOPERM" {
             return Err(Unfit::Permission(error.to_string()).into());
         }

@@ -79,7 +79,7 @@ impl Target {
     }
 
     fn direct(url: &str, tls: bool) -> Result<Self, InvalidUrl> {
-        let info = url.into_connection_info().map_err(unusable)?;
+        let info = url.into_connection_info().map_err(|error| unusable(&error))?;
         Ok(Self { tls, way: Way::Direct, seeds: vec![info.addr().clone()], settings: info.redis_settings().clone() })
     }
 }
@@ -104,7 +104,9 @@ fn addresses(
         // The colons of an IPv6 address are in brackets.
         let has_port = host.rsplit(']').next().unwrap_or(host).contains(':');
         let port = if has_port { String::new() } else { format!(":{port}") };
-        let info = format!("redis://{user}{host}{port}/{database}{query}").into_connection_info().map_err(unusable)?;
+        let info = format!("redis://{user}{host}{port}/{database}{query}")
+            .into_connection_info()
+            .map_err(|error| unusable(&error))?;
         seeds.push(info.addr().clone());
         settings = Some(info.redis_settings().clone());
     }
@@ -115,7 +117,7 @@ fn invalid<T>(why: &str) -> Result<T, InvalidUrl> {
     Err(InvalidUrl(why.to_owned()))
 }
 
-fn unusable(error: RedisError) -> InvalidUrl {
+fn unusable(error: &RedisError) -> InvalidUrl {
     InvalidUrl(error.to_string())
 }
 

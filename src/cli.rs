@@ -7,8 +7,12 @@ mod access;
 mod advertise;
 mod audit;
 mod certs;
+mod effective;
+mod file;
 mod health;
 mod limits;
+mod origin;
+mod pages;
 mod redis;
 mod sentinel;
 mod trust;
@@ -20,7 +24,7 @@ use std::time::Duration;
 use axum::http::HeaderValue;
 use bytesize::ByteSize;
 use clap::error::ErrorKind;
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::names::NodeName;
 use crate::socket_edge::Transports;
@@ -28,8 +32,13 @@ pub use access::AccessArgs;
 pub use advertise::Advertise;
 pub use audit::Audit;
 pub use certs::Certs;
+pub use effective::Effective;
+use effective::{Implied, Setting};
+pub use file::FileArgs;
 pub use health::Health;
 pub use limits::LimitArgs;
+use origin::{Given, Origins};
+pub use pages::{Completions, Manual};
 pub use redis::RedisArgs;
 pub use sentinel::SentinelArgs;
 pub use trust::Trust;
@@ -38,6 +47,8 @@ use values::{cache, deadline, drain, lease, node_name, origin, ping};
 
 /// The port that `dev` is reached on.
 const DEV_LISTEN: &str = "localhost:5009";
+/// What `serve` logs unless told otherwise.
+const LOG_OF_SERVE: &str = "info";
 
 /// Who is in this Socket.IO room right now, across the whole cluster, and which user is each socket?
 #[derive(Debug, Parser)]
@@ -63,8 +74,16 @@ pub enum Command {
     /// Run one node
     ///
     /// Nodes that share a Redis are one cluster: any of them answers for all. Without Redis the node is a cluster of
-    /// one. Every flag can be set by its environment variable; a flag outranks it.
+    /// one. Every flag can be set by its environment variable, and in a configuration file; a flag outranks both, and the
+    /// environment the file.
     Serve(Box<Serve>),
+
+    /// Print what `serve` would run with, as a configuration file, and where each value came from
+    ///
+    /// Give it the flags, the environment and the file of `serve`: what that would refuse is refused here. Nothing is
+    /// opened or connected to. Passwords are replaced by `REDACTED`; the rest can be used as a file for --config. Flags
+    /// that are `not set` mean what `serve --help` says.
+    Config(Effective),
 
     /// Make a CA and certificates for the nodes of a mesh
     ///
@@ -81,6 +100,16 @@ pub enum Command {
 
     /// Ask a node on this machine whether it is well, for probes: exit code 0 or 1, and one line that says why
     Health(Health),
+
+    /// Print the completions of this command line for a shell
+    ///
+    /// For bash: `rollcall completions bash > /etc/bash_completion.d/rollcall`.
+    Completions(Completions),
+
+    /// Print a page of the manual, or write all of them
+    ///
+    /// To read one: `rollcall man serve | man -l -`.
+    Man(Manual),
 }
 
 #[derive(Debug, Args)]
@@ -107,6 +136,9 @@ pub struct Dev {
 
 #[derive(Debug, Args)]
 pub struct Serve {
+    #[command(flatten)]
+    pub file: FileArgs,
+
     #[command(flatten)]
     pub access: AccessArgs,
 
@@ -209,36 +241,54 @@ pub struct Stop {
 }
 
 impl Cli {
-    /// Reads and checks the command line and the environment.
+    /// Reads and checks the command line, the environment and the configuration file.
     ///
     /// # Errors
     /// [`Stop`]: help, or the one line that says what is wrong.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Stop> {
-        let matches = Self::command().try_get_matches_from(arguments).map_err(|error| stop(&error))?;
-        let cli = Self::from_arg_matches(&matches).map_err(|error| stop(&error))?;
-        cli.check(&matches).map_err(|what| refuse(&what))?;
+        let Given { arguments, origins } = Given::read(arguments.into_iter().collect())?;
+        let matches = Self::command().try_get_matches_from(arguments).map_err(|error| stop(&error, &origins))?;
+        let mut cli = Self::from_arg_matches(&matches).map_err(|error| stop(&error, &origins))?;
+        cli.check(&origins).map_err(|what| refuse(&origins.explain(&what)))?;
+        if let (Command::Config(config), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
+            config.settings = Setting::all(matches, &origins);
+        }
         Ok(cli)
     }
 
-    fn check(&self, matches: &ArgMatches) -> Result<(), String> {
-        let redis = match &self.command {
-            Command::Dev(dev) => &dev.redis,
-            Command::Serve(serve) => {
-                serve.check()?;
-                &serve.redis
-            }
+    /// What is logged.
+    pub fn log_levels(&self) -> &str {
+        self.log.as_deref().unwrap_or(match self.command {
+            Command::Dev(_) => "warn",
+            Command::Audit(_) => "warn,rollcall::audit=info",
+            _ => LOG_OF_SERVE,
+        })
+    }
+
+    fn check(&self, origins: &Origins) -> Result<(), String> {
+        match &self.command {
+            Command::Dev(dev) => dev.redis.check(origins),
+            Command::Serve(serve) => serve.check(origins),
             Command::Audit(audit) => {
                 audit.check()?;
-                &audit.redis
+                audit.redis.check(origins)
             }
-            Command::Certs(_) | Command::Health(_) => return Ok(()),
-        };
-        matches.subcommand().map_or(Ok(()), |(_, matches)| redis.check(matches))
+            Command::Config(config) => config.serve.check(origins),
+            Command::Certs(_) | Command::Health(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
+        }
     }
 }
 
 impl Serve {
-    fn check(&self) -> Result<(), String> {
+    /// What is in effect of flags that nobody was given, and follows from others or from this machine.
+    fn implied(&self, files: Option<u64>) -> Vec<Implied> {
+        let mut implied = self.access.implied();
+        implied.extend(self.limits.implied(files));
+        implied.push(Implied { flag: "log", value: LOG_OF_SERVE.to_owned(), by: "command" });
+        implied
+    }
+
+    fn check(&self, origins: &Origins) -> Result<(), String> {
         self.access.check()?;
         self.limits.check()?;
         let mesh = self.mesh_listen.address;
@@ -251,18 +301,23 @@ impl Serve {
         if self.mesh_advertise == Some(Advertise::Auto) && self.redis.url.is_none() {
             return Err("--mesh-advertise auto is the address on the way to Redis, and --redis is missing".to_owned());
         }
-        self.trust.check(mesh)
+        self.trust.check(mesh)?;
+        self.redis.check(origins)
     }
 }
 
-fn stop(error: &clap::Error) -> Stop {
+fn stop(error: &clap::Error, origins: &Origins) -> Stop {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop { text: error.to_string(), failed: false },
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Stop { text: error.to_string(), failed: true },
         _ => {
             let text = error.to_string();
             let first = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
-            refuse(&first.split_whitespace().collect::<Vec<_>>().join(" "))
+            let first = first.split_whitespace().collect::<Vec<_>>().join(" ");
+            match origins.place(error) {
+                Some(place) => refuse(&format!("{place}: {first}")),
+                None => refuse(&origins.explain(&first)),
+            }
         }
     }
 }

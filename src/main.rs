@@ -2,7 +2,7 @@
 
 #![warn(clippy::unwrap_used)]
 
-use std::io::IsTerminal as _;
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -50,8 +50,12 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    if let Command::Health(health) = &cli.command {
-        return probe(health);
+    match &cli.command {
+        Command::Dev(_) | Command::Serve(_) | Command::Certs(_) | Command::Audit(_) => {}
+        Command::Health(health) => return probe(health),
+        Command::Config(config) => return print(config.show(raise_file_limit()).map(String::into_bytes)),
+        Command::Completions(completions) => return print(Ok(completions.make())),
+        Command::Man(manual) => return print(manual.make()),
     }
     if let Err(error) = log(&cli) {
         eprintln!("rollcall: --log: {error}");
@@ -91,13 +95,26 @@ fn probe(health: &Health) -> ExitCode {
     }
 }
 
+/// Prints what was asked for. Whoever has read enough may close the pipe.
+fn print(text: anyhow::Result<Vec<u8>>) -> ExitCode {
+    let printed = text.and_then(|text| {
+        let mut out = std::io::stdout().lock();
+        match out.write_all(&text).and_then(|()| out.flush()) {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(()),
+        }
+    });
+    match printed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rollcall: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn log(cli: &Cli) -> anyhow::Result<()> {
-    let default = match cli.command {
-        Command::Dev(_) => "warn",
-        Command::Audit(_) => "warn,rollcall::audit=info",
-        _ => "info",
-    };
-    let filter = EnvFilter::try_new(cli.log.as_deref().unwrap_or(default))?;
+    let filter = EnvFilter::try_new(cli.log_levels())?;
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     Ok(())
@@ -106,7 +123,7 @@ fn log(cli: &Cli) -> anyhow::Result<()> {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     let threads = match &command {
         Command::Serve(serve) => serve.threads,
-        Command::Dev(_) | Command::Certs(_) | Command::Audit(_) | Command::Health(_) => None,
+        _ => None,
     };
     runtime(threads)?.block_on(async {
         let shutdown = CancellationToken::new();
@@ -116,7 +133,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Serve(serve) => run_serve(*serve, shutdown).await?,
             Command::Certs(certs) => make_certificates(&certs)?,
             Command::Audit(audit) => return run_audit(*audit, shutdown).await,
-            Command::Health(_) => unreachable!("it was answered before"),
+            Command::Health(_) | Command::Config(_) | Command::Completions(_) | Command::Man(_) => {
+                unreachable!("it was answered before")
+            }
         }
         Ok(ExitCode::SUCCESS)
     })

@@ -14,6 +14,7 @@ use clap::{Args, ValueEnum};
 use reqwest::Url;
 use url::Host;
 
+use super::effective::Implied;
 use super::values;
 use crate::identity::jwks::{Jwks, Pace};
 use crate::identity::keys::KeySet;
@@ -196,6 +197,27 @@ impl AccessArgs {
         })
     }
 
+    fn user_claim(&self) -> &str {
+        self.jwt_user_claim.as_deref().unwrap_or(SUBJECT)
+    }
+
+    fn grace(&self) -> Duration {
+        self.jwt_grace.unwrap_or_default()
+    }
+
+    /// What follows from --identity.
+    pub(super) fn implied(&self) -> Vec<Implied> {
+        let by = "identity";
+        let who = self.api().to_possible_value().map(|who| who.get_name().to_owned()).unwrap_or_default();
+        let mut implied = vec![Implied { flag: "api-access", value: who, by }];
+        if self.identity == Some(IdentityBy::Jwt) {
+            let grace = humantime::format_duration(self.grace()).to_string();
+            implied.push(Implied { flag: "jwt-user-claim", value: self.user_claim().to_owned(), by });
+            implied.push(Implied { flag: "jwt-grace", value: grace, by });
+        }
+        implied
+    }
+
     /// Reads the files.
     ///
     /// # Errors
@@ -211,11 +233,11 @@ impl AccessArgs {
         let rules = Rules {
             issuers: self.jwt_issuers.clone(),
             audiences: self.jwt_audiences.clone(),
-            user_claim: self.jwt_user_claim.clone().unwrap_or_else(|| SUBJECT.to_owned()),
+            user_claim: self.user_claim().to_owned(),
         };
         let verifier = keys.map(|keys| Verifier::new(keys, rules));
         let identity = match verifier.clone() {
-            Some(verifier) => By::Jwt { verifier, grace: self.jwt_grace.unwrap_or_default() },
+            Some(verifier) => By::Jwt { verifier, grace: self.grace() },
             None => By::Query,
         };
         let callers = match (self.api(), verifier, &self.api_token_file) {

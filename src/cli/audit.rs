@@ -5,11 +5,15 @@ use std::time::Duration;
 use clap::Args;
 
 use super::RedisArgs;
+use super::file::FileArgs;
 use super::trust::MeshTrust;
 use super::values::pause;
 
 #[derive(Debug, Args)]
 pub struct Audit {
+    #[command(flatten)]
+    file: FileArgs,
+
     #[command(flatten)]
     pub redis: RedisArgs,
 

@@ -14,6 +14,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use ipnet::IpNet;
 
+use super::effective::Implied;
 use super::values::{duration, in_range};
 use crate::limits::address::Proxies;
 use crate::limits::rate::Rate;
@@ -145,6 +146,23 @@ impl LimitArgs {
             return Err("--trusted-proxy: `none` says that there is no proxy, so no other can be named".to_owned());
         }
         Ok(())
+    }
+
+    /// What follows from --trusted-proxy and from how many files may be open.
+    pub(super) fn implied(&self, files: Option<u64>) -> Vec<Implied> {
+        fn text<T: fmt::Display>(limit: Option<T>) -> String {
+            limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string())
+        }
+        let bounds = self.bounds(files);
+        let (files, proxies) = ("the limit of open files", "trusted-proxy");
+        [
+            ("connections", text(bounds.connections), files),
+            ("connections-per-address", text(bounds.connections_per_address), proxies),
+            ("sockets-per-address", text(bounds.sockets_per_address), proxies),
+            ("handshakes-per-second", text(bounds.handshakes), proxies),
+        ]
+        .map(|(flag, value, by)| Implied { flag, value, by })
+        .into()
     }
 
     /// What these flags mean in a process that may have so many files open.

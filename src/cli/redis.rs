@@ -6,9 +6,9 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::parser::ValueSource;
-use clap::{ArgMatches, Args};
+use clap::Args;
 
+use super::origin::{Origin, Origins};
 use super::sentinel::SentinelArgs;
 use super::values::RedisUrl;
 use crate::directory::redis::Redis;
@@ -21,7 +21,8 @@ use crate::directory::redis::url::{Target, Way};
 pub struct RedisArgs {
     /// The Redis that the nodes share, as in `redis://127.0.0.1:6379`, or `rediss://` for TLS. Whose master Sentinels
     /// know: `redis-sentinel://a:26379,b:26379/mymaster`; a Cluster: `redis-cluster://a:6379,b:6379`. A URL with a
-    /// password belongs in the environment variable. Unless told otherwise: none, and nobody outside this process is known
+    /// password belongs in the environment variable, or in a --config file that not everybody can read. Unless told
+    /// otherwise: none, and nobody outside this process is known
     #[arg(long = "redis", env = "ROLLCALL_REDIS", value_name = "URL", hide_env_values = true)]
     pub url: Option<RedisUrl>,
 
@@ -61,7 +62,7 @@ pub struct RedisArgs {
 }
 
 impl RedisArgs {
-    pub(super) fn check(&self, matches: &ArgMatches) -> Result<(), String> {
+    pub(super) fn check(&self, origins: &Origins) -> Result<(), String> {
         let files = [
             ("--redis-password-file", self.password_file.is_some()),
             ("--redis-ca", self.ca.is_some()),
@@ -76,12 +77,8 @@ impl RedisArgs {
         };
         let target = Target::parse(url.as_str()).map_err(|error| format!("--redis: {error}"))?;
         let has_password = url.has_password();
-        if has_password && matches.value_source("url") == Some(ValueSource::CommandLine) {
-            return Err(
-                "--redis: every user of this machine can read a command line, so a URL with a password is taken \
-                        from ROLLCALL_REDIS only; or pass --redis-password-file"
-                    .to_owned(),
-            );
+        if has_password {
+            not_for_all_to_read(origins.of("redis"))?;
         }
         if has_password && self.password_file.is_some() {
             return Err("--redis-password-file: there is a password in the URL of --redis already".to_owned());
@@ -125,5 +122,22 @@ impl RedisArgs {
         };
         let redis = Redis::with(url.as_str(), &access, &self.prefix, self.allow_eviction).context("--redis")?;
         Ok(Some(redis))
+    }
+}
+
+/// Refuses a password where every user of the machine can read it.
+fn not_for_all_to_read(origin: &Origin) -> Result<(), String> {
+    match origin {
+        Origin::Flag => {
+            Err("--redis: every user of this machine can read a command line, so a URL with a password is \
+                             taken from ROLLCALL_REDIS or from a --config file only; or pass --redis-password-file"
+                .to_owned())
+        }
+        Origin::File(place) if place.read_by_all => Err(format!(
+            "--redis: every user of this machine can read {}, so there can be no password in it: take that right away \
+             (chmod o-r), or name a file that has it (redis-password-file)",
+            place.file
+        )),
+        Origin::File(_) | Origin::Environment(_) | Origin::Default => Ok(()),
     }
 }

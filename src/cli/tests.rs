@@ -1,5 +1,10 @@
 //! What is refused, and how it is said.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use tempfile::TempDir;
+
 use super::*;
 
 fn refusal(arguments: &str) -> String {
@@ -153,4 +158,142 @@ fn keys_come_from_files_from_https_and_from_this_machine() {
 fn help_is_no_failure() {
     let stop = Cli::read(["rollcall", "serve", "--help"].map(OsString::from)).expect_err("help");
     assert!(!stop.failed && stop.text.contains("ROLLCALL_MESH_ADVERTISE"));
+}
+
+/// What is said of a file with these lines and this mode, its folder left out.
+fn refusal_of_file(lines: &str, mode: u32) -> String {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("a.toml");
+    fs::write(&file, lines).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    let text = refusal(&format!("serve --config {}", file.display()));
+    text.replace(&format!("{}/", folder.path().display()), "")
+}
+
+#[test]
+fn every_refusal_of_a_file_is_one_line_with_its_place_and_without_its_secrets() {
+    for (lines, named) in [
+        ("identity = 'query'\nleese = '4s'", "a.toml:2: `leese` is no flag of `rollcall serve`: did you mean `lease`?"),
+        (
+            "ROLLCALL_MESH_LISTEN = ''",
+            "a.toml:1: `ROLLCALL_MESH_LISTEN` is no flag of `rollcall serve`: did you mean `mesh-listen`?",
+        ),
+        ("redis_password = 'hunter2'", "did you mean `redis-password-file`?"),
+        ("hunter = 'hunter2'", "a.toml:1: `hunter` is no flag of `rollcall serve`\n"),
+        ("config = 'a.toml'", "`config` is no flag"),
+        ("json = true", "`json` is no flag"),
+        ("help = true", "`help` is no flag"),
+        ("\n\n[redis]\nurl = 'redis://:hunter2@a'", "a.toml:3: there are no sections"),
+        ("redis.url = 'redis://:hunter2@a'", "a.toml:1: there are no sections"),
+        ("redis = {url = 'redis://:hunter2@a'}", "a.toml:1: there are no sections"),
+        ("[[redis]]\nurl = 'redis://:hunter2@a'", "a.toml:1: there are no sections"),
+        ("redis = 'redis://:hunter2@a", "a.toml:1: this is no TOML: "),
+        ("a = 1\nredis = hunter2", "a.toml:2: this is no TOML: "),
+        ("lease = '5s'\nlease = '6s'", "a.toml:2: this is no TOML: duplicate key"),
+        ("redis = ['redis://:hunter2@a']", "a.toml:1: redis must be one value, not a list"),
+        ("redis = 1979-05-27", "a.toml:1: redis must be a string or a number"),
+        ("cors-origin = [['hunter2']]", "a.toml:1: cors-origin must be a list of strings or numbers"),
+        ("redis-allow-eviction = 'yes'", "a.toml:1: redis-allow-eviction must be true or false"),
+        ("threads = 99999999999999999999999999999999999999999", "a.toml:1: threads must be a string or a number"),
+        (
+            "identity = 'query'\n\nlease = '10ms'",
+            "a.toml:3: invalid value '10ms' for '--lease <DURATION>': must be from",
+        ),
+        ("identity = 'query'\nthreads = 0", "a.toml:2: invalid value '0' for '--threads <COUNT>'"),
+        ("identity = 'quer'", "a.toml:1: invalid value 'quer' for '--identity <HOW>'"),
+        ("identity = 'query'\nredis-ca = 'a'", "--redis, which is missing (--redis-ca is in a.toml:2)"),
+        ("identity = 'query'\njwt-key = 'a'", "(--jwt-key is in a.toml:2, --identity is in a.toml:1)"),
+        ("identity = 'query'\ncors-origin = ['https://a', 'b']", "a.toml:2: invalid value 'b' for '--cors-origin"),
+        ("redis = 'hunter2'\nidentity = 'query'", "(--redis is in a.toml:1)"),
+        (
+            "jwks = 'https://:hunter2@a/'\nidentity = 'jwt'",
+            "--jwks must not hold a name or a password (--jwks is in a.toml:1)",
+        ),
+        ("lease = '5s'", "--identity is missing"),
+        ("", "--identity is missing"),
+    ] {
+        let text = refusal_of_file(lines, 0o600);
+        assert!(text.contains(named) && !text.contains("hunter2"), "{lines}: {text}");
+    }
+}
+
+#[test]
+fn a_password_is_taken_from_a_file_that_not_everybody_can_read() {
+    let lines = "identity = 'query'\nredis = 'redis://:hunter2@a'\nlease = '1ms'";
+    // Whether it is taken shows by what is refused next.
+    assert!(refusal_of_file(lines, 0o640).contains("--lease"));
+    let lines = lines.replace("1ms", "5s");
+    let text = refusal_of_file(&lines, 0o644);
+    assert!(text.contains("every user of this machine can read a.toml") && text.contains("(--redis is in a.toml:2)"));
+    assert!(!text.contains("hunter2"));
+}
+
+#[test]
+fn what_is_no_file_of_a_megabyte_or_less_is_not_read() {
+    let folder = TempDir::new().unwrap();
+    let of = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(of("large"), "#".repeat((1 << 20) + 1)).unwrap();
+    fs::write(of("bytes"), b"identity = '\xff'").unwrap();
+    for (file, named) in [
+        (of(""), "is no file"),
+        ("/dev/zero".to_owned(), "is no file"),
+        (of("nowhere"), "cannot be read"),
+        (of("large"), "larger than 1 MiB"),
+        (of("bytes"), "not UTF-8"),
+    ] {
+        let text = refusal(&format!("serve --config {file}"));
+        assert!(text.contains(named) && text.contains("--config"), "{text}");
+    }
+}
+
+#[test]
+fn what_is_wrong_on_the_command_line_is_said_though_there_is_a_file() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("a.toml");
+    fs::write(&file, "identity = 'query'\nlease = '6s'\nlog = 'debug'\n").unwrap();
+    let file = file.display();
+    for (arguments, named) in [
+        (format!("serve --config {file} --bogus"), "'--bogus'"),
+        (format!("serve --lease 1ms --config {file}"), "invalid value '1ms' for '--lease"),
+        (format!("serve --config {file} --lease"), "a value is required for '--lease"),
+        (format!("serve --config {file} --config {file}"), "cannot be used multiple times"),
+        (format!("serve --config {file} -- more"), "'more'"),
+    ] {
+        assert!(refusal(&arguments).contains(named), "{arguments}");
+    }
+    let read = |arguments: String| {
+        let arguments = arguments.split_whitespace().map(OsString::from).collect::<Vec<_>>();
+        let Ok(Cli { command: Command::Serve(serve), log }) = Cli::read(arguments) else { panic!("refused") };
+        (serve.lease, log.unwrap())
+    };
+    let seconds = Duration::from_secs;
+    assert_eq!(read(format!("rollcall serve --config {file} --")), (seconds(6), "debug".to_owned()));
+    assert_eq!(read(format!("rollcall --log warn serve --config {file}")), (seconds(6), "warn".to_owned()));
+    assert_eq!(read(format!("rollcall serve --lease 7s --config {file}")), (seconds(7), "debug".to_owned()));
+}
+
+#[test]
+fn a_probe_asks_where_the_file_of_the_node_says_that_it_listens() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("a.toml");
+    fs::write(&file, "identity = 'jwt'\nadmin-listen = '127.0.0.1:9007'\n").unwrap();
+    let arguments = ["rollcall", "health", "--config", file.to_str().unwrap()].map(OsString::from);
+    let Ok(Cli { command: Command::Health(health), .. }) = Cli::read(arguments) else { panic!("refused") };
+    assert_eq!(health.admin.as_str(), "127.0.0.1:9007");
+}
+
+#[test]
+fn the_variable_of_every_flag_has_its_name() {
+    let mut command = Cli::command();
+    command.build();
+    for name in ["serve", "config"] {
+        let flags = command.find_subcommand(name).unwrap().get_arguments();
+        for flag in
+            flags.filter(|flag| flag.get_long().is_some_and(|long| !["help", "version", "json"].contains(&long)))
+        {
+            let long = flag.get_long().unwrap();
+            let variable = format!("ROLLCALL_{}", long.to_uppercase().replace('-', "_"));
+            assert_eq!(flag.get_env().and_then(|name| name.to_str()), Some(variable.as_str()), "--{long}");
+        }
+    }
 }

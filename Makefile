@@ -17,7 +17,7 @@ FUZZ_TARGETS := handshake names directory mesh seal token
 CARGO_FUZZ := 0.13.1
 CARGO_DENY := 0.20.2
 
-.PHONY: help build run test test-all test-valkey failover soak fuzz bench micro check check-deploy advisories tools clean
+.PHONY: help build run test test-all test-valkey failover soak fuzz bench micro check check-deploy advisories dist tools clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,11 +81,14 @@ check-deploy: tools ## what is in deploy/, against what reads it: image, compose
 advisories: $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) ## what is known against the dependencies; asks the network
 	$(TOOLS)/bin/cargo-deny-$(CARGO_DENY) --locked check advisories
 
+dist: $(WEB) ## pack dist/rollcall-<version>-<target>.tar.gz, static (musl) where that can be built: TARGET=… is one
+	deploy/dist
+
 tools: tests/node_modules/.package-lock.json ## install what checks and tests need, or say what is missing
 	tests/prepare
 
 clean: ## remove everything that was built or installed here
-	rm -rf target web/dist web/node_modules tests/node_modules bench/peers/node/node_modules artifacts fuzz/target fuzz/corpus fuzz/artifacts
+	rm -rf target dist web/dist web/node_modules tests/node_modules bench/peers/node/node_modules artifacts fuzz/target fuzz/corpus fuzz/artifacts
 
 $(WEB): web/node_modules/.package-lock.json web/build.mjs $(wildcard web/src/*.ts)
 	npm --prefix web run --silent build

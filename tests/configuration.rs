@@ -19,8 +19,11 @@ use rollcall::cli::Cli;
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// Flags, and what they are given.
+type Flags = &'static [(&'static str, &'static str)];
+
 /// What flags may go together with: each is accepted in one of these.
-const CONTEXTS: [&[(&str, &str)]; 6] = [
+const CONTEXTS: [Flags; 6] = [
     &[("identity", "query")],
     &[("identity", "jwt"), ("jwt-key", "a")],
     &[("identity", "jwt")],
@@ -120,7 +123,7 @@ fn effective(folder: &Path, flag: &Arg, context: &[(&str, &str)], given: &Given<
 }
 
 /// Two values of this flag, of which the first is taken, and what goes with it.
-fn accepted(flag: &Arg) -> Option<(&'static [(&'static str, &'static str)], [String; 2])> {
+fn accepted(flag: &Arg) -> Option<(Flags, [String; 2])> {
     let words: Vec<String> = match (flag.get_action(), flag.get_value_parser().possible_values()) {
         (ArgAction::SetTrue, _) => vec!["true".to_owned(), "false".to_owned()],
         (_, Some(words)) => words.map(|word| word.get_name().to_owned()).collect(),

@@ -273,13 +273,15 @@ fn what_is_wrong_on_the_command_line_is_said_though_there_is_a_file() {
 }
 
 #[test]
-fn a_probe_asks_where_the_file_of_the_node_says_that_it_listens() {
+fn a_probe_and_an_audit_find_in_the_file_of_a_node_what_they_need() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("a.toml");
-    fs::write(&file, "identity = 'jwt'\nadmin-listen = '127.0.0.1:9007'\n").unwrap();
-    let arguments = ["rollcall", "health", "--config", file.to_str().unwrap()].map(OsString::from);
-    let Ok(Cli { command: Command::Health(health), .. }) = Cli::read(arguments) else { panic!("refused") };
+    fs::write(&file, "identity = 'jwt'\nadmin-listen = '127.0.0.1:9007'\nredis = 'redis://a'\n").unwrap();
+    let read = |command: &str| Cli::read(["rollcall", command, "--config", file.to_str().unwrap()].map(OsString::from));
+    let Ok(Cli { command: Command::Health(health), .. }) = read("health") else { panic!("refused") };
     assert_eq!(health.admin.as_str(), "127.0.0.1:9007");
+    let Ok(Cli { command: Command::Audit(audit), .. }) = read("audit") else { panic!("refused") };
+    assert_eq!(audit.redis.url.unwrap().as_str(), "redis://a");
 }
 
 #[test]

@@ -67,7 +67,7 @@ pub(super) enum Error {
     Syntax { place: Place, what: String },
     #[error("{place}: there are no sections; a key is the long name of a flag, as in lease = \"5s\"")]
     Section { place: Place },
-    #[error("{place}: `{key}` is no flag of `rollcall serve`{}", .nearest.as_ref().map(|name| format!(": did you mean `{name}`?")).unwrap_or_default())]
+    #[error("{place}: `{key}` is no flag of `rollcall serve`{}", meant(.nearest.as_deref()))]
     Unknown { place: Place, key: String, nearest: Option<String> },
     #[error("{place}: {key} must be {kind}")]
     Kind { place: Place, key: String, kind: &'static str },
@@ -161,6 +161,10 @@ fn text(value: &DeValue<'_>) -> Option<String> {
         DeValue::Boolean(on) => Some(on.to_string()),
         DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => None,
     }
+}
+
+fn meant(nearest: Option<&str>) -> String {
+    nearest.map(|name| format!(": did you mean `{name}`?")).unwrap_or_default()
 }
 
 /// The flag that was meant. Its variable and its name with underscores are near to it.

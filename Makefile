@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 TOOLS := target/tools
-WEB := web/dist/room.js
+WEB := web/dist/operator.css
 export ROLLCALL_TOOLS := $(CURDIR)/$(TOOLS)
 
 SOAK ?= 2m
@@ -90,7 +90,7 @@ tools: tests/node_modules/.package-lock.json ## install what checks and tests ne
 clean: ## remove everything that was built or installed here
 	rm -rf target dist web/dist web/node_modules tests/node_modules bench/peers/node/node_modules artifacts fuzz/target fuzz/corpus fuzz/artifacts
 
-$(WEB): web/node_modules/.package-lock.json web/build.mjs $(wildcard web/src/*.ts)
+$(WEB): web/node_modules/.package-lock.json web/build.mjs $(wildcard web/src/*.ts web/src/*/*)
 	npm --prefix web run --silent build
 
 # The sanitizers need a nightly toolchain; coverage-guided fuzzing without them does not.

@@ -1,4 +1,4 @@
-//! Compiles the mesh protocol (protox: no protoc on the machine) and embeds the page's scripts where they were built.
+//! Compiles the mesh protocol (protox: no protoc on the machine) and embeds what the pages load where it was built.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -8,12 +8,12 @@ use std::{env, fs};
 use protox::prost::Message;
 
 const PROTOS: [&str; 2] = ["rollcall/v1/mesh.proto", "rollcall/v1/polling.proto"];
-const SCRIPTS: [&str; 2] = ["front.js", "room.js"];
+const BUILT: [&str; 4] = ["front.js", "room.js", "operator.js", "operator.css"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     compile_proto(&out)?;
-    embed_scripts(&out)
+    embed_built(&out)
 }
 
 fn compile_proto(out: &Path) -> Result<(), Box<dyn Error>> {
@@ -24,22 +24,22 @@ fn compile_proto(out: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Writes `scripts.rs`: the bundled scripts of `web/dist`, or `None` when they were not built. The binary then
-/// compiles all the same and serves a page that says how to get them.
-fn embed_scripts(out: &Path) -> Result<(), Box<dyn Error>> {
+/// Writes `built.rs`: what was bundled into `web/dist`, or `None` when it was not. The binary then compiles all the same
+/// and serves a page that says how to get it.
+fn embed_built(out: &Path) -> Result<(), Box<dyn Error>> {
     let dist = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("web/dist");
     println!("cargo:rerun-if-changed={}", dist.display());
-    let mut source = format!("pub const SCRIPTS: Option<[(&str, &[u8]); {}]> = ", SCRIPTS.len());
-    if SCRIPTS.iter().all(|script| dist.join(script).is_file()) {
+    let mut source = format!("pub const BUILT: Option<[(&str, &[u8]); {}]> = ", BUILT.len());
+    if BUILT.iter().all(|file| dist.join(file).is_file()) {
         source.push_str("Some([");
-        for script in SCRIPTS {
-            let path = dist.join(script);
-            write!(source, "({script:?}, include_bytes!({path:?}) as &[u8]), ")?;
+        for file in BUILT {
+            let path = dist.join(file);
+            write!(source, "({file:?}, include_bytes!({path:?}) as &[u8]), ")?;
         }
         source.push_str("]);\n");
     } else {
         source.push_str("None;\n");
     }
-    fs::write(out.join("scripts.rs"), source)?;
+    fs::write(out.join("built.rs"), source)?;
     Ok(())
 }

@@ -11,6 +11,7 @@ mod effective;
 mod file;
 mod health;
 mod limits;
+mod operator;
 mod origin;
 mod pages;
 mod redis;
@@ -37,6 +38,7 @@ use effective::{Implied, Setting};
 pub use file::FileArgs;
 pub use health::Health;
 pub use limits::LimitArgs;
+pub use operator::{Status, Users};
 use origin::{Given, Origins};
 pub use pages::{Completions, Manual};
 pub use redis::RedisArgs;
@@ -110,6 +112,16 @@ pub enum Command {
     ///
     /// To read one: `rollcall man serve | man -l -`.
     Man(Manual),
+    /// Ask how the cluster is: its nodes, its busiest rooms, its roll calls. Exit code 0 when every node answers and counts
+    ///
+    /// One node asks all that it knows, and each answers for itself; one that does not is listed with the reason. Exit
+    /// code 1 when a node does not answer, does not count, or is of a version that cannot say.
+    Status(Status),
+
+    /// Call the roll of a room: a line for each socket, its user and its node. Exit code 0 when that is complete
+    ///
+    /// The last line says how complete it is, and which nodes did not answer; the exit code is then 1.
+    Users(Users),
 }
 
 #[derive(Debug, Args)]
@@ -274,7 +286,8 @@ impl Cli {
                 audit.redis.check(origins)
             }
             Command::Config(config) => config.serve.check(origins),
-            Command::Certs(_) | Command::Health(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
+            Command::Certs(_) | Command::Health(_) | Command::Status(_) | Command::Users(_) => Ok(()),
+            Command::Completions(_) | Command::Man(_) => Ok(()),
         }
     }
 }

@@ -48,14 +48,20 @@ pub fn router(config: Config) -> Router {
         .route_layer(config.at_once.clone())
         // Before the above: who may not call takes no place, however long it takes to find that out.
         .route_layer(from_fn_with_state(Arc::clone(&config), access::guard));
-    Router::new()
+    let routes = Router::new()
         .route("/", get(page::front))
         .route("/_/assets/{asset}", get(page::asset))
         .route("/{room}", get(page::room))
         .merge(rolls)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .with_state(config)
+        .with_state(config);
+    sealed(routes)
+}
+
+/// With what keeps answers from caches that do not ask again, and from pages of other origins.
+fn sealed(routes: Router) -> Router {
+    routes
         .layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
         .layer(SetResponseHeaderLayer::if_not_present(
             header::X_CONTENT_TYPE_OPTIONS,

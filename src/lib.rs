@@ -11,7 +11,8 @@
 //! read again. [`identity`] says who is let in and who may ask, [`limits`] what anybody may take; [`membership`] says who
 //! belongs to the cluster and whether this node counts, [`health`] whether clients should be sent here, and [`metrics`]
 //! what was counted; [`node`] wires one node together, [`dev`] runs four of them in one process, [`certs`] makes
-//! certificates for those of many, and [`audit`] compares what Redis says with what they say. The words and the promises are in the README.
+//! certificates for those of many, and [`audit`] compares what Redis says with what they say. [`status`] asks all of them
+//! how they are, and [`operator`] tells it on a terminal. The words and the promises are in the README.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
@@ -32,9 +33,11 @@ pub mod metrics;
 pub mod names;
 pub mod node;
 pub mod oddities;
+pub mod operator;
 pub mod registrar;
 pub mod roll_call;
 pub mod roster;
 pub mod socket_edge;
+pub mod status;
 pub mod tls;
 pub mod watched;

@@ -18,6 +18,7 @@ use rollcall::directory::redis::Redis;
 use rollcall::health::probe;
 use rollcall::names::NodeName;
 use rollcall::node::{Config, Listeners, Node};
+use rollcall::operator;
 use rollcall::registrar;
 use rollcall::socket_edge::Limits;
 use tikv_jemallocator::Jemalloc;
@@ -53,6 +54,8 @@ fn main() -> ExitCode {
     match &cli.command {
         Command::Dev(_) | Command::Serve(_) | Command::Certs(_) | Command::Audit(_) => {}
         Command::Health(health) => return probe(health),
+        Command::Status(status) => return ask(operator::status(status)),
+        Command::Users(users) => return ask(operator::users(users)),
         Command::Config(config) => return print(config.show(raise_file_limit()).map(String::into_bytes)),
         Command::Completions(completions) => return print(Ok(completions.make())),
         Command::Man(manual) => return print(manual.make()),
@@ -90,6 +93,22 @@ fn probe(health: &Health) -> ExitCode {
         }
         Err(why) => {
             eprintln!("rollcall: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Asks a node what an operator wants to know.
+fn ask(asking: impl Future<Output = ExitCode>) -> ExitCode {
+    match runtime(Some(1)) {
+        Ok(runtime) => {
+            let code = runtime.block_on(asking);
+            // A name that is still being looked up is not waited for.
+            runtime.shutdown_background();
+            code
+        }
+        Err(error) => {
+            eprintln!("rollcall: {error}");
             ExitCode::FAILURE
         }
     }
@@ -133,7 +152,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Serve(serve) => run_serve(*serve, shutdown).await?,
             Command::Certs(certs) => make_certificates(&certs)?,
             Command::Audit(audit) => return run_audit(*audit, shutdown).await,
-            Command::Health(_) | Command::Config(_) | Command::Completions(_) | Command::Man(_) => {
+            Command::Health(_) | Command::Status(_) | Command::Users(_) => unreachable!("it was answered before"),
+            Command::Config(_) | Command::Completions(_) | Command::Man(_) => {
                 unreachable!("it was answered before")
             }
         }

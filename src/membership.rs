@@ -176,6 +176,14 @@ impl Membership {
         self.standing.borrow().confirmed_lately(self.lease)
     }
 
+    /// How long the lease of `node` lasts unless it is renewed, counted from when the last renewal was sent; `None` when
+    /// it has run out or there never was one.
+    pub fn lease_left(&self, node: &NodeId) -> Option<Duration> {
+        let standing = self.standing.borrow();
+        let sent = standing.confirmed.filter(|_| standing.node == *node)?;
+        self.lease.checked_sub(sent.elapsed()).filter(|left| !left.is_zero())
+    }
+
     /// Who has acknowledged lately that this node must be asked always, if these are most of the members: what a node
     /// without a lease counts by. To them and whoever hears of them it is alive; who hears of none of them takes it for
     /// dead, if the index can be read there.

@@ -8,6 +8,7 @@
 pub mod directory;
 pub mod flushes;
 pub mod lookups;
+pub mod recent;
 pub mod refusals;
 pub mod requests;
 pub mod roll_calls;

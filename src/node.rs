@@ -49,6 +49,8 @@ use crate::socket_edge::gate::{self, Gate};
 use crate::socket_edge::polling::{self, Polling};
 use crate::socket_edge::sessions::{Engine, Sessions};
 use crate::socket_edge::{self, Transports};
+use crate::status::Overview;
+use crate::status::description::Describer;
 use crate::tls::Tls;
 use crate::watched::LOOK_EVERY;
 
@@ -124,6 +126,8 @@ pub struct Core {
     pub membership: Arc<Membership>,
     pub registrar: Arc<Registrar>,
     pub roll_call: RollCall,
+    /// What says how this node is.
+    pub describer: Describer,
     directory: Arc<dyn Directory>,
     peers: Peers,
     parts: Parts,
@@ -172,7 +176,9 @@ impl Core {
             background.clone(),
             metrics.roll_calls.clone(),
         );
-        Self { roster, membership, registrar, roll_call, directory, peers, parts, metrics, background }
+        let recent = metrics.roll_calls.recent().clone();
+        let describer = Describer::new(Arc::clone(&roster), Arc::clone(&membership), recent);
+        Self { roster, membership, registrar, roll_call, describer, directory, peers, parts, metrics, background }
     }
 
     /// Starts what keeps going. None of these tasks ends by itself.
@@ -319,7 +325,13 @@ impl Node {
                 runtime: Handle::current(),
             };
             let scrape = Scrape::new(core.metrics.clone(), sources);
-            let service = http::admin::router(Arc::clone(membership), identity.clone(), scrape);
+            let overview = Overview::new(core.describer.clone(), core.peers.clone());
+            let mut service = http::admin::router(Arc::clone(membership), identity.clone(), scrape);
+            // It asks nobody who they are, and so tells of rooms and users on this machine alone.
+            if admin.local_addr()?.ip().is_loopback() {
+                let answers = http::admin::operator::answers(overview, core.roll_call.clone(), config.deadline);
+                service = service.merge(http::admin::operator::page()).merge(answers);
+            }
             let connections = Some(ADMIN_CONNECTIONS);
             let bounds = Bounds { connections, connections_per_address: None, ..config.bounds.clone() };
             let connections = Connections::new(config.clients.ping_timeout, DEADLINE_MOST, &bounds);
@@ -327,8 +339,7 @@ impl Node {
         }
         let mut mesh = tokio::spawn(mesh::server::serve(
             so_many(accepted(listeners.mesh, config.mesh_security.clone()), MESH_CONNECTIONS, Accepted::counted),
-            Arc::clone(roster),
-            Arc::clone(membership),
+            core.describer.clone(),
             identity,
             sessions,
             config.mesh_security,

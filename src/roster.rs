@@ -6,6 +6,7 @@
 //! Owns no connection to anything: sockets come in as [`Presence`]s, readers get one snapshot, and the registrar
 //! carries what is due to the directory. Nothing is filtered at read time.
 
+pub mod busiest;
 pub mod changes;
 pub mod claims;
 mod due_seats;

@@ -14,7 +14,8 @@ use rollcall::mesh::link::Link;
 use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use rollcall::mesh::proto::mesh_service_server::{MeshService, MeshServiceServer};
 use rollcall::mesh::proto::{
-    AnnounceRequest, AnnounceResponse, ListRoomsRequest, ListRoomsResponse, LookupSocketsRequest, LookupSocketsResponse,
+    AnnounceRequest, AnnounceResponse, DescribeRequest, DescribeResponse, ListRoomsRequest, ListRoomsResponse,
+    LookupSocketsRequest, LookupSocketsResponse,
 };
 use rollcall::roster::Presence;
 use serde_json::Value;
@@ -79,6 +80,10 @@ impl MeshService for Meter {
 
     async fn announce(&self, request: Request<AnnounceRequest>) -> Result<Response<AnnounceResponse>, Status> {
         self.node.clone().announce(request.into_inner()).await
+    }
+
+    async fn describe(&self, request: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
+        self.node.clone().describe(request.into_inner()).await
     }
 
     type ListRoomsStream = Streaming<ListRoomsResponse>;

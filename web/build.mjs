@@ -1,4 +1,4 @@
-// Bundles the two page scripts into dist/. The licences of the packages that
+// Bundles the scripts of the pages, and the styles that come with them, into dist/. The licences of the packages that
 // end up in a bundle ask to travel with it, so they are gathered from what was
 // really bundled and put at the head of the file.
 
@@ -11,7 +11,7 @@ await rm(OUT, { recursive: true, force: true });
 await mkdir(OUT);
 
 const { metafile, outputFiles } = await build({
-  entryPoints: ["src/room.ts", "src/front.ts"],
+  entryPoints: ["src/room.ts", "src/front.ts", "src/operator.ts"],
   outdir: OUT,
   bundle: true,
   minify: true,

@@ -8,9 +8,11 @@ use rollcall::membership::Membership;
 use rollcall::mesh::peers::{Peers, Reply};
 use rollcall::mesh::security::Security;
 use rollcall::mesh::{accept, server};
+use rollcall::metrics::recent::Recent;
 use rollcall::names::NodeId;
 use rollcall::node;
 use rollcall::roster::{Roster, Told};
+use rollcall::status::description::Describer;
 use smol_str::format_smolstr;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -32,8 +34,7 @@ pub fn lookup(criterion: &mut Criterion) {
     };
     runtime.spawn(server::serve(
         connections,
-        roster,
-        membership,
+        Describer::new(roster, membership, Recent::default()),
         By::Query,
         None,
         Security::default(),

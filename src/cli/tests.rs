@@ -97,6 +97,10 @@ fn every_refusal_is_one_line_that_names_the_flag() {
         ("serve --identity query --connect-within 2h", "--connect-within"),
         ("serve --identity query --answer-within soon", "--answer-within"),
         ("health --admin nowhere", "--admin"),
+        ("status --admin nowhere", "--admin"),
+        ("users", "<ROOM>"),
+        ("users socket.io", "must not be"),
+        ("users a --admin nowhere", "--admin"),
         ("dev --nodes 33", "--nodes"),
         ("dev --tls perhaps", "--tls"),
     ] {

@@ -12,7 +12,7 @@ use axum::http::HeaderValue;
 use axum::http::uri::Authority;
 use bytesize::ByteSize;
 
-use crate::names::NodeName;
+use crate::names::{NodeName, Room};
 use crate::node;
 
 const CACHE_LEAST: ByteSize = ByteSize::mib(1);
@@ -121,6 +121,10 @@ impl FromStr for Advertised {
 
 pub(super) fn node_name(text: &str) -> Result<NodeName, String> {
     NodeName::parse(text).map_err(|error| error.to_string())
+}
+
+pub(super) fn room(text: &str) -> Result<Room, String> {
+    Room::parse(text).map_err(|error| error.to_string())
 }
 
 pub(super) fn deadline(text: &str) -> Result<Duration, String> {

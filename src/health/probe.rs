@@ -43,7 +43,7 @@ struct Told {
 /// One line that says why the answer is no, or why there is none within [`WITHIN`].
 pub async fn ask(admin: &str, question: Question) -> Result<String, String> {
     let asked = timeout(WITHIN, async {
-        let (status, body) = get(admin, question.path()).await?;
+        let (status, body) = get(admin, question.path(), ANSWER_MOST).await?;
         question.read(status, &body)
     });
     let answer = asked.await.unwrap_or_else(|_elapsed| Err(format!("no answer within {WITHIN:?}")));
@@ -79,7 +79,11 @@ fn one_line(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
 
-async fn get(admin: &str, path: &str) -> Result<(StatusCode, Bytes), String> {
+/// Asks the admin port for a path, and reads at most so many bytes of the answer.
+///
+/// # Errors
+/// One line that says why there is none.
+pub async fn get(admin: &str, path: &str, most: usize) -> Result<(StatusCode, Bytes), String> {
     let unreachable = |error: std::io::Error| format!("cannot be reached ({error})");
     let addresses: Vec<SocketAddr> = lookup_host(admin).await.map_err(unreachable)?.map(dialled).collect();
     let stream = TcpStream::connect(addresses.as_slice()).await.map_err(unreachable)?;
@@ -89,7 +93,7 @@ async fn get(admin: &str, path: &str) -> Result<(StatusCode, Bytes), String> {
     let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
     let exchange = async move {
         let (head, body) = sender.send_request(request).await.map_err(broken)?.into_parts();
-        let body = Limited::new(body, ANSWER_MOST).collect().await.map_err(|error| format!("no answer ({error})"))?;
+        let body = Limited::new(body, most).collect().await.map_err(|error| format!("no answer ({error})"))?;
         Ok((head.status, body.to_bytes()))
     };
     // How the connection ends says nothing more: without it, the exchange has failed.

@@ -1,7 +1,10 @@
 //! The admin port: is this process alive, is this node ready, and what has it counted?
 //!
 //! Owns the probes and the scrape. `/livez` answers as long as the process does; `/readyz` says whether new clients
-//! should be sent here, and if not, why; `/metrics` is what Prometheus reads. No room and no user is named here.
+//! should be sent here, and if not, why; `/metrics` is what Prometheus reads. No room and no user is named here; they are
+//! in what is there for operators, under `/_/` ([`operator`]).
+
+pub mod operator;
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The page: `GET /`, `GET /{room}` and what they load from `/_/assets/`.
+//! The pages: `GET /`, `GET /{room}`, that of operators, and what they load from `/_/assets/`.
 //!
 //! Owns the embedded files and the headers that keep a page to its own origin. The scripts are there when `web/` was
 //! bundled before the build; a binary without them says on the page how to get them.
@@ -15,10 +15,11 @@ use super::Config;
 use super::problem::Problem;
 use super::rest;
 
-include!(concat!(env!("OUT_DIR"), "/scripts.rs"));
+include!(concat!(env!("OUT_DIR"), "/built.rs"));
 
 const FRONT: &str = include_str!("../../web/front.html");
 const ROOM: &str = include_str!("../../web/room.html");
+const OPERATOR: &str = include_str!("../../web/operator.html");
 const UNBUILT: &str = include_str!("../../web/unbuilt.html");
 const STYLE: &[u8] = include_bytes!("../../web/style.css");
 const ICON: &[u8] = include_bytes!("../../web/icon.svg");
@@ -41,19 +42,34 @@ pub async fn room(_room: ValidRoom) -> impl IntoResponse {
     page(ROOM)
 }
 
+/// That of the admin port.
+pub async fn operator() -> impl IntoResponse {
+    page(OPERATOR)
+}
+
 pub async fn asset(
     State(_config): State<Arc<Config>>,
     Path(asset): Path<String>,
 ) -> Result<impl IntoResponse, Problem> {
-    let scripts = SCRIPTS.iter().flatten().map(|(name, content)| (*name, *content, "text/javascript; charset=utf-8"));
-    let files = [("style.css", STYLE, "text/css; charset=utf-8"), ("icon.svg", ICON, "image/svg+xml")];
-    let found = scripts.chain(files).find(|(name, _, _)| *name == asset);
-    let (_, content, content_type) = found.ok_or_else(|| Problem::not_found(format!("there is no asset {asset}")))?;
+    any_asset(Path(asset)).await
+}
+
+/// The same, wherever it is asked for.
+pub async fn any_asset(Path(asset): Path<String>) -> Result<impl IntoResponse, Problem> {
+    let built = BUILT.iter().flatten().copied();
+    let files = [("style.css", STYLE), ("icon.svg", ICON)];
+    let found = built.chain(files).find(|(name, _)| *name == asset);
+    let (name, content) = found.ok_or_else(|| Problem::not_found(format!("there is no asset {asset}")))?;
+    let content_type = match name.rsplit('.').next() {
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        _ => "image/svg+xml",
+    };
     Ok(([(CONTENT_TYPE, content_type)], content))
 }
 
 fn page(built: &'static str) -> impl IntoResponse {
-    let html = if SCRIPTS.is_some() { built } else { UNBUILT };
+    let html = if BUILT.is_some() { built } else { UNBUILT };
     let headers = [
         (CONTENT_SECURITY_POLICY, POLICY),
         // The address of a room page names its user.

@@ -25,7 +25,7 @@ use super::proto::ForwardRequest;
 use super::proto::mesh_service_client::MeshServiceClient;
 use super::proto::polling_service_client::PollingServiceClient;
 use super::security::Security;
-use super::{CALLS_PER_CONNECTION, MAX_FORWARDED_BYTES, NODE_ID_METADATA, forward, proto, status};
+use super::{CALLS_PER_CONNECTION, MAX_FORWARDED_BYTES, NODE_ID_METADATA, description, forward, proto, status};
 use crate::clock::BootInstant;
 use crate::membership::table::Said;
 use crate::metrics::lookups::Lookups;
@@ -33,6 +33,7 @@ use crate::names::{NameError, NodeId, Room, SocketId, UserId};
 use crate::oddities::Oddity;
 use crate::roster::changes::Changes;
 use crate::roster::{Part, Row, Told};
+use crate::status::description::Description;
 
 /// Why a peer's answer is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -158,6 +159,29 @@ impl Peers {
                 let status = response.status.ok_or(Silence::Failed)?;
                 status::decode(status).map_err(|_| Silence::Failed)
             }
+            Err(Failure::Said(status)) => Err(silence(&status)),
+            Err(Failure::Late) => Err(Silence::Deadline),
+        }
+    }
+
+    /// Asks the node at `mesh` how it is, also when its circuit is open. `None`: it is of a version that cannot say.
+    ///
+    /// # Errors
+    /// Whatever came instead of an answer within `within`.
+    pub async fn describe(
+        &self,
+        mesh: &SmolStr,
+        node: &NodeId,
+        within: Duration,
+    ) -> Result<Option<Description>, Silence> {
+        let Peer { client, circuit, .. } = self.peer(mesh)?;
+        let mut client = client.max_decoding_message_size(description::MAX_BYTES);
+        let call = Call { circuit, began: BootInstant::now(), probing: false };
+        let mut request = tonic::Request::new(description::question());
+        request.set_timeout(within);
+        match call.end(timeout(within, client.describe(request)).await) {
+            Ok(response) => described(node, &response).map(Some),
+            Err(Failure::Said(status)) if status.code() == Code::Unimplemented => Ok(None),
             Err(Failure::Said(status)) => Err(silence(&status)),
             Err(Failure::Late) => Err(Silence::Deadline),
         }
@@ -302,6 +326,16 @@ fn part(asked: &NodeId, known: Option<u64>, response: &proto::LookupSocketsRespo
         Told::All(rows(asked, &response.sockets)?)
     };
     Ok(Part { node: asked.clone(), version: response.version, told })
+}
+
+/// What an answer says of the node that was asked, under whatever id that goes by now.
+fn described(asked: &NodeId, response: &proto::DescribeResponse) -> Result<Description, Silence> {
+    let described = description::decode(response).map_err(|error| {
+        Oddity::SenselessAnswer.note(format_args!("of {asked} the description {error}"));
+        Silence::Failed
+    })?;
+    // Another process listens there.
+    (described.node.process() == asked.process()).then_some(described).ok_or(Silence::Refused)
 }
 
 fn rows(asked: &NodeId, sockets: &[proto::Socket]) -> Result<Vec<Row>, Silence> {

@@ -19,6 +19,7 @@ use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
 use tracing::warn;
 
+use super::description;
 use super::forward::Forwarded;
 use super::health::Statuses;
 use super::proto::mesh_service_server::{MeshService, MeshServiceServer};
@@ -34,6 +35,7 @@ use crate::names::{NameError, NodeId, Room, SocketId};
 use crate::roster::walk::{Place, Slice};
 use crate::roster::{Known, Part, Roster, Row, Told};
 use crate::socket_edge::sessions::Sessions;
+use crate::status::description::{Describer, ROOMS_MOST};
 
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(5);
@@ -41,18 +43,18 @@ const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(5);
 struct Answering {
     roster: Arc<Roster>,
     membership: Arc<Membership>,
+    describer: Describer,
     security: Security,
 }
 
-/// Serves the mesh until `stop`, and then what is under way. `sessions`: those of polling clients, where they are let in.
+/// Serves the mesh until `stop`, and then what is under way. `describer`: what is asked for. `sessions`: those of polling clients, where they are let in.
 /// `security`: who else is, and [`super::accept`] makes the connections that go with it.
 ///
 /// # Errors
 /// When no connection will be accepted any more.
 pub async fn serve<S>(
     connections: impl Stream<Item = io::Result<S>>,
-    roster: Arc<Roster>,
-    membership: Arc<Membership>,
+    describer: Describer,
     identity: By,
     sessions: Option<Arc<Sessions>>,
     security: Security,
@@ -61,8 +63,9 @@ pub async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
+    let (roster, membership) = (Arc::clone(&describer.roster), Arc::clone(&describer.membership));
     let watched = Arc::clone(&membership);
-    let service = MeshServiceServer::new(Answering { roster, membership, security: security.clone() })
+    let service = MeshServiceServer::new(Answering { roster, membership, describer, security: security.clone() })
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES);
     let reflection = tonic_reflection::server::Builder::configure()
@@ -135,6 +138,16 @@ impl MeshService for Answering {
         self.membership.told(&said);
         let status = Some(status::encode(&self.membership.say()));
         Ok(Response::new(proto::AnnounceResponse { status }))
+    }
+
+    async fn describe(
+        &self,
+        request: Request<proto::DescribeRequest>,
+    ) -> Result<Response<proto::DescribeResponse>, Status> {
+        let rooms = usize::try_from(request.get_ref().busiest_rooms).ok().filter(|rooms| *rooms <= ROOMS_MOST);
+        let too_many = || Status::invalid_argument(format!("busiest_rooms must be at most {ROOMS_MOST}"));
+        let description = self.describer.describe(rooms.ok_or_else(too_many)?).await;
+        Ok(Response::new(description::encode(self.describer.identity(), &description)))
     }
 
     type ListRoomsStream = BoxStream<'static, Result<proto::ListRoomsResponse, Status>>;

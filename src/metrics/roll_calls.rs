@@ -1,9 +1,10 @@
-//! What is counted of roll calls.
+//! What is counted of roll calls, without an end and in the last minutes ([`super::recent`]).
 //!
 //! A flight that many callers share is one roll call here: the work is done once. Who shared one is counted apart.
 
 use prometheus::{Histogram, IntCounter};
 
+use super::recent::Recent;
 use super::{DURATIONS, Definitions};
 use crate::roll_call::answer::{Answer, Source};
 
@@ -18,6 +19,7 @@ pub struct RollCalls {
     outcomes: [[IntCounter; 2]; 2],
     shared: IntCounter,
     strict_refused: IntCounter,
+    recent: Recent,
 }
 
 impl RollCalls {
@@ -45,6 +47,7 @@ impl RollCalls {
                 "rollcall_roll_calls_strict_refused_total",
                 "Callers with strict=true who were refused an incomplete answer.",
             ),
+            recent: Recent::default(),
         }
     }
 
@@ -57,6 +60,12 @@ impl RollCalls {
             Source::Peers => 1,
         };
         self.outcomes[source][usize::from(answer.complete)].inc();
+        self.recent.note(answer.took, answer.complete);
+    }
+
+    /// Those of the last minutes.
+    pub fn recent(&self) -> &Recent {
+        &self.recent
     }
 
     /// A caller joined a roll call that another one has begun.

@@ -93,8 +93,7 @@ impl Host {
         let stop_mesh = CancellationToken::new();
         let serving = mesh::server::serve(
             network::listen().await?,
-            core.roster.clone(),
-            core.membership.clone(),
+            core.describer.clone(),
             By::Query,
             None,
             Security::default(),

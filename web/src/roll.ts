@@ -1,8 +1,8 @@
 // The roll as the server gives it: its shape, how it is asked for, and how often.
 // Asking never overlaps with itself, and rests while the tab is hidden.
 
+import { ask } from "./ask";
 import { encodeName } from "./names";
-import { myToken } from "./token";
 
 export interface User {
   id_socket: string;
@@ -31,45 +31,19 @@ export interface Roll {
 }
 
 const PERIOD_MS = 1000;
-const PATIENCE_MS = 10_000;
 
 /** Asks for the roll once. Rejects with an Error whose message can be shown as it is. */
-export async function askRoll(room: string): Promise<Roll> {
-  const headers: Record<string, string> = { accept: "application/json" };
-  const token = myToken();
-  if (token !== null) headers.authorization = `Bearer ${token}`;
-  let response: Response;
-  let body: unknown;
-  try {
-    response = await fetch(`/${encodeName(room)}/rollcall`, {
-      cache: "no-store",
-      headers,
-      signal: AbortSignal.timeout(PATIENCE_MS),
-    });
-    body = await response.json();
-  } catch (cause) {
-    throw new Error(faultOf(cause));
-  }
-  if (!response.ok) throw new Error(problemOf(body, response.status));
-  const roll = body as Roll;
-  if (!Array.isArray(roll.users) || !Array.isArray(roll.nodes)) {
-    throw new Error("The server answered with something that is not a roll.");
-  }
-  return roll;
+export function askRoll(room: string): Promise<Roll> {
+  return askRollAt(`/${encodeName(room)}/rollcall`);
 }
 
-function faultOf(cause: unknown): string {
-  if (cause instanceof SyntaxError) return "The server answered with something that is not a roll.";
-  if (cause instanceof DOMException && cause.name === "TimeoutError") {
-    return "The server took too long to answer.";
-  }
-  return "The server cannot be reached.";
+/** The same on the port for operators. */
+export function askRollForOperators(room: string): Promise<Roll> {
+  return askRollAt(`/_/rooms/${encodeName(room)}`);
 }
 
-function problemOf(body: unknown, status: number): string {
-  const { title, detail } = (body ?? {}) as { title?: unknown; detail?: unknown };
-  const said = [title, detail].filter((part) => typeof part === "string" && part !== "");
-  return said.length > 0 ? said.join(": ") : `The server answered with status ${status}.`;
+function askRollAt(path: string): Promise<Roll> {
+  return ask<Roll>(path, "a roll", ({ users, nodes }) => Array.isArray(users) && Array.isArray(nodes));
 }
 
 /** Calls `ask` once a second; gives back a function that asks at once. `ask` must not reject. */

@@ -1,0 +1,205 @@
+//! `rollcall status`: how the cluster is, as a table for a terminal of a hundred columns.
+
+use std::fmt::Write as _;
+
+use super::shown::{one_line, shortened};
+use crate::status::{BusyRoom, Minute, Node, Said, Status};
+
+/// How many of the busiest rooms are told.
+const ROOMS: usize = 5;
+const NAME: usize = 28;
+const ROOM: usize = 60;
+
+/// The table, the sums, and the busiest rooms.
+pub fn of(status: &Status) -> String {
+    let mut text = String::new();
+    let mut line = |line: std::fmt::Arguments<'_>| {
+        writeln!(text, "{}", line.to_string().trim_end()).expect("a String takes any text");
+    };
+    line(format_args!(
+        "{:NAME$} {:14} {:>8} {:>7} {:>8} {:>8} {:>6} {:>7} {:>6}",
+        "NODE", "STATE", "SOCKETS", "ROOMS", "CALLS/S", "P99", "LEASE", "RTT", "UP"
+    ));
+    for node in &status.nodes {
+        let asked = if node.id == status.asked { " *" } else { "" };
+        let name = format!("{}{asked}", shortened(&node.name, NAME - asked.len()));
+        match &node.said {
+            Some(said) => line(format_args!("{name:NAME$} {}", row(node, said, !asked.is_empty()))),
+            None => line(format_args!("{name:NAME$} {}", silence(node))),
+        }
+    }
+    line(format_args!(""));
+    line(format_args!("{}", summary(status)));
+    if status.directory != "ok" {
+        line(format_args!("The directory {}.", one_line(&status.directory)));
+    }
+    if !status.busiest_rooms.is_empty() {
+        line(format_args!(""));
+        line(format_args!("{:ROOM$} {:>18} {:>6}", "BUSIEST ROOMS", "SOCKETS", "NODES"));
+    }
+    for room in status.busiest_rooms.iter().take(ROOMS) {
+        line(format_args!("{:ROOM$} {:>18} {:>6}", shortened(&room.room, ROOM), sockets(room), room.nodes));
+    }
+    text
+}
+
+/// What a node is, in a word or two.
+pub fn state(said: &Said) -> &'static str {
+    match said {
+        Said { counts: false, .. } => "does not count",
+        Said { draining: true, .. } => "draining",
+        Said { whole: false, .. } => "asked always",
+        _ => "counts",
+    }
+}
+
+fn row(node: &Node, said: &Said, is_asked: bool) -> String {
+    let Minute { per_second, p99_ms, .. } = said.roll_calls.last_minute;
+    let lease = said.lease_left_ms.map_or_else(|| "none".to_owned(), |left| format!("{:.1}s", left as f64 / 1000.0));
+    let round_trip = if is_asked { "-".to_owned() } else { milliseconds(Some(node.round_trip_ms)) };
+    format!(
+        "{:14} {:>8} {:>7} {:>8} {:>8} {lease:>6} {round_trip:>7} {:>6}",
+        state(said),
+        said.sockets,
+        said.rooms,
+        format!("{per_second:.1}"),
+        milliseconds(p99_ms),
+        age(said.uptime_ms / 1000),
+    )
+}
+
+fn silence(node: &Node) -> String {
+    let error = one_line(node.error.as_deref().unwrap_or("nothing"));
+    if error == "older" {
+        return "answers, and is of a version that cannot say how it is".to_owned();
+    }
+    let heard = node.heard_ms.map_or_else(|| "never heard".to_owned(), |ms| format!("heard {} ago", age(ms / 1000)));
+    let lease = if node.leased { "has a lease" } else { "no lease" };
+    let circuit = if node.circuit_open { ", given up" } else { "" };
+    format!("no answer ({error}), {heard}, {lease}{circuit}")
+}
+
+fn summary(status: &Status) -> String {
+    let fine = status.nodes.iter().filter(|node| node.said.as_ref().is_some_and(|said| said.counts)).count();
+    let Minute { per_second, incomplete, p50_ms, p99_ms } = status.roll_calls.last_minute;
+    format!(
+        "{fine} of {} nodes answer and count; {} sockets.\nIn the last minute: {per_second:.1} roll calls/s, half within {}, \
+         99 in 100 within {}, {incomplete} incomplete.",
+        status.nodes.len(),
+        status.sockets,
+        milliseconds(p50_ms),
+        milliseconds(p99_ms),
+    )
+}
+
+fn sockets(room: &BusyRoom) -> String {
+    if room.most > room.sockets { format!("{} to {}", room.sockets, room.most) } else { room.sockets.to_string() }
+}
+
+fn milliseconds(ms: Option<f64>) -> String {
+    match ms {
+        None => "-".to_owned(),
+        Some(ms) if ms < 10.0 => format!("{ms:.1}ms"),
+        Some(ms) if ms < 10_000.0 => format!("{ms:.0}ms"),
+        Some(ms) => format!("{:.0}s", ms / 1000.0),
+    }
+}
+
+/// Of seconds, the two largest units.
+fn age(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match () {
+        () if days > 99 => format!("{days}d"),
+        () if days > 0 => format!("{days}d{}h", hours % 24),
+        () if hours > 0 => format!("{hours}h{}m", minutes % 60),
+        () if minutes > 0 => format!("{minutes}m{}s", seconds % 60),
+        () => format!("{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::RollCalls;
+
+    fn calls(per_second: f64) -> RollCalls {
+        RollCalls {
+            bucket_ms: 5_000,
+            until_ms: 0,
+            calls: vec![],
+            incomplete: vec![],
+            p50_ms: vec![],
+            p99_ms: vec![],
+            last_minute: Minute { per_second, incomplete: 2, p50_ms: Some(0.42), p99_ms: None },
+        }
+    }
+
+    fn node(name: &str, error: Option<&str>, said: Option<Said>) -> Node {
+        Node {
+            id: name.into(),
+            name: name.into(),
+            mesh: "127.0.0.1:7001".into(),
+            error: error.map(Into::into),
+            round_trip_ms: 12.34,
+            circuit_open: error == Some("deadline"),
+            leased: true,
+            heard_ms: Some(65_000),
+            said,
+        }
+    }
+
+    fn said() -> Said {
+        Said {
+            version: "0.1.0".into(),
+            since: "then".into(),
+            uptime_ms: 90_061_000,
+            sockets: 12_345_678,
+            rooms: 1_234_567,
+            counts: true,
+            whole: true,
+            draining: false,
+            lease_left_ms: Some(4_321),
+            roll_calls: calls(12_345.6),
+        }
+    }
+
+    #[test]
+    fn the_table_fits_a_hundred_columns_whatever_it_holds() {
+        let busy = BusyRoom { room: "r\x1b".repeat(100).into(), sockets: 123_456_789, most: 987_654_321, nodes: 1_000 };
+        let status = Status {
+            well: false,
+            as_of: "now".into(),
+            took_ms: 1.0,
+            asked: "node-1".into(),
+            directory: "does not answer; the other nodes are asked without it".into(),
+            sockets: 12_345_678,
+            nodes: vec![
+                node("node-1", None, Some(said())),
+                node(&"x".repeat(64), None, Some(Said { draining: true, lease_left_ms: None, ..said() })),
+                node("lost", None, Some(Said { counts: false, ..said() })),
+                node("new", None, Some(Said { whole: false, ..said() })),
+                node("hangs", Some("deadline"), None),
+                node("old", Some("older"), None),
+            ],
+            busiest_rooms: vec![busy; 20],
+            roll_calls: calls(12_345.6),
+        };
+        let text = of(&status);
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        assert!(!text.contains('\x1b'));
+        for expected in [
+            "node-1 *                     counts         12345678 1234567  12345.6        -   4.3s       -  1d1h",
+            "draining",
+            "does not count",
+            "asked always",
+            "no answer (deadline), heard 1m5s ago, has a lease, given up",
+            "answers, and is of a version that cannot say how it is",
+            "4 of 6 nodes answer and count",
+            "123456789 to 987654321",
+            "The directory does not answer",
+        ] {
+            assert!(text.contains(expected), "{expected}:\n{text}");
+        }
+        assert_eq!(text.matches("987654321").count(), ROOMS);
+    }
+}

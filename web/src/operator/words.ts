@@ -1,0 +1,72 @@
+// Turns what nodes say into the page's words. Pure functions, as in ../words.
+
+import { counted, millis } from "../words";
+import { hasSaid, type NodeStatus, type Status } from "./status";
+
+const number = new Intl.NumberFormat("en");
+const rate = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+
+/** How a node is: `fine`, `odd` (nothing is wrong for long) or `bad`. */
+export type Mood = "fine" | "odd" | "bad";
+
+export interface State {
+  mood: Mood;
+  word: string;
+  /** What that means, where it is not plain. */
+  more: string;
+}
+
+const ERRORS: Record<string, string> = {
+  deadline: "it did not answer in time",
+  refused: "nobody listens at its address, or it does not trust this node",
+  failed: "the connection broke, or the answer made no sense",
+  overloaded: "it has too much to do",
+};
+
+export function stateOf(node: NodeStatus): State {
+  if (node.error === "older") {
+    return { mood: "odd", word: "older version", more: "it answers, and cannot say how it is" };
+  }
+  if (!hasSaid(node)) {
+    const heard = node.heard_ms === null ? "never heard" : `heard ${age(node.heard_ms / 1000)} ago`;
+    const circuit = node.circuit_open ? ", circuit open: hardly anybody waits for it" : "";
+    const why = ERRORS[node.error ?? ""] ?? node.error;
+    return { mood: "bad", word: "no answer", more: `${why}; ${heard}, ${node.leased ? "has a lease" : "no lease"}${circuit}` };
+  }
+  if (!node.counts) return { mood: "bad", word: "does not count", more: "it has no lease, and most nodes do not answer it" };
+  if (node.draining) return { mood: "odd", word: "draining", more: "it lets its sockets go" };
+  if (!node.whole) return { mood: "odd", word: "asked always", more: "not every room of it is claimed in the directory" };
+  return { mood: "fine", word: "counts", more: node.circuit_open ? "circuit open: hardly anybody waits for it" : "" };
+}
+
+export function summary(status: Status): string {
+  const fine = status.nodes.filter((node) => hasSaid(node) && node.counts).length;
+  const all = status.nodes.length;
+  const nodes = all === 1 && fine === 1 ? "One node answers and counts" : `${fine} of ${all} nodes answer and count`;
+  return `${nodes} · ${counted(status.sockets, "socket", "sockets")}`;
+}
+
+export function count(n: number): string {
+  return number.format(n);
+}
+
+export function perSecond(n: number): string {
+  return rate.format(n);
+}
+
+export function maybeMillis(ms: number | null): string {
+  return ms === null ? "—" : millis(ms);
+}
+
+/** Of seconds, the two largest units. */
+export function age(seconds: number): string {
+  const whole = Math.floor(seconds);
+  const units: [number, string][] = [[86_400, "d"], [3_600, "h"], [60, "m"], [1, "s"]];
+  const first = units.findIndex(([size]) => whole >= size);
+  if (first < 0) return "0s";
+  const parts = units.slice(first, first + 2).map(([size, unit], place) => {
+    const above = place === 0 ? Infinity : units[first]![0];
+    return [Math.floor((whole % above) / size), unit] as const;
+  });
+  return parts.filter(([n], place) => place === 0 || n > 0).map(([n, unit]) => `${n}${unit}`).join(" ");
+}

@@ -15,7 +15,7 @@ use crate::names::Room;
 use crate::status::Status;
 
 /// The longest that asking may take: a roll call of the longest deadline, and its answer.
-const WITHIN: Duration = Duration::from_secs(15);
+const WITHIN: Duration = Duration::from_secs(8);
 /// The most that is read: thousands of nodes, or half a million sockets.
 const ANSWER_MOST: usize = 64 << 20;
 

@@ -30,7 +30,7 @@ pub fn merge(own: Own, asked: Vec<Asked>, now: Timestamp) -> Status {
         .iter()
         .map(|said| aligned(&said.roll_calls, running))
         .reduce(|one, next| std::array::from_fn(|age| one[age].and(&next[age])));
-    let roll_calls = told(&sum.unwrap_or([Bucket::default(); BUCKETS - 1]), until_ms);
+    let mut roll_calls = told(&sum.unwrap_or([Bucket::default(); BUCKETS - 1]), Duration::MAX, until_ms);
     let sockets = all.iter().fold(0u64, |sum, said| sum.saturating_add(said.sockets));
     let busiest_rooms = busiest(&all);
 
@@ -44,7 +44,7 @@ pub fn merge(own: Own, asked: Vec<Asked>, now: Timestamp) -> Status {
         whole: description.whole,
         draining: description.draining,
         lease_left_ms: description.lease_left.map(whole_milliseconds),
-        roll_calls: told(&aligned(&description.roll_calls, running), until_ms),
+        roll_calls: told(&aligned(&description.roll_calls, running), description.uptime, until_ms),
     };
     let mut nodes: Vec<Node> = asked
         .iter()
@@ -79,6 +79,9 @@ pub fn merge(own: Own, asked: Vec<Asked>, now: Timestamp) -> Status {
         heard_ms: Some(0),
         said: Some(said(&own.said)),
     });
+    // Those that started within the minute have had less of it.
+    let rates = nodes.iter().filter_map(|node| Some(node.said.as_ref()?.roll_calls.last_minute.per_second));
+    roll_calls.last_minute.per_second = rates.sum();
     nodes.sort_by(|one, next| natural(&one.name, &next.name).then_with(|| one.id.cmp(&next.id)));
     Status {
         well: nodes.iter().all(|node| node.said.as_ref().is_some_and(|said| said.counts)),
@@ -137,7 +140,9 @@ fn aligned(series: &Series, running: Duration) -> [Bucket; BUCKETS - 1] {
     aligned
 }
 
-fn told(latest_first: &[Bucket; BUCKETS - 1], until_ms: i64) -> RollCalls {
+/// `uptime`: of who tells it.
+fn told(latest_first: &[Bucket; BUCKETS - 1], uptime: Duration, until_ms: i64) -> RollCalls {
+    let over = uptime.clamp(BUCKET, BUCKET * MINUTE as u32);
     let minute = latest_first[..MINUTE].iter().fold(Bucket::default(), |sum, bucket| sum.and(bucket));
     let earliest_first = || latest_first.iter().rev();
     let quantile = |bucket: &Bucket, share| bucket.quantile_ms(share).map(|ms| (ms * 1000.0).round() / 1000.0);
@@ -149,7 +154,7 @@ fn told(latest_first: &[Bucket; BUCKETS - 1], until_ms: i64) -> RollCalls {
         p50_ms: earliest_first().map(|bucket| quantile(bucket, 0.5)).collect(),
         p99_ms: earliest_first().map(|bucket| quantile(bucket, 0.99)).collect(),
         last_minute: Minute {
-            per_second: minute.calls() as f64 / (BUCKET * MINUTE as u32).as_secs_f64(),
+            per_second: minute.calls() as f64 / over.as_secs_f64(),
             incomplete: minute.incomplete,
             p50_ms: quantile(&minute, 0.5),
             p99_ms: quantile(&minute, 0.99),

@@ -9,6 +9,7 @@ import { io } from "socket.io-client-v4";
 import { Cluster, programs, run, until, within } from "./cluster.js";
 
 const LOOKUP = "rollcall.v1.MeshService/LookupSockets";
+const DESCRIBE = "rollcall.v1.MeshService/Describe";
 /** What grpcurl exits with: 64 and the number of the status. */
 const INVALID_ARGUMENT = 64 + 3;
 const FAILED_PRECONDITION = 64 + 9;
@@ -89,6 +90,21 @@ test("a node has the sockets of a room that are connected to it, and no others",
 test("a node knows its sockets by their ids", async () => {
   assert.deepEqual(await lookup(node, { id_sockets: [socket.id, "unknown"] }), { node_id: id, sockets: [row] });
   assert.deepEqual(await lookup(node, { id_sockets: ["unknown"] }), { node_id: id });
+});
+
+test("a node says how it is, and names as many of its busiest rooms as it is asked for", async () => {
+  const describe = (request) => ok("-d", JSON.stringify(request), node.mesh, DESCRIBE);
+  const told = JSON.parse(await describe({ busiest_rooms: 2 }));
+  const busiest_rooms = ["Maths", "home"].map((room) => ({ room, sockets: "1" }));
+  assert.deepEqual(told.busiest_rooms, busiest_rooms);
+  const { node_id, name, mesh, sockets, rooms, counts } = told;
+  assert.deepEqual(
+    { node_id, name, mesh, sockets, rooms, counts },
+    { node_id: id, name: node.name, mesh: node.mesh, sockets: "1", rooms: "2", counts: true },
+  );
+  assert.equal(JSON.parse(await describe({})).busiest_rooms, undefined);
+  const { code, stderr } = await grpcurl("-d", '{"busiest_rooms":101}', node.mesh, DESCRIBE);
+  assert.equal(code, INVALID_ARGUMENT, stderr);
 });
 
 test("a room together with ids means those of them that are in the room", async () => {

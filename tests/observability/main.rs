@@ -1,4 +1,4 @@
-//! What those see who run nodes: probes, metrics, and what Prometheus makes of them. Real `rollcall serve` processes over
+//! What those see who run nodes: probes, metrics, the page and the commands of operators, and what Prometheus makes of them. Real `rollcall serve` processes over
 //! a real Redis, and the real promtool and Prometheus.
 
 #[path = "../common/mod.rs"]
@@ -7,4 +7,5 @@ mod common;
 mod health;
 mod metrics;
 mod monitoring;
+mod operator;
 mod process;

@@ -10,7 +10,7 @@ fn description(rooms: u64, busiest: &[(&str, u64)]) -> Description {
     Description {
         node: NodeId::new_process(),
         since: "2026-01-02T03:04:05.678Z".into(),
-        uptime: Duration::from_secs(1),
+        uptime: Duration::from_secs(600),
         version: "0.1.0".into(),
         sockets: 10,
         rooms,
@@ -107,7 +107,11 @@ fn roll_calls_of_all_nodes_are_summed_up_over_one_axis_of_time() {
     assert_eq!(status.roll_calls.until_ms, now().as_millisecond() - 1_000);
     assert_eq!(status.nodes[2].said.as_ref().unwrap().roll_calls.calls[BUCKETS - 3..], [100, 10]);
     let minute = status.roll_calls.last_minute;
+    // The early one's present bucket is over by this one's axis, and the others' are not.
     assert!((minute.per_second - 1435.0 / 60.0).abs() < 0.001, "{minute:?}");
+    let young = Description { uptime: Duration::from_secs(20), ..of(0, &[0, 40, 60]) };
+    let minute = merge(own(young), vec![], now()).roll_calls.last_minute;
+    assert!((minute.per_second - 5.0).abs() < 0.001, "it has had a third of the minute: {minute:?}");
     assert!(minute.p50_ms.is_some_and(|ms| ms > 0.3 && ms <= 0.5), "{minute:?}");
 }
 

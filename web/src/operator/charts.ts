@@ -86,7 +86,7 @@ class Chart {
         cursor: { drag: { x: false, y: false }, points: { size: 7 } },
         scales: { y: { range: (_, __, most) => [0, most > 0 ? most * 1.15 : 1] } },
         axes: [
-          { ...axis, font, space: 70, values: (_, at) => at.map((seconds) => clock.format(seconds * 1000)) },
+          { ...axis, font, size: 30, space: 70, values: (_, at) => at.map((seconds) => clock.format(seconds * 1000)) },
           { ...axis, font, size: 62, space: 36, values: (_, at) => at.map(this.kind.short) },
         ],
         series: [
@@ -95,7 +95,8 @@ class Chart {
             label,
             stroke: colour(name),
             width: 2,
-            points: { show: label !== "all" && label !== "incomplete", size: 4 },
+            // Where there were roll calls once in a while, there is no line to see.
+            points: { show: this.kind === LATENCY, size: 4 },
             ...(dash && { dash }),
             ...(fill && { fill: colour(fill) }),
           })),

@@ -81,7 +81,7 @@ export class RoomPanel {
     const people = new Set(roll.users.map((user) => user.id_user)).size;
     const found = `${counted(people, "person", "people")}, ${counted(roll.users.length, "socket", "sockets")}`;
     const when = `${clockTime(roll.as_of)}, ${millis(roll.took_ms)}`;
-    this.say(`${roll.room}: ${found}. ${completeness(roll)} (${when})`, String(roll.complete));
+    this.say(`${roll.room}: ${found}; ${completeness(roll)} (${when}).`, String(roll.complete));
     this.showRows(roll.users);
   }
 
@@ -89,7 +89,7 @@ export class RoomPanel {
     const order = new Intl.Collator("en", { numeric: true });
     const sorted = [...users].sort((a, b) => order.compare(a.id_user, b.id_user));
     this.rows.show(sorted.slice(0, MAX_ROWS));
-    byId("users-table").hidden = users.length === 0;
+    byId("users-box").hidden = users.length === 0;
     const hidden = users.length - MAX_ROWS;
     byId("more").hidden = hidden <= 0;
     setText(byId("more"), `and ${counted(Math.max(0, hidden), "more socket", "more sockets")}, not listed here`);

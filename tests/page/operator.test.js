@@ -1,0 +1,234 @@
+// The operators' page in a real browser, against nodes as they are run: it lists them with what they say, draws their roll
+// calls, says which one does not answer, and needs nothing that the page's own policy forbids.
+
+import assert from "node:assert/strict";
+import http from "node:http";
+import { mkdir } from "node:fs/promises";
+import { after, afterEach, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { io } from "socket.io-client-v4";
+
+import { Cluster, Node, get } from "../clients/cluster.js";
+import { Browser, eventually } from "./harness.js";
+
+const ARTIFACTS = new URL("../../artifacts/", import.meta.url);
+const TOKEN = "an-operator-of-this-cluster";
+/** A bucket of roll calls, and a second for the page to ask. */
+const DRAWN_WITHIN_MS = 20_000;
+/** A lease, and what asking costs. */
+const GONE_WITHIN_MS = 20_000;
+
+let browser;
+let cluster;
+let sockets = [];
+
+before(async () => {
+  browser = await Browser.launch();
+  cluster = await Cluster.start();
+  sockets = await Promise.all(
+    ["Ada", "Blaise", "Emmy"].map(async (id_user, place) => {
+      const room = place === 0 ? ["Maths", "<b>x</b>"] : ["Maths"];
+      const { listen } = cluster.nodes[place];
+      const options = { transports: ["websocket"], forceNew: true, auth: { id_user, room } };
+      const socket = io(`http://${listen}`, options);
+      await new Promise((done, fail) => socket.once("connect", done).once("connect_error", fail));
+      return socket;
+    }),
+  );
+});
+
+after(async () => {
+  sockets.forEach((socket) => socket.disconnect());
+  await browser?.close();
+  await cluster?.stop();
+});
+
+afterEach(async () => {
+  await browser.clear();
+  assert.deepEqual(browser.takeComplaints(), [], "a page complained");
+});
+
+function visit({ admin }, options) {
+  return browser.visit(`http://${admin}/_/`, options);
+}
+
+/** The rows of nodes: name, state, sockets. */
+function nodesOn(page) {
+  return page.getByTestId("nodes").locator("tbody tr").evaluateAll((rows) =>
+    rows.map((row) => ({
+      name: row.querySelector(".name").textContent,
+      state: row.querySelector(".state").textContent,
+      sockets: row.querySelector(".sockets").textContent,
+    })),
+  );
+}
+
+/** How many points of a chart are drawn in the colour of its first line. */
+function drawn(page, chart) {
+  return page.getByTestId(chart).evaluate((figure) => {
+    const [red, green, blue] = getComputedStyle(figure)
+      .getPropertyValue("--accent")
+      .trim()
+      .match(/[0-9a-f]{2}/g)
+      .map((part) => parseInt(part, 16));
+    const canvas = figure.querySelector("canvas");
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    let found = 0;
+    for (let at = 0; at < data.length; at += 4) {
+      found += data[at] === red && data[at + 1] === green && data[at + 2] === blue && data[at + 3] === 255 ? 1 : 0;
+    }
+    return found;
+  });
+}
+
+test("the page lists the nodes, the rooms, and who is in one", async () => {
+  const page = await visit(cluster.nodes[3]);
+  await eventually(async () => {
+    assert.equal(await page.textContent("#summary"), "4 of 4 nodes answer and count · 3 sockets");
+    assert.deepEqual(await nodesOn(page), [
+      { name: "east", state: "counts", sockets: "1" },
+      { name: "north", state: "counts", sockets: "1" },
+      { name: "south", state: "counts", sockets: "1" },
+      { name: "west", state: "counts", sockets: "0" },
+    ]);
+    const rooms = await page.getByTestId("rooms").locator("tbody tr").allInnerTexts();
+    assert.deepEqual(rooms.map((row) => row.split(/\s+/)), [["Maths", "3", "3"], ["<b>x</b>", "1", "1"]]);
+  });
+  assert.equal(await page.locator("[data-asked] .name").textContent(), "west");
+  assert.equal(await page.locator("b").count(), 0, "a name is only text");
+
+  await page.getByRole("button", { name: "<b>x</b>" }).click();
+  await eventually(async () => {
+    assert.match(await page.getByTestId("said").textContent(), /^<b>x<\/b>: 1 person, 1 socket; complete/);
+    assert.match(await page.getByTestId("users").locator("tbody tr").innerText(), /^Ada\s+\S{16}\s+north$/);
+  });
+  await page.fill("#room", "_");
+  await page.getByRole("button", { name: "Call the roll" }).click();
+  assert.match(await page.textContent("#room-fault"), /\S/);
+});
+
+test("roll calls are drawn, of the cluster and of one node, and said in words", async () => {
+  const page = await visit(cluster.nodes[0], { colorScheme: "light" });
+  const label = (chart) => page.getByTestId(chart).locator(".plot").getAttribute("aria-label");
+  await eventually(async () => assert.match(await label("latency"), /half within: none now/));
+  assert.equal(await drawn(page, "latency"), 0, "no roll call, no line");
+
+  for (let turn = 0; turn < 50; turn++) await get(cluster.nodes[1].listen, "/Maths/users");
+  await eventually(async () => {
+    assert.match(await label("rate"), /all: .* at most/);
+    assert.doesNotMatch(await label("rate"), /all: \S+ now, 0\.0\/s at most/);
+    assert.match(await label("latency"), /99 in 100 within: .*[1-9].* ms at most/);
+    assert.ok((await drawn(page, "rate")) > 20);
+    assert.ok((await drawn(page, "latency")) > 5);
+  }, DRAWN_WITHIN_MS);
+
+  await page.getByTestId("of").selectOption({ label: "west" });
+  await eventually(async () => assert.match(await label("latency"), /half within: none now, none at most/));
+  await page.getByTestId("of").selectOption({ label: "east" });
+  await eventually(async () => assert.match(await label("latency"), /half within: .* ms at most/));
+});
+
+test("a node that dies is named in words until it is no member, and as gone after that", async () => {
+  const page = await visit(cluster.nodes[0]);
+  const extra = await Node.start({ name: "extra", redis: cluster.redis.url });
+  const row = async () => (await nodesOn(page)).find(({ name }) => name === "extra");
+  await eventually(async () => assert.equal((await row())?.state, "counts"));
+
+  extra.process.child.kill("SIGKILL");
+  await eventually(async () => {
+    assert.equal((await row()).state, "no answer");
+    assert.match(await page.locator("[data-node=extra] .state-more").textContent(), /nobody listens at its address|broke/);
+    assert.equal(await page.textContent("#summary"), "4 of 5 nodes answer and count · 3 sockets");
+    assert.match(await page.title(), /^\(!\)/);
+  });
+  await eventually(async () => {
+    assert.equal((await row()).state, "gone");
+    assert.equal(await page.textContent("#summary"), "4 of 4 nodes answer and count · 3 sockets");
+  }, GONE_WITHIN_MS);
+});
+
+test("while the node that is asked is away the page says so, keeps what it knew, and comes back", async (t) => {
+  const proxy = await Door.open(t, cluster.nodes[0].admin);
+  const page = await browser.visit(`${proxy.origin}/_/`);
+  await eventually(async () => assert.equal(await page.getByTestId("state").textContent(), "live"));
+  proxy.shut = true;
+  await eventually(async () => {
+    assert.equal(await page.getByTestId("state").textContent(), "stale");
+    assert.match(await page.getByTestId("fault").textContent(), /cannot be reached\. This is how it was at .* Trying again every/);
+    assert.equal((await nodesOn(page)).length, 4);
+  });
+  proxy.shut = false;
+  await eventually(async () => {
+    assert.equal(await page.getByTestId("state").textContent(), "live");
+    assert.equal(await page.getByTestId("fault").isVisible(), false);
+  }, GONE_WITHIN_MS);
+  // A browser reports by itself what it could not reach; there is nothing else to complain about.
+  for (const complaint of browser.takeComplaints()) assert.match(complaint, /net::ERR_/);
+});
+
+test("where a token is wanted the page says how to pass it, and sends it in no address", async (t) => {
+  const proxy = await Door.open(t, cluster.nodes[0].admin, TOKEN);
+  const page = await browser.visit(`${proxy.origin}/_/`);
+  const requested = [];
+  page.on("request", (request) => requested.push(request.url()));
+  await eventually(async () => {
+    assert.equal(await page.getByTestId("state").textContent(), "away");
+    assert.match(await page.getByTestId("fault").textContent(), /Unauthorized: pass a token.*#token=<your token>/);
+  });
+  await page.evaluate((token) => (location.hash = `token=${token}`), TOKEN);
+  await eventually(async () => assert.equal((await nodesOn(page)).length, 4));
+  await page.locator(".room-name").first().click();
+  await eventually(async () => assert.match(await page.getByTestId("said").textContent(), /^Maths: 3 people/));
+  assert.ok(requested.length > 0 && requested.every((url) => !url.includes(TOKEN)), "it is in no address that is sent");
+  for (const complaint of browser.takeComplaints()) assert.match(complaint, /status of 401/);
+});
+
+test("the page fits a laptop and the smallest phone, in light and dark, and every control is reached by Tab", async () => {
+  await mkdir(ARTIFACTS, { recursive: true });
+  for (const [name, width, height, colorScheme] of [["laptop", 1280, 800, "light"], ["phone", 320, 700, "dark"]]) {
+    const page = await visit(cluster.nodes[0], { viewport: { width, height }, colorScheme });
+    await eventually(async () => assert.equal((await nodesOn(page)).length, 4));
+    const path = fileURLToPath(new URL(`operator-${name}.png`, ARTIFACTS));
+    await page.screenshot({ path, animations: "disabled" });
+    const fits = await page.evaluate(() => {
+      const { scrollWidth, clientWidth } = document.documentElement;
+      return scrollWidth <= clientWidth;
+    });
+    assert.ok(fits, `${name} is wider than its window`);
+    const reached = new Set();
+    for (let step = 0; step < 8; step++) {
+      await page.keyboard.press("Tab");
+      reached.add(await page.evaluate(() => document.activeElement.id || document.activeElement.className));
+    }
+    for (const control of ["of", "room-name", "room", "button"]) assert.ok(reached.has(control), `${control}: ${[...reached]}`);
+  }
+});
+
+/** Stands in front of an admin port: it can be shut, and can want a token for what is not the page itself. */
+class Door {
+  shut = false;
+
+  static async open(t, admin, token) {
+    const door = new Door();
+    const server = http.createServer((request, response) => {
+      if (door.shut) return request.socket.destroy();
+      const open = !/^\/_\/(status|rooms)/.test(request.url);
+      if (token && !open && request.headers.authorization !== `Bearer ${token}`) {
+        response.writeHead(401, { "content-type": "application/problem+json" });
+        return response.end(JSON.stringify({ title: "Unauthorized", status: 401, detail: "pass a token" }));
+      }
+      const passed = http.get(`http://${admin}${request.url}`, (answer) => {
+        response.writeHead(answer.statusCode, answer.headers);
+        answer.pipe(response);
+      });
+      passed.on("error", () => request.socket.destroy());
+    });
+    await new Promise((done) => server.listen(0, "127.0.0.1", done));
+    t.after(() => {
+      server.closeAllConnections();
+      server.close();
+    });
+    door.origin = `http://127.0.0.1:${server.address().port}`;
+    return door;
+  }
+}

@@ -169,7 +169,7 @@ pub struct Serve {
     pub mesh_advertise: Option<Advertise>,
 
     /// Where probes and Prometheus connect: /livez, /readyz and /metrics. It asks no caller who it is, so only they should
-    /// reach it
+    /// reach it. On a loopback address it is for operators, too: the page /_/, `rollcall status` and `rollcall users`
     #[arg(long, default_value = "127.0.0.1:9001", env = "ROLLCALL_ADMIN_LISTEN", value_name = "HOST:PORT")]
     pub admin_listen: ListenAddress,
 

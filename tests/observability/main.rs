@@ -1,5 +1,5 @@
-//! What those see who run nodes: probes, metrics, the page and the commands of operators, and what Prometheus makes of them. Real `rollcall serve` processes over
-//! a real Redis, and the real promtool and Prometheus.
+//! What those see who run nodes: probes, metrics, what Prometheus makes of them, and what operators are told. Real
+//! `rollcall serve` processes over a real Redis, and the real promtool and Prometheus.
 
 #[path = "../common/mod.rs"]
 mod common;

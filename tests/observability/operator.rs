@@ -1,7 +1,9 @@
 //! What operators are told: any node tells how all of them are, in JSON and on a terminal, and who does not answer, or
 //! answers what cannot be, is named and costs the others nothing.
 
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use futures::stream::Empty;
@@ -294,6 +296,28 @@ async fn the_answers_for_operators_are_for_no_cache_and_no_other_page_and_read_o
     assert_eq!(node.get("/_").await.url().path(), "/_/");
     assert_eq!(node.get("/_/rooms/socket.io").await.status(), 400);
     assert_eq!(node.ask("/_/status").await.status(), 404, "the public port tells nothing of it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_is_told_again_and_again_also_that_there_is_no_answer_any_more() {
+    let node = Process::launch(serve().args(["--identity", "query", "--node-name", "own"]));
+    node.is_ready().await;
+    let mut watching = rollcall();
+    watching.args(["status", "--watch", "--json", "--admin", &node.admin.to_string()]);
+    let mut watching = watching.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut complaints = BufReader::new(watching.stderr.take().unwrap()).lines();
+    let times = tokio::task::spawn_blocking(move || {
+        [(); 2].map(|()| serde_json::from_str::<Value>(&told.next().unwrap().unwrap()).unwrap()["as_of"].clone())
+    });
+    let [first, second] = times.await.unwrap();
+    assert_ne!(first, second);
+    drop(node);
+    let complaint = tokio::task::spawn_blocking(move || complaints.next().unwrap().unwrap()).await.unwrap();
+    assert!(complaint.contains("cannot be reached"), "{complaint}");
+    assert!(watching.try_wait().unwrap().is_none(), "it goes on");
+    watching.kill().unwrap();
+    watching.wait().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -95,8 +95,7 @@ class Chart {
             label,
             stroke: colour(name),
             width: 2,
-            // Where there were roll calls once in a while, there is no line to see.
-            points: { show: this.kind === LATENCY, size: 4 },
+            points: { show: true, size: 6, fill: colour(name), filter: lonely },
             ...(dash && { dash }),
             ...(fill && { fill: colour(fill) }),
           })),
@@ -138,6 +137,13 @@ class Chart {
     });
     this.plot.setAttribute("aria-label", `${this.kind.title} over the last five minutes. ${said.join("; ")}.`);
   }
+}
+
+/** The places of values without a neighbour: there is no line to see. */
+function lonely(chart: uPlot, series: number): number[] {
+  const values = chart.data[series] ?? [];
+  const has = (place: number): boolean => typeof values[place] === "number";
+  return [...values.keys()].filter((place) => has(place) && !has(place - 1) && !has(place + 1));
 }
 
 export class Charts {

@@ -162,7 +162,7 @@ impl Overview {
             leased: membership.has_lease(),
             said,
         };
-        let mut status = merge(own, asked, Timestamp::now());
+        let mut status = merge(own, &asked, Timestamp::now());
         status.as_of = format!("{as_of:.3}").into();
         status.took_ms = milliseconds(began.elapsed());
         status

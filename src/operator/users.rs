@@ -33,7 +33,7 @@ fn completeness(roll: &Roll) -> String {
         true => "the directory could not be read".to_owned(),
         false => format!("no answer of {}", silent.join(", ")),
     };
-    let open = roll.unresolved.map_or_else(|| "an unknown number of sockets".to_owned(), |open| counted_open(open));
+    let open = roll.unresolved.map_or_else(|| "an unknown number of sockets".to_owned(), counted_open);
     format!("incomplete: {counted}; {who}; {open} left open")
 }
 

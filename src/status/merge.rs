@@ -20,7 +20,7 @@ const ROOMS_SHOWN: usize = 20;
 const MINUTE: usize = 12;
 
 /// The status, but for when it was asked for and how long that took.
-pub fn merge(own: Own, asked: Vec<Asked>, now: Timestamp) -> Status {
+pub fn merge(own: Own, asked: &[Asked], now: Timestamp) -> Status {
     let descriptions = || asked.iter().filter_map(|asked| asked.reply.as_ref().ok()?.as_ref());
     let all: Vec<&Description> = [&own.said].into_iter().chain(descriptions()).collect();
     // The end of the latest bucket of this node that is over, by which all are aligned.

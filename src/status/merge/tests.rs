@@ -53,20 +53,20 @@ fn a_cluster_is_well_when_every_node_answers_and_counts() {
         (vec![Err(Silence::Deadline)], false),
     ] {
         let replies: Vec<_> = replies.into_iter().map(|reply| asked("peer", reply)).collect();
-        assert_eq!(merge(own(description(1, &[("a", 1)])), replies.clone(), now()).well, well, "{replies:?}");
+        assert_eq!(merge(own(description(1, &[("a", 1)])), &replies, now()).well, well, "{replies:?}");
     }
     let alone = Description { counts: false, ..description(0, &[]) };
-    assert!(!merge(own(alone), vec![asked("peer", fine())], now()).well);
+    assert!(!merge(own(alone), &[asked("peer", fine())], now()).well);
 }
 
 #[test]
 fn each_node_has_its_row_by_name_and_the_silent_say_why() {
-    let replies = vec![
+    let replies = [
         asked("node-10", Err(Silence::Refused)),
         asked("node-2", Ok(None)),
         asked("node-9", Ok(Some(description(0, &[])))),
     ];
-    let status = merge(own(description(0, &[])), replies, now());
+    let status = merge(own(description(0, &[])), &replies, now());
     let rows: Vec<_> = status.nodes.iter().map(|node| (node.name.as_str(), node.error.as_deref())).collect();
     assert_eq!(rows, [("node-2", Some("older")), ("node-9", None), ("node-10", Some("refused")), ("own", None)]);
     assert_eq!(status.sockets, 20, "those of who answered");
@@ -81,7 +81,7 @@ fn a_room_that_a_node_may_have_left_out_says_how_many_there_may_be() {
     // Two of a thousand rooms are named; a third may have four sockets there, and no more.
     let cut = description(1_000, &[("a", 9), ("b", 4)]);
     let whole = description(2, &[("b", 7), ("c", 1)]);
-    let status = merge(own(whole), vec![asked("cut", Ok(Some(cut)))], now());
+    let status = merge(own(whole), &[asked("cut", Ok(Some(cut)))], now());
     let rooms: Vec<_> =
         status.busiest_rooms.iter().map(|room| (room.room.as_str(), room.sockets, room.most, room.nodes)).collect();
     assert_eq!(rooms, [("b", 11, 11, 2), ("a", 9, 9, 1), ("c", 1, 5, 1)]);
@@ -100,7 +100,7 @@ fn roll_calls_of_all_nodes_are_summed_up_over_one_axis_of_time() {
     // One's has begun a moment ago, and is as good as this one's.
     let (early, late) = (of(4_900, &[5, 50, 500]), of(100, &[7, 70, 700]));
     let status =
-        merge(own(of(1_000, &[1, 10, 100])), vec![asked("a", Ok(Some(early))), asked("b", Ok(Some(late)))], now());
+        merge(own(of(1_000, &[1, 10, 100])), &[asked("a", Ok(Some(early))), asked("b", Ok(Some(late)))], now());
     let calls = &status.roll_calls.calls;
     assert_eq!(calls.len(), BUCKETS - 1);
     assert_eq!(calls[BUCKETS - 4..], [500, 100 + 50 + 700, 10 + 5 + 70]);
@@ -110,7 +110,7 @@ fn roll_calls_of_all_nodes_are_summed_up_over_one_axis_of_time() {
     // The early one's present bucket is over by this one's axis, and the others' are not.
     assert!((minute.per_second - 1435.0 / 60.0).abs() < 0.001, "{minute:?}");
     let young = Description { uptime: Duration::from_secs(20), ..of(0, &[0, 40, 60]) };
-    let minute = merge(own(young), vec![], now()).roll_calls.last_minute;
+    let minute = merge(own(young), &[], now()).roll_calls.last_minute;
     assert!((minute.per_second - 5.0).abs() < 0.001, "it has had a third of the minute: {minute:?}");
     assert!(minute.p50_ms.is_some_and(|ms| ms > 0.3 && ms <= 0.5), "{minute:?}");
 }
@@ -125,7 +125,7 @@ fn a_node_that_tells_impossible_numbers_breaks_nothing() {
         roll_calls: Series { running: Duration::ZERO, buckets: vec![most; BUCKETS] },
         ..description(u64::MAX, &[("a", u64::MAX), ("a", u64::MAX)])
     };
-    let status = merge(own(said()), vec![asked("peer", Ok(Some(said())))], now());
+    let status = merge(own(said()), &[asked("peer", Ok(Some(said())))], now());
     assert_eq!((status.sockets, status.busiest_rooms[0].sockets), (u64::MAX, u64::MAX));
     assert!(serde_json::to_string(&status).is_ok());
 }

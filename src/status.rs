@@ -53,7 +53,8 @@ pub struct Node {
     pub id: SmolStr,
     pub name: SmolStr,
     pub mesh: SmolStr,
-    /// Why it has not answered: `deadline`, `refused`, `failed`, `overloaded`; `older`: it is of a version that cannot say.
+    /// Why it has not answered: `deadline`, `refused`, `failed`, `overloaded`; `older`: it is of a version that cannot
+    /// say.
     pub error: Option<SmolStr>,
     pub round_trip_ms: f64,
     /// It has missed so many deadlines that hardly anybody waits for it.

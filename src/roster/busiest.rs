@@ -1,8 +1,8 @@
 //! The rooms with the most sockets of this node.
 //!
 //! Owns the reading of all rooms without holding the roster for long: in slices of a thousand, in the order of a
-//! [walk](super::walk), between which others have their turn. What changes meanwhile may be seen before or after. Costs some 20 ns for each room that there is, which
-//! is 2 ms where there are 100,000, and nothing while nobody asks.
+//! [walk](super::walk), between which others have their turn. What changes meanwhile may be seen before or after. Costs
+//! some 20 ns for each room that there is, which is 2 ms where there are 100,000, and nothing while nobody asks.
 
 use std::collections::HashSet;
 

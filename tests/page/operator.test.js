@@ -154,7 +154,8 @@ test("while the node that is asked is away the page says so, keeps what it knew,
   proxy.shut = true;
   await eventually(async () => {
     assert.equal(await page.getByTestId("state").textContent(), "stale");
-    assert.match(await page.getByTestId("fault").textContent(), /cannot be reached\. This is how it was at .* Trying again every/);
+    const fault = await page.getByTestId("fault").textContent();
+    assert.match(fault, /cannot be reached\. This is how it was at .* Trying again every/);
     assert.equal((await nodesOn(page)).length, 4);
   });
   proxy.shut = false;
@@ -200,7 +201,9 @@ test("the page fits a laptop and the smallest phone, in light and dark, and ever
       await page.keyboard.press("Tab");
       reached.add(await page.evaluate(() => document.activeElement.id || document.activeElement.className));
     }
-    for (const control of ["of", "room-name", "room", "button"]) assert.ok(reached.has(control), `${control}: ${[...reached]}`);
+    for (const control of ["of", "room-name", "room", "button"]) {
+      assert.ok(reached.has(control), `${control}: ${[...reached]}`);
+    }
   }
 });
 

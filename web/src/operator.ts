@@ -33,7 +33,8 @@ function show(status: Status): void {
   fault.hidden = true;
   const asked = status.nodes.find((node) => node.id === status.asked);
   setText(byId("summary"), summary(status));
-  setText(byId("as-of"), `As of ${clockTime(status.as_of)}, asked through ${asked?.name ?? status.asked} in ${millis(status.took_ms)}`);
+  const through = `asked through ${asked?.name ?? status.asked} in ${millis(status.took_ms)}`;
+  setText(byId("as-of"), `As of ${clockTime(status.as_of)}, ${through}`);
   page.dataset.well = String(status.well);
   const directory = byId("directory");
   directory.hidden = status.directory === "ok";

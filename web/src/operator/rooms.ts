@@ -15,7 +15,8 @@ export class BusiestRooms {
   private readonly rows: KeyedList<BusyRoom>;
 
   constructor(choose: (room: string) => void) {
-    this.rows = new KeyedList<BusyRoom>(byId("room-rows"), ({ room }) => room, (busy) => makeRoom(busy, choose), updateRoom);
+    const make = (busy: BusyRoom): HTMLElement => makeRoom(busy, choose);
+    this.rows = new KeyedList<BusyRoom>(byId("room-rows"), ({ room }) => room, make, updateRoom);
   }
 
   show({ busiest_rooms }: Status): void {

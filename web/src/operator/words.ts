@@ -31,9 +31,12 @@ export function stateOf(node: NodeStatus): State {
     const heard = node.heard_ms === null ? "never heard" : `heard ${age(node.heard_ms / 1000)} ago`;
     const circuit = node.circuit_open ? ", circuit open: hardly anybody waits for it" : "";
     const why = ERRORS[node.error ?? ""] ?? node.error;
-    return { mood: "bad", word: "no answer", more: `${why}; ${heard}, ${node.leased ? "has a lease" : "no lease"}${circuit}` };
+    const lease = node.leased ? "has a lease" : "no lease";
+    return { mood: "bad", word: "no answer", more: `${why}; ${heard}, ${lease}${circuit}` };
   }
-  if (!node.counts) return { mood: "bad", word: "does not count", more: "it has no lease, and most nodes do not answer it" };
+  if (!node.counts) {
+    return { mood: "bad", word: "does not count", more: "it has no lease, and most nodes do not answer it" };
+  }
   if (node.draining) return { mood: "odd", word: "draining", more: "it lets its sockets go" };
   if (!node.whole) return { mood: "odd", word: "asked always", more: "not every room of it is claimed in the directory" };
   return { mood: "fine", word: "counts", more: node.circuit_open ? "circuit open: hardly anybody waits for it" : "" };

@@ -4,6 +4,7 @@
 //! they end up; here they become checked values.
 
 mod access;
+mod admin;
 mod advertise;
 mod audit;
 mod certs;
@@ -30,6 +31,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use crate::names::NodeName;
 use crate::socket_edge::Transports;
 pub use access::AccessArgs;
+pub use admin::{AdminArgs, Asked};
 pub use advertise::Advertise;
 pub use audit::Audit;
 pub use certs::Certs;
@@ -168,10 +170,13 @@ pub struct Serve {
     #[arg(long, env = "ROLLCALL_MESH_ADVERTISE", value_name = "HOST:PORT|auto")]
     pub mesh_advertise: Option<Advertise>,
 
-    /// Where probes and Prometheus connect: /livez, /readyz and /metrics. It asks no caller who it is, so only they should
-    /// reach it. On a loopback address it is for operators, too: the page /_/, `rollcall status` and `rollcall users`
+    /// Where probes and Prometheus connect (/livez, /readyz and /metrics, which ask nobody who it is), and the operator
+    /// (what is under /_/, which asks for a token where other machines reach it)
     #[arg(long, default_value = "127.0.0.1:9001", env = "ROLLCALL_ADMIN_LISTEN", value_name = "HOST:PORT")]
     pub admin_listen: ListenAddress,
+
+    #[command(flatten)]
+    pub admin: AdminArgs,
 
     #[command(flatten)]
     pub trust: Trust,

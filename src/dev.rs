@@ -74,6 +74,7 @@ pub async fn run(
             cors_origins: Vec::new(),
             tls: acceptor.clone().map(|acceptor| Tls { acceptor, files: None }),
             mesh_security: Security::default(),
+            admin_tokens: None,
         };
         let listeners = Listeners { public: listener, mesh, admin: None };
         running.spawn(Node::new(config, listeners, directory()?).run(shutdown.clone()));

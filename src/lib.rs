@@ -12,10 +12,11 @@
 //! belongs to the cluster and whether this node counts, [`health`] whether clients should be sent here, and [`metrics`]
 //! what was counted; [`node`] wires one node together, [`dev`] runs four of them in one process, [`certs`] makes
 //! certificates for those of many, and [`audit`] compares what Redis says with what they say. [`status`] asks all of them
-//! how they are, and [`operator`] tells it on a terminal. The words and the promises are in the README.
+//! how they are, [`operator`] tells it on a terminal, and [`admin_client`] is how commands ask a node. The words and the promises are in the README.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+pub mod admin_client;
 pub mod audit;
 pub mod certs;
 pub mod cli;

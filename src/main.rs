@@ -193,6 +193,7 @@ async fn run_dev(dev: Dev, shutdown: CancellationToken) -> anyhow::Result<()> {
 
 async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<()> {
     let access = serve.access.open()?;
+    let admin_tokens = serve.admin.open()?;
     let redis = serve.redis.open()?;
     let bind = |address| listen(address, false).with_context(|| format!("cannot listen on {address}"));
     let public = bind(serve.listen.address)?;
@@ -243,6 +244,7 @@ async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<
         cors_origins: serve.cors_origins,
         tls,
         mesh_security,
+        admin_tokens,
     };
     let listeners = Listeners { public, mesh: mesh_listener, admin: Some(admin) };
     Node::new(config, listeners, directory).run(shutdown).await

@@ -27,7 +27,9 @@ use tracing::{info, warn};
 use crate::connections::{self, Connections};
 use crate::directory::Directory;
 use crate::http;
+use crate::http::admin::guard::Guard;
 use crate::identity::Access;
+use crate::identity::tokens::Tokens;
 use crate::limits::Bounds;
 use crate::limits::at_once::AtOnce;
 use crate::limits::counted::so_many;
@@ -52,7 +54,7 @@ use crate::socket_edge::{self, Transports};
 use crate::status::Overview;
 use crate::status::description::Describer;
 use crate::tls::Tls;
-use crate::watched::LOOK_EVERY;
+use crate::watched::{LOOK_EVERY, Watched};
 
 /// How long a lease lasts unless told otherwise.
 pub const LEASE: Duration = Duration::from_secs(5);
@@ -106,6 +108,8 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// Who may speak on the mesh.
     pub mesh_security: Security,
+    /// Who may see and change what is the operator's, on the admin port.
+    pub admin_tokens: Option<Watched<Tokens>>,
 }
 
 /// Where one node listens.
@@ -114,7 +118,7 @@ pub struct Listeners {
     pub public: TcpListener,
     /// The other nodes.
     pub mesh: TcpListener,
-    /// Probes.
+    /// Probes, and the operator.
     pub admin: Option<TcpListener>,
 }
 
@@ -313,6 +317,9 @@ impl Node {
             async move { gate::let_go_when_not_counting(&membership, &connections).await }
         });
         tasks.spawn("turnstile", async move { turnstile.upkeep().await });
+        if let Some(tokens) = config.admin_tokens.clone() {
+            tasks.spawn("admin tokens", tokens.keep(LOOK_EVERY));
+        }
         if let Some(admin) = listeners.admin {
             let sources = Sources {
                 roster: Arc::clone(roster),
@@ -325,13 +332,15 @@ impl Node {
                 runtime: Handle::current(),
             };
             let scrape = Scrape::new(core.metrics.clone(), sources);
-            let overview = Overview::new(core.describer.clone(), core.peers.clone());
-            let mut service = http::admin::router(Arc::clone(membership), identity.clone(), scrape);
-            // It asks nobody who they are, and so tells of rooms and users on this machine alone.
-            if admin.local_addr()?.ip().is_loopback() {
-                let answers = http::admin::operator::answers(overview, core.roll_call.clone(), config.deadline);
-                service = service.merge(http::admin::operator::page()).merge(answers);
-            }
+            let service = http::admin::router(http::admin::Config {
+                membership: Arc::clone(membership),
+                identity: identity.clone(),
+                scrape,
+                guard: Guard::new(config.admin_tokens.clone(), admin.local_addr()?.ip()),
+                overview: Overview::new(core.describer.clone(), core.peers.clone()),
+                roll_call: core.roll_call.clone(),
+                deadline: config.deadline,
+            });
             let connections = Some(ADMIN_CONNECTIONS);
             let bounds = Bounds { connections, connections_per_address: None, ..config.bounds.clone() };
             let connections = Connections::new(config.clients.ping_timeout, DEADLINE_MOST, &bounds);

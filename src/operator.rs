@@ -32,7 +32,7 @@ pub struct Told {
 /// `rollcall status`.
 pub async fn status(asked: &Status) -> ExitCode {
     loop {
-        let told = remote::status(asked.admin.as_str()).await.and_then(|status| {
+        let told = remote::status(&asked.asked).await.and_then(|status| {
             let well = status.well;
             let text = if asked.json { shown::json(&status)? } else { table::of(&status) };
             Ok(Told { text, well })
@@ -59,7 +59,7 @@ pub async fn status(asked: &Status) -> ExitCode {
 
 /// `rollcall users`.
 pub async fn users(asked: &Users) -> ExitCode {
-    let told = remote::roll(asked.admin.as_str(), &asked.room).await.and_then(|answer| {
+    let told = remote::roll(&asked.asked, &asked.room).await.and_then(|answer| {
         let well = answer.complete;
         let text = if asked.json { shown::json(&answer)? } else { users::of(&answer) };
         Ok(Told { text, well })

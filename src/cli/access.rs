@@ -251,7 +251,7 @@ impl AccessArgs {
 }
 
 /// Watches a file. What is wrong with it is said with its flag and its name, and without what is in it.
-fn read<T, E>(flag: &'static str, file: &Path, make: fn(&[u8]) -> Result<T, E>) -> anyhow::Result<Watched<T>>
+pub(super) fn read<T, E>(flag: &'static str, file: &Path, make: fn(&[u8]) -> Result<T, E>) -> anyhow::Result<Watched<T>>
 where
     T: Send + Sync + 'static,
     E: Error + Send + Sync + 'static,

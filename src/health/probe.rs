@@ -1,18 +1,13 @@
 //! `rollcall health`: asks a node's admin port, for the probes of those who run nodes.
 //!
-//! Owns the asking end: one request, bounded in time and in what is read of the answer, whatever listens there.
+//! Owns what is asked and how the answer is read; the asking itself is [`crate::admin_client`]'s.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use axum::http::{Request, StatusCode, header};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use axum::http::StatusCode;
 use serde::Deserialize;
-use tokio::net::{TcpStream, lookup_host};
-use tokio::time::timeout;
+
+use crate::admin_client::{AdminClient, one_line};
 
 /// The longest that asking may take.
 pub const WITHIN: Duration = Duration::from_secs(2);
@@ -42,12 +37,9 @@ struct Told {
 /// # Errors
 /// One line that says why the answer is no, or why there is none within [`WITHIN`].
 pub async fn ask(admin: &str, question: Question) -> Result<String, String> {
-    let asked = timeout(WITHIN, async {
-        let (status, body) = get(admin, question.path(), ANSWER_MOST).await?;
-        question.read(status, &body)
-    });
-    let answer = asked.await.unwrap_or_else(|_elapsed| Err(format!("no answer within {WITHIN:?}")));
-    answer.map_err(|why| format!("{admin}: {why}"))
+    let client = AdminClient::new(admin, None).bounded(WITHIN, ANSWER_MOST);
+    let answer = client.get(question.path()).await.map_err(|error| error.to_string());
+    answer.and_then(|answer| question.read(answer.status, &answer.body)).map_err(|why| format!("{admin}: {why}"))
 }
 
 impl Question {
@@ -72,41 +64,4 @@ impl Question {
             (_, status) => Err(format!("what answers is not a node: it says {status}")),
         }
     }
-}
-
-/// Whatever listens there, what it says stays one line.
-fn one_line(text: &str) -> String {
-    text.replace(char::is_control, " ")
-}
-
-/// Asks the admin port for a path, and reads at most so many bytes of the answer.
-///
-/// # Errors
-/// One line that says why there is none.
-pub async fn get(admin: &str, path: &str, most: usize) -> Result<(StatusCode, Bytes), String> {
-    let unreachable = |error: std::io::Error| format!("cannot be reached ({error})");
-    let addresses: Vec<SocketAddr> = lookup_host(admin).await.map_err(unreachable)?.map(dialled).collect();
-    let stream = TcpStream::connect(addresses.as_slice()).await.map_err(unreachable)?;
-    let broken = |error: hyper::Error| format!("no answer ({error})");
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let request = Request::get(path).header(header::HOST, admin).header(header::CONNECTION, "close");
-    let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
-    let exchange = async move {
-        let (head, body) = sender.send_request(request).await.map_err(broken)?.into_parts();
-        let body = Limited::new(body, most).collect().await.map_err(|error| format!("no answer ({error})"))?;
-        Ok((head.status, body.to_bytes()))
-    };
-    // How the connection ends says nothing more: without it, the exchange has failed.
-    let (answer, _) = tokio::join!(exchange, connection);
-    answer
-}
-
-/// Where somebody is reached who listens at this address.
-fn dialled(mut address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    address
 }

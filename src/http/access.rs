@@ -18,8 +18,9 @@ use super::{Config, rest};
 use crate::identity::{Callers, Denied};
 
 /// What a caller is asked for that presented no token.
-const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"rollcall\"");
-const INVALID: HeaderValue = HeaderValue::from_static("Bearer realm=\"rollcall\", error=\"invalid_token\"");
+pub const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"rollcall\"");
+/// What a caller is asked for whose token is not known.
+pub const INVALID: HeaderValue = HeaderValue::from_static("Bearer realm=\"rollcall\", error=\"invalid_token\"");
 const INSUFFICIENT: HeaderValue = HeaderValue::from_static("Bearer realm=\"rollcall\", error=\"insufficient_scope\"");
 
 /// A problem, and the header that says what to do about it.

@@ -1,49 +1,102 @@
-//! The admin port: is this process alive, is this node ready, and what has it counted?
+//! The admin port: is this node well, what has it counted, and what its operator alone may see and change.
 //!
-//! Owns the probes and the scrape. `/livez` answers as long as the process does; `/readyz` says whether new clients
-//! should be sent here, and if not, why; `/metrics` is what Prometheus reads. No room and no user is named here; they are
-//! in what is there for operators, under `/_/` ([`operator`]).
+//! Owns two groups of routes. The open one is for probes and Prometheus, and names no room and no user: `/livez` answers
+//! as long as the process does; `/readyz` says whether new clients should be sent here, and if not, why; `/metrics` is
+//! what Prometheus reads; the page for operators is there, too, since it holds nothing by itself. The closed one is the
+//! rest of `/_/`: what that page and the commands ask ([`operator`]). [`guard`] says who gets in.
 
+pub mod guard;
 pub mod operator;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use axum::{Json, Router};
 use tokio::task::spawn_blocking;
+use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::error;
 
+use super::not_found;
 use super::problem::Problem;
-use super::{method_not_allowed, not_found};
 use crate::health::Report;
 use crate::identity::By;
 use crate::membership::Membership;
 use crate::metrics::scrape::{CONTENT_TYPE, Scrape};
+use crate::roll_call::RollCall;
+use crate::status::Overview;
+use guard::Guard;
 
-/// `identity`: without a key to check tokens with, no client is sent here.
-pub fn router(membership: Arc<Membership>, identity: By, scrape: Arc<Scrape>) -> Router {
-    Router::new()
-        .route("/livez", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(move || metrics(Arc::clone(&scrape))))
-        .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
-        .with_state(Arc::new((membership, identity)))
+/// The most bytes of a request's body.
+const BODY_MOST: usize = 64 << 10;
+
+/// What the admin port needs.
+pub struct Config {
+    pub membership: Arc<Membership>,
+    /// Without a key to check tokens with, no client is sent here.
+    pub identity: By,
+    pub scrape: Arc<Scrape>,
+    /// Who gets into the closed group.
+    pub guard: Guard,
+    pub overview: Overview,
+    pub roll_call: RollCall,
+    /// Of a roll call that names none.
+    pub deadline: Duration,
 }
 
-async fn readyz(State(probed): State<Arc<(Arc<Membership>, By)>>) -> Response {
-    let (membership, identity) = &*probed;
-    let report = Report::of(membership.readiness(), identity.is_ready());
+pub fn router(config: Config) -> Router {
+    let config = Arc::new(config);
+    let answers = operator::answers(&config);
+    let guarded = closed().with_state(Arc::clone(&config)).merge(answers);
+    let guarded = guarded.route_layer(from_fn_with_state(config.guard.clone(), guard::let_in));
+    open()
+        .with_state(config)
+        .merge(operator::page())
+        .merge(guarded)
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(BODY_MOST))
+        .layer(SetResponseHeaderLayer::if_not_present(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        ))
+        .layer(SetResponseHeaderLayer::if_not_present(
+            HeaderName::from_static("cross-origin-resource-policy"),
+            HeaderValue::from_static("same-origin"),
+        ))
+}
+
+/// What whoever reaches the port may have: nothing about anybody, and nothing secret.
+fn open() -> Router<Arc<Config>> {
+    Router::new().route("/livez", get(async || "ok\n")).route("/readyz", get(readyz)).route("/metrics", get(metrics))
+}
+
+/// What the operator alone may have: whatever is listed here is guarded, and what changes something is no GET.
+fn closed() -> Router<Arc<Config>> {
+    Router::new()
+        // Nobody learns from a refusal what there is.
+        .route("/_/{*elsewhere}", any(not_found))
+        .method_not_allowed_fallback(method_not_allowed)
+}
+
+/// What can be done there is in the header `Allow`.
+async fn method_not_allowed(method: Method) -> Problem {
+    Problem::not_done_here(&method)
+}
+
+async fn readyz(State(config): State<Arc<Config>>) -> Response {
+    let report = Report::of(config.membership.readiness(), config.identity.is_ready());
     let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(report)).into_response()
 }
 
 /// Reads `/proc`, so it keeps no worker from its tasks.
-async fn metrics(scrape: Arc<Scrape>) -> Result<Response, Problem> {
-    let text = spawn_blocking(move || scrape.text()).await;
+async fn metrics(State(config): State<Arc<Config>>) -> Result<Response, Problem> {
+    let text = spawn_blocking(move || config.scrape.text()).await;
     let failed = |error: &dyn std::fmt::Display| {
         error!(%error, "the metrics cannot be written down");
         Problem::unavailable("the metrics cannot be written down")

@@ -63,6 +63,12 @@ impl Problem {
             .with(header::ALLOW, HeaderValue::from_static("GET,HEAD"))
     }
 
+    /// The same, where the router says what can be done.
+    pub fn not_done_here(method: &Method) -> Self {
+        let detail = format!("{method} cannot be done here; the header Allow says what can");
+        Self { status: StatusCode::METHOD_NOT_ALLOWED, detail }
+    }
+
     /// The response, with a header that says what to do about it.
     pub fn with(self, name: HeaderName, value: HeaderValue) -> Response {
         let mut response = self.into_response();

@@ -1,9 +1,10 @@
-//! The named tokens of the API: a file says which there are.
+//! Named tokens, of the API and of the admin port: a file says which there are.
 //!
 //! Owns the form of that file and the comparison, which takes as long for a token that is nearly right as for any other.
 //! Of each token only its hash is kept here. Pure.
 
 use std::collections::HashSet;
+use std::fmt;
 
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
@@ -42,6 +43,9 @@ pub enum Error {
     NotUtf8,
 }
 
+/// One token as it is shown to somebody else. Its `Debug` shows nothing.
+pub struct Secret(String);
+
 /// Tokens, each with the name of whoever it was given to.
 #[derive(Default)]
 pub struct Tokens(Vec<Token>);
@@ -60,12 +64,8 @@ impl Tokens {
     pub fn parse(contents: &[u8]) -> Result<Self, Error> {
         let text = str::from_utf8(contents).map_err(|_| Error::NotUtf8)?;
         let (mut names, mut hashes, mut tokens) = (HashSet::new(), HashSet::new(), Vec::new());
-        for (number, line) in (1..).zip(text.lines()).map(|(number, line)| (number, line.trim())) {
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let (name, token) = line.split_once([':', ' ', '\t']).ok_or(Error::Line(number))?;
-            let (name, token) = (name.trim(), token.trim());
+        for (number, line) in lines(text) {
+            let (name, token) = split(line).ok_or(Error::Line(number))?;
             NodeName::parse(name).map_err(|_| Error::Name(number))?;
             match token.len() {
                 ..TOKEN_LEAST => return Err(Error::TooShort(number)),
@@ -106,6 +106,39 @@ impl Tokens {
     }
 }
 
+impl Secret {
+    /// The first token of a file that [`Tokens::parse`] takes.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn first_of(contents: &[u8]) -> Result<Self, Error> {
+        Tokens::parse(contents)?;
+        let text = str::from_utf8(contents).map_err(|_| Error::NotUtf8)?;
+        let token = lines(text).find_map(|(_, line)| split(line)).map(|(_, token)| Self(token.to_owned()));
+        token.ok_or(Error::Empty)
+    }
+
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// The lines that say something, numbered as people count them.
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = (1..).zip(text.lines().map(str::trim));
+    lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+}
+
+fn split(line: &str) -> Option<(&str, &str)> {
+    line.split_once([':', ' ', '\t']).map(|(name, token)| (name.trim(), token.trim()))
+}
+
 /// As RFC 6750 has it: what can stand in an `Authorization` header.
 fn is_bearer(token: &str) -> bool {
     let token = token.trim_end_matches('=');
@@ -133,6 +166,9 @@ mod tests {
         for wrong in ["", "dashboard", &ONE[1..], &format!("{ONE} "), &"A".repeat(TOKEN_MOST + 1)] {
             assert_eq!(tokens.name_of(wrong), None, "{wrong}");
         }
+        let shown = Secret::first_of(file.as_bytes()).unwrap();
+        assert_eq!((shown.expose(), format!("{shown:?}")), (ONE, "Secret(…)".to_owned()));
+        assert_eq!(Secret::first_of(b"# nobody\n").err(), Some(Error::Empty));
     }
 
     #[test]

@@ -4,13 +4,12 @@
 
 use std::time::Duration;
 
-use axum::http::StatusCode;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
 
-use crate::health::probe::get;
+use crate::admin_client::Answer;
+use crate::cli::Asked;
 use crate::names::Room;
 use crate::status::Status;
 
@@ -49,46 +48,25 @@ pub struct User {
     pub node: String,
 }
 
-/// A problem document.
-#[derive(Deserialize)]
-struct Problem {
-    detail: String,
-}
-
 /// How the cluster is, as the node with this admin port sees it.
 ///
 /// # Errors
 /// One line that says why there is no answer.
-pub async fn status(admin: &str) -> Result<Status, String> {
-    ask(admin, "/_/status").await
+pub async fn status(asked: &Asked) -> Result<Status, String> {
+    ask(asked, "/_/status").await
 }
 
 /// Who is in the room.
 ///
 /// # Errors
 /// One line that says why there is no answer.
-pub async fn roll(admin: &str, room: &Room) -> Result<Roll, String> {
+pub async fn roll(asked: &Asked, room: &Room) -> Result<Roll, String> {
     let room = utf8_percent_encode(room.as_str(), NON_ALPHANUMERIC);
-    ask(admin, &format!("/_/rooms/{room}")).await
+    ask(asked, &format!("/_/rooms/{room}")).await
 }
 
-async fn ask<T: DeserializeOwned>(admin: &str, path: &str) -> Result<T, String> {
-    let asked = timeout(WITHIN, get(admin, path, ANSWER_MOST)).await;
-    let answer = asked.unwrap_or_else(|_elapsed| Err(format!("no answer within {WITHIN:?}")));
-    answer.and_then(|(status, body)| read(status, &body)).map_err(|why| format!("{admin}: {why}"))
-}
-
-fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, String> {
-    if status == StatusCode::OK {
-        return serde_json::from_slice(body).map_err(|_| "what answers is not a node".to_owned());
-    }
-    let detail = serde_json::from_slice(body).map(|Problem { detail }| detail);
-    Err(match (status, detail) {
-        (StatusCode::NOT_FOUND, _) => {
-            "there is nothing for operators: it is no admin port, that of an older version, or one that is open to others"
-                .to_owned()
-        }
-        (_, Ok(detail)) => detail,
-        (_, Err(_)) => format!("what answers is not a node: it says {status}"),
-    })
+async fn ask<T: DeserializeOwned>(asked: &Asked, path: &str) -> Result<T, String> {
+    let client = asked.client().map_err(|error| format!("{error:#}"))?.bounded(WITHIN, ANSWER_MOST);
+    let answer = client.get(path).await.and_then(Answer::json);
+    answer.map_err(|why| format!("{}: {why}", client.address()))
 }

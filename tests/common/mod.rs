@@ -249,6 +249,7 @@ impl Cluster {
             cors_origins: vec!["https://allowed.example".parse().unwrap()],
             tls: None,
             mesh_security: Security::default(),
+            admin_tokens: None,
         };
         let node = Node::new(config, Listeners { public, mesh, admin: None }, self.index.open());
         let (public, mesh) = (node.public_address().unwrap(), node.mesh_address().unwrap());

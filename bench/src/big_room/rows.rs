@@ -65,6 +65,7 @@ pub async fn run(redis: &str, name: &str) -> Result<()> {
         cors_origins: Vec::new(),
         tls: None,
         mesh_security: Security::default(),
+        admin_tokens: None,
     };
     let directory = Arc::new(Redis::open(redis, "rollcall:", false)?);
     let node = Node::new(config, Listeners { public, mesh, admin: None }, directory);

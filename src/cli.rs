@@ -12,11 +12,13 @@ mod effective;
 mod file;
 mod health;
 mod limits;
+mod logs;
 mod operator;
 mod origin;
 mod pages;
 mod redis;
 mod sentinel;
+mod traces;
 mod trust;
 mod values;
 
@@ -28,6 +30,7 @@ use bytesize::ByteSize;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::logging::{self, Logging};
 use crate::names::NodeName;
 use crate::socket_edge::Transports;
 pub use access::AccessArgs;
@@ -40,11 +43,13 @@ use effective::{Implied, Setting};
 pub use file::FileArgs;
 pub use health::Health;
 pub use limits::LimitArgs;
+pub use logs::{Log, LogArgs};
 pub use operator::{Status, Users};
 use origin::{Given, Origins};
 pub use pages::{Completions, Manual};
 pub use redis::RedisArgs;
 pub use sentinel::SentinelArgs;
+pub use traces::TraceArgs;
 pub use trust::Trust;
 pub use values::{Advertised, ListenAddress, RedisUrl};
 use values::{cache, deadline, drain, lease, node_name, origin, ping};
@@ -61,10 +66,8 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 
-    /// What is logged to standard error: a level (error, warn, info, debug, trace), or levels by module as in
-    /// `info,rollcall::registrar=debug`. Unless told otherwise `serve` logs info, and `dev` warn
-    #[arg(long, global = true, env = "ROLLCALL_LOG", value_name = "LEVELS")]
-    pub log: Option<String>,
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -114,6 +117,7 @@ pub enum Command {
     ///
     /// To read one: `rollcall man serve | man -l -`.
     Man(Manual),
+
     /// Ask how the cluster is: its nodes, its busiest rooms, its roll calls. Exit code 0 when every node answers and counts
     ///
     /// One node asks all that it knows, and each answers for itself; one that does not is listed with the reason. Exit
@@ -124,6 +128,8 @@ pub enum Command {
     ///
     /// The last line says how complete it is, and which nodes did not answer; the exit code is then 1.
     Users(Users),
+    /// Say what a node logs, or change that while it runs
+    Log(Log),
 }
 
 #[derive(Debug, Args)]
@@ -240,6 +246,9 @@ pub struct Serve {
     pub cors_origins: Vec<HeaderValue>,
 
     #[command(flatten)]
+    pub traces: TraceArgs,
+
+    #[command(flatten)]
     pub limits: LimitArgs,
 }
 
@@ -274,8 +283,11 @@ impl Cli {
     }
 
     /// What is logged.
-    pub fn log_levels(&self) -> &str {
-        self.log.as_deref().unwrap_or(match self.command {
+    ///
+    /// # Errors
+    /// When the levels make no sense.
+    pub fn logging(&self) -> Result<Logging, logging::Error> {
+        self.log.open(match self.command {
             Command::Dev(_) => "warn",
             Command::Audit(_) => "warn,rollcall::audit=info",
             _ => LOG_OF_SERVE,
@@ -292,7 +304,7 @@ impl Cli {
             }
             Command::Config(config) => config.serve.check(origins),
             Command::Certs(_) | Command::Health(_) | Command::Status(_) | Command::Users(_) => Ok(()),
-            Command::Completions(_) | Command::Man(_) => Ok(()),
+            Command::Log(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
         }
     }
 }
@@ -309,6 +321,7 @@ impl Serve {
     fn check(&self, origins: &Origins) -> Result<(), String> {
         self.access.check()?;
         self.limits.check()?;
+        self.traces.check()?;
         let mesh = self.mesh_listen.address;
         if mesh.ip().is_unspecified() && self.mesh_advertise.is_none() {
             return Err(format!(

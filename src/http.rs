@@ -1,12 +1,14 @@
 //! HTTP: the REST answers, the page, and the admin port.
 //!
-//! Owns the routes, what pages of other origins may read, who is let in ([`access`]), and how meaning becomes a response; every error is one problem
+//! Owns the routes, what pages of other origins may read, who is let in ([`access`]), the ids of requests
+//! ([`request_id`]), and how meaning becomes a response; every error is one problem
 //! document ([`problem`]). Handlers adapt the roll call and know no more about it than its answer.
 
 pub mod access;
 pub mod admin;
 pub mod page;
 pub mod problem;
+pub mod request_id;
 pub mod rest;
 
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use crate::identity::Callers;
 use crate::limits::at_once::AtOnce;
 use crate::roll_call::RollCall;
 use problem::Problem;
+use request_id::REQUEST_ID;
 
 /// What the public port needs.
 pub struct Config {
@@ -93,11 +96,11 @@ pub async fn method_not_allowed(request: Request) -> Response {
 /// What lets pages of these origins read the answers of the public port. None: no page of another origin.
 pub fn cors(origins: Vec<HeaderValue>) -> Option<CorsLayer> {
     let ours = [rest::COMPLETE, rest::UNANSWERED, rest::UNRESOLVED].map(HeaderName::from_static);
-    let exposed: Vec<_> = ours.into_iter().chain([header::ETAG]).collect();
+    let exposed: Vec<_> = ours.into_iter().chain([header::ETAG, REQUEST_ID]).collect();
     let layer = CorsLayer::new()
         // Polling clients send what they say by POST.
         .allow_methods([Method::GET, Method::HEAD, Method::POST])
-        .allow_headers([header::AUTHORIZATION, header::IF_NONE_MATCH, header::CONTENT_TYPE])
+        .allow_headers([header::AUTHORIZATION, header::IF_NONE_MATCH, header::CONTENT_TYPE, REQUEST_ID])
         .expose_headers(exposed);
     (!origins.is_empty()).then(|| layer.allow_origin(AllowOrigin::list(origins)))
 }

@@ -2,31 +2,34 @@
 
 #![warn(clippy::unwrap_used)]
 
-use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use rollcall::audit;
 use rollcall::certs;
-use rollcall::cli::{Audit, Certs, Cli, Command, Dev, Health, OnOff, Serve};
+use rollcall::cli::{Audit, Certs, Cli, Command, Dev, Log, OnOff, Serve};
 use rollcall::connections::{file_limit, listen, raise_file_limit};
 use rollcall::dev;
 use rollcall::directory::Directory;
 use rollcall::directory::memory::Memory;
 use rollcall::directory::redis::Redis;
 use rollcall::health::probe;
+use rollcall::logging::{self, Logging, remote};
 use rollcall::names::NodeName;
 use rollcall::node::{Config, Listeners, Node};
 use rollcall::operator;
 use rollcall::registrar;
 use rollcall::socket_edge::Limits;
+use rollcall::traces::export::Traces;
 use tikv_jemallocator::Jemalloc;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
-use tracing_subscriber::EnvFilter;
 
 /// The system's allocator keeps nearly all of what a crowd needed, for ever; `.cargo/config.toml` configures this one.
 #[global_allocator]
@@ -34,10 +37,16 @@ static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// A command line that cannot be run, as usual.
 const USAGE: u8 = 2;
+/// What could not be done.
+const FAILED: u8 = 1;
 /// An audit that could not be made.
 const TROUBLE: u8 = 2;
 /// Ended by a second signal, as shells count it for SIGINT.
 const INTERRUPTED: i32 = 130;
+/// How much of the drain the last spans may take…
+const FLUSH_SHARE: f64 = 0.1;
+/// …and never more than this.
+const FLUSH_MOST: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
@@ -51,51 +60,55 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    match &cli.command {
-        Command::Dev(_) | Command::Serve(_) | Command::Certs(_) | Command::Audit(_) => {}
-        Command::Health(health) => return probe(health),
-        Command::Status(status) => return ask(operator::status(status)),
-        Command::Users(users) => return ask(operator::users(users)),
-        Command::Config(config) => return print(config.show(raise_file_limit()).map(String::into_bytes)),
-        Command::Completions(completions) => return print(Ok(completions.make())),
-        Command::Man(manual) => return print(manual.make()),
-    }
-    if let Err(error) = log(&cli) {
-        eprintln!("rollcall: --log: {error}");
-        return ExitCode::from(USAGE);
-    }
-    raise_file_limit();
-    let failed = match cli.command {
-        Command::Audit(_) => ExitCode::from(TROUBLE),
-        _ => ExitCode::FAILURE,
-    };
-    match run(cli.command) {
-        Ok(code) => code,
-        Err(error) => {
-            error!("{error:#}");
-            failed
+    let logging = cli.logging();
+    match cli.command {
+        // What asks a node, or prints what is known here.
+        Command::Health(health) => tell(probe::ask(health.admin.as_str(), health.question())),
+        Command::Log(log) => tell(levels(log)),
+        Command::Status(status) => ask(operator::status(&status)),
+        Command::Users(users) => ask(operator::users(&users)),
+        Command::Config(config) => print(config.show(raise_file_limit()).map(String::into_bytes)),
+        Command::Completions(completions) => print(Ok(completions.make())),
+        Command::Man(manual) => print(manual.make()),
+        // What works, and logs.
+        Command::Serve(serve) => {
+            run(logging, serve.threads, FAILED, |logging, shutdown| run_serve(*serve, logging, shutdown))
         }
+        Command::Dev(dev) => run(logging, None, FAILED, |logging, shutdown| {
+            begin(logging, None);
+            run_dev(*dev, shutdown)
+        }),
+        Command::Audit(audit) => run(logging, None, TROUBLE, |logging, shutdown| {
+            begin(logging, None);
+            run_audit(*audit, shutdown)
+        }),
+        Command::Certs(certs) => run(logging, None, FAILED, |logging, _| {
+            begin(logging, None);
+            async move { make_certificates(&certs) }
+        }),
     }
 }
 
-/// Says whether a node is well, in one line and by the exit code.
-fn probe(health: &Health) -> ExitCode {
-    let asked = runtime(Some(1)).map_err(|error| error.to_string()).and_then(|runtime| {
-        let answer = runtime.block_on(probe::ask(health.admin.as_str(), health.question()));
-        // A name that is still being looked up is not waited for.
-        runtime.shutdown_background();
-        answer
-    });
-    match asked {
-        Ok(well) => {
-            println!("{well}");
-            ExitCode::SUCCESS
+/// Says what a node logs, after it was changed where that is asked.
+async fn levels(log: Log) -> Result<String, String> {
+    let client = log.asked.client().map_err(|error| format!("{error:#}"))?;
+    remote::ask(&client, log.change.as_deref()).await
+}
+
+/// What came of asking a node, in one line and by the exit code.
+fn tell(asking: impl Future<Output = Result<String, String>>) -> ExitCode {
+    ask(async {
+        match asking.await {
+            Ok(answer) => {
+                println!("{answer}");
+                ExitCode::SUCCESS
+            }
+            Err(why) => {
+                eprintln!("rollcall: {why}");
+                ExitCode::FAILURE
+            }
         }
-        Err(why) => {
-            eprintln!("rollcall: {why}");
-            ExitCode::FAILURE
-        }
-    }
+    })
 }
 
 /// Asks a node what an operator wants to know.
@@ -132,33 +145,42 @@ fn print(text: anyhow::Result<Vec<u8>>) -> ExitCode {
     }
 }
 
-fn log(cli: &Cli) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(cli.log_levels())?;
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
-    Ok(())
+/// Does what is done until it ends or a signal comes. `failed`: the exit code where it cannot be done.
+fn run<W: Future<Output = anyhow::Result<ExitCode>>>(
+    logging: Result<Logging, logging::Error>,
+    threads: Option<u16>,
+    failed: u8,
+    work: impl FnOnce(Logging, CancellationToken) -> W,
+) -> ExitCode {
+    let logging = match logging {
+        Ok(logging) => logging,
+        Err(error) => {
+            eprintln!("rollcall: --log: {error}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    let worked = runtime(threads).map_err(anyhow::Error::from).and_then(|runtime| {
+        runtime.block_on(async {
+            let shutdown = CancellationToken::new();
+            tokio::spawn(watch_signals(shutdown.clone()));
+            work(logging, shutdown).await
+        })
+    });
+    worked.unwrap_or_else(|error| {
+        // Before the log has begun there is nobody else to tell.
+        if tracing::dispatcher::has_been_set() {
+            error!("{error:#}");
+        } else {
+            eprintln!("rollcall: {error:#}");
+        }
+        ExitCode::from(failed)
+    })
 }
 
-fn run(command: Command) -> anyhow::Result<ExitCode> {
-    let threads = match &command {
-        Command::Serve(serve) => serve.threads,
-        _ => None,
-    };
-    runtime(threads)?.block_on(async {
-        let shutdown = CancellationToken::new();
-        tokio::spawn(watch_signals(shutdown.clone()));
-        match command {
-            Command::Dev(dev) => run_dev(*dev, shutdown).await?,
-            Command::Serve(serve) => run_serve(*serve, shutdown).await?,
-            Command::Certs(certs) => make_certificates(&certs)?,
-            Command::Audit(audit) => return run_audit(*audit, shutdown).await,
-            Command::Health(_) | Command::Status(_) | Command::Users(_) => unreachable!("it was answered before"),
-            Command::Config(_) | Command::Completions(_) | Command::Man(_) => {
-                unreachable!("it was answered before")
-            }
-        }
-        Ok(ExitCode::SUCCESS)
-    })
+/// Logs from now on, and exports spans where there are `traces`.
+fn begin(logging: Logging, traces: Option<&Traces>) {
+    logging.begin(traces.map(Traces::tracer));
+    raise_file_limit();
 }
 
 fn runtime(threads: Option<u16>) -> std::io::Result<Runtime> {
@@ -173,7 +195,7 @@ fn runtime(threads: Option<u16>) -> std::io::Result<Runtime> {
     builder.enable_all().build()
 }
 
-async fn run_dev(dev: Dev, shutdown: CancellationToken) -> anyhow::Result<()> {
+async fn run_dev(dev: Dev, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
     let clients = Limits { transports: dev.transports, ..Limits::default() };
     let cluster =
         dev::Cluster { nodes: usize::from(dev.nodes), listen: dev.listen, tls: dev.tls == OnOff::On, clients };
@@ -188,13 +210,11 @@ async fn run_dev(dev: Dev, shutdown: CancellationToken) -> anyhow::Result<()> {
             None => Arc::clone(&memory) as Arc<dyn Directory>,
         })
     };
-    dev::run(cluster, directory, |introduction| println!("{introduction}"), shutdown).await
+    dev::run(cluster, directory, |introduction| println!("{introduction}"), shutdown).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
-async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let access = serve.access.open()?;
-    let admin_tokens = serve.admin.open()?;
-    let redis = serve.redis.open()?;
+async fn run_serve(serve: Serve, logging: Logging, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
     let bind = |address| listen(address, false).with_context(|| format!("cannot listen on {address}"));
     let public = bind(serve.listen.address)?;
     let mesh_listener = bind(serve.mesh_listen.address)?;
@@ -204,6 +224,12 @@ async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<
         let host = gethostname::gethostname();
         NodeName::from_any(&format!("{}-{}", host.to_string_lossy(), mesh.port()))
     });
+    // Spans say which node they are of, and what a node is called may depend on where it listens.
+    let traces = serve.traces.open(&name)?;
+    begin(logging, traces.as_ref());
+    let access = serve.access.open()?;
+    let admin_tokens = serve.admin.open()?;
+    let redis = serve.redis.open()?;
     let mesh_advertise = match serve.mesh_advertise {
         Some(advertised) => {
             let redis = redis.as_ref().map_or_else(Vec::new, Redis::addresses);
@@ -247,13 +273,20 @@ async fn run_serve(serve: Serve, shutdown: CancellationToken) -> anyhow::Result<
         admin_tokens,
     };
     let listeners = Listeners { public, mesh: mesh_listener, admin: Some(admin) };
-    Node::new(config, listeners, directory).run(shutdown).await
+    let drain = config.drain;
+    let running = Node::new(config, listeners, directory).run(shutdown);
+    let Some(traces) = traces else { return running.await.map(|()| ExitCode::SUCCESS) };
+    let mut headers = JoinSet::new();
+    headers.spawn(traces.keep());
+    let ended = running.await;
+    traces.close(drain.mul_f64(FLUSH_SHARE).min(FLUSH_MOST)).await;
+    ended.map(|()| ExitCode::SUCCESS)
 }
 
-fn make_certificates(certs: &Certs) -> anyhow::Result<()> {
+fn make_certificates(certs: &Certs) -> anyhow::Result<ExitCode> {
     let order = certs::Order { out: &certs.out, names: &certs.names, days: certs.days, force: certs.force };
     print!("{}", certs::make(&order)?);
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn run_audit(audit: Audit, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {

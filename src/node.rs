@@ -28,6 +28,7 @@ use crate::connections::{self, Connections};
 use crate::directory::Directory;
 use crate::http;
 use crate::http::admin::guard::Guard;
+use crate::http::request_id::RequestIds;
 use crate::identity::Access;
 use crate::identity::tokens::Tokens;
 use crate::limits::Bounds;
@@ -298,6 +299,7 @@ impl Node {
         let files = config.tls.as_ref().and_then(|tls| tls.files.clone());
         let public = option_layer(files.as_ref().map(|_| http::https_only())).layer(public);
         let public = core.metrics.requests.layer(public);
+        let public = RequestIds { https: config.tls.is_some() }.layer(public);
         let public = MapRequest::new(public, |request: Request<Incoming>| request.map(Body::new));
 
         // What keeps going. If one of these ends, the node ends.

@@ -25,7 +25,7 @@ use thiserror::Error;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
-use tracing::debug;
+use tracing::{Instrument as _, Span, debug};
 
 use crate::clock::BootInstant;
 use crate::directory::{Account, Directory};
@@ -34,6 +34,7 @@ use crate::mesh::peers::{Peers, Reply, Silence};
 use crate::metrics::roll_calls::RollCalls;
 use crate::names::{NodeId, NodeName, Room};
 use crate::roster::{Known, Roster};
+use crate::traces::{self, Shared};
 use answer::{Answer, Outcome, Verdict, Vouched};
 use flights::Flights;
 use parts::Parts;
@@ -55,7 +56,7 @@ const MANY_ROWS: usize = 1_000;
 #[derive(Clone)]
 pub struct RollCall {
     caller: Arc<Caller>,
-    flights: Flights<(Room, Duration), Arc<Answer>>,
+    flights: Flights<(Room, Duration), Flown>,
 }
 
 /// Calls the roll, once for each time that it is asked.
@@ -76,6 +77,14 @@ pub enum Unanswerable {
     NotIntroduced,
     #[error("this node is stopping")]
     Stopping,
+}
+
+/// What a flight brings to all aboard.
+#[derive(Clone)]
+struct Flown {
+    answer: Arc<Answer>,
+    /// How those link to it who did not begin it; none where nothing is traced.
+    traced: Option<Shared>,
 }
 
 /// A node that is being asked.
@@ -120,8 +129,18 @@ impl RollCall {
         let (caller, asked) = (Arc::clone(&self.caller), room.clone());
         // Who boards first has the least time left of all aboard.
         let until = Instant::now() + deadline;
-        let fly = move || async move { Arc::new(caller.call(&asked, until).await) };
-        self.flights.join(&(room.clone(), deadline), deadline / BOARDING_SHARE, fly).await.ok_or(Unanswerable::Stopping)
+        let asked_by = Span::current();
+        let fly = move || async move {
+            let span = traces::roll_call(&asked_by, &asked);
+            let traced = traces::share(&span, &asked_by);
+            // What is logged of it is about the request that began it.
+            let span = if span.is_disabled() { asked_by } else { span };
+            Flown { answer: Arc::new(caller.call(&asked, until).instrument(span).await), traced }
+        };
+        let flown = self.flights.join(&(room.clone(), deadline), deadline / BOARDING_SHARE, fly).await;
+        let Flown { answer, traced } = flown.ok_or(Unanswerable::Stopping)?;
+        traces::waited_for(traced.as_ref());
+        Ok(answer)
     }
 
     /// A caller wanted a complete answer or none, and gets none.
@@ -173,12 +192,16 @@ impl Caller {
         let mut answer = Answer::join(room.clone(), as_of, plan.source, plan.informed, outcomes);
         answer.took = began.elapsed();
         self.metrics.called(&answer);
+        traces::called(&answer);
         debug!(%room, complete = answer.complete, rows = answer.len(), took = ?answer.took, "called the roll");
         answer
     }
 
     async fn plan(&self, room: &Room, view: &View, within: Duration) -> Plan {
-        let owners = timeout(within, self.directory.owners(room)).await.ok().and_then(Result::ok);
+        let span = traces::directory_read(room);
+        let owners = timeout(within, self.directory.owners(room)).instrument(span.clone()).await;
+        let owners = owners.ok().and_then(Result::ok);
+        traces::directory_was_read(&span, owners.as_ref());
         let incarnation = self.roster.incarnation();
         plan(view, owners.as_ref(), incarnation.process(), self.membership.lease(), BootInstant::now())
     }

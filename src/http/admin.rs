@@ -6,6 +6,7 @@
 //! rest of `/_/`: what that page and the commands ask ([`operator`]). [`guard`] says who gets in.
 
 pub mod guard;
+pub mod log;
 pub mod operator;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tracing::error;
 
 use super::not_found;
 use super::problem::Problem;
+use super::request_id::RequestIds;
 use crate::health::Report;
 use crate::identity::By;
 use crate::membership::Membership;
@@ -68,6 +70,7 @@ pub fn router(config: Config) -> Router {
             HeaderName::from_static("cross-origin-resource-policy"),
             HeaderValue::from_static("same-origin"),
         ))
+        .layer(RequestIds { https: false })
 }
 
 /// What whoever reaches the port may have: nothing about anybody, and nothing secret.
@@ -78,6 +81,7 @@ fn open() -> Router<Arc<Config>> {
 /// What the operator alone may have: whatever is listed here is guarded, and what changes something is no GET.
 fn closed() -> Router<Arc<Config>> {
     Router::new()
+        .route("/_/log", get(log::show).put(log::change))
         // Nobody learns from a refusal what there is.
         .route("/_/{*elsewhere}", any(not_found))
         .method_not_allowed_fallback(method_not_allowed)

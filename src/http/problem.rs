@@ -2,7 +2,7 @@
 //!
 //! Owns the table from meaning to HTTP status. Nothing expected is a 500.
 
-use axum::Json;
+use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -23,6 +23,9 @@ struct Document<'a> {
     title: &'a str,
     status: u16,
     detail: &'a str,
+    /// As in the header `X-Request-Id` of the answer and in the log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
 }
 
 impl Problem {
@@ -69,6 +72,18 @@ impl Problem {
         Self { status: StatusCode::METHOD_NOT_ALLOWED, detail }
     }
 
+    /// The document itself, about the request of this id.
+    pub fn document(&self, request_id: Option<&str>) -> Body {
+        let document = Document {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            request_id,
+        };
+        serde_json::to_vec(&document).expect("a document of texts and a number").into()
+    }
+
     /// The response, with a header that says what to do about it.
     pub fn with(self, name: HeaderName, value: HeaderValue) -> Response {
         let mut response = self.into_response();
@@ -79,13 +94,10 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let document = Document {
-            r#type: "about:blank",
-            title: self.status.canonical_reason().unwrap_or("Error"),
-            status: self.status.as_u16(),
-            detail: &self.detail,
-        };
         let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
-        (self.status, content_type, Json(document)).into_response()
+        let mut response = (self.status, content_type, self.document(None)).into_response();
+        // For whoever knows the request's id.
+        response.extensions_mut().insert(self);
+        response
     }
 }

@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tonic::{Code, Status};
+use tracing::Instrument as _;
 
 use super::circuit::{Circuit, Patience};
 use super::link::{Broken, Connect, Link, by_tcp};
@@ -34,6 +35,7 @@ use crate::oddities::Oddity;
 use crate::roster::changes::Changes;
 use crate::roster::{Part, Row, Told};
 use crate::status::description::Description;
+use crate::traces;
 
 /// Why a peer's answer is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -135,7 +137,10 @@ impl Peers {
             ..Default::default()
         });
         request.set_timeout(within);
-        let reply = match call.end(timeout(within, client.lookup_sockets(request)).await) {
+        let span = traces::lookup(mesh, node, room);
+        traces::inject(&span, request.metadata_mut().as_mut());
+        let answer = timeout(within, client.lookup_sockets(request)).instrument(span.clone()).await;
+        let reply = match call.end(answer) {
             Ok(response) => part(node, known, &response).map(Reply::Part),
             Err(Failure::Said(status)) => {
                 moved(&status).filter(|now| now != node).map(Reply::Moved).ok_or_else(|| silence(&status))
@@ -143,6 +148,7 @@ impl Peers {
             Err(Failure::Late) => Err(Silence::Deadline),
         };
         lookup.end(&reply);
+        traces::looked_up(&span, &reply);
         reply
     }
 

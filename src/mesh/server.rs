@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Extensions, Request, Response, Status};
 use tracing::warn;
 
 use super::description;
@@ -36,6 +36,7 @@ use crate::roster::walk::{Place, Slice};
 use crate::roster::{Known, Part, Roster, Row, Told};
 use crate::socket_edge::sessions::Sessions;
 use crate::status::description::{Describer, ROOMS_MOST};
+use crate::traces;
 
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(5);
@@ -101,19 +102,11 @@ impl MeshService for Answering {
         &self,
         request: Request<proto::LookupSocketsRequest>,
     ) -> Result<Response<proto::LookupSocketsResponse>, Status> {
-        let (_, extensions, request) = request.into_parts();
-        let lookup = Lookup::check(&request)?;
-        let part = lookup.answer(&self.roster);
-        if let Some(meant) = lookup.node.filter(|meant| *meant != part.node) {
-            // An earlier id of this process is ordinary; another process is what is at the wrong address.
-            if meant.process() != part.node.process()
-                && let Some(peer) = self.untold("node id", extensions.get())
-            {
-                warn!(%peer, %meant, is = %part.node, "a peer takes this node for another, and is not answered");
-            }
-            return Err(another(&meant, &part.node));
-        }
-        Ok(Response::new(encode(part)))
+        let (metadata, extensions, request) = request.into_parts();
+        let span = traces::answering(metadata.as_ref(), &request.room);
+        let answer = span.in_scope(|| self.look_up(&request, &extensions));
+        traces::replied(&span, answer.as_ref().map_or_else(Status::code, |_| Code::Ok));
+        answer.map(Response::new)
     }
 
     async fn announce(
@@ -169,6 +162,25 @@ impl MeshService for Answering {
 }
 
 impl Answering {
+    fn look_up(
+        &self,
+        request: &proto::LookupSocketsRequest,
+        extensions: &Extensions,
+    ) -> Result<proto::LookupSocketsResponse, Status> {
+        let lookup = Lookup::check(request)?;
+        let part = lookup.answer(&self.roster);
+        if let Some(meant) = lookup.node.filter(|meant| *meant != part.node) {
+            // An earlier id of this process is ordinary; another process is what is at the wrong address.
+            if meant.process() != part.node.process()
+                && let Some(peer) = self.untold("node id", extensions.get())
+            {
+                warn!(%peer, %meant, is = %part.node, "a peer takes this node for another, and is not answered");
+            }
+            return Err(another(&meant, &part.node));
+        }
+        Ok(encode(part))
+    }
+
     /// The peer's address, if it has not been told for a while that it is refused for this.
     fn untold(&self, what: &'static str, peer: Option<&Peer>) -> Option<SocketAddr> {
         let address = peer?.address();

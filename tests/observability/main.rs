@@ -1,12 +1,18 @@
-//! What those see who run nodes: probes, metrics, what Prometheus makes of them, and what operators are told. Real
-//! `rollcall serve` processes over a real Redis, and the real promtool and Prometheus.
+//! What those see who run nodes: probes, metrics, what Prometheus makes of them, logs, traces, and what operators are
+//! told. Real
+//! `rollcall serve` processes over a real Redis, the real promtool and Prometheus, and OpenTelemetry's own messages over
+//! gRPC's own implementation.
 
 #[path = "../common/mod.rs"]
 mod common;
 
 mod access;
+mod collector;
 mod health;
+mod logs;
 mod metrics;
 mod monitoring;
 mod operator;
 mod process;
+mod requests;
+mod traces;

@@ -1,0 +1,256 @@
+//! Traces: the spans that show a roll call, from the request to what each node did for it.
+//!
+//! Owns their names and attributes (those of OpenTelemetry where it has some), and the W3C context that comes in with
+//! requests and goes out with lookups. No user and no token is in a span; rooms are. Where nothing is exported
+//! ([`export`]) no span is enabled, and none of this does anything.
+//!
+//! A roll call that several requests share is part of the trace of the one that began it; the others link to it.
+
+pub mod export;
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
+use opentelemetry::Context;
+use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator as _};
+use opentelemetry::trace::{SpanContext, TraceContextExt as _};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use tonic::Code;
+use tracing::field::Empty;
+use tracing::span::Id;
+use tracing::{Metadata, Span, info_span};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+use crate::directory::Owners;
+use crate::mesh::peers::{Reply, Silence};
+use crate::names::{NodeId, Room};
+use crate::roll_call::answer::{Answer, Source};
+use crate::roster::Told;
+
+/// The target of every span that is exported.
+const TARGET: &str = "rollcall::traces";
+const SERVICE: &str = "rollcall.v1.MeshService";
+const TRACE_STATE: &str = "tracestate";
+/// As much as W3C asks everybody to pass on, in bytes. More is left out.
+const TRACE_STATE_MOST: usize = 512;
+
+/// A roll call as those see it who wait for it.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    began_by: Option<Id>,
+    context: SpanContext,
+}
+
+pub fn is_exported(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span() && metadata.target() == TARGET
+}
+
+/// The span of a request that calls a roll, in the trace that it comes with; no span for any other. `https`: clients come
+/// by it.
+pub fn request<B>(request: &Request<B>, https: bool) -> Span {
+    let path = request.uri().path();
+    let room = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+    let route = match room {
+        Some(("" | "_" | "socket.io", _)) | None => return Span::none(),
+        Some((_, "users")) => "/{room}/users",
+        Some((_, "rollcall")) => "/{room}/rollcall",
+        Some(_) => return Span::none(),
+    };
+    let method = match request.method().as_str() {
+        known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "OPTIONS" | "PATCH") => known,
+        _ => "_OTHER",
+    };
+    let span = info_span!(
+        target: TARGET,
+        "request",
+        otel.name = %format_args!("{method} {route}"),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        http.request.method = method,
+        http.route = route,
+        http.response.status_code = Empty,
+        url.path = path,
+        url.scheme = if https { "https" } else { "http" },
+    );
+    within(span, request.headers())
+}
+
+/// How a request was answered.
+pub fn answered(span: &Span, status: StatusCode) {
+    if span.is_disabled() {
+        return;
+    }
+    span.record("http.response.status_code", i64::from(status.as_u16()));
+    if status.is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
+/// The span of a roll call that `asked_by` begins.
+pub fn roll_call(asked_by: &Span, room: &Room) -> Span {
+    info_span!(
+        target: TARGET,
+        parent: asked_by,
+        "roll call",
+        rollcall.room = room.as_str(),
+        rollcall.complete = Empty,
+        rollcall.source = Empty,
+        rollcall.nodes = Empty,
+        rollcall.rows = Empty,
+    )
+}
+
+/// How the roll call of this span went.
+pub fn called(answer: &Answer) {
+    let span = Span::current();
+    if !is_exported_span(&span) {
+        return;
+    }
+    span.record("rollcall.complete", answer.complete);
+    span.record("rollcall.source", if answer.source == Source::Directory { "directory" } else { "peers" });
+    span.record("rollcall.nodes", count(answer.nodes.len()));
+    span.record("rollcall.rows", count(answer.len()));
+}
+
+/// What those need to know who share the roll call of `span`.
+pub fn share(span: &Span, asked_by: &Span) -> Option<Shared> {
+    is_exported_span(span)
+        .then(|| Shared { began_by: asked_by.id(), context: span.context().span().span_context().clone() })
+}
+
+/// The current request waited for a roll call: one that another began is linked to.
+pub fn waited_for(shared: Option<&Shared>) {
+    let Some(shared) = shared else { return };
+    let span = Span::current();
+    if span.id() != shared.began_by && is_exported_span(&span) {
+        span.add_link(shared.context.clone());
+    }
+}
+
+/// The span of reading the directory.
+pub fn directory_read(room: &Room) -> Span {
+    info_span!(target: TARGET, "read owners", otel.status_code = Empty, rollcall.room = room.as_str(), rollcall.owners = Empty)
+}
+
+/// What the directory said, if it did.
+pub fn directory_was_read(span: &Span, owners: Option<&Owners>) {
+    if span.is_disabled() {
+        return;
+    }
+    match owners {
+        Some(owners) => span.record("rollcall.owners", count(owners.nodes.len())),
+        None => span.record("otel.status_code", "ERROR"),
+    };
+}
+
+/// The span of asking a peer at `mesh`.
+pub fn lookup(mesh: &str, node: &NodeId, room: &Room) -> Span {
+    info_span!(
+        target: TARGET,
+        "lookup",
+        otel.name = "rollcall.v1.MeshService/LookupSockets",
+        otel.kind = "client",
+        otel.status_code = Empty,
+        rpc.system = "grpc",
+        rpc.service = SERVICE,
+        rpc.method = "LookupSockets",
+        server.address = mesh.rsplit_once(':').map_or(mesh, |(host, _)| host),
+        server.port = mesh.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).map(i64::from),
+        error.type = Empty,
+        rollcall.room = room.as_str(),
+        rollcall.peer = node.as_str(),
+        rollcall.unchanged = Empty,
+    )
+}
+
+/// What came of asking a peer.
+pub fn looked_up(span: &Span, reply: &Result<Reply, Silence>) {
+    if span.is_disabled() {
+        return;
+    }
+    match reply {
+        Ok(Reply::Part(part)) => span.record("rollcall.unchanged", part.told == Told::Unchanged),
+        Ok(Reply::Moved(_)) => span.record("error.type", "moved"),
+        Err(silence) => {
+            span.record("error.type", silence.to_string());
+            span.record("otel.status_code", "ERROR")
+        }
+    };
+}
+
+/// The span of a peer's question, in the trace that it comes with.
+pub fn answering(headers: &HeaderMap, room: &str) -> Span {
+    let span = info_span!(
+        target: TARGET,
+        "answer",
+        otel.name = "rollcall.v1.MeshService/LookupSockets",
+        otel.kind = "server",
+        otel.status_code = Empty,
+        rpc.system = "grpc",
+        rpc.service = SERVICE,
+        rpc.method = "LookupSockets",
+        rpc.grpc.status_code = Empty,
+        rollcall.room = room,
+    );
+    within(span, headers)
+}
+
+/// How a peer's question was answered.
+pub fn replied(span: &Span, code: Code) {
+    if span.is_disabled() {
+        return;
+    }
+    span.record("rpc.grpc.status_code", i64::from(code as i32));
+    if matches!(code, Code::Unknown | Code::Internal | Code::Unavailable | Code::DataLoss | Code::Unimplemented) {
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
+/// Tells whoever gets these headers which span they come from.
+pub fn inject(span: &Span, headers: &mut HeaderMap) {
+    if !span.is_disabled() {
+        TraceContextPropagator::new().inject_context(&span.context(), &mut Outgoing(headers));
+    }
+}
+
+/// The same span, in the trace that these headers name. One that makes no sense is none: the span begins a trace.
+fn within(span: Span, headers: &HeaderMap) -> Span {
+    if !span.is_disabled() && headers.contains_key("traceparent") {
+        let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &Incoming(headers));
+        // It has not begun, so it can still be given a parent.
+        let _ = span.set_parent(parent);
+    }
+    span
+}
+
+/// As a number: what is not signed would be exported as a text.
+fn count(many: usize) -> i64 {
+    i64::try_from(many).unwrap_or(i64::MAX)
+}
+
+fn is_exported_span(span: &Span) -> bool {
+    span.metadata().is_some_and(is_exported)
+}
+
+struct Incoming<'a>(&'a HeaderMap);
+
+impl Extractor for Incoming<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        let value = self.0.get(key)?.to_str().ok()?;
+        (key != TRACE_STATE || value.len() <= TRACE_STATE_MOST).then_some(value)
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(HeaderName::as_str).collect()
+    }
+}
+
+struct Outgoing<'a>(&'a mut HeaderMap);
+
+impl Injector for Outgoing<'_> {
+    fn set(&mut self, key: &str, value: String) {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(key), HeaderValue::try_from(value))
+            && !value.is_empty()
+        {
+            self.0.insert(name, value);
+        }
+    }
+}

@@ -146,9 +146,21 @@ test("the mesh and Redis are closed to whoever has no secret", async () => {
   }
 });
 
+test("what is the operator's on the admin port takes the token that was made for it", async () => {
+  const [node] = deployment.of("node");
+  const admin = `${node.address}:9001`;
+  assert.equal((await get(admin, "/_/log")).status, 401);
+  const asked = ["log", "--admin", admin, "--token-file", deployment.file("secrets/admin_token")];
+  for (const levels of [["debug"], ["info"], []]) {
+    const { code, stdout, stderr } = await run(programs.rollcall, [...asked, ...levels]);
+    assert.equal(code, 0, stderr);
+    assert.equal(stdout, `${levels[0] ?? "info"}\n`);
+  }
+});
+
 test("no secret is on a command line or in a log", async () => {
-  for (const name of ["mesh_token", "redis_password", "jwt_key", "grafana_password"]) {
-    const secret = (await deployment.read(`secrets/${name}`)).trim();
+  for (const name of ["mesh_token", "redis_password", "jwt_key", "grafana_password", "admin_token"]) {
+    const secret = (await deployment.read(`secrets/${name}`)).trim().replace("ops: ", "");
     assert.equal(secret.length, 64, name);
     assert.ok(!deployment.logs.includes(secret), name);
     for (const { process } of [...deployment.of("node"), ...deployment.of("redis"), ...deployment.of("balancer")]) {

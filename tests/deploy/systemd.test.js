@@ -33,7 +33,9 @@ before(async () => {
   assert.equal(setup.code, 0, setup.stderr);
   const etc = join(folder, "etc");
   await mkdir(etc);
-  for (const secret of ["mesh_token", "jwt_key"]) await copyFile(join(folder, "deploy/secrets", secret), join(etc, secret));
+  for (const secret of ["mesh_token", "jwt_key", "admin_token"]) {
+    await copyFile(join(folder, "deploy/secrets", secret), join(etc, secret));
+  }
   await copyFile(join(DEPLOY, "systemd/rollcall.env"), join(etc, "rollcall.env"));
   key = (await readFile(join(etc, "jwt_key"), "utf8")).trim();
 

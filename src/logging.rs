@@ -170,7 +170,7 @@ mod tests {
             ("info\u{1b}[31m\nrollcall", "info"),
             (&"a".repeat(5000), "4096"),
         ] {
-            let refused = parse(bad).err().expect("it is refused").to_string();
+            let refused = parse(bad).expect_err("it is refused").to_string();
             assert!(refused.contains(named) && !refused.contains(char::is_control), "{bad}: {refused}");
         }
     }

@@ -2,11 +2,13 @@
 //!
 //! Owns their names and attributes (those of OpenTelemetry where it has some), and the W3C context that comes in with
 //! requests and goes out with lookups. No user and no token is in a span; rooms are. Where nothing is exported
-//! ([`export`]) no span is enabled, and none of this does anything.
+//! ([`export`]), and for a request that is not traced, no span is made, and none of this does anything.
 //!
 //! A roll call that several requests share is part of the trace of the one that began it; the others link to it.
 
 pub mod export;
+
+use std::sync::OnceLock;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use opentelemetry::Context;
@@ -28,15 +30,25 @@ use crate::roster::Told;
 /// The target of every span that is exported.
 const TARGET: &str = "rollcall::traces";
 const SERVICE: &str = "rollcall.v1.MeshService";
+const TRACE_PARENT: &str = "traceparent";
 const TRACE_STATE: &str = "tracestate";
 /// As much as W3C asks everybody to pass on, in bytes. More is left out.
 const TRACE_STATE_MOST: usize = 512;
+
+/// How many of the requests that come without a trace begin one; unset where nothing is exported.
+static RATIO: OnceLock<f64> = OnceLock::new();
 
 /// A roll call as those see it who wait for it.
 #[derive(Debug, Clone)]
 pub struct Shared {
     began_by: Option<Id>,
     context: SpanContext,
+}
+
+/// From now on there are spans, and so many of the requests begin a trace.
+pub fn begin(ratio: f64) {
+    // It is decided once, at the start.
+    let _ = RATIO.set(ratio);
 }
 
 pub fn is_exported(metadata: &Metadata<'_>) -> bool {
@@ -46,6 +58,7 @@ pub fn is_exported(metadata: &Metadata<'_>) -> bool {
 /// The span of a request that calls a roll, in the trace that it comes with; no span for any other. `https`: clients come
 /// by it.
 pub fn request<B>(request: &Request<B>, https: bool) -> Span {
+    let Some(&ratio) = RATIO.get() else { return Span::none() };
     let path = request.uri().path();
     let room = path.strip_prefix('/').and_then(|path| path.split_once('/'));
     let route = match room {
@@ -58,6 +71,7 @@ pub fn request<B>(request: &Request<B>, https: bool) -> Span {
         known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "OPTIONS" | "PATCH") => known,
         _ => "_OTHER",
     };
+    let Some(parent) = parent(request.headers(), ratio) else { return Span::none() };
     let span = info_span!(
         target: TARGET,
         "request",
@@ -70,7 +84,7 @@ pub fn request<B>(request: &Request<B>, https: bool) -> Span {
         url.path = path,
         url.scheme = if https { "https" } else { "http" },
     );
-    within(span, request.headers())
+    begin_within(span, parent)
 }
 
 /// How a request was answered.
@@ -86,6 +100,9 @@ pub fn answered(span: &Span, status: StatusCode) {
 
 /// The span of a roll call that `asked_by` begins.
 pub fn roll_call(asked_by: &Span, room: &Room) -> Span {
+    if !is_exported_span(asked_by) {
+        return Span::none();
+    }
     info_span!(
         target: TARGET,
         parent: asked_by,
@@ -127,6 +144,9 @@ pub fn waited_for(shared: Option<&Shared>) {
 
 /// The span of reading the directory.
 pub fn directory_read(room: &Room) -> Span {
+    if !is_exported_span(&Span::current()) {
+        return Span::none();
+    }
     info_span!(target: TARGET, "read owners", otel.status_code = Empty, rollcall.room = room.as_str(), rollcall.owners = Empty)
 }
 
@@ -143,6 +163,9 @@ pub fn directory_was_read(span: &Span, owners: Option<&Owners>) {
 
 /// The span of asking a peer at `mesh`.
 pub fn lookup(mesh: &str, node: &NodeId, room: &Room) -> Span {
+    if !is_exported_span(&Span::current()) {
+        return Span::none();
+    }
     info_span!(
         target: TARGET,
         "lookup",
@@ -176,8 +199,13 @@ pub fn looked_up(span: &Span, reply: &Result<Reply, Silence>) {
     };
 }
 
-/// The span of a peer's question, in the trace that it comes with.
+/// The span of a peer's question, in the trace that it comes with; none where it comes with none, since whoever asked has
+/// decided that it is not traced.
 pub fn answering(headers: &HeaderMap, room: &str) -> Span {
+    if RATIO.get().is_none() {
+        return Span::none();
+    }
+    let Some(parent) = parent(headers, 0.0) else { return Span::none() };
     let span = info_span!(
         target: TARGET,
         "answer",
@@ -190,7 +218,7 @@ pub fn answering(headers: &HeaderMap, room: &str) -> Span {
         rpc.grpc.status_code = Empty,
         rollcall.room = room,
     );
-    within(span, headers)
+    begin_within(span, parent)
 }
 
 /// How a peer's question was answered.
@@ -211,13 +239,23 @@ pub fn inject(span: &Span, headers: &mut HeaderMap) {
     }
 }
 
-/// The same span, in the trace that these headers name. One that makes no sense is none: the span begins a trace.
-fn within(span: Span, headers: &HeaderMap) -> Span {
-    if !span.is_disabled() && headers.contains_key("traceparent") {
-        let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &Incoming(headers));
-        // It has not begun, so it can still be given a parent.
-        let _ = span.set_parent(parent);
+/// What a span is part of that these headers ask for: a trace that they name, one that begins here (so many of them as
+/// `ratio` says), or `None`: it is not traced. Decided once, before anything is made of it. Headers that make no sense
+/// name no trace.
+fn parent(headers: &HeaderMap, ratio: f64) -> Option<Context> {
+    if headers.contains_key(TRACE_PARENT) {
+        let named = TraceContextPropagator::new().extract_with_context(&Context::new(), &Incoming(headers));
+        let context = named.span().span_context().clone();
+        if context.is_valid() {
+            return context.is_sampled().then_some(named);
+        }
     }
+    (rand::random::<f64>() < ratio).then(Context::new)
+}
+
+fn begin_within(span: Span, parent: Context) -> Span {
+    // It has not begun, so it can still be given a parent.
+    let _ = span.set_parent(parent);
     span
 }
 

@@ -278,7 +278,7 @@ fn what_is_wrong_on_the_command_line_is_said_though_there_is_a_file() {
     let read = |arguments: String| {
         let arguments = arguments.split_whitespace().map(OsString::from).collect::<Vec<_>>();
         let Ok(Cli { command: Command::Serve(serve), log }) = Cli::read(arguments) else { panic!("refused") };
-        (serve.lease, log.unwrap())
+        (serve.lease, log.levels.unwrap())
     };
     let seconds = Duration::from_secs;
     assert_eq!(read(format!("rollcall serve --config {file} --")), (seconds(6), "debug".to_owned()));

@@ -24,6 +24,7 @@ use tonic::metadata::{KeyAndValueRef, MetadataMap};
 use tracing::{info, warn};
 
 use crate::names::NodeName;
+use crate::traces;
 use crate::watched::{self, Watched};
 
 /// How many spans may wait to be exported. A roll call of four nodes has some six on the node that is asked.
@@ -132,9 +133,10 @@ impl Traces {
             .build();
         let provider = SdkTracerProvider::builder()
             .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(batches).build())
-            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio))))
+            .with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOn)))
             .with_resource(resource)
             .build();
+        traces::begin(ratio);
         Ok(Self { provider, headers })
     }
 

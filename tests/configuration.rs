@@ -23,7 +23,7 @@ use tempfile::TempDir;
 type Flags = &'static [(&'static str, &'static str)];
 
 /// What flags may go together with: each is accepted in one of these.
-const CONTEXTS: [Flags; 6] = [
+const CONTEXTS: [Flags; 8] = [
     &[("identity", "query")],
     &[("identity", "jwt"), ("jwt-key", "a")],
     &[("identity", "jwt")],
@@ -45,9 +45,16 @@ const CONTEXTS: [Flags; 6] = [
         ("redis-cert", "a"),
         ("redis-key", "a"),
     ],
+    &[
+        ("identity", "query"),
+        ("redis", "redis-sentinel://a/b"),
+        ("redis-sentinel-user", "a"),
+        ("redis-sentinel-password-file", "a"),
+    ],
+    &[("identity", "query"), ("otlp-endpoint", "https://a.example"), ("otlp-headers-file", "a")],
 ];
 /// What flags may be given: two of these at least are accepted by each that has no words of its own.
-const VALUES: [&str; 18] = [
+const VALUES: [&str; 20] = [
     "3",
     "4",
     "1s",
@@ -66,6 +73,8 @@ const VALUES: [&str; 18] = [
     "redis://b",
     "websocket",
     "websocket,polling",
+    "0.25",
+    "0.5",
 ];
 
 /// The program, with nothing in its environment.

@@ -15,6 +15,7 @@ use rollcall::mesh::proto::{
 use rollcall::names::NodeId;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -257,18 +258,34 @@ async fn peers_that_tell_too_much_or_nonsense_or_nothing_are_named_and_cost_a_se
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_admin_port_that_is_open_to_others_tells_operators_nothing() {
-    let mut command_line = serve();
-    command_line.env("ROLLCALL_ADMIN_LISTEN", "0.0.0.0:0").args(["--identity", "query", "--node-name", "own"]);
-    let node = Process::launch(&mut command_line);
-    let admin = SocketAddr::from(([127, 0, 0, 1], node.admin.port()));
-    for path in ["/_/", "/_/status", "/_/rooms/a"] {
-        assert_eq!(reqwest::get(format!("http://{admin}{path}")).await.unwrap().status(), 404, "{path}");
+async fn an_admin_port_that_is_open_to_others_tells_nothing_of_rooms_and_users_without_a_token() {
+    let folder = TempDir::new().unwrap();
+    let tokens = folder.path().join("tokens").to_str().unwrap().to_owned();
+    let node = |more: &[&str]| {
+        let mut command_line = serve();
+        command_line.env("ROLLCALL_ADMIN_LISTEN", "0.0.0.0:0").args(["--identity", "query", "--node-name", "own"]);
+        let node = Process::launch(command_line.args(more));
+        let admin = SocketAddr::from(([127, 0, 0, 1], node.admin.port()));
+        (node, admin)
+    };
+    let (_open, admin) = node(&[]);
+    assert_eq!(reqwest::get(format!("http://{admin}/_/")).await.unwrap().status(), 200, "the page by itself is empty");
+    for path in ["/_/status", "/_/rooms/a"] {
+        assert_eq!(reqwest::get(format!("http://{admin}{path}")).await.unwrap().status(), 403, "{path}");
     }
     for arguments in [&["status"][..], &["users", "a"]] {
         let (well, said) = command(admin, arguments).await;
-        assert!(!well && said.contains("there is nothing for operators"), "{said}");
+        assert!(!well && said.contains("start it with --admin-token-file"), "{said}");
         assert_eq!(said.matches('\n').count(), 1, "one line: {said}");
+    }
+    std::fs::write(&tokens, "someone: 0123456789abcdef0123\n").unwrap();
+    let (closed, admin) = node(&["--admin-token-file", &tokens]);
+    closed.is_ready().await;
+    let (well, said) = command(admin, &["status"]).await;
+    assert!(!well && said.contains("it wants a token: pass --token-file"), "{said}");
+    for arguments in [&["status", "--token-file", &tokens][..], &["users", "a", "--token-file", &tokens]] {
+        let (well, said) = command(admin, arguments).await;
+        assert!(well, "{said}");
     }
 }
 
@@ -288,7 +305,7 @@ async fn the_answers_for_operators_are_for_no_cache_and_no_other_page_and_read_o
         }
         assert!(!answer.headers().contains_key("access-control-allow-origin"));
         let url = format!("http://{}{path}", node.admin);
-        assert_eq!(reqwest::Client::new().post(url).send().await.unwrap().status(), 405, "{path}");
+        assert_eq!(reqwest::Client::new().post(url).send().await.unwrap().status(), 403, "{path}");
     }
     let page = node.get("/_/").await;
     let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();

@@ -1,7 +1,6 @@
-//! What those see who run nodes: probes, metrics, what Prometheus makes of them, logs, traces, and what operators are
-//! told. Real
-//! `rollcall serve` processes over a real Redis, the real promtool and Prometheus, and OpenTelemetry's own messages over
-//! gRPC's own implementation.
+//! What those see who run nodes: probes, metrics, what Prometheus makes of them, logs, traces, and what operators are told.
+//! Real `rollcall serve` processes over a real Redis, the real promtool and Prometheus, and OpenTelemetry's own messages
+//! over gRPC's own implementation.
 
 #[path = "../common/mod.rs"]
 mod common;

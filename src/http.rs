@@ -1,11 +1,12 @@
 //! HTTP: the REST answers, the page, and the admin port.
 //!
 //! Owns the routes, what pages of other origins may read, who is let in ([`access`]), the ids of requests
-//! ([`request_id`]), and how meaning becomes a response; every error is one problem
-//! document ([`problem`]). Handlers adapt the roll call and know no more about it than its answer.
+//! ([`request_id`]), and how meaning becomes a response; every error is one problem document ([`problem`]). What can be
+//! asked is told to programs by [`openapi`]. Handlers adapt the roll call and know no more about it than its answer.
 
 pub mod access;
 pub mod admin;
+pub mod openapi;
 pub mod page;
 pub mod problem;
 pub mod request_id;
@@ -14,12 +15,12 @@ pub mod rest;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::get;
+use axum::{Json, Router};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
@@ -51,9 +52,11 @@ pub fn router(config: Config) -> Router {
         .route_layer(config.at_once.clone())
         // Before the above: who may not call takes no place, however long it takes to find that out.
         .route_layer(from_fn_with_state(Arc::clone(&config), access::guard));
+    let openapi = openapi::document(&config.callers);
     let routes = Router::new()
         .route("/", get(page::front))
         .route("/_/assets/{asset}", get(page::asset))
+        .route("/_/openapi.json", get(async move || Json(openapi.clone())))
         .route("/{room}", get(page::room))
         .merge(rolls)
         .fallback(not_found)

@@ -1,6 +1,6 @@
 //! What operators ask from a terminal: `rollcall status` and `rollcall users`.
 //!
-//! Owns the asking ([`remote`]) and the telling: [`table`] writes how the cluster is, [`users`] who is in a room. Whatever
+//! Owns the asking ([`remote`]) and the telling: [`table`] writes how the cluster is, [`mod@users`] who is in a room. Whatever
 //! answers, it is bounded, and what it says is text on a terminal and nothing else ([`shown`]). How the cluster is, and
 //! who is in a room, is known by the node that is asked.
 

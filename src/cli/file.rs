@@ -2,7 +2,7 @@
 //!
 //! Owns how it is read, and what is said of one that cannot be: the file, the line and the key, and never a value, which
 //! may be a secret. What a value may be is its flag's business: here it becomes the text that the flag would be given.
-//! Which of them count is decided in [`super::origin`].
+//! Which of them count is decided in [`mod@super::origin`].
 
 use std::fs::File as Opened;
 use std::io::Read as _;

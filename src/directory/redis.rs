@@ -1,7 +1,7 @@
 //! The directory in Redis: the keys of the design, over one multiplexed connection.
 //!
-//! Owns the key names and the commands. The connection is [`link`]'s: it is to the one master that has the keys, wherever
-//! that is ([`master`]), and it is one Redis process, so the `run_id` read when it was made is part of every [`Epoch`]
+//! Owns the key names and the commands. The connection is `link`'s: it is to the one master that has the keys, wherever
+//! that is (`master`), and it is one Redis process, so the `run_id` read when it was made is part of every [`Epoch`]
 //! read over it. A call without an answer within [`CALL_TIMEOUT`] ends the connection, and [`Directory::upkeep`] makes
 //! another one; nothing is retried behind a caller's back. What is not fit for an index is not used ([`fitness`]).
 

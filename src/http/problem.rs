@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// When to try again what may work in a moment, for `Retry-After`: in seconds.
 pub const SOON: HeaderValue = HeaderValue::from_static("1");
@@ -17,11 +18,19 @@ pub struct Problem {
     detail: String,
 }
 
-#[derive(Serialize)]
-struct Document<'a> {
+/// What is wrong, and what can be done about it (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct Document<'a> {
+    /// What kind of problem it is: none beyond its status.
+    #[schema(example = "about:blank")]
     r#type: &'static str,
+    /// The phrase of the status.
     title: &'a str,
+    /// The status of the answer.
+    #[schema(minimum = 400, maximum = 599)]
     status: u16,
+    /// What is wrong with this very request.
     detail: &'a str,
     /// As in the header `X-Request-Id` of the answer and in the log.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -15,8 +15,10 @@ use axum::response::{IntoResponse, Response};
 use axum_extra::TypedHeader;
 use headers::{ContentType, ETag, HeaderMapExt, IfNoneMatch};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Config;
+use super::openapi::{AskQuery, CallErrors, HeldHeader, RoomPath, Row};
 use super::problem::Problem;
 use crate::mesh::peers::Silence;
 use crate::names::{NodeId, NodeName, Room, SocketId, UserId};
@@ -29,32 +31,61 @@ pub const UNANSWERED: &str = "rollcall-unanswered";
 /// When incomplete: how many sockets are left open, or `unknown`.
 pub const UNRESOLVED: &str = "rollcall-unresolved";
 
-#[derive(Serialize)]
-struct User<'a> {
+/// One socket, and where it is.
+#[derive(Serialize, ToSchema)]
+#[schema(as = LocatedSocket)]
+pub struct User<'a> {
+    /// What its client sees as `socket.id`.
+    #[schema(value_type = String)]
     id_socket: &'a SocketId,
+    /// The user that it belongs to.
+    #[schema(value_type = String)]
     id_user: &'a UserId,
+    /// The name of the node that it is connected to.
+    #[schema(value_type = String)]
     node: &'a NodeName,
 }
 
-#[derive(Serialize)]
-struct Full<'a> {
+/// Who is in the room, who was asked, and what became of it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RollCall)]
+pub struct Full<'a> {
+    #[schema(value_type = String)]
     room: &'a Room,
+    /// Every node that may have sockets of the room has answered.
     complete: bool,
+    /// When it began.
+    #[schema(format = DateTime)]
     as_of: String,
+    /// How long it took, in milliseconds.
+    #[schema(minimum = 0)]
     took_ms: f64,
     source: Source,
+    /// Those that were asked.
     nodes: Vec<Node<'a>>,
+    /// How many sockets are left open by nodes that did not answer; `null` when that cannot be known.
     unresolved: Option<u64>,
+    /// In no particular order.
     users: Vec<User<'a>>,
 }
 
-#[derive(Serialize)]
-struct Node<'a> {
+/// A node that was asked.
+#[derive(Serialize, ToSchema)]
+pub struct Node<'a> {
+    /// One run of a process.
+    #[schema(value_type = String)]
     id: &'a NodeId,
+    /// What people call it.
+    #[schema(value_type = String)]
     name: &'a NodeName,
+    /// How many sockets of the room it vouched for.
     vouched: usize,
+    /// It said that they are those of the last time.
     unchanged: bool,
+    /// Why its answer is missing, if it is.
     error: Option<Silence>,
+    /// How long it took, in milliseconds.
+    #[schema(minimum = 0)]
     took_ms: f64,
 }
 
@@ -74,7 +105,29 @@ struct RawAsk {
     strict: Option<String>,
 }
 
-/// Who is in the room: the short answer.
+/// Who is in the room
+///
+/// One row for each socket, in no particular order. Where somebody who may have sockets of the room did not answer, the
+/// headers say so.
+#[utoipa::path(
+    get,
+    path = "/{room}/users",
+    params(RoomPath, AskQuery, HeldHeader),
+    responses(
+        (
+            status = 200,
+            body = [Row],
+            headers(
+                ("Rollcall-Complete" = bool, description = "Every node that may have sockets of the room has answered."),
+                ("Rollcall-Unanswered" = String, description = "When incomplete: `<node>=<reason>`, separated by commas."),
+                ("Rollcall-Unresolved" = String, description = "When incomplete: how many sockets are left open, or `unknown`."),
+                ("ETag" = String, description = "When complete: names the roll, the same on every node."),
+            )
+        ),
+        (status = 304, description = "It is what `If-None-Match` names, after the nodes were asked."),
+        CallErrors,
+    )
+)]
 pub async fn users(State(config): State<Arc<Config>>, ask: Ask) -> Result<Response, Problem> {
     let answer = call(&config, &ask).await?;
     let tag = answer.tag().map(etag);
@@ -85,7 +138,24 @@ pub async fn users(State(config): State<Arc<Config>>, ask: Ask) -> Result<Respon
     Ok((tag.map(TypedHeader), with_completeness(&answer, response)).into_response())
 }
 
-/// Who is in the room, who was asked, and how it went: the full answer.
+/// Who is in the room, who was asked, and what became of it
+#[utoipa::path(
+    get,
+    path = "/{room}/rollcall",
+    params(RoomPath, AskQuery),
+    responses(
+        (
+            status = 200,
+            body = Full,
+            headers(
+                ("Rollcall-Complete" = bool, description = "As `complete` in the body."),
+                ("Rollcall-Unanswered" = String, description = "When incomplete: `<node>=<reason>`, separated by commas."),
+                ("Rollcall-Unresolved" = String, description = "When incomplete: how many sockets are left open, or `unknown`."),
+            )
+        ),
+        CallErrors,
+    )
+)]
 pub async fn roll_call(State(config): State<Arc<Config>>, ask: Ask) -> Result<Response, Problem> {
     let answer = call(&config, &ask).await?;
     let nodes = answer.nodes.iter().map(|node| Node {

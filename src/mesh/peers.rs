@@ -19,6 +19,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 use tracing::Instrument as _;
+use utoipa::ToSchema;
 
 use super::circuit::{Circuit, Patience};
 use super::link::{Broken, Connect, Link, by_tcp};
@@ -38,7 +39,7 @@ use crate::status::description::Description;
 use crate::traces;
 
 /// Why a peer's answer is missing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Silence {
     /// It did not answer in time.

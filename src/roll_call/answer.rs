@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::rows::Rows;
 use crate::directory::Account;
@@ -18,7 +19,7 @@ use crate::names::{NodeId, NodeName, Room};
 use crate::roster::Row;
 
 /// What the choice of whom to ask rested on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// The directory permitted to skip the nodes that do not own sockets of the room.

@@ -2,7 +2,7 @@
 //!
 //! Owns what proves who this node is, and what it trusts: what the URL says and what files say, which are read again when
 //! they change and count from the next connection on. A secret is in no error and no `Debug`. Where to connect to is
-//! found by [`Master`], and whether what answers can be used is judged by [`Unfit`]: one that must be mended is told
+//! found by `Master`, and whether what answers can be used is judged by [`Unfit`]: one that must be mended is told
 //! apart from one that does not answer.
 
 use std::mem::{Discriminant, discriminant};

@@ -92,32 +92,6 @@ pub enum Command {
     /// that are `not set` mean what `serve --help` says.
     Config(Effective),
 
-    /// Make a CA and certificates for the nodes of a mesh
-    ///
-    /// For `--mesh-ca`, `--mesh-cert` and `--mesh-key` of `serve`. Whoever has a CA already needs none of this: any
-    /// certificate does that names the node's host and is for both server and client authentication.
-    Certs(Certs),
-
-    /// Compare what Redis says with what every node says, and print what differs
-    ///
-    /// Asks the nodes that are registered in Redis, and those that they know, for everything they have, and reads all that
-    /// is under the prefix. What differs is looked at a second time: what was under way differs only once. Mends nothing.
-    /// Exit code 0: nothing differs; 1: something does; 2: Redis or a node could not be asked.
-    Audit(Box<Audit>),
-
-    /// Ask a node on this machine whether it is well, for probes: exit code 0 or 1, and one line that says why
-    Health(Health),
-
-    /// Print the completions of this command line for a shell
-    ///
-    /// For bash: `rollcall completions bash > /etc/bash_completion.d/rollcall`.
-    Completions(Completions),
-
-    /// Print a page of the manual, or write all of them
-    ///
-    /// To read one: `rollcall man serve | man -l -`.
-    Man(Manual),
-
     /// Ask how the cluster is: its nodes, its busiest rooms, its roll calls. Exit code 0 when every node answers and counts
     ///
     /// One node asks all that it knows, and each answers for itself; one that does not is listed with the reason. Exit
@@ -128,8 +102,35 @@ pub enum Command {
     ///
     /// The last line says how complete it is, and which nodes did not answer; the exit code is then 1.
     Users(Users),
+
+    /// Compare what Redis says with what every node says, and print what differs
+    ///
+    /// Asks the nodes that are registered in Redis, and those that they know, for everything they have, and reads all that
+    /// is under the prefix. What differs is looked at a second time: what was under way differs only once. Mends nothing.
+    /// Exit code 0: nothing differs; 1: something does; 2: Redis or a node could not be asked.
+    Audit(Box<Audit>),
+
     /// Say what a node logs, or change that while it runs
     Log(Log),
+
+    /// Ask a node on this machine whether it is well, for probes: exit code 0 or 1, and one line that says why
+    Health(Health),
+
+    /// Make a CA and certificates for the nodes of a mesh
+    ///
+    /// For `--mesh-ca`, `--mesh-cert` and `--mesh-key` of `serve`. Whoever has a CA already needs none of this: any
+    /// certificate does that names the node's host and is for both server and client authentication.
+    Certs(Certs),
+
+    /// Print the completions of this command line for a shell
+    ///
+    /// For bash: `rollcall completions bash > /etc/bash_completion.d/rollcall`.
+    Completions(Completions),
+
+    /// Print a page of the manual, or write all of them
+    ///
+    /// To read one: `rollcall man serve | man -l -`.
+    Man(Manual),
 }
 
 #[derive(Debug, Args)]

@@ -158,6 +158,16 @@ test("what is the operator's on the admin port takes the token that was made for
   }
 });
 
+test("in a container the commands find its node, the others and Redis by what is in its environment", async () => {
+  const [node] = deployment.of("node");
+  const says = async (...words) => run(programs.rollcall, words, node.env);
+  await until(async () => (await says("status")).code === 0, "all nodes are well");
+  const who = await says("users", ROOM);
+  assert.equal(who.code, 0, who.stderr);
+  assert.equal(who.stdout.match(/^\S+ +user-\d+ /gm).length, crowd.length, who.stdout);
+  await until(async () => (await says("audit", "--pause", "2s")).code === 0, "Redis says what the nodes say");
+});
+
 test("no secret is on a command line or in a log", async () => {
   for (const name of ["mesh_token", "redis_password", "jwt_key", "grafana_password", "admin_token"]) {
     const secret = (await deployment.read(`secrets/${name}`)).trim().replace("ops: ", "");

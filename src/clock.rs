@@ -16,6 +16,11 @@ const CLOCK: ClockId = ClockId::Monotonic;
 
 static SIMULATED: OnceLock<fn() -> Duration> = OnceLock::new();
 
+/// A duration as it is told and written elsewhere: in whole milliseconds, and the most there are where it has more.
+pub fn whole_milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// From now on this process's time is what `time` says: the time since a moment that never changes.
 ///
 /// # Panics

@@ -15,12 +15,15 @@ pub mod rest;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::get;
-use axum::{Json, Router};
+use axum_extra::TypedHeader;
+use bytes::Bytes;
+use headers::ContentType;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
@@ -53,22 +56,27 @@ pub fn router(config: Config) -> Router {
         // Before the above: who may not call takes no place, however long it takes to find that out.
         .route_layer(from_fn_with_state(Arc::clone(&config), access::guard));
     let openapi = openapi::document(&config.callers);
+    let openapi = Bytes::from(serde_json::to_vec(&openapi).expect("a document of texts, numbers and lists"));
     let routes = Router::new()
         .route("/", get(page::front))
         .route("/_/assets/{asset}", get(page::asset))
-        .route("/_/openapi.json", get(async move || Json(openapi.clone())))
+        .route("/_/openapi.json", get(async move || (TypedHeader(ContentType::json()), openapi.clone())))
         .route("/{room}", get(page::room))
         .merge(rolls)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(config);
-    sealed(routes)
+    sealed(asked_again(routes))
 }
 
-/// With what keeps answers from caches that do not ask again, and from pages of other origins.
+/// With what keeps answers from caches that do not ask again.
+fn asked_again(routes: Router) -> Router {
+    routes.layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
+}
+
+/// With what keeps answers from pages of other origins, and browsers from taking them for something else.
 fn sealed(routes: Router) -> Router {
     routes
-        .layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
         .layer(SetResponseHeaderLayer::if_not_present(
             header::X_CONTENT_TYPE_OPTIONS,
             HeaderValue::from_static("nosniff"),

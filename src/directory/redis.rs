@@ -22,6 +22,7 @@ use smol_str::SmolStr;
 use tracing::debug;
 
 use super::{Account, Directory, ENTRY_TTL, Epoch, Error, Listing, NodeEntry, Owners, Renewal, Result};
+use crate::clock::whole_milliseconds;
 use crate::names::{NodeId, Room};
 use crate::oddities::Oddity;
 use crate::roster::claims::SeatChange;
@@ -220,8 +221,9 @@ fn parse<T: FromRedisValue>(answer: &::redis::Value) -> Result<T> {
     ::redis::from_redis_value_ref(answer).map_err(|error| Error::Refused(error.to_string()))
 }
 
+/// A time to live, which is not 0.
 fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+    whole_milliseconds(duration).max(1)
 }
 
 fn encode(entry: &NodeEntry) -> String {

@@ -13,18 +13,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use axum::{Json, Router};
 use tokio::task::spawn_blocking;
-use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::error;
 
-use super::not_found;
 use super::problem::Problem;
 use super::request_id::RequestIds;
+use super::{not_found, sealed};
 use crate::health::Report;
 use crate::identity::By;
 use crate::membership::Membership;
@@ -55,22 +54,14 @@ pub fn router(config: Config) -> Router {
     let answers = operator::answers(&config);
     let guarded = closed().with_state(Arc::clone(&config)).merge(answers);
     let guarded = guarded.route_layer(from_fn_with_state(config.guard.clone(), guard::let_in));
-    open()
+    let routes = open()
         .with_state(config)
         .merge(operator::page())
         .merge(guarded)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(DefaultBodyLimit::max(BODY_MOST))
-        .layer(SetResponseHeaderLayer::if_not_present(
-            header::X_CONTENT_TYPE_OPTIONS,
-            HeaderValue::from_static("nosniff"),
-        ))
-        .layer(SetResponseHeaderLayer::if_not_present(
-            HeaderName::from_static("cross-origin-resource-policy"),
-            HeaderValue::from_static("same-origin"),
-        ))
-        .layer(RequestIds { https: false })
+        .layer(DefaultBodyLimit::max(BODY_MOST));
+    sealed(routes).layer(RequestIds { https: false })
 }
 
 /// What whoever reaches the port may have: nothing about anybody, and nothing secret.

@@ -18,7 +18,6 @@ const BEARER: &str = "bearer";
     info(
         title = "Rollcall",
         description = "Who is in this Socket.IO room right now, across the whole cluster, and which user is each socket?",
-        contact(),
     ),
     paths(rest::users, rest::roll_call)
 )]

@@ -9,6 +9,7 @@ use smol_str::SmolStr;
 use thiserror::Error;
 
 use super::proto;
+use crate::clock::whole_milliseconds;
 use crate::membership::Identity;
 use crate::metrics::recent::{BUCKET, BUCKETS, Bucket, DURATIONS, Series};
 use crate::names::{NameError, NodeId, Room};
@@ -44,7 +45,7 @@ pub fn encode(about: &Identity, told: &Description) -> proto::DescribeResponse {
         name: about.name.to_string(),
         mesh: about.mesh.to_string(),
         since: told.since.to_string(),
-        uptime_ms: milliseconds(told.uptime),
+        uptime_ms: whole_milliseconds(told.uptime),
         version: told.version.to_string(),
         sockets: told.sockets,
         rooms: told.rooms,
@@ -54,7 +55,7 @@ pub fn encode(about: &Identity, told: &Description) -> proto::DescribeResponse {
         counts: told.counts,
         whole: told.whole,
         draining: told.draining,
-        lease_left_ms: told.lease_left.map(milliseconds),
+        lease_left_ms: told.lease_left.map(whole_milliseconds),
         roll_calls: Some(proto::RecentRollCalls {
             bucket_ms: u32::try_from(BUCKET.as_millis()).unwrap_or(u32::MAX),
             running_ms: u32::try_from(told.roll_calls.running.as_millis()).unwrap_or(u32::MAX),
@@ -114,10 +115,6 @@ fn decode_series(told: &proto::RecentRollCalls) -> Result<Series, Error> {
 fn text(told: &str) -> Result<SmolStr, Error> {
     let plain = told.len() <= TEXT_MOST && told.bytes().all(|byte| byte.is_ascii_graphic());
     plain.then(|| told.into()).ok_or(Error::Text)
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

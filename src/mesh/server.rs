@@ -48,7 +48,8 @@ struct Answering {
     security: Security,
 }
 
-/// Serves the mesh until `stop`, and then what is under way. `describer`: what is asked for. `sessions`: those of polling clients, where they are let in.
+/// Serves the mesh until `stop`, and then what is under way. `describer`: says how this node is. `sessions`: those of
+/// polling clients, where they are let in.
 /// `security`: who else is, and [`super::accept`] makes the connections that go with it.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ use smol_str::SmolStr;
 use thiserror::Error;
 
 use super::proto;
+use crate::clock::whole_milliseconds;
 use crate::directory::Epoch;
 use crate::membership::table::{Known, Said};
 use crate::names::{NameError, NodeId, NodeName};
@@ -61,7 +62,7 @@ fn encode_member(known: &Known) -> proto::KnownMember {
         name: known.name.to_string(),
         mesh: known.mesh.to_string(),
         since: known.since.to_string(),
-        age_ms: known.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        age_ms: known.age.map(whole_milliseconds),
     }
 }
 

@@ -11,6 +11,7 @@ use smol_str::SmolStr;
 
 use super::description::Description;
 use super::{Asked, BusyRoom, Minute, Node, Own, RollCalls, Said, Status, milliseconds};
+use crate::clock::whole_milliseconds;
 use crate::metrics::recent::{BUCKET, BUCKETS, Bucket, Series};
 use crate::names::Room;
 
@@ -170,10 +171,6 @@ fn natural(one: &str, next: &str) -> std::cmp::Ordering {
         (name, number.len(), number)
     };
     parts(one).cmp(&parts(next))
-}
-
-fn whole_milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use axum::response::Redirect;
 use axum::routing::get;
 use axum::{Json, Router};
 
-use crate::http::{Config, method_not_allowed, page, rest, sealed};
+use crate::http::{Config, asked_again, method_not_allowed, page, rest};
 use crate::identity::Callers;
 use crate::limits::at_once::AtOnce;
 use crate::node::DEADLINE_MOST;
@@ -24,7 +24,7 @@ pub fn page() -> Router {
         .route("/_", get(async || Redirect::permanent("/_/")))
         .route("/_/", get(page::operator))
         .route("/_/assets/{asset}", get(page::any_asset));
-    sealed(routes.method_not_allowed_fallback(method_not_allowed))
+    asked_again(routes.method_not_allowed_fallback(method_not_allowed))
 }
 
 /// What it asks. Whoever got so far may have it.
@@ -38,11 +38,10 @@ pub fn answers(admin: &super::Config) -> Router {
         at_once: at_once.clone(),
     };
     let overview = admin.overview.clone();
-    let routes = Router::new()
+    Router::new()
         .route("/_/status", get(async move || Json(overview.status().await)))
         .route("/_/rooms/{room}", get(rest::roll_call))
         .route_layer(at_once)
         .method_not_allowed_fallback(method_not_allowed)
-        .with_state(Arc::new(config));
-    sealed(routes)
+        .with_state(Arc::new(config))
 }

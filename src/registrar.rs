@@ -30,7 +30,7 @@ const ASSERT_EVERY: Duration = Duration::from_secs(30);
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// How long after a list was written the next one may be. Nobody waits for lists, and with one command for what comes in
 /// this time instead of one for each two sockets, four nodes on two cores let in a tenth more clients per second.
-const LIST_AFTER: Duration = Duration::from_millis(10);
+pub const LIST_AFTER: Duration = Duration::from_millis(10);
 /// The most rooms in one command.
 const ROOMS_PER_COMMAND: usize = 500;
 /// The most seats in one command.

@@ -216,14 +216,6 @@ pub async fn serve<S, B>(
     B::Data: Send,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    // Every connection has them from its listener: tcp(7).
-    let socket = SockRef::from(&listener);
-    if let Err(error) = socket.set_tcp_nodelay(true) {
-        warn!(%error, "small writes may be delayed");
-    }
-    if let Err(error) = socket.set_tcp_user_timeout(Some(connections.0.terms.stuck_after)) {
-        warn!(%error, "clients that stop reading may be kept");
-    }
     let tasks = TaskTracker::new();
     let mut complained = false;
     loop {
@@ -275,7 +267,13 @@ impl Connection {
         B::Data: Send,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
+        if let Err(error) = self.stream.set_nodelay(true) {
+            debug!(peer = %self.peer, %error, "small writes may be delayed");
+        }
         let terms = self.connections.0.terms;
+        if let Err(error) = SockRef::from(&self.stream).set_tcp_user_timeout(Some(terms.stuck_after)) {
+            debug!(peer = %self.peer, %error, "a client that stops reading may be kept");
+        }
         let peer = self.peer;
         let switch = Switch(Arc::new(SwitchState { peer: Some(peer.ip()), ..SwitchState::default() }));
         let tracked = self.connections.track(switch.clone());

@@ -78,7 +78,7 @@ struct Desk {
     doubtful_rooms: HashSet<Room>,
     doubtful_seats: HashSet<Seat>,
     /// When commands of a kind may be sent again: after a failure, since what is refused must not slow the others; lists
-    /// after any.
+    /// after any that was not full.
     claims_after: Option<Instant>,
     removals_after: Option<Instant>,
     lists_after: Option<Instant>,
@@ -363,7 +363,8 @@ impl Registrar {
             }
             Done::Listed { node, changes, answer } => {
                 desk.listing = false;
-                desk.lists_after = Some(Instant::now() + LIST_AFTER);
+                // A full one is followed at once by what did not fit.
+                desk.lists_after = (changes.len() < SEATS_PER_COMMAND).then(|| Instant::now() + LIST_AFTER);
                 if let Err(error) = answer {
                     debug!(%error, "sockets were not listed");
                     let seats: Vec<Seat> = changes.into_iter().map(|change| change.seat).collect();

@@ -159,8 +159,9 @@ impl Link {
         let Connection { mut requests, silent, .. } = self.connection().await?;
         let lost = |error| broken(&silent, error);
         let (answer, mut sending) = requests.send_request(Request::from_parts(head, ()), false).map_err(lost)?;
-        // Without waiting for permission, so that it goes out together with its head.
-        sending.send_data(message, true).map_err(lost)?;
+        // Without waiting for permission, so that it goes out together with its head. A peer that refuses the head may
+        // have done so already: then there is nothing more to send, and the answer is the refusal.
+        let _ = sending.send_data(message, true);
         let answer = answer.await.map_err(lost)?;
         if !self.security.is_open() {
             self.note_refusal(answer.headers());

@@ -166,24 +166,32 @@ impl Roster {
     ///
     /// Asking for a room that has rows and no claim hurries the claim.
     pub fn part(&self, room: &Room, known: Option<Known>) -> Part {
+        self.part_of(room, known, usize::MAX).expect("no room has more rows")
+    }
+
+    /// The same, or `None` where more than `most` rows would have to be told. Then none was copied.
+    pub fn part_of(&self, room: &Room, known: Option<Known>, most: usize) -> Option<Part> {
         let mut state = self.lock();
         let node = state.incarnation.clone();
         let Some(found) = state.rooms.get(room).filter(|found| !found.rows.is_empty()) else {
-            return Part { node, version: 0, told: Told::All(Vec::new()) };
+            return Some(Part { node, version: 0, told: Told::All(Vec::new()) });
         };
         let version = found.version;
-        let told = match known {
-            Some(known) if known.version == version => Told::Unchanged,
-            _ => known
+        let told = if known.is_some_and(|known| known.version == version) {
+            Some(Told::Unchanged)
+        } else {
+            let changes = known
                 .filter(|known| known.takes_changes)
                 .and_then(|known| found.log.since(known.version, &found.rows))
-                .map_or_else(|| Told::All(found.all()), Told::Changes),
+                .filter(|changes| changes.gone.len() + changes.came.len() <= most);
+            let all = || (found.rows.len() <= most).then(|| Told::All(found.all()));
+            changes.map(Told::Changes).or_else(all)
         };
         if found.claim != Claim::Held {
             state.due.wanting.insert(room.clone());
             self.due.notify_one();
         }
-        Part { node, version, told }
+        Some(Part { node, version, told: told? })
     }
 
     /// Those of `ids` that are here, and in `room` where one is given. An id that is asked for twice is found once.

@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex};
 
 use common::{Cluster, Index, Running, listen_anywhere, mesh_client, until};
 use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use prost::Message;
 use rollcall::mesh::link::Link;
 use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use rollcall::mesh::proto::mesh_service_server::{MeshService, MeshServiceServer};
 use rollcall::mesh::proto::{
     AnnounceRequest, AnnounceResponse, DescribeRequest, DescribeResponse, ListRoomsRequest, ListRoomsResponse,
-    LookupSocketsRequest, LookupSocketsResponse,
+    LookupSocketsRequest, LookupSocketsResponse, RevalidateRequest, RevalidateResponse,
 };
 use rollcall::roster::Presence;
 use serde_json::Value;
@@ -41,10 +42,12 @@ struct Lookup {
 struct Seen {
     /// Lookups, those included whose caller did not wait for the answer.
     asked: usize,
+    /// Those of them that were calls of their own.
+    calls: usize,
     answered: Vec<Lookup>,
 }
 
-/// Stands in front of a node's mesh, passes every call on, and counts the lookups.
+/// Stands in front of a node's mesh, passes every call on, and counts the lookups, also those that come over a stream.
 #[derive(Clone)]
 struct Meter {
     node: MeshServiceClient<Link>,
@@ -54,6 +57,11 @@ struct Meter {
 impl Meter {
     fn new(node: SocketAddr) -> Self {
         Self { node: mesh_client(node), seen: Arc::default() }
+    }
+
+    fn note(&self, answer: &LookupSocketsResponse, bytes: usize) {
+        let (unchanged, rows) = (answer.unchanged, answer.sockets.len());
+        self.seen.lock().unwrap().answered.push(Lookup { unchanged, rows, bytes });
     }
 
     /// What came since the last time.
@@ -68,14 +76,41 @@ impl MeshService for Meter {
         &self,
         request: Request<LookupSocketsRequest>,
     ) -> Result<Response<LookupSocketsResponse>, Status> {
-        self.seen.lock().unwrap().asked += 1;
+        {
+            let mut seen = self.seen.lock().unwrap();
+            seen.asked += 1;
+            seen.calls += 1;
+        }
         let request = request.into_inner();
         let asked = request.encoded_len();
         let response = self.node.clone().lookup_sockets(request).await?;
-        let answer = response.get_ref();
-        let (rows, bytes) = (answer.sockets.len(), asked + answer.encoded_len());
-        self.seen.lock().unwrap().answered.push(Lookup { unchanged: answer.unchanged, rows, bytes });
+        self.note(response.get_ref(), asked + response.get_ref().encoded_len());
         Ok(response)
+    }
+
+    type RevalidateStream = BoxStream<'static, Result<RevalidateResponse, Status>>;
+
+    async fn revalidate(
+        &self,
+        request: Request<Streaming<RevalidateRequest>>,
+    ) -> Result<Response<Self::RevalidateStream>, Status> {
+        let meter = self.clone();
+        let answers = request.into_inner().then(move |question| {
+            let meter = meter.clone();
+            async move {
+                meter.seen.lock().unwrap().asked += 1;
+                let question = question?;
+                let asked = question.encoded_len();
+                // A stream of its own for each, since this client sends nothing before it has all.
+                let answers = meter.node.clone().revalidate(stream::iter([question])).await?;
+                let response = answers.into_inner().message().await?.expect("each question is answered");
+                if let Some(answer) = &response.answer {
+                    meter.note(answer, asked + response.encoded_len());
+                }
+                Ok(response)
+            }
+        });
+        Ok(Response::new(answers.boxed()))
     }
 
     async fn announce(&self, request: Request<AnnounceRequest>) -> Result<Response<AnnounceResponse>, Status> {
@@ -177,6 +212,8 @@ async fn each_owner_is_asked_once_and_nobody_else() {
         assert_eq!(metered.counts(0, "Maths", 100).await, [0, 1, 1, 0]);
         assert_eq!(metered.counts(1, "Maths", 100).await, [0, 0, 1, 0], "what it has itself costs no message");
     }
+    let calls: usize = metered.call(0, "Maths", 100).await.iter().map(|seen| seen.calls).sum();
+    assert_eq!(calls, 0, "what is held is asked over streams that are open");
     drop(go);
     until("the claim is given back", || async { metered.asked(0, "Maths").await == 2 }).await;
     metered.forget();

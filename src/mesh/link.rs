@@ -26,14 +26,17 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 use tonic::codegen::Service;
-use tonic::codegen::http::header::{AUTHORIZATION, HeaderMap};
+use tonic::codegen::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, TE};
 use tonic::codegen::http::uri::{Authority, InvalidUri, Scheme};
-use tonic::codegen::http::{Request, Response, Uri};
+use tonic::codegen::http::{Method, Request, Response, Uri};
+use tonic::metadata::GRPC_CONTENT_TYPE;
 use tracing::warn;
 
 use super::MAX_ANSWER_BYTES;
 use super::metered::{End, metered};
 use super::proto::mesh_service_client::MeshServiceClient;
+use super::proto::{LookupSocketsRequest, LookupSocketsResponse};
+use super::revalidation::Revalidation;
 use super::security::{Proof, Security};
 
 /// How long connecting may take. Longer than a round trip to anywhere, shorter than most deadlines.
@@ -42,6 +45,7 @@ const CONNECT_WITHIN: Duration = Duration::from_millis(400);
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(5);
 /// …and given up when none came within this time.
 const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(2);
+const REVALIDATE: &str = "/rollcall.v1.MeshService/Revalidate";
 /// How much a peer may send of one answer before it was read, and of all of one connection's.
 const ANSWER_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
@@ -91,6 +95,7 @@ struct Connection {
     /// Set when it was given up.
     silent: Arc<OnceLock<()>>,
     proof: Option<Proof>,
+    revalidation: Arc<Mutex<Arc<Revalidation>>>,
 }
 
 /// An answer as it arrives.
@@ -146,15 +151,42 @@ impl Link {
         MeshServiceClient::new(self).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
-    async fn call(self, request: Request<tonic::body::Body>) -> Result<Response<Incoming>, Broken> {
-        let (mut head, body) = request.into_parts();
-        let mut uri = head.uri.into_parts();
+    /// What the peer says to a question whose asker holds a version, without a call of its own. `None`: it takes one.
+    pub async fn revalidate(&self, question: &LookupSocketsRequest) -> Option<LookupSocketsResponse> {
+        let (_, revalidation) = self.established()?;
+        revalidation.ask(question).await
+    }
+
+    /// Sees to it that [`Link::revalidate`] has something to ask over, of a peer that has answered.
+    pub fn prepare_revalidation(&self) {
+        if let Some((requests, revalidation)) = self.established() {
+            revalidation.open(requests, || self.streaming_head());
+        }
+    }
+
+    fn streaming_head(&self) -> Request<()> {
+        let mut head = Request::new(());
+        *head.method_mut() = Method::POST;
+        *head.uri_mut() = Uri::from_static(REVALIDATE);
+        head.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+        head.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+        self.address(head)
+    }
+
+    /// The request, as one to this peer.
+    fn address<T>(&self, mut request: Request<T>) -> Request<T> {
+        let mut uri = std::mem::take(request.uri_mut()).into_parts();
         let scheme = if self.security.shows_certificates() { Scheme::HTTPS } else { Scheme::HTTP };
         (uri.scheme, uri.authority) = (Some(scheme), Some(self.authority.clone()));
-        head.uri = Uri::from_parts(uri).expect("a path with a scheme and an authority is a URI");
+        *request.uri_mut() = Uri::from_parts(uri).expect("a path with a scheme and an authority is a URI");
         if let Some(bearer) = self.security.bearer() {
-            head.headers.insert(AUTHORIZATION, bearer);
+            request.headers_mut().insert(AUTHORIZATION, bearer);
         }
+        request
+    }
+
+    async fn call(self, request: Request<tonic::body::Body>) -> Result<Response<Incoming>, Broken> {
+        let (head, body) = self.address(request).into_parts();
         let message = body.collect().await.map_err(|status| Broken::Unwritten(Arc::new(status)))?.to_bytes();
         let Connection { mut requests, silent, .. } = self.connection().await?;
         let lost = |error| broken(&silent, error);
@@ -166,7 +198,18 @@ impl Link {
         if !self.security.is_open() {
             self.note_refusal(answer.headers());
         }
-        Ok(answer.map(|stream| Incoming { stream, silent, next: Next::Data }))
+        Ok(answer.map(|stream| Incoming::new(stream, silent)))
+    }
+
+    /// Of the connection, where there is one that would be made the same way now.
+    fn established(&self) -> Option<(SendRequest<Bytes>, Arc<Revalidation>)> {
+        let line = self.lock();
+        let Connection { requests, proof, revalidation, .. } = line.as_ref()?.peek()?.as_ref().ok()?;
+        if !self.security.is_current(proof.as_ref()) {
+            return None;
+        }
+        let mut current = revalidation.lock().expect("no code panics while it holds a revalidation");
+        Some((requests.clone(), Revalidation::with(&mut current, self.security.bearer())))
     }
 
     /// A connection that takes calls.
@@ -231,9 +274,9 @@ impl Service<Request<tonic::body::Body>> for Link {
 }
 
 async fn take_turn(line: &Line) -> Result<Connection, Broken> {
-    let Connection { requests, silent, proof } = line.clone().await?;
-    let requests = requests.ready().await.map_err(|error| broken(&silent, error))?;
-    Ok(Connection { requests, silent, proof })
+    let connection = line.clone().await?;
+    let requests = connection.requests.ready().await.map_err(|error| broken(&connection.silent, error))?;
+    Ok(Connection { requests, ..connection })
 }
 
 /// Connects. The connection is made whether or not somebody still waits for it, and lasts as long as somebody may use it.
@@ -255,11 +298,12 @@ fn dial(link: &Link) -> Line {
             }
             Ok(Opened { requests, mut connection, pings, proof }) => {
                 let silent = Arc::new(OnceLock::new());
-                if connected.send(Ok(Connection { requests, silent: Arc::clone(&silent), proof })).is_ok() {
+                let (silence, revalidation) = (Arc::clone(&silent), Arc::default());
+                if connected.send(Ok(Connection { requests, silent, proof, revalidation })).is_ok() {
                     tokio::select! {
                         // How it ended, its calls hear.
                         _ = &mut connection => {}
-                        () = falls_silent(pings) => { let _ = silent.set(()); }
+                        () = falls_silent(pings) => { let _ = silence.set(()); }
                     }
                 }
             }
@@ -343,6 +387,13 @@ fn broken(silent: &OnceLock<()>, error: h2::Error) -> Broken {
     match silent.get() {
         Some(()) => Broken::Silent,
         None => lost(error),
+    }
+}
+
+impl Incoming {
+    /// `silent`: set when the connection was given up.
+    pub fn new(stream: RecvStream, silent: Arc<OnceLock<()>>) -> Self {
+        Self { stream, silent, next: Next::Data }
     }
 }
 

@@ -2,7 +2,7 @@
 //! on every call.
 //!
 //! Owns the [links](super::link), the circuit of each, and the translation of every failure into a [`Silence`]. Never
-//! asks twice: a call that failed is an answer to its caller, who has a deadline of its own.
+//! calls twice: a call that failed is an answer to its caller, who has a deadline of its own.
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error as StdError;
@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tonic::{Code, Status};
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 use utoipa::ToSchema;
 
 use super::circuit::{Circuit, Patience};
@@ -76,23 +76,22 @@ pub enum Reply {
 pub struct Peers {
     connect: Connect,
     security: Security,
-    peers: Arc<Mutex<HashMap<SmolStr, Peer>>>,
+    peers: Arc<Mutex<HashMap<SmolStr, Arc<Peer>>>>,
 }
 
-#[derive(Clone)]
 struct Peer {
-    client: MeshServiceClient<Link>,
+    link: Link,
     /// Over a connection of its own, where what waits for long is in nobody's way.
     polling: PollingServiceClient<Link>,
     /// One for each request that is forwarded.
-    forwards: Arc<Semaphore>,
-    circuit: Arc<Mutex<Circuit>>,
-    lookups: Arc<Lookups>,
+    forwards: Semaphore,
+    circuit: Mutex<Circuit>,
+    lookups: Lookups,
 }
 
 /// One call to a peer, and what it does to the peer's circuit.
-struct Call {
-    circuit: Arc<Mutex<Circuit>>,
+struct Call<'a> {
+    circuit: &'a Mutex<Circuit>,
     began: BootInstant,
     /// The circuit is open, and this caller alone asks.
     probing: bool,
@@ -127,20 +126,18 @@ impl Peers {
         known: Option<u64>,
         within: Duration,
     ) -> Result<Reply, Silence> {
-        let Peer { mut client, circuit, lookups, .. } = self.peer(mesh)?;
-        let (call, within) = Call::begin(circuit, within).inspect_err(|_| lookups.skipped())?;
-        let lookup = lookups.begin();
-        let mut request = tonic::Request::new(proto::LookupSocketsRequest {
+        let peer = self.peer(mesh)?;
+        let (call, within) = Call::begin(&peer.circuit, within).inspect_err(|_| peer.lookups.skipped())?;
+        let lookup = peer.lookups.begin();
+        let question = proto::LookupSocketsRequest {
             room: room.to_string(),
             node_id: node.to_string(),
             known_version: known,
             takes_changes: known.is_some(),
             ..Default::default()
-        });
-        request.set_timeout(within);
+        };
         let span = traces::lookup(mesh, node, room);
-        traces::inject(&span, request.metadata_mut().as_mut());
-        let answer = timeout(within, client.lookup_sockets(request)).instrument(span.clone()).await;
+        let answer = timeout(within, peer.ask(question, within, &span)).instrument(span.clone()).await;
         let reply = match call.end(answer) {
             Ok(response) => part(node, known, &response).map(Reply::Part),
             Err(Failure::Said(status)) => {
@@ -158,10 +155,10 @@ impl Peers {
     /// # Errors
     /// Whatever came instead of an answer within `within`.
     pub async fn announce(&self, mesh: &SmolStr, said: &Said, within: Duration) -> Result<Said, Silence> {
-        let Peer { mut client, circuit, .. } = self.peer(mesh)?;
-        let call = Call { circuit, began: BootInstant::now(), probing: false };
+        let peer = self.peer(mesh)?;
+        let call = Call { circuit: &peer.circuit, began: BootInstant::now(), probing: false };
         let request = proto::AnnounceRequest { status: Some(status::encode(said)) };
-        match call.end(timeout(within, client.announce(request)).await) {
+        match call.end(timeout(within, peer.client().announce(request)).await) {
             Ok(response) => {
                 let status = response.status.ok_or(Silence::Failed)?;
                 status::decode(status).map_err(|_| Silence::Failed)
@@ -181,9 +178,9 @@ impl Peers {
         node: &NodeId,
         within: Duration,
     ) -> Result<Option<Description>, Silence> {
-        let Peer { client, circuit, .. } = self.peer(mesh)?;
-        let mut client = client.max_decoding_message_size(description::MAX_BYTES);
-        let call = Call { circuit, began: BootInstant::now(), probing: false };
+        let peer = self.peer(mesh)?;
+        let mut client = peer.client().max_decoding_message_size(description::MAX_BYTES);
+        let call = Call { circuit: &peer.circuit, began: BootInstant::now(), probing: false };
         let mut request = tonic::Request::new(description::question());
         request.set_timeout(within);
         match call.end(timeout(within, client.describe(request)).await) {
@@ -205,14 +202,14 @@ impl Peers {
         request: ForwardRequest,
         within: Duration,
     ) -> Result<Response, Silence> {
-        let Peer { mut polling, forwards, circuit, .. } = self.peer(mesh)?;
-        if lock(&circuit).is_open() {
+        let peer = self.peer(mesh)?;
+        if lock(&peer.circuit).is_open() {
             return Err(Silence::Deadline);
         }
-        let _one = forwards.try_acquire().map_err(|_| Silence::Overloaded)?;
+        let _one = peer.forwards.try_acquire().map_err(|_| Silence::Overloaded)?;
         let mut request = tonic::Request::new(request);
         request.set_timeout(within);
-        match timeout(within, polling.forward(request)).await {
+        match timeout(within, peer.polling.clone().forward(request)).await {
             Ok(Ok(answer)) => forward::decode_answer(answer.into_inner()).ok_or(Silence::Failed),
             Ok(Err(status)) => Err(silence(&status)),
             Err(_elapsed) => Err(Silence::Deadline),
@@ -226,7 +223,7 @@ impl Peers {
 
     /// What was measured of asking each peer, by its address, and whether its circuit is open.
     pub fn each(&self, mut see: impl FnMut(&str, &Lookups, bool)) {
-        let peers: Vec<_> = self.lock().iter().map(|(mesh, peer)| (mesh.clone(), peer.clone())).collect();
+        let peers: Vec<_> = self.lock().iter().map(|(mesh, peer)| (mesh.clone(), Arc::clone(peer))).collect();
         for (mesh, peer) in peers {
             see(&mesh, &peer.lookups, lock(&peer.circuit).is_open());
         }
@@ -237,24 +234,53 @@ impl Peers {
         self.lock().retain(|mesh, _| in_use(mesh));
     }
 
-    fn peer(&self, mesh: &SmolStr) -> Result<Peer, Silence> {
+    fn peer(&self, mesh: &SmolStr) -> Result<Arc<Peer>, Silence> {
         if let Some(peer) = self.lock().get(mesh) {
-            return Ok(peer.clone());
+            return Ok(Arc::clone(peer));
         }
         // An address that is none came from a node entry or a status; it is that node's failure.
         let link = || Link::secured(mesh, self.connect, self.security.clone()).map_err(|_| Silence::Failed);
-        let peer = Peer {
-            client: link()?.client(),
+        let peer = Arc::new(Peer {
+            link: link()?,
             polling: PollingServiceClient::new(link()?).max_decoding_message_size(MAX_FORWARDED_BYTES),
-            forwards: Arc::new(Semaphore::new(CALLS_PER_CONNECTION)),
-            circuit: Arc::default(),
-            lookups: Arc::default(),
-        };
-        Ok(self.lock().entry(mesh.clone()).or_insert(peer).clone())
+            forwards: Semaphore::new(CALLS_PER_CONNECTION),
+            circuit: Mutex::default(),
+            lookups: Lookups::default(),
+        });
+        Ok(Arc::clone(self.lock().entry(mesh.clone()).or_insert(peer)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SmolStr, Peer>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SmolStr, Arc<Peer>>> {
         self.peers.lock().expect("no code panics while it holds the links")
+    }
+}
+
+impl Peer {
+    fn client(&self) -> MeshServiceClient<Link> {
+        self.link.clone().client()
+    }
+
+    /// Over the stream of what is asked again, where the question is one for it; else, or where no answer came that way, by a
+    /// call, which may take so long.
+    async fn ask(
+        &self,
+        question: proto::LookupSocketsRequest,
+        within: Duration,
+        span: &Span,
+    ) -> Result<tonic::Response<proto::LookupSocketsResponse>, Status> {
+        // A call has a head of its own, for the trace that it belongs to.
+        if question.known_version.is_some()
+            && span.is_disabled()
+            && let Some(answer) = self.link.revalidate(&question).await
+        {
+            return Ok(tonic::Response::new(answer));
+        }
+        let mut request = tonic::Request::new(question);
+        request.set_timeout(within);
+        traces::inject(span, request.metadata_mut().as_mut());
+        let answer = self.client().lookup_sockets(request).await?;
+        self.link.prepare_revalidation();
+        Ok(answer)
     }
 }
 
@@ -264,10 +290,10 @@ enum Failure {
     Said(Status),
 }
 
-impl Call {
+impl<'a> Call<'a> {
     /// Returns how long it may take. Fails where the circuit is open and somebody else is asking.
-    fn begin(circuit: Arc<Mutex<Circuit>>, within: Duration) -> Result<(Self, Duration), Silence> {
-        let patience = lock(&circuit).admit();
+    fn begin(circuit: &'a Mutex<Circuit>, within: Duration) -> Result<(Self, Duration), Silence> {
+        let patience = lock(circuit).admit();
         let call = |probing| Self { circuit, began: BootInstant::now(), probing };
         match patience {
             Patience::Whole => Ok((call(false), within)),
@@ -277,7 +303,7 @@ impl Call {
     }
 
     fn end<T>(&self, answer: Result<Result<tonic::Response<T>, Status>, Elapsed>) -> Result<T, Failure> {
-        let mut circuit = lock(&self.circuit);
+        let mut circuit = lock(self.circuit);
         let (answer, silence) = match answer {
             Err(_elapsed) => (Err(Failure::Late), Some(Silence::Deadline)),
             Ok(Ok(response)) => (Ok(response.into_inner()), None),
@@ -298,10 +324,10 @@ impl Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for Call<'_> {
     fn drop(&mut self) {
         if self.probing {
-            lock(&self.circuit).probed();
+            lock(self.circuit).probed();
         }
     }
 }

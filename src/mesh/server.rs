@@ -1,5 +1,5 @@
-//! The answering end of the mesh: LookupSockets from the roster, Announce from the table, forwarded requests of polling
-//! clients where there are any, reflection and health.
+//! The answering end of the mesh: LookupSockets and Revalidate from the roster, Announce from the table, forwarded
+//! requests of polling clients where there are any, reflection and health.
 //!
 //! Owns the checks of requests. A node that answers reads its own memory and nothing else.
 
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
-use tonic::{Code, Extensions, Request, Response, Status};
+use tonic::{Code, Extensions, Request, Response, Status, Streaming};
 use tracing::warn;
 
 use super::description;
@@ -27,7 +27,8 @@ use super::proto::{mesh_service_server, polling_service_server};
 use super::security::guard::Guard;
 use super::security::{Peer, Security};
 use super::{
-    CALLS_PER_CONNECTION, MAX_ANSWER_BYTES, MAX_LOOKUP_IDS, MAX_REQUEST_BYTES, NODE_ID_METADATA, proto, status,
+    CALLS_PER_CONNECTION, MAX_ANSWER_BYTES, MAX_LOOKUP_IDS, MAX_REQUEST_BYTES, MAX_REVALIDATED_ROWS, NODE_ID_METADATA,
+    proto, status,
 };
 use crate::identity::By;
 use crate::membership::Membership;
@@ -46,6 +47,7 @@ struct Answering {
     membership: Arc<Membership>,
     describer: Describer,
     security: Security,
+    stop: CancellationToken,
 }
 
 /// Serves the mesh until `stop`, and then what is under way. `describer`: says how this node is. `sessions`: those of
@@ -67,7 +69,8 @@ where
 {
     let (roster, membership) = (Arc::clone(&describer.roster), Arc::clone(&describer.membership));
     let watched = Arc::clone(&membership);
-    let service = MeshServiceServer::new(Answering { roster, membership, describer, security: security.clone() })
+    let answering = Answering { roster, membership, describer, security: security.clone(), stop: stop.clone() };
+    let service = MeshServiceServer::new(answering)
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES);
     let reflection = tonic_reflection::server::Builder::configure()
@@ -108,6 +111,26 @@ impl MeshService for Answering {
         let answer = span.in_scope(|| self.look_up(&request, &extensions));
         traces::replied(&span, answer.as_ref().map_or_else(Status::code, |_| Code::Ok));
         answer.map(Response::new)
+    }
+
+    type RevalidateStream = BoxStream<'static, Result<proto::RevalidateResponse, Status>>;
+
+    async fn revalidate(
+        &self,
+        request: Request<Streaming<proto::RevalidateRequest>>,
+    ) -> Result<Response<Self::RevalidateStream>, Status> {
+        let (metadata, extensions, questions) = request.into_parts();
+        let (roster, security) = (Arc::clone(&self.roster), self.security.clone());
+        let answer = move |question: Result<proto::RevalidateRequest, Status>| {
+            let proto::RevalidateRequest { number, question } = question?;
+            // What was let in when it began may not be any more.
+            security.admit(extensions.get::<Peer>(), metadata.as_ref())?;
+            let answer = question.and_then(|question| revalidate(&roster, &question));
+            Ok(proto::RevalidateResponse { number, answer })
+        };
+        // It would go on for ever, and what is under way is waited for.
+        let questions = questions.take_until(self.stop.clone().cancelled_owned());
+        Ok(Response::new(questions.map(answer).boxed()))
     }
 
     async fn announce(
@@ -187,6 +210,13 @@ impl Answering {
         let address = peer?.address();
         self.security.refusals().is_first(what, &address.ip().to_string()).then_some(address)
     }
+}
+
+/// The answer to a question of which the caller holds a version, unless it is large or a refusal.
+fn revalidate(roster: &Roster, question: &proto::LookupSocketsRequest) -> Option<proto::LookupSocketsResponse> {
+    let lookup = Lookup::check(question).ok()?;
+    let part = roster.part_of(lookup.room.as_ref()?, Some(lookup.known?), MAX_REVALIDATED_ROWS)?;
+    (lookup.node.as_ref() == Some(&part.node)).then(|| encode(part))
 }
 
 /// A lookup that makes sense.

@@ -10,7 +10,7 @@ use futures::stream::Empty;
 use rollcall::mesh::proto::mesh_service_server::{MeshService, MeshServiceServer};
 use rollcall::mesh::proto::{
     AnnounceRequest, AnnounceResponse, DescribeRequest, DescribeResponse, ListRoomsRequest, ListRoomsResponse,
-    LookupSocketsRequest, LookupSocketsResponse, RoomSize, Status as Word,
+    LookupSocketsRequest, LookupSocketsResponse, RevalidateRequest, RevalidateResponse, RoomSize, Status as Word,
 };
 use rollcall::names::NodeId;
 use rustix::process::Signal;
@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::common::process::{rollcall, serve};
 use crate::common::{Client, RedisServer, listen_anywhere, mesh_client, until};
@@ -134,6 +134,15 @@ impl MeshService for Liar {
         &self,
         _: Request<LookupSocketsRequest>,
     ) -> Result<Response<LookupSocketsResponse>, Status> {
+        Err(Status::unavailable("not here"))
+    }
+
+    type RevalidateStream = Empty<Result<RevalidateResponse, Status>>;
+
+    async fn revalidate(
+        &self,
+        _: Request<Streaming<RevalidateRequest>>,
+    ) -> Result<Response<Self::RevalidateStream>, Status> {
         Err(Status::unavailable("not here"))
     }
 

@@ -1,12 +1,20 @@
 //! Certificates and tokens of the mesh that change while nodes run: no answer is incomplete meanwhile, and what was
 //! taken away opens nothing any more, on no connection.
 
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rollcall::mesh::link::{Link, by_tcp};
+use rollcall::mesh::peers::{Peers, Reply, Silence};
 use rollcall::mesh::proto::LookupSocketsRequest;
+use rollcall::mesh::security::Security;
+use rollcall::names::{NodeId, Room};
+use rollcall::roster::Told;
+use smol_str::SmolStr;
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 use tonic::Code;
 
 use crate::common::{Client, RedisServer, until};
@@ -17,7 +25,11 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const OTHER_TOKEN: &str = "fedcba9876543210fedcba9876543210";
 
 fn lookup() -> LookupSocketsRequest {
-    LookupSocketsRequest { room: "a".into(), ..Default::default() }
+    of("a")
+}
+
+fn of(room: &str) -> LookupSocketsRequest {
+    LookupSocketsRequest { room: room.into(), ..Default::default() }
 }
 
 /// Asks every node again and again, and fails when an answer is not complete or not that of this client.
@@ -51,6 +63,46 @@ impl Asking {
     }
 }
 
+/// Somebody who asks a node as its peers do, of what it holds, with what it got hold of.
+struct Thief {
+    peers: Peers,
+    mesh: SmolStr,
+    node: NodeId,
+    room: Room,
+    version: u64,
+}
+
+impl Thief {
+    /// The node has one socket in the room.
+    async fn at(node: &Node, room: &str, security: Security) -> Self {
+        let mesh: SmolStr = node.mesh.to_string().into();
+        let mut stolen = Link::secured(&mesh, by_tcp, security.clone()).unwrap().client();
+        let told = stolen.lookup_sockets(of(room)).await.unwrap().into_inner();
+        assert_eq!(told.sockets.len(), 1);
+        let node = NodeId::parse(&told.node_id).unwrap();
+        let room = Room::parse(room).unwrap();
+        Self { peers: Peers::secured(security), mesh, node, room, version: told.version }
+    }
+
+    /// Whether it is told that what it holds is still true.
+    async fn hears(&self) -> Result<(), Silence> {
+        let within = Duration::from_secs(5);
+        match self.peers.lookup(&self.mesh, &self.node, &self.room, Some(self.version), within).await? {
+            Reply::Part(part) => assert_eq!(part.told, Told::Unchanged),
+            moved @ Reply::Moved(_) => panic!("{moved:?}"),
+        }
+        Ok(())
+    }
+
+    /// The first question is put by a call, and one of those after it by the stream that is opened then.
+    async fn hears_for_a_while(&self) {
+        for _ in 0..20 {
+            self.hears().await.unwrap();
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
 async fn read_again(nodes: &[Node; 2], times: usize) {
     for node in nodes {
         until(&format!("{} has read its files {times} times", node.name), || async {
@@ -77,6 +129,9 @@ async fn a_new_ca_takes_over_without_an_incomplete_answer_and_the_old_one_opens_
     let mut stolen = Link::secured(&mesh.as_str().into(), by_tcp, thief.security("127.0.0.1:1")).unwrap().client();
     assert_eq!(stolen.lookup_sockets(lookup()).await.unwrap().into_inner().sockets.len(), 1);
 
+    let patient = Thief::at(&nodes[0], "a", thief.security("127.0.0.1:1")).await;
+    patient.hears_for_a_while().await;
+
     let asking = Asking::begin(&nodes, &client);
     // In the order that the README says: both CAs, then the new certificates, then the new CA alone.
     for folder in &folders {
@@ -97,6 +152,7 @@ async fn a_new_ca_takes_over_without_an_incomplete_answer_and_the_old_one_opens_
     read_again(&nodes, 3).await;
     let refused = stolen.lookup_sockets(lookup()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated, "on the connection that it has");
+    assert_eq!(patient.hears().await, Err(Silence::Refused), "and on a stream that it has");
     let mut again = Link::secured(&mesh.as_str().into(), by_tcp, thief.security("127.0.0.1:1")).unwrap().client();
     assert!(again.lookup_sockets(lookup()).await.is_err(), "and on a new one");
     asking.end().await;
@@ -123,6 +179,11 @@ async fn a_new_token_takes_over_without_an_incomplete_answer_and_the_old_one_ope
             .map(drop)
     };
     assert_eq!((told(TOKEN).await, told(OTHER_TOKEN).await), (Ok(()), Err(Code::Unauthenticated)));
+    let (stolen, thief) = (folders[1].path("token"), Folder::new());
+    fs::copy(stolen, thief.path("token")).unwrap();
+    let _other_client = Client::connect(nodes[1].public, "bar", &["b"]).await.unwrap();
+    let patient = Thief::at(&nodes[1], "b", Security::open(None, Some(thief.path("token")), None).unwrap()).await;
+    patient.hears_for_a_while().await;
     let asking = Asking::begin(&nodes, &client);
     for (times, tokens) in [
         (1, format!("{TOKEN}\n{OTHER_TOKEN}\n")),
@@ -135,7 +196,10 @@ async fn a_new_token_takes_over_without_an_incomplete_answer_and_the_old_one_ope
         read_again(&nodes, times).await;
     }
     assert_eq!((told(TOKEN).await, told(OTHER_TOKEN).await), (Err(Code::Unauthenticated), Ok(())));
+    assert_eq!(patient.hears().await, Err(Silence::Refused), "on a stream that it has");
     asking.end().await;
+    let refusals = nodes[0].logged("a call over the mesh is refused");
+    assert_eq!(refusals.len(), 0, "the node that asks it shows its new token from then on: {refusals:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

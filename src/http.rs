@@ -1,12 +1,13 @@
 //! HTTP: the REST answers, the page, and the admin port.
 //!
 //! Owns the routes, what pages of other origins may read, who is let in ([`access`]), the ids of requests
-//! ([`request_id`]), and how meaning becomes a response; every error is one problem document ([`problem`]). What can be
-//! asked is told to programs by [`openapi`]. Handlers adapt the roll call and know no more about it than its answer.
+//! ([`request_id`]), and how meaning becomes a response; every error is one problem document ([`problem`]), and a large
+//! list is [`paced`]. What can be asked is told to programs by [`openapi`]. Handlers adapt the roll call and know no more about it than its answer.
 
 pub mod access;
 pub mod admin;
 pub mod openapi;
+pub mod paced;
 pub mod page;
 pub mod problem;
 pub mod request_id;

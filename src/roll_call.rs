@@ -3,10 +3,12 @@
 //! Owns the order of things: the table of members is taken, then the directory is read, then the peers are asked in
 //! parallel, each once, and who stayed silent is judged. Whom to ask is decided in [`mod@plan`], and what the answers
 //! amount to in [`answer`], both without I/O. Owns no rows: they come from rosters, this node's own among them, and what
-//! is held of them in [`parts`] is reused on their word only. Callers who ask the same share a [flight](flights).
+//! is held of them in [`parts`] is reused on their word only. Callers who ask the same share a [flight](flights), and are
+//! told one [`list`].
 
 pub mod answer;
 pub mod flights;
+pub mod list;
 pub mod parts;
 pub mod plan;
 pub mod rows;

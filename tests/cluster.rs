@@ -373,6 +373,15 @@ async fn a_hundred_thousand_rows_of_one_node_are_one_rpc_and_one_answer() {
     assert_eq!((&full["complete"], full["users"].as_array().unwrap().len()), (&json!(true), ROWS));
     let asked: Vec<_> = full["nodes"].as_array().unwrap().iter().map(|node| node["vouched"].clone()).collect();
     assert_eq!(asked, [json!(0), json!(ROWS)], "the node asked, and the owner once");
+    // It is told in pieces, and is one list of a known length.
+    let list = cluster.get(0, "/crowd/users").await;
+    let length: usize = list.headers()["content-length"].to_str().unwrap().parse().unwrap();
+    let list = list.bytes().await.unwrap();
+    assert_eq!(list.len(), length);
+    let rows: Vec<Value> = serde_json::from_slice(&list).unwrap();
+    let ids: BTreeSet<String> = rows.iter().map(|row| text(row, "id_socket")).collect();
+    assert_eq!(ids, (0..ROWS).map(|number| format!("socket-{number:09}")).collect());
+    assert_eq!(rows.len(), ROWS);
     let id = cluster.nodes[0].roster.incarnation();
     let mut redis = cluster.index.server().connection().await;
     let key = format!("rollcall:room:{id}:crowd");

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::list::List;
 use super::rows::Rows;
 use crate::directory::Account;
 use crate::mesh::peers::Silence;
@@ -123,20 +124,17 @@ impl Answer {
 
     /// The rows as one array of JSON, written once for all who share this answer.
     pub fn users(&self) -> Bytes {
-        let join = || {
-            let parts: Vec<_> = self.vouched().flat_map(|rows| rows.json()).collect();
-            let mut json = Vec::with_capacity(parts.iter().map(|part| part.len() + 1).sum::<usize>() + 2);
-            json.push(b'[');
-            for (place, part) in parts.into_iter().enumerate() {
-                if place > 0 {
-                    json.push(b',');
-                }
-                json.extend_from_slice(part);
-            }
-            json.push(b']');
-            json.into()
-        };
-        self.users.get_or_init(join).clone()
+        self.users.get_or_init(|| self.list().join(usize::MAX).unwrap_or_default()).clone()
+    }
+
+    /// How many bytes that has, about.
+    pub fn json_bytes(&self) -> usize {
+        self.vouched().map(|rows| rows.json_bytes()).sum()
+    }
+
+    /// The same, to be joined a piece at a time.
+    pub fn list(&self) -> List {
+        List::of(self.vouched().flat_map(|rows| rows.json()).cloned().collect())
     }
 
     /// Names the rows of a complete answer: two answers of one name have the same rows. `None`: not complete.

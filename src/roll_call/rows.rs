@@ -7,6 +7,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use indexmap::IndexMap;
 use serde::Serialize;
 
@@ -26,6 +27,8 @@ const SHORT: usize = 23;
 pub struct Rows {
     pub version: u64,
     len: usize,
+    /// Of the JSON of all buckets.
+    json_bytes: usize,
     buckets: Vec<Arc<Bucket>>,
 }
 
@@ -33,7 +36,7 @@ pub struct Rows {
 struct Bucket {
     rows: Box<[Row]>,
     /// The rows as objects of JSON, separated by commas.
-    json: Box<[u8]>,
+    json: Bytes,
     /// The memory that it takes, about.
     bytes: usize,
 }
@@ -42,7 +45,7 @@ impl Rows {
     pub fn new(version: u64, rows: Vec<Row>) -> Self {
         let len = rows.len();
         let count = len.div_ceil(BUCKET_ROWS);
-        let buckets = if count > 1 {
+        let buckets: Vec<_> = if count > 1 {
             // Hardly any bucket gets more than half as much again.
             let mut dealt: Vec<_> = (0..count).map(|_| Vec::with_capacity(BUCKET_ROWS * 3 / 2)).collect();
             for row in rows {
@@ -52,7 +55,7 @@ impl Rows {
         } else {
             Some(rows).filter(|rows| !rows.is_empty()).map(Bucket::shared).into_iter().collect()
         };
-        Self { version, len, buckets }
+        Self { version, len, json_bytes: buckets.iter().map(|bucket| bucket.json.len()).sum(), buckets }
     }
 
     /// These rows after the changes, at `version`. `None`: the changes are of other rows than these.
@@ -69,12 +72,14 @@ impl Rows {
         for row in changes.came {
             dealt.entry(place(&row.id_socket, count)).or_default().came.push(row);
         }
-        let mut buckets = self.buckets.clone();
+        let (mut buckets, mut json_bytes) = (self.buckets.clone(), self.json_bytes);
         for (place, changes) in dealt {
-            buckets[place] = buckets[place].with(changes)?;
+            let bucket = buckets[place].with(changes)?;
+            json_bytes = json_bytes - buckets[place].json.len() + bucket.json.len();
+            buckets[place] = bucket;
         }
         let made_for = count * BUCKET_ROWS;
-        let changed = Self { version, len, buckets };
+        let changed = Self { version, len, json_bytes, buckets };
         let in_shape = len <= made_for * OUT_OF_SHAPE && (count == 1 || made_for <= len * OUT_OF_SHAPE);
         Some(if in_shape { changed } else { Self::new(version, changed.iter().cloned().collect()) })
     }
@@ -92,8 +97,13 @@ impl Rows {
     }
 
     /// All rows as objects of JSON, in pieces: between two of them a comma is missing.
-    pub fn json(&self) -> impl Iterator<Item = &[u8]> {
-        self.buckets.iter().map(|bucket| &*bucket.json).filter(|json| !json.is_empty())
+    pub fn json(&self) -> impl Iterator<Item = &Bytes> {
+        self.buckets.iter().map(|bucket| &bucket.json).filter(|json| !json.is_empty())
+    }
+
+    /// How long all of that is, without what is missing in between.
+    pub fn json_bytes(&self) -> usize {
+        self.json_bytes
     }
 
     /// The memory that they take, about.
@@ -121,7 +131,8 @@ impl Bucket {
         // A short name is part of its row, and a long one lies elsewhere.
         let elsewhere = rows.iter().map(|row| row.id_user.as_str().len()).filter(|length| *length > SHORT);
         let bytes = size_of::<Self>() + size_of_val(&*rows) + json.len() + elsewhere.sum::<usize>();
-        Arc::new(Self { rows: rows.into(), json: json.into(), bytes })
+        // What was reserved for more is given back.
+        Arc::new(Self { rows: rows.into(), json: json.into_boxed_slice().into(), bytes })
     }
 
     fn with(&self, changes: Changes) -> Option<Arc<Self>> {
@@ -169,7 +180,8 @@ mod tests {
     }
 
     fn json(rows: &Rows) -> Vec<serde_json::Value> {
-        let pieces: Vec<&[u8]> = rows.json().collect();
+        assert_eq!(rows.json().map(Bytes::len).sum::<usize>(), rows.json_bytes());
+        let pieces: Vec<&[u8]> = rows.json().map(|piece| &**piece).collect();
         serde_json::from_slice(&[b"[", &*pieces.join(&b','), b"]"].concat()).unwrap()
     }
 

@@ -1,0 +1,87 @@
+//! How a large list is told: a piece at a time, and no faster than leaves its turn to whoever asks for a small one.
+//!
+//! Owns the pace. What is told in one go keeps a core busy in this process, in the kernel and in the reader, for
+//! milliseconds in a room of 100,000, and small rooms wait as long beside one who reads it again and again. The pace is half a
+//! gigabit per second, so that on a network it is mostly the network that such an answer waits for.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use crate::roll_call::list::List;
+
+/// A list of more bytes is told at a pace: that of a room of about 18,000.
+pub const LARGE: usize = 1 << 20;
+/// So many bytes are told at once…
+const PIECE: usize = 64 << 10;
+/// …and no more before so long.
+const EVERY: Duration = Duration::from_millis(1);
+
+/// A body that is told at a pace. Its length is known.
+pub struct Paced {
+    list: List,
+    turns: Interval,
+}
+
+impl Paced {
+    pub fn new(list: List) -> Self {
+        let mut turns = interval(EVERY);
+        // Who reads slowly has none to catch up with.
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { list, turns }
+    }
+}
+
+impl Body for Paced {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.is_end_stream() {
+            return Poll::Ready(None);
+        }
+        ready!(self.turns.poll_tick(context));
+        Poll::Ready(self.list.join(PIECE).map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.list.left() == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.list.left() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_megabyte_takes_sixteen_milliseconds_and_no_piece_is_large() {
+        let object = Bytes::from(vec![b'1'; (4 << 10) - 1]);
+        let (mut body, began) = (Paced::new(List::of(vec![object; 5 * 256])), Instant::now());
+        let mut told = Vec::new();
+        while !body.is_end_stream() {
+            assert_eq!(body.size_hint().exact(), Some((5 * LARGE + 1 - told.len()) as u64));
+            let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert!(piece.len() <= PIECE + 1, "{}", piece.len());
+            told.extend_from_slice(&piece);
+        }
+        assert!(body.frame().await.is_none());
+        assert_eq!((told.len(), told[0], told[told.len() - 1]), (5 * LARGE + 1, b'[', b']'));
+        // The first piece is not waited for.
+        assert_eq!(began.elapsed().as_millis(), 79);
+    }
+}

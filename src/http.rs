@@ -2,7 +2,8 @@
 //!
 //! Owns the routes, what pages of other origins may read, who is let in ([`access`]), the ids of requests
 //! ([`request_id`]), and how meaning becomes a response; every error is one problem document ([`problem`]), and a large
-//! list is [`paced`]. What can be asked is told to programs by [`openapi`]. Handlers adapt the roll call and know no more about it than its answer.
+//! list is [`paced`]. What can be asked is told to programs by [`openapi`]. Handlers adapt the roll call and know no more
+//! about it than its answer.
 
 pub mod access;
 pub mod admin;

@@ -1,12 +1,14 @@
 //! The mesh: the gRPC connections between nodes.
 //!
-//! Owns both ends of `rollcall.v1.MeshService`: [`server`] answers from the roster and the table, [`peers`] asks, over
-//! one [`link`] to each peer with a [`circuit`] of its own (what it holds, over a stream of that link: [`revalidation`]),
-//! [`status`] translates a node's word and [`description`] how it is, [`accept`] takes connections and [`preface`] bounds
-//! who never begins; of `rollcall.v1.PollingService` ([`forward`]); and what is said of their [`health`]. What goes over it is [`metered`]. Who may speak is decided by [`security`]. Owns no other decision:
-//! whom to ask and what silence means is the roll call's.
+//! Owns both ends of `rollcall.v1.MeshService`: [`server`] answers from the roster and the table, [`peers`] asks and takes
+//! [`answers`], over one [`link`] to each peer with a [`circuit`] of its own (of what it holds, over a stream of that link:
+//! [`revalidation`]), [`status`] translates a node's word and [`description`] how it is, [`accept`] takes connections and
+//! [`preface`] bounds who never begins; of `rollcall.v1.PollingService` ([`forward`]); and what is said of their [`health`].
+//! What goes over it is [`metered`]. Who may speak is decided by [`security`]. Owns no other decision: whom to ask and what
+//! silence means is the roll call's.
 
 pub mod accept;
+pub mod answers;
 pub mod circuit;
 pub mod description;
 pub mod forward;

@@ -5,13 +5,12 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use common::holder::Holder;
 use common::process::{Process, serve};
-use common::{Client, PATIENCE, RedisServer, mesh_client, open, text, until};
+use common::{Client, PATIENCE, RedisServer, open, text, until};
 use futures::StreamExt;
 use rollcall::connections::raise_file_limit;
-use rollcall::mesh::peers::{Peers, Reply};
-use rollcall::mesh::proto::LookupSocketsRequest;
-use rollcall::names::{NodeId, Room};
+use rollcall::mesh::security::Security;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -58,17 +57,9 @@ async fn a_node_that_stops_does_not_wait_for_those_who_could_go_on_asking() {
     let redis = RedisServer::start().await;
     let mut process = Process::start(&redis).await;
     let _client = Client::connect(process.public, "foo", &["a"]).await.unwrap();
-    let request = LookupSocketsRequest { room: "a".into(), ..Default::default() };
-    let told = mesh_client(process.mesh).lookup_sockets(request).await.unwrap().into_inner();
-    // One that hears no goodbye, since it is no member. The first question is put by a call, and one of those after it by
-    // the stream that is opened then.
-    let (peers, mesh, node) =
-        (Peers::default(), process.mesh.to_string().into(), NodeId::parse(&told.node_id).unwrap());
-    for _ in 0..20 {
-        let reply = peers.lookup(&mesh, &node, &Room::parse("a").unwrap(), Some(told.version), PATIENCE).await;
-        assert!(matches!(reply, Ok(Reply::Part(_))), "{reply:?}");
-        sleep(Duration::from_millis(10)).await;
-    }
+    // It hears no goodbye, since it is no member.
+    let holder = Holder::of(process.mesh, "a", Security::default()).await;
+    holder.hears_for_a_while().await;
     kill_process(Pid::from_child(&process.child), Signal::TERM).unwrap();
     until("it has stopped", || async { process.log().contains(" stopped") }).await;
     assert!(process.child.wait().unwrap().success());

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::{FromRequestParts, Query, RawPathParams, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
@@ -18,10 +17,9 @@ use headers::{ContentType, ETag, HeaderMapExt, IfNoneMatch};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Config;
 use super::openapi::{AskQuery, CallErrors, HeldHeader, RoomPath, Row};
-use super::paced::{LARGE, Paced};
 use super::problem::Problem;
+use super::{Config, paced};
 use crate::mesh::peers::Silence;
 use crate::names::{NodeId, NodeName, Room, SocketId, UserId};
 use crate::roll_call::answer::{Answer, Source};
@@ -135,7 +133,7 @@ pub async fn users(State(config): State<Arc<Config>>, ask: Ask) -> Result<Respon
     let tag = answer.tag().map(etag);
     let response = match (&tag, &ask.held) {
         (Some(tag), Some(held)) if !held.precondition_passes(tag) => StatusCode::NOT_MODIFIED.into_response(),
-        _ => (TypedHeader(ContentType::json()), told(&answer)).into_response(),
+        _ => (TypedHeader(ContentType::json()), paced::body(&answer)).into_response(),
     };
     Ok((tag.map(TypedHeader), with_completeness(&answer, response)).into_response())
 }
@@ -180,10 +178,6 @@ pub async fn roll_call(State(config): State<Arc<Config>>, ask: Ask) -> Result<Re
         users: users.collect(),
     };
     Ok(with_completeness(&answer, Json(full).into_response()))
-}
-
-fn told(answer: &Answer) -> Body {
-    if answer.json_bytes() > LARGE { Body::new(Paced::new(answer.list())) } else { answer.users().into() }
 }
 
 /// Weak: the order of the users is not part of what it names.

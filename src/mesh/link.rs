@@ -45,10 +45,11 @@ const CONNECT_WITHIN: Duration = Duration::from_millis(400);
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(5);
 /// …and given up when none came within this time.
 const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(2);
-const REVALIDATE: &str = "/rollcall.v1.MeshService/Revalidate";
 /// How much a peer may send of one answer before it was read, and of all of one connection's.
 const ANSWER_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
+/// The path of the call that is a stream.
+const REVALIDATE: &str = "/rollcall.v1.MeshService/Revalidate";
 
 /// What carries the bytes of a connection.
 pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -153,15 +154,13 @@ impl Link {
 
     /// What the peer says to a question whose asker holds a version, without a call of its own. `None`: it takes one.
     pub async fn revalidate(&self, question: &LookupSocketsRequest) -> Option<LookupSocketsResponse> {
-        let (_, revalidation) = self.established()?;
+        let revalidation = self.established(|_, revalidation| revalidation)?;
         revalidation.ask(question).await
     }
 
     /// Sees to it that [`Link::revalidate`] has something to ask over, of a peer that has answered.
     pub fn prepare_revalidation(&self) {
-        if let Some((requests, revalidation)) = self.established() {
-            revalidation.open(requests, || self.streaming_head());
-        }
+        self.established(|requests, revalidation| revalidation.open(requests, || self.streaming_head()));
     }
 
     fn streaming_head(&self) -> Request<()> {
@@ -201,15 +200,15 @@ impl Link {
         Ok(answer.map(|stream| Incoming::new(stream, silent)))
     }
 
-    /// Of the connection, where there is one that would be made the same way now.
-    fn established(&self) -> Option<(SendRequest<Bytes>, Arc<Revalidation>)> {
+    /// Takes of the connection, where there is one that would be made the same way now.
+    fn established<T>(&self, take: impl FnOnce(&SendRequest<Bytes>, Arc<Revalidation>) -> T) -> Option<T> {
         let line = self.lock();
         let Connection { requests, proof, revalidation, .. } = line.as_ref()?.peek()?.as_ref().ok()?;
         if !self.security.is_current(proof.as_ref()) {
             return None;
         }
         let mut current = revalidation.lock().expect("no code panics while it holds a revalidation");
-        Some((requests.clone(), Revalidation::with(&mut current, self.security.bearer())))
+        Some(take(requests, Revalidation::with(&mut current, self.security.bearer())))
     }
 
     /// A connection that takes calls.

@@ -1,10 +1,11 @@
 //! The asking end of the mesh: a link to each address for what is answered at once, one for what may wait, and a deadline
 //! on every call.
 //!
-//! Owns the [links](super::link), the circuit of each, and the translation of every failure into a [`Silence`]. Never
-//! calls twice: a call that failed is an answer to its caller, who has a deadline of its own.
+//! Owns the [links](super::link), the circuit of each, and the translation of every failure into a [`Silence`]; what an
+//! answer tells is found out by [`answers`]. Never calls twice: a call that failed is an answer to its caller, who has a
+//! deadline of its own.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
@@ -27,14 +28,14 @@ use super::proto::ForwardRequest;
 use super::proto::mesh_service_client::MeshServiceClient;
 use super::proto::polling_service_client::PollingServiceClient;
 use super::security::Security;
-use super::{CALLS_PER_CONNECTION, MAX_FORWARDED_BYTES, NODE_ID_METADATA, description, forward, proto, status};
+use super::{
+    CALLS_PER_CONNECTION, MAX_FORWARDED_BYTES, NODE_ID_METADATA, answers, description, forward, proto, status,
+};
 use crate::clock::BootInstant;
 use crate::membership::table::Said;
 use crate::metrics::lookups::Lookups;
-use crate::names::{NameError, NodeId, Room, SocketId, UserId};
-use crate::oddities::Oddity;
-use crate::roster::changes::Changes;
-use crate::roster::{Part, Row, Told};
+use crate::names::{NodeId, Room};
+use crate::roster::Part;
 use crate::status::description::Description;
 use crate::traces;
 
@@ -139,7 +140,7 @@ impl Peers {
         let span = traces::lookup(mesh, node, room);
         let answer = timeout(within, peer.ask(question, within, &span)).instrument(span.clone()).await;
         let reply = match call.end(answer) {
-            Ok(response) => part(node, known, &response).map(Reply::Part),
+            Ok(response) => answers::part(node, known, &response).map(Reply::Part),
             Err(Failure::Said(status)) => {
                 moved(&status).filter(|now| now != node).map(Reply::Moved).ok_or_else(|| silence(&status))
             }
@@ -184,7 +185,7 @@ impl Peers {
         let mut request = tonic::Request::new(description::question());
         request.set_timeout(within);
         match call.end(timeout(within, client.describe(request)).await) {
-            Ok(response) => described(node, &response).map(Some),
+            Ok(response) => answers::described(node, &response).map(Some),
             Err(Failure::Said(status)) if status.code() == Code::Unimplemented => Ok(None),
             Err(Failure::Said(status)) => Err(silence(&status)),
             Err(Failure::Late) => Err(Silence::Deadline),
@@ -336,63 +337,6 @@ fn lock(circuit: &Mutex<Circuit>) -> MutexGuard<'_, Circuit> {
     circuit.lock().expect("no code panics while it holds a circuit")
 }
 
-/// What an answer tells, if it is one of the node that was asked, to what it was asked. A socket that it names twice is
-/// listed once.
-fn part(asked: &NodeId, known: Option<u64>, response: &proto::LookupSocketsResponse) -> Result<Part, Silence> {
-    let empty = response.sockets.is_empty() && response.gone.is_empty();
-    let told_changes = response.changes_since != 0;
-    let senseless = response.version == 0 && (!empty || told_changes)
-        || response.unchanged && (known != Some(response.version) || !empty || told_changes)
-        || told_changes && known != Some(response.changes_since)
-        || !told_changes && !response.gone.is_empty();
-    if response.node_id != asked.as_str() || senseless {
-        Oddity::SenselessAnswer.note(format_args!("{asked} answers for {:.40?}", response.node_id));
-        return Err(Silence::Failed);
-    }
-    let told = if response.unchanged {
-        Told::Unchanged
-    } else if told_changes {
-        let gone = response.gone.iter().map(|id| SocketId::parse(id)).collect::<Result<_, _>>();
-        let gone = gone.map_err(|error| misnamed(asked, error))?;
-        Told::Changes(Changes { since: response.changes_since, gone, came: rows(asked, &response.sockets)? })
-    } else {
-        Told::All(rows(asked, &response.sockets)?)
-    };
-    Ok(Part { node: asked.clone(), version: response.version, told })
-}
-
-/// What an answer says of the node that was asked, under whatever id that goes by now.
-fn described(asked: &NodeId, response: &proto::DescribeResponse) -> Result<Description, Silence> {
-    let described = description::decode(response).map_err(|error| {
-        Oddity::SenselessAnswer.note(format_args!("of {asked} the description {error}"));
-        Silence::Failed
-    })?;
-    // Another process listens there.
-    (described.node.process() == asked.process()).then_some(described).ok_or(Silence::Refused)
-}
-
-fn rows(asked: &NodeId, sockets: &[proto::Socket]) -> Result<Vec<Row>, Silence> {
-    let mut seen = HashSet::with_capacity(sockets.len());
-    let mut rows = Vec::with_capacity(sockets.len());
-    for socket in sockets {
-        if !seen.insert(socket.id_socket.as_str()) {
-            Oddity::RepeatedRow.note(format_args!("{asked} names a socket twice"));
-            continue;
-        }
-        let row = SocketId::parse(&socket.id_socket).and_then(|id_socket| {
-            let id_user = UserId::parse(&socket.id_user)?;
-            Ok(Row { id_socket, id_user })
-        });
-        rows.push(row.map_err(|error| misnamed(asked, error))?);
-    }
-    Ok(rows)
-}
-
-fn misnamed(asked: &NodeId, error: NameError) -> Silence {
-    Oddity::SenselessAnswer.note(format_args!("{asked} names a socket or a user that {error}"));
-    Silence::Failed
-}
-
 fn moved(status: &Status) -> Option<NodeId> {
     if status.code() != Code::FailedPrecondition {
         return None;
@@ -414,66 +358,5 @@ fn silence(status: &Status) -> Silence {
             Broken::Unreachable(error) if error.kind() == io::ErrorKind::ConnectionRefused => Silence::Refused,
             Broken::Unreachable(_) | Broken::Lost(_) | Broken::Unwritten(_) => Silence::Failed,
         }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn answer(node: &NodeId, sockets: &[(&str, &str)]) -> proto::LookupSocketsResponse {
-        let socket = |&(id_socket, id_user): &(&str, &str)| proto::Socket {
-            id_socket: id_socket.to_owned(),
-            id_user: id_user.to_owned(),
-        };
-        proto::LookupSocketsResponse {
-            node_id: node.to_string(),
-            version: 1,
-            sockets: sockets.iter().map(socket).collect(),
-            ..Default::default()
-        }
-    }
-
-    #[test]
-    fn an_answer_of_another_node_or_to_something_else_is_a_failure_and_a_repeated_row_is_one() {
-        let [asked, other] = [(); 2].map(|()| NodeId::new_process());
-        let before = [Oddity::SenselessAnswer, Oddity::RepeatedRow].map(Oddity::count);
-        let twice = part(&asked, None, &answer(&asked, &[("s1", "foo"), ("s1", "bar"), ("s2", "foo")])).unwrap();
-        let Told::All(rows) = twice.told else { panic!("{twice:?}") };
-        let ids: Vec<_> = rows.iter().map(|row| row.id_socket.as_str()).collect();
-        assert_eq!(ids, ["s1", "s2"]);
-        let unasked = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[]) };
-        for senseless in [answer(&other, &[]), unasked, answer(&asked, &[("", "foo")]), answer(&asked, &[("s", "\n")])]
-        {
-            assert_eq!(part(&asked, None, &senseless).unwrap_err(), Silence::Failed);
-        }
-        let unchanged = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[]) };
-        let held = part(&asked, Some(1), &unchanged).unwrap();
-        assert_eq!((held.version, held.told), (1, Told::Unchanged));
-        let with_rows = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[("s1", "foo")]) };
-        let without_version = proto::LookupSocketsResponse { version: 0, ..answer(&asked, &[("s1", "foo")]) };
-        let changes = proto::LookupSocketsResponse { changes_since: 7, gone: vec!["s2".into()], ..answer(&asked, &[]) };
-        let changed = part(&asked, Some(7), &changes).unwrap();
-        let gone = vec![SocketId::parse("s2").unwrap()];
-        assert_eq!(changed.told, Told::Changes(Changes { since: 7, gone, came: vec![] }));
-        assert_eq!(part(&asked, None, &changes).unwrap_err(), Silence::Failed, "it was not asked for changes");
-        let of_none = proto::LookupSocketsResponse { version: 0, ..changes.clone() };
-        let and_unchanged = proto::LookupSocketsResponse { unchanged: true, version: 7, ..changes.clone() };
-        let among_all = proto::LookupSocketsResponse { changes_since: 0, ..changes.clone() };
-        let misnamed = proto::LookupSocketsResponse { gone: vec![String::new()], ..changes.clone() };
-        for (known, senseless) in [
-            (2, unchanged),
-            (1, with_rows),
-            (1, without_version),
-            (8, changes),
-            (7, of_none),
-            (7, and_unchanged),
-            (7, among_all),
-            (7, misnamed),
-        ] {
-            assert_eq!(part(&asked, Some(known), &senseless).unwrap_err(), Silence::Failed, "{senseless:?}");
-        }
-        let after = [Oddity::SenselessAnswer, Oddity::RepeatedRow].map(Oddity::count);
-        assert_eq!([after[0] - before[0], after[1] - before[1]], [13, 1], "each is counted");
     }
 }

@@ -76,13 +76,14 @@ impl Revalidation {
     }
 
     /// Opens the stream, unless it is open or cannot be. Until the peer has taken it nothing is asked over it.
-    pub fn open(&self, requests: SendRequest<Bytes>, head: impl FnOnce() -> Request<()>) {
+    pub fn open(&self, requests: &SendRequest<Bytes>, head: impl FnOnce() -> Request<()>) {
         let mut now = lock(&self.stage);
         if !matches!(*now, Stage::Closed) {
             return;
         }
         *now = Stage::Opening;
-        let (head, stage, over) = (head(), Arc::clone(&self.stage), self.over.clone());
+        let (requests, head) = (requests.clone(), head());
+        let (stage, over) = (Arc::clone(&self.stage), self.over.clone());
         tokio::spawn(async move {
             let ended = over.run_until_cancelled(run(&stage, requests, head)).await;
             // Who still waits hears that there will be no answer.

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part of it")]
 
 pub mod anybody;
+pub mod holder;
 pub mod process;
 
 use std::collections::BTreeSet;

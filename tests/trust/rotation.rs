@@ -4,19 +4,15 @@
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use rollcall::mesh::link::{Link, by_tcp};
-use rollcall::mesh::peers::{Peers, Reply, Silence};
+use rollcall::mesh::peers::Silence;
 use rollcall::mesh::proto::LookupSocketsRequest;
 use rollcall::mesh::security::Security;
-use rollcall::names::{NodeId, Room};
-use rollcall::roster::Told;
-use smol_str::SmolStr;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
 use tonic::Code;
 
+use crate::common::holder::Holder;
 use crate::common::{Client, RedisServer, until};
 use crate::pki::{Authority, Folder, Time};
 use crate::process::{Node, Start, complete};
@@ -25,11 +21,7 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const OTHER_TOKEN: &str = "fedcba9876543210fedcba9876543210";
 
 fn lookup() -> LookupSocketsRequest {
-    of("a")
-}
-
-fn of(room: &str) -> LookupSocketsRequest {
-    LookupSocketsRequest { room: room.into(), ..Default::default() }
+    LookupSocketsRequest { room: "a".into(), ..Default::default() }
 }
 
 /// Asks every node again and again, and fails when an answer is not complete or not that of this client.
@@ -63,46 +55,6 @@ impl Asking {
     }
 }
 
-/// Somebody who asks a node as its peers do, of what it holds, with what it got hold of.
-struct Thief {
-    peers: Peers,
-    mesh: SmolStr,
-    node: NodeId,
-    room: Room,
-    version: u64,
-}
-
-impl Thief {
-    /// The node has one socket in the room.
-    async fn at(node: &Node, room: &str, security: Security) -> Self {
-        let mesh: SmolStr = node.mesh.to_string().into();
-        let mut stolen = Link::secured(&mesh, by_tcp, security.clone()).unwrap().client();
-        let told = stolen.lookup_sockets(of(room)).await.unwrap().into_inner();
-        assert_eq!(told.sockets.len(), 1);
-        let node = NodeId::parse(&told.node_id).unwrap();
-        let room = Room::parse(room).unwrap();
-        Self { peers: Peers::secured(security), mesh, node, room, version: told.version }
-    }
-
-    /// Whether it is told that what it holds is still true.
-    async fn hears(&self) -> Result<(), Silence> {
-        let within = Duration::from_secs(5);
-        match self.peers.lookup(&self.mesh, &self.node, &self.room, Some(self.version), within).await? {
-            Reply::Part(part) => assert_eq!(part.told, Told::Unchanged),
-            moved @ Reply::Moved(_) => panic!("{moved:?}"),
-        }
-        Ok(())
-    }
-
-    /// The first question is put by a call, and one of those after it by the stream that is opened then.
-    async fn hears_for_a_while(&self) {
-        for _ in 0..20 {
-            self.hears().await.unwrap();
-            sleep(Duration::from_millis(10)).await;
-        }
-    }
-}
-
 async fn read_again(nodes: &[Node; 2], times: usize) {
     for node in nodes {
         until(&format!("{} has read its files {times} times", node.name), || async {
@@ -129,7 +81,7 @@ async fn a_new_ca_takes_over_without_an_incomplete_answer_and_the_old_one_opens_
     let mut stolen = Link::secured(&mesh.as_str().into(), by_tcp, thief.security("127.0.0.1:1")).unwrap().client();
     assert_eq!(stolen.lookup_sockets(lookup()).await.unwrap().into_inner().sockets.len(), 1);
 
-    let patient = Thief::at(&nodes[0], "a", thief.security("127.0.0.1:1")).await;
+    let patient = Holder::of(nodes[0].mesh, "a", thief.security("127.0.0.1:1")).await;
     patient.hears_for_a_while().await;
 
     let asking = Asking::begin(&nodes, &client);
@@ -182,7 +134,7 @@ async fn a_new_token_takes_over_without_an_incomplete_answer_and_the_old_one_ope
     let (stolen, thief) = (folders[1].path("token"), Folder::new());
     fs::copy(stolen, thief.path("token")).unwrap();
     let _other_client = Client::connect(nodes[1].public, "bar", &["b"]).await.unwrap();
-    let patient = Thief::at(&nodes[1], "b", Security::open(None, Some(thief.path("token")), None).unwrap()).await;
+    let patient = Holder::of(nodes[1].mesh, "b", Security::open(None, Some(thief.path("token")), None).unwrap()).await;
     patient.hears_for_a_while().await;
     let asking = Asking::begin(&nodes, &client);
     for (times, tokens) in [

@@ -26,6 +26,7 @@ use axum::routing::get;
 use axum_extra::TypedHeader;
 use bytes::Bytes;
 use headers::ContentType;
+use tower::util::option_layer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
@@ -51,12 +52,13 @@ pub struct Config {
 /// The public port, without Socket.IO.
 pub fn router(config: Config) -> Router {
     let config = Arc::new(config);
+    let guarded = !matches!(config.callers, Callers::Anyone);
+    let guard = guarded.then(|| from_fn_with_state(Arc::clone(&config), access::guard));
     let rolls = Router::new()
         .route("/{room}/users", get(rest::users))
         .route("/{room}/rollcall", get(rest::roll_call))
-        .route_layer(config.at_once.clone())
-        // Before the above: who may not call takes no place, however long it takes to find that out.
-        .route_layer(from_fn_with_state(Arc::clone(&config), access::guard));
+        // Who may not call takes no place, however long it takes to find that out.
+        .route_layer((option_layer(guard), config.at_once.clone()));
     let openapi = openapi::document(&config.callers);
     let openapi = Bytes::from(serde_json::to_vec(&openapi).expect("a document of texts, numbers and lists"));
     let routes = Router::new()
@@ -68,26 +70,20 @@ pub fn router(config: Config) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(config);
-    sealed(asked_again(routes))
+    routes.layer((sealed(), asked_again()))
 }
 
-/// With what keeps answers from caches that do not ask again.
-fn asked_again(routes: Router) -> Router {
-    routes.layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
+/// What keeps answers from caches that do not ask again.
+fn asked_again() -> SetResponseHeaderLayer<HeaderValue> {
+    SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))
 }
 
-/// With what keeps answers from pages of other origins, and browsers from taking them for something else.
-fn sealed(routes: Router) -> Router {
-    routes
-        .layer(SetResponseHeaderLayer::if_not_present(
-            header::X_CONTENT_TYPE_OPTIONS,
-            HeaderValue::from_static("nosniff"),
-        ))
-        // No page of another origin may embed what it may not read.
-        .layer(SetResponseHeaderLayer::if_not_present(
-            HeaderName::from_static("cross-origin-resource-policy"),
-            HeaderValue::from_static("same-origin"),
-        ))
+/// What keeps answers from pages of other origins, and browsers from taking them for something else.
+fn sealed() -> (SetResponseHeaderLayer<HeaderValue>, SetResponseHeaderLayer<HeaderValue>) {
+    let set = |name, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
+    // No page of another origin may embed what it may not read.
+    let policy = HeaderName::from_static("cross-origin-resource-policy");
+    (set(header::X_CONTENT_TYPE_OPTIONS, "nosniff"), set(policy, "same-origin"))
 }
 
 /// What tells browsers to come back by https alone, for a year.

@@ -49,6 +49,8 @@ struct Measured {
     before: BTreeMap<usize, Rounds>,
     filled: BTreeMap<usize, Rounds>,
     emptied: BTreeMap<usize, Rounds>,
+    /// By room: how many rounds it managed.
+    managed: BTreeMap<usize, usize>,
 }
 
 #[derive(Default)]
@@ -61,6 +63,19 @@ pub struct Report {
     rounds: usize,
     storms: Storms,
     big_room: Option<BigRoom>,
+}
+
+impl Measured {
+    /// Forgets what a round has left that was not managed. Returns whether there is another.
+    fn keep_managed(&mut self, room: usize) -> bool {
+        let managed = self.managed.get(&room).copied().unwrap_or_default();
+        for of in [&mut self.median, &mut self.p99, &mut self.per_second, &mut self.cpu] {
+            of.iter_mut().filter(|((_, other), _)| *other == room).for_each(|(_, rounds)| rounds.truncate(managed));
+        }
+        let by_room = [&mut self.connects, &mut self.connecting, &mut self.before, &mut self.filled, &mut self.emptied];
+        by_room.into_iter().filter_map(|of| of.get_mut(&room)).for_each(|rounds| rounds.truncate(managed));
+        managed > 0
+    }
 }
 
 impl Report {
@@ -76,23 +91,15 @@ impl Report {
         self.missing.push(format!("{kind} did not manage {what}: {error:#}"));
     }
 
-    /// What was measured of it in this room is forgotten.
-    pub fn gave_up(&mut self, kind: Kind, room: usize, error: &anyhow::Error) {
-        self.failed(kind, &format!("a room of {room}"), error);
-        if let Some(measured) = self.measured.get_mut(&kind) {
-            for of in [&mut measured.median, &mut measured.p99, &mut measured.per_second, &mut measured.cpu] {
-                of.retain(|(_, other), _| *other != room);
-            }
-            for of in [
-                &mut measured.connects,
-                &mut measured.connecting,
-                &mut measured.before,
-                &mut measured.filled,
-                &mut measured.emptied,
-            ] {
-                of.remove(&room);
-            }
-        }
+    /// A round went well: what was measured in it stays.
+    pub fn managed(&mut self, kind: Kind, room: usize) {
+        *self.measured.entry(kind).or_default().managed.entry(room).or_default() += 1;
+    }
+
+    /// A round did not: what was measured in it is forgotten. Returns whether another one has gone well.
+    pub fn did_not_manage(&mut self, kind: Kind, room: usize, error: &anyhow::Error) -> bool {
+        self.failed(kind, &format!("a room of {room} in every round"), error);
+        self.measured.entry(kind).or_default().keep_managed(room)
     }
 
     pub fn latencies(&mut self, kind: Kind, room: usize, load: Load, mut took: Vec<Duration>) {
@@ -256,7 +263,7 @@ impl Display for Report {
         writeln!(
             f,
             "Four processes of each system on one machine with {cores} cores; latencies, throughput and memory are medians \
-             of {} rounds, a storm and the big room are measured once. In brackets: how many times better rollcall is, in \
+             of {} rounds, or of those that a system managed, a storm and the big room are measured once. In brackets: how many times better rollcall is, in \
              this run.",
             self.rounds
         )?;

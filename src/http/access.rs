@@ -1,7 +1,7 @@
 //! Who may call the roll, as HTTP says it.
 //!
 //! Owns the `Authorization` header, the `401` and `403` (RFC 6750), and what caches may keep of an answer that is not for
-//! everybody. Who a token belongs to is decided by [`Callers`]; the page and its assets are open to all, since there is
+//! everybody. Who a token belongs to is decided by [`Callers`](crate::identity::Callers); the page and its assets are open to all, since there is
 //! nothing about anybody in them.
 
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use headers::authorization::{Authorization, Bearer};
 
 use super::problem::{Problem, SOON};
 use super::{Config, rest};
-use crate::identity::{Callers, Denied};
+use crate::identity::Denied;
 
 /// What a caller is asked for that presented no token.
 pub const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"rollcall\"");
@@ -31,11 +31,8 @@ pub fn bearer(headers: &HeaderMap) -> Option<Bearer> {
     headers.typed_get::<Authorization<Bearer>>().map(|Authorization(bearer)| bearer)
 }
 
-/// In front of the routes that call a roll.
+/// In front of the routes that call a roll, unless anyone may.
 pub async fn guard(State(config): State<Arc<Config>>, request: Request, next: Next) -> Response {
-    if matches!(config.callers, Callers::Anyone) {
-        return next.run(request).await;
-    }
     let (mut response, kept) = match known(&config, request).await {
         Ok(request) => (next.run(request).await, HeaderValue::from_static("private, no-cache")),
         Err(((name, value), problem)) => (problem.with(name, value), HeaderValue::from_static("no-store")),

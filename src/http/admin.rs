@@ -59,9 +59,8 @@ pub fn router(config: Config) -> Router {
         .merge(operator::page())
         .merge(guarded)
         .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(DefaultBodyLimit::max(BODY_MOST));
-    sealed(routes).layer(RequestIds { https: false })
+        .method_not_allowed_fallback(method_not_allowed);
+    routes.layer((RequestIds { https: false }, sealed(), DefaultBodyLimit::max(BODY_MOST)))
 }
 
 /// What whoever reaches the port may have: nothing about anybody, and nothing secret.

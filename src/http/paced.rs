@@ -1,8 +1,9 @@
 //! How a large list is told: a piece at a time, and no faster than leaves its turn to whoever asks for a small one.
 //!
-//! Owns the pace, and which lists have one. Told in one go, a room of 100,000 keeps a core busy in this process, in the kernel and in its reader for
-//! milliseconds: on two cores the 99th percentile of small rooms was seven times that of an idle machine while it was read
-//! again and again, and at this pace it is less than twice. That is half a gigabit per second.
+//! Owns the pace, and which lists have one. Told in one go, a room of 100,000 keeps a core busy in this process, in
+//! the kernel and in its reader for milliseconds: on two cores the 99th percentile of small rooms was seven times that
+//! of an idle machine while it was read again and again, and at this pace it is less than twice. That is half a
+//! gigabit per second.
 
 use std::convert::Infallible;
 use std::pin::Pin;

@@ -24,7 +24,7 @@ pub fn page() -> Router {
         .route("/_", get(async || Redirect::permanent("/_/")))
         .route("/_/", get(page::operator))
         .route("/_/assets/{asset}", get(page::any_asset));
-    asked_again(routes.method_not_allowed_fallback(method_not_allowed))
+    routes.method_not_allowed_fallback(method_not_allowed).layer(asked_again())
 }
 
 /// What it asks. Whoever got so far may have it.

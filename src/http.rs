@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod admin;
+pub mod full;
 pub mod openapi;
 pub mod paced;
 pub mod page;

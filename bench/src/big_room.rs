@@ -44,6 +44,8 @@ pub enum Beside {
     ReadyMade,
     /// The big room is read, and nothing changes in it.
     Quiet,
+    /// The same, with the node of each row.
+    Full,
     /// The big room is read, and 1 % of its rows come and go each second.
     Churn,
 }
@@ -93,11 +95,13 @@ pub async fn measure(nodes: usize, rows: usize, time: Duration) -> Result<BigRoo
 
     let (_ready, elsewhere) = floor::ready_made(rows).await?;
     let mut big_room = BigRoom { rows, json: body.len(), before, measured: BTreeMap::new(), writing };
-    for beside in [Beside::Nothing, Beside::ReadyMade, Beside::Quiet, Beside::Churn] {
+    for beside in [Beside::Nothing, Beside::ReadyMade, Beside::Quiet, Beside::Full, Beside::Churn] {
+        let users = format!("/{ROOM}/users");
         let mut reader = match beside {
             Beside::Nothing => None,
-            Beside::ReadyMade => Some(Reader::start(elsewhere, ROOM)?),
-            Beside::Quiet | Beside::Churn => Some(Reader::start(nodes.addresses[0], ROOM)?),
+            Beside::ReadyMade => Some(Reader::start(elsewhere, &users)?),
+            Beside::Quiet | Beside::Churn => Some(Reader::start(nodes.addresses[0], &users)?),
+            Beside::Full => Some(Reader::start(nodes.addresses[0], &format!("/{ROOM}/rollcall"))?),
         };
         if beside == Beside::Churn {
             nodes.churn(rows / CHURN_SHARE).await?;

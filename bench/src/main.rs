@@ -109,9 +109,9 @@ enum Command {
     /// Is a rollcall node whose rows are put into its roster, and obeys
     #[command(hide = true)]
     Rows { redis: String, name: String },
-    /// Reads one room again and again when told
+    /// Reads one roll again and again when told
     #[command(hide = true)]
-    Reader { address: SocketAddr, room: String },
+    Reader { address: SocketAddr, path: String },
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -138,7 +138,7 @@ async fn run(mut cli: Cli) -> Result<()> {
             return share::run(Place { protocol, addresses, room, cut }, first).await;
         }
         Some(Command::Rows { redis, name }) => return rows::run(&redis, &name).await,
-        Some(Command::Reader { address, room }) => return reader::run(address, &room).await,
+        Some(Command::Reader { address, path }) => return reader::run(address, path).await,
         None => {}
     }
     let mut report = Report::new(&cli.rooms, cli.rounds);

@@ -36,7 +36,7 @@ pub struct Row {
     pub id_user: String,
 }
 
-/// One connection that asks for one room.
+/// One connection that asks for one thing.
 pub struct Asker {
     sender: SendRequest<Empty<Bytes>>,
     connection: JoinHandle<()>,
@@ -51,15 +51,25 @@ impl Drop for Asker {
 }
 
 impl Asker {
+    /// One that asks who is in the room.
+    ///
     /// # Errors
     /// When nobody listens there.
     pub async fn connect(address: SocketAddr, room: &str) -> Result<Self> {
+        Self::of(address, format!("/{room}/users")).await
+    }
+
+    /// One that asks for whatever is at the path.
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    pub async fn of(address: SocketAddr, path: String) -> Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         // What ends it is seen by the next request.
         let connection = tokio::spawn(async move { drop(connection.await) });
-        Ok(Self { sender, connection, address, path: format!("/{room}/users") })
+        Ok(Self { sender, connection, address, path })
     }
 
     /// The whole answer, and whether its server calls it complete; those that do not say so mean that it is.

@@ -6,6 +6,7 @@
 //! gigabit per second.
 
 use std::convert::Infallible;
+use std::iter;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -15,36 +16,52 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::roll_call::answer::Answer;
-use crate::roll_call::list::List;
 
 /// A list of more bytes is told at a pace: that of a room of about 18,000.
 const LARGE: usize = 1 << 20;
 /// So many bytes are told at once…
-const PIECE: usize = 64 << 10;
+pub const PIECE: usize = 64 << 10;
 /// …and no more before so long.
 const EVERY: Duration = Duration::from_millis(1);
 
-/// The rows of an answer as one array of JSON.
-pub fn body(answer: &Answer) -> axum::body::Body {
-    if answer.json_bytes() > LARGE { axum::body::Body::new(Paced::new(answer.list())) } else { answer.users().into() }
+/// Whether the rows of an answer are told at a pace.
+pub fn is_large(answer: &Answer) -> bool {
+    answer.json_bytes() > LARGE
 }
 
-/// A body that is told at a pace. Its length is known.
-struct Paced {
-    list: List,
+/// The rows of an answer as one array of JSON.
+pub fn body(answer: &Answer) -> axum::body::Body {
+    if !is_large(answer) {
+        return answer.users().into();
+    }
+    let mut list = answer.list();
+    let length = list.left();
+    axum::body::Body::new(Paced::new(iter::from_fn(move || list.join(PIECE)), Some(length)))
+}
+
+/// These pieces, at the pace of a large list.
+pub fn told(pieces: impl Iterator<Item = Bytes> + Send + Unpin + 'static) -> axum::body::Body {
+    axum::body::Body::new(Paced::new(pieces, None))
+}
+
+/// A body that is told at a pace.
+struct Paced<P> {
+    pieces: P,
+    /// How many bytes are left, where that is known.
+    left: Option<usize>,
     turns: Interval,
 }
 
-impl Paced {
-    fn new(list: List) -> Self {
+impl<P> Paced<P> {
+    fn new(pieces: P, left: Option<usize>) -> Self {
         let mut turns = interval(EVERY);
         // Who reads slowly has none to catch up with.
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { list, turns }
+        Self { pieces, left, turns }
     }
 }
 
-impl Body for Paced {
+impl<P: Iterator<Item = Bytes> + Unpin> Body for Paced<P> {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -56,15 +73,17 @@ impl Body for Paced {
             return Poll::Ready(None);
         }
         ready!(self.turns.poll_tick(context));
-        Poll::Ready(self.list.join(PIECE).map(|piece| Ok(Frame::data(piece))))
+        let piece = self.pieces.next();
+        self.left = self.left.zip(piece.as_ref()).map(|(left, piece)| left - piece.len());
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.list.left() == 0
+        self.left == Some(0)
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.list.left() as u64)
+        self.left.map_or_else(SizeHint::default, |left| SizeHint::with_exact(left as u64))
     }
 }
 
@@ -74,11 +93,14 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::roll_call::list::List;
 
     #[tokio::test(start_paused = true)]
     async fn a_megabyte_takes_sixteen_milliseconds_and_no_piece_is_large() {
         let object = Bytes::from(vec![b'1'; (4 << 10) - 1]);
-        let (mut body, began) = (Paced::new(List::of(vec![object; 5 * 256])), Instant::now());
+        let mut list = List::of(vec![object; 5 * 256]);
+        let length = list.left();
+        let (mut body, began) = (Paced::new(iter::from_fn(|| list.join(PIECE)), Some(length)), Instant::now());
         let mut told = Vec::new();
         while !body.is_end_stream() {
             assert_eq!(body.size_hint().exact(), Some((5 * LARGE + 1 - told.len()) as u64));

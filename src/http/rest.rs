@@ -1,28 +1,25 @@
 //! The REST answers: `GET /{room}/users` and `GET /{room}/rollcall`.
 //!
-//! Owns their parameters, their headers and their JSON. What the roll call could not have is in the headers of the
-//! short answer and in the body of the full one.
+//! Owns their parameters and their headers. What the roll call could not have is in the headers of both, and in the body
+//! of the full one, whose JSON is that of [`full`].
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::{FromRequestParts, Query, RawPathParams, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum_extra::TypedHeader;
 use headers::{ContentType, ETag, HeaderMapExt, IfNoneMatch};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use serde::Deserialize;
 
 use super::openapi::{AskQuery, CallErrors, HeldHeader, RoomPath, Row};
 use super::problem::Problem;
-use super::{Config, paced};
-use crate::mesh::peers::Silence;
-use crate::names::{NodeId, NodeName, Room, SocketId, UserId};
-use crate::roll_call::answer::{Answer, Source};
+use super::{Config, full, paced};
+use crate::names::Room;
+use crate::roll_call::answer::Answer;
 
 /// `true` or `false`: every node that may have sockets of the room has answered.
 pub const COMPLETE: &str = "rollcall-complete";
@@ -30,64 +27,6 @@ pub const COMPLETE: &str = "rollcall-complete";
 pub const UNANSWERED: &str = "rollcall-unanswered";
 /// When incomplete: how many sockets are left open, or `unknown`.
 pub const UNRESOLVED: &str = "rollcall-unresolved";
-
-/// One socket, and where it is.
-#[derive(Serialize, ToSchema)]
-#[schema(as = LocatedSocket)]
-pub struct User<'a> {
-    /// What its client sees as `socket.id`.
-    #[schema(value_type = String)]
-    id_socket: &'a SocketId,
-    /// The user that it belongs to.
-    #[schema(value_type = String)]
-    id_user: &'a UserId,
-    /// The name of the node that it is connected to.
-    #[schema(value_type = String)]
-    node: &'a NodeName,
-}
-
-/// Who is in the room, who was asked, and what became of it.
-#[derive(Serialize, ToSchema)]
-#[schema(as = RollCall)]
-pub struct Full<'a> {
-    #[schema(value_type = String)]
-    room: &'a Room,
-    /// Every node that may have sockets of the room has answered.
-    complete: bool,
-    /// When it began.
-    #[schema(format = DateTime)]
-    as_of: String,
-    /// How long it took, in milliseconds.
-    #[schema(minimum = 0)]
-    took_ms: f64,
-    source: Source,
-    /// Those that were asked.
-    nodes: Vec<Node<'a>>,
-    /// How many sockets are left open by nodes that did not answer; `null` when that cannot be known.
-    unresolved: Option<u64>,
-    /// In no particular order.
-    users: Vec<User<'a>>,
-}
-
-/// A node that was asked.
-#[derive(Serialize, ToSchema)]
-pub struct Node<'a> {
-    /// One run of a process.
-    #[schema(value_type = String)]
-    id: &'a NodeId,
-    /// What people call it.
-    #[schema(value_type = String)]
-    name: &'a NodeName,
-    /// How many sockets of the room it vouched for.
-    vouched: usize,
-    /// It said that they are those of the last time.
-    unchanged: bool,
-    /// Why its answer is missing, if it is.
-    error: Option<Silence>,
-    /// How long it took, in milliseconds.
-    #[schema(minimum = 0)]
-    took_ms: f64,
-}
 
 /// The parameters of a roll call, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -146,7 +85,7 @@ pub async fn users(State(config): State<Arc<Config>>, ask: Ask) -> Result<Respon
     responses(
         (
             status = 200,
-            body = Full,
+            body = full::Full,
             headers(
                 ("Rollcall-Complete" = bool, description = "As `complete` in the body."),
                 ("Rollcall-Unanswered" = String, description = "When incomplete: `<node>=<reason>`, separated by commas."),
@@ -158,26 +97,8 @@ pub async fn users(State(config): State<Arc<Config>>, ask: Ask) -> Result<Respon
 )]
 pub async fn roll_call(State(config): State<Arc<Config>>, ask: Ask) -> Result<Response, Problem> {
     let answer = call(&config, &ask).await?;
-    let nodes = answer.nodes.iter().map(|node| Node {
-        id: &node.node,
-        name: &node.name,
-        vouched: node.said.as_ref().map_or(0, |vouched| vouched.rows.len()),
-        unchanged: node.said.as_ref().is_ok_and(|vouched| vouched.unchanged),
-        error: node.said.as_ref().err().copied(),
-        took_ms: milliseconds(node.took),
-    });
-    let users = answer.rows().map(|(node, row)| User { id_socket: &row.id_socket, id_user: &row.id_user, node });
-    let full = Full {
-        room: &answer.room,
-        complete: answer.complete,
-        as_of: format!("{:.3}", answer.as_of),
-        took_ms: milliseconds(answer.took),
-        source: answer.source,
-        nodes: nodes.collect(),
-        unresolved: answer.unresolved,
-        users: users.collect(),
-    };
-    Ok(with_completeness(&answer, Json(full).into_response()))
+    let response = (TypedHeader(ContentType::json()), full::body(&answer)).into_response();
+    Ok(with_completeness(&answer, response))
 }
 
 /// Weak: the order of the users is not part of what it names.
@@ -225,11 +146,6 @@ fn unanswered(answer: &Answer) -> String {
 
 fn unresolved(answer: &Answer) -> String {
     answer.unresolved.map_or_else(|| "unknown".to_owned(), |count| count.to_string())
-}
-
-/// To the microsecond: more would be noise.
-fn milliseconds(duration: Duration) -> f64 {
-    duration.as_micros() as f64 / 1000.0
 }
 
 impl FromRequestParts<Arc<Config>> for Ask {

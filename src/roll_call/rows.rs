@@ -96,6 +96,11 @@ impl Rows {
         self.buckets.iter().flat_map(|bucket| &*bucket.rows)
     }
 
+    /// Some of the rows, those of one bucket. `None` after the last.
+    pub fn bucket(&self, place: usize) -> Option<&[Row]> {
+        self.buckets.get(place).map(|bucket| &*bucket.rows)
+    }
+
     /// All rows as objects of JSON, in pieces: between two of them a comma is missing.
     pub fn json(&self) -> impl Iterator<Item = &Bytes> {
         self.buckets.iter().map(|bucket| &bucket.json).filter(|json| !json.is_empty())

@@ -1,4 +1,4 @@
-//! Somebody who reads one room again and again, in a process of its own.
+//! Somebody who reads one roll again and again, in a process of its own.
 //!
 //! | order | what happens | what is answered |
 //! |---|---|---|
@@ -28,8 +28,8 @@ pub struct Read {
 impl Reader {
     /// # Errors
     /// When the process does not start.
-    pub fn start(address: SocketAddr, room: &str) -> Result<Self> {
-        Ok(Self(Apart::start(&["reader", &address.to_string(), room])?))
+    pub fn start(address: SocketAddr, path: &str) -> Result<Self> {
+        Ok(Self(Apart::start(&["reader", &address.to_string(), path])?))
     }
 
     /// # Errors
@@ -46,8 +46,8 @@ impl Reader {
 ///
 /// # Errors
 /// When nobody listens at the address.
-pub async fn run(address: SocketAddr, room: &str) -> Result<()> {
-    let mut asker = Asker::connect(address, room).await?;
+pub async fn run(address: SocketAddr, path: String) -> Result<()> {
+    let mut asker = Asker::of(address, path).await?;
     obey(async |order, about| {
         ensure!(order == "read", "not an order: {order}");
         let time = Duration::try_from_secs_f64(about.parse()?)?;

@@ -69,6 +69,7 @@ impl fmt::Display for Beside {
             Self::Nothing => "nothing",
             Self::ReadyMade => "as many bytes are read, ready-made, elsewhere",
             Self::Quiet => "the big room is read, quiet",
+            Self::Full => "the same, `/rollcall`",
             Self::Churn => "the big room is read, 1 % of it come and go each second",
         })
     }

@@ -171,17 +171,15 @@ async fn measure_all(cli: &Cli, report: &mut Report) -> Result<()> {
                     continue;
                 }
                 eprintln!("room of {room}, round {round} of {}: {}", cli.rounds, system.kind);
-                let Err(error) = measure_one(system, *room, cli.time, report).await else {
-                    report.managed(system.kind, *room);
-                    continue;
-                };
-                ensure!(system.kind != Kind::Rollcall, "a room of {room}: {error:#}");
-                if !report.did_not_manage(system.kind, *room, &error) {
-                    // What it cannot do at all takes long.
-                    gave_up.insert((system.kind, *room));
+                if let Err(error) = measure_one(system, *room, cli.time, report).await {
+                    ensure!(system.kind != Kind::Rollcall, "a room of {room}: {error:#}");
+                    if !report.did_not_manage(system.kind, *room, &error) {
+                        // What it cannot do at all takes long.
+                        gave_up.insert((system.kind, *room));
+                    }
+                    // Its next round is not to pay for this one.
+                    measure::expect_empty(system, ROOM).await.with_context(|| system.kind.to_string())?;
                 }
-                // Its next round is not to pay for this one.
-                measure::expect_empty(system, ROOM).await.with_context(|| system.kind.to_string())?;
             }
         }
     }

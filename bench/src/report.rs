@@ -49,8 +49,6 @@ struct Measured {
     before: BTreeMap<usize, Rounds>,
     filled: BTreeMap<usize, Rounds>,
     emptied: BTreeMap<usize, Rounds>,
-    /// By room: how many rounds it managed.
-    managed: BTreeMap<usize, usize>,
 }
 
 #[derive(Default)]
@@ -66,13 +64,14 @@ pub struct Report {
 }
 
 impl Measured {
-    /// Forgets what a round has left that was not managed. Returns whether there is another.
-    fn keep_managed(&mut self, room: usize) -> bool {
-        let managed = self.managed.get(&room).copied().unwrap_or_default();
+    /// Forgets what a round has left that did not come to its end. Returns whether another one did.
+    fn forget_unfinished(&mut self, room: usize) -> bool {
+        // This is measured last.
+        let managed = self.emptied.get(&room).map_or(0, Vec::len);
         for of in [&mut self.median, &mut self.p99, &mut self.per_second, &mut self.cpu] {
             of.iter_mut().filter(|((_, other), _)| *other == room).for_each(|(_, rounds)| rounds.truncate(managed));
         }
-        let by_room = [&mut self.connects, &mut self.connecting, &mut self.before, &mut self.filled, &mut self.emptied];
+        let by_room = [&mut self.connects, &mut self.connecting, &mut self.before, &mut self.filled];
         by_room.into_iter().filter_map(|of| of.get_mut(&room)).for_each(|rounds| rounds.truncate(managed));
         managed > 0
     }
@@ -91,15 +90,10 @@ impl Report {
         self.missing.push(format!("{kind} did not manage {what}: {error:#}"));
     }
 
-    /// A round went well: what was measured in it stays.
-    pub fn managed(&mut self, kind: Kind, room: usize) {
-        *self.measured.entry(kind).or_default().managed.entry(room).or_default() += 1;
-    }
-
-    /// A round did not: what was measured in it is forgotten. Returns whether another one has gone well.
+    /// What was measured in this round is forgotten. Returns whether another one has gone well.
     pub fn did_not_manage(&mut self, kind: Kind, room: usize, error: &anyhow::Error) -> bool {
         self.failed(kind, &format!("a room of {room} in every round"), error);
-        self.measured.entry(kind).or_default().keep_managed(room)
+        self.measured.get_mut(&kind).is_some_and(|measured| measured.forget_unfinished(room))
     }
 
     pub fn latencies(&mut self, kind: Kind, room: usize, load: Load, mut took: Vec<Duration>) {
@@ -263,8 +257,8 @@ impl Display for Report {
         writeln!(
             f,
             "Four processes of each system on one machine with {cores} cores; latencies, throughput and memory are medians \
-             of {} rounds, or of those that a system managed, a storm and the big room are measured once. In brackets: how many times better rollcall is, in \
-             this run.",
+             of {} rounds, or of those that a system managed, a storm and the big room are measured once. In brackets: \
+             how many times better rollcall is, in this run.",
             self.rounds
         )?;
         for missing in self.missing.iter().collect::<BTreeSet<_>>() {

@@ -42,6 +42,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Long enough for a busy machine; a test that waits this long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long one try of reaching a server that starts may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 pub async fn until<F: Future<Output = bool>>(what: &str, mut is: impl FnMut() -> F) {
     let began = Instant::now();
@@ -82,24 +84,30 @@ impl RedisServer {
     /// `None`: another program took the port in between.
     async fn try_start(port: u16) -> Option<Self> {
         let folder = TempDir::new().unwrap();
-        let mut process = Command::new(redis_program())
+        let process = Command::new(redis_program())
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
             .arg(folder.path())
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is needed for the tests; `make tools` installs it");
+        let mut server = Self { process, port, _folder: folder };
         let began = Instant::now();
-        while process.try_wait().unwrap().is_none() && began.elapsed() < PATIENCE {
-            if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-                let server = Self { process, port, _folder: folder };
+        while server.process.try_wait().unwrap().is_none() && began.elapsed() < PATIENCE {
+            if let Ok(true) = timeout(ANSWER_WITHIN, server.answers()).await {
                 server.age().await;
                 return Some(server);
             }
             sleep(Duration::from_millis(10)).await;
         }
-        let _ = process.kill();
-        let _ = process.wait();
         None
+    }
+
+    /// Whether it answers at its port, and not another program, which would also take connections there.
+    async fn answers(&self) -> bool {
+        let client = redis::Client::open(self.url()).unwrap();
+        let Ok(mut redis) = client.get_multiplexed_async_connection().await else { return false };
+        let about = redis::cmd("INFO").arg("server").query_async::<String>(&mut redis).await;
+        about.is_ok_and(|about| about.contains(&format!("process_id:{}\r\n", self.process.id())))
     }
 
     /// Makes its index one that began long ago, so that nodes need not wait for others that may come back to it.

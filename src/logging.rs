@@ -2,9 +2,11 @@
 //!
 //! Owns the one subscriber of the process: the lines, whose levels change while it runs ([`Levels`]), and beside them the
 //! spans that are exported, where they are ([`crate::traces`]). The two do not mix: a line carries the request that it is
-//! about and no other span, and no level of the log makes or hides a span that is exported.
+//! about and no other span, and no level of the log makes or hides a span that is exported. What would be said again and
+//! again is asked of [`news`] first.
 
 pub mod json;
+pub mod news;
 pub mod remote;
 
 use std::io::IsTerminal as _;

@@ -218,6 +218,8 @@ impl Redis {
         let process = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
             .arg(folder.path())
+            // A subscriber that is behind by 32 MB is cut off by default: `fetchSockets()` of 10,000 for 16 callers.
+            .args(["--client-output-buffer-limit", "pubsub 0 0 0"])
             .stdout(Stdio::null())
             .kill_on_drop(true)
             .spawn()

@@ -5,6 +5,7 @@
 
 pub mod anybody;
 pub mod holder;
+pub mod log;
 pub mod process;
 
 use std::collections::BTreeSet;

@@ -1,11 +1,11 @@
 //! One `rollcall serve` as an operator runs it: a process with addresses of its own, and everything that it logs.
 
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
-use super::until;
+use super::log::Log;
+use super::{PATIENCE, until};
 
 /// Killed with the value.
 pub struct Process {
@@ -13,7 +13,7 @@ pub struct Process {
     pub public: SocketAddr,
     pub mesh: SocketAddr,
     pub admin: SocketAddr,
-    log: Arc<Mutex<String>>,
+    log: Log,
 }
 
 /// The program.
@@ -36,20 +36,16 @@ pub fn serve() -> Command {
 impl Process {
     /// Started, and listening; whether it becomes ready is another question. It must log what it logs by default.
     pub fn launch(command: &mut Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let log = Arc::new(Mutex::new(String::new()));
+        let (log, began) = (Log::new(), Instant::now());
+        let mut child = command.stderr(log.end()).spawn().unwrap();
         let starting = loop {
-            let line = lines.next().unwrap_or_else(|| panic!("it ends:\n{}", log.lock().unwrap())).unwrap();
-            log.lock().unwrap().push_str(&format!("{line}\n"));
-            if line.contains(" starting ") {
-                break line;
+            if let Some(line) = log.text().lines().find(|line| line.contains(" starting ")) {
+                break line.to_owned();
             }
+            let runs = child.try_wait().unwrap().is_none() && began.elapsed() < PATIENCE;
+            assert!(runs, "it does not start:\n{}", log.text());
+            std::thread::sleep(Duration::from_millis(2));
         };
-        std::thread::spawn({
-            let log = Arc::clone(&log);
-            move || lines.map_while(Result::ok).for_each(|line| log.lock().unwrap().push_str(&format!("{line}\n")))
-        });
         let field = |name: &str| {
             let value = starting.split_whitespace().find_map(|word| word.strip_prefix(name)).expect("it is named");
             value.parse::<SocketAddr>().unwrap()
@@ -64,7 +60,7 @@ impl Process {
     }
 
     pub fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
+        self.log.text()
     }
 }
 

@@ -7,10 +7,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::future::Future;
-use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
@@ -21,6 +19,7 @@ use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::sleep;
 
+use crate::common::log::Log;
 use crate::common::{PATIENCE, mesh_client, text, until};
 use crate::crowd::{Client, Door};
 use crate::oracle::{Call, Oracle, Present, Row};
@@ -81,21 +80,6 @@ impl Options {
     }
 }
 
-/// Lines that a process has written.
-#[derive(Clone, Default)]
-pub struct Log(Arc<Mutex<Vec<String>>>);
-
-impl Log {
-    pub fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
-    }
-
-    /// How many lines hold this text.
-    pub fn count(&self, part: &str) -> usize {
-        self.0.lock().unwrap().iter().filter(|line| line.contains(part)).count()
-    }
-}
-
 /// One node, across the processes it has been.
 pub struct Node {
     pub name: String,
@@ -136,21 +120,14 @@ impl Node {
     }
 
     fn launch(&mut self) {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_rollcall"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
+        command
             .args(["serve", "--identity", "query", "--node-name", &self.name])
             .args(["--listen", &self.public.to_string(), "--mesh-listen", &self.mesh.to_string()])
             .args(["--admin-listen", &self.admin.to_string()])
             .args(&self.arguments)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (lines, log) = (BufReader::new(child.stderr.take().unwrap()).lines(), self.log.clone());
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                log.0.lock().unwrap().push(line);
-            }
-        });
-        self.child = Some(child);
+            .stderr(self.log.end());
+        self.child = Some(command.spawn().unwrap());
     }
 
     /// The exit status, once it has one.
@@ -166,7 +143,7 @@ impl Drop for Node {
             let _ = child.wait();
         }
         if std::thread::panicking() {
-            eprintln!("--- {} wrote:\n{}", self.name, self.log.lines().join("\n"));
+            eprintln!("--- {} wrote:\n{}", self.name, self.log.text());
         }
     }
 }
@@ -231,7 +208,7 @@ impl Cluster {
             mesh,
             admin,
             process: Present::new(self.oracle.started(&format!("node-{}", number + 1))),
-            log: Log::default(),
+            log: Log::new(),
             child: None,
             arguments: Vec::new(),
         };

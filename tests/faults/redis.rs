@@ -72,7 +72,8 @@ async fn healed(cluster: &Cluster, clients: &[Client], watch: Watch) {
 /// A trouble is told when it begins and when it ends, not once per call.
 fn told_once(cluster: &Cluster) {
     for node in &cluster.nodes {
-        let warnings: Vec<String> = node.log.lines().into_iter().filter(|line| line.contains(" WARN ")).collect();
+        let log = node.log.text();
+        let warnings: Vec<&str> = log.lines().filter(|line| line.contains(" WARN ")).collect();
         assert!(!warnings.is_empty(), "{} did not say a word", node.name);
         assert!(warnings.len() <= WARNINGS_MOST, "{} warned too often:\n{}", node.name, warnings.join("\n"));
     }
@@ -265,7 +266,7 @@ async fn a_redis_that_may_evict_is_refused_at_the_start_with_the_line_that_mends
     cluster.redis.config("maxmemory-policy", "allkeys-lru").await;
     let node = cluster.launch().await;
     assert_eq!(cluster.exited(node).await.code(), Some(1));
-    let said = cluster.nodes[node].log.lines().join("\n");
+    let said = cluster.nodes[node].log.text();
     assert!(said.contains("CONFIG SET maxmemory-policy noeviction"), "{said}");
 }
 

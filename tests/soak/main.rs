@@ -120,7 +120,7 @@ async fn soak(duration: Duration, seed: u64, faults: &[Fault]) -> ExitCode {
     println!("last faults: {}", done.last());
     if env::var_os("ROLLCALL_SOAK_LOGS").is_some() {
         for node in &cluster.nodes {
-            println!("--- {} wrote:\n{}", node.name, node.log.lines().join("\n"));
+            println!("--- {} wrote:\n{}", node.name, node.log.text());
         }
     }
     ExitCode::FAILURE

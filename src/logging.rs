@@ -1,13 +1,15 @@
 //! The log: what is written to standard error, in which form, and how much of it.
 //!
 //! Owns the one subscriber of the process: the lines, whose levels change while it runs ([`Levels`]), and beside them the
-//! spans that are exported, where they are ([`crate::traces`]). The two do not mix: a line carries the request that it is
-//! about and no other span, and no level of the log makes or hides a span that is exported. What would be said again and
+//! spans that are exported, where they are ([`crate::traces`]). The two do not mix: a line carries the [`request`] that it
+//! is about and no span, and no level of the log makes or hides a span that is exported. What would be said again and
 //! again is asked of [`news`] first.
 
 pub mod json;
 pub mod news;
 pub mod remote;
+pub mod request;
+mod text;
 
 use std::io::IsTerminal as _;
 use std::sync::{Mutex, OnceLock};
@@ -15,7 +17,6 @@ use std::sync::{Mutex, OnceLock};
 use clap::ValueEnum;
 use opentelemetry_sdk::trace::SdkTracer;
 use thiserror::Error;
-use tracing::Metadata;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -25,9 +26,8 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::traces;
 use json::Json;
+use text::Text;
 
-/// The target of the span that is around each request, so that its lines name the request.
-pub const REQUEST: &str = "rollcall::request";
 /// The longest text of levels, in bytes.
 const LEVELS_MOST: usize = 4096;
 
@@ -90,10 +90,11 @@ impl Logging {
         let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
         let lines = fmt::layer().with_writer(std::io::stderr);
         let lines = match self.format {
-            Format::Text => lines.with_ansi(colours).boxed(),
-            Format::Json => lines.with_ansi(false).fmt_fields(Json).event_format(Json).boxed(),
+            Format::Text => lines.with_ansi(colours).event_format(Text::new(colours)).boxed(),
+            Format::Json => lines.with_ansi(false).event_format(Json).boxed(),
         };
-        let mut layers = vec![lines.with_filter(filter_fn(belongs_to_lines).and(filter)).boxed()];
+        let no_spans = filter_fn(|metadata| !metadata.is_span());
+        let mut layers = vec![lines.with_filter(no_spans.and(filter)).boxed()];
         layers.extend(tracer.map(|tracer| {
             let exported = filter_fn(traces::is_exported).with_max_level_hint(LevelFilter::INFO);
             let layer = tracing_opentelemetry::layer().with_tracer(tracer);
@@ -126,11 +127,6 @@ impl Levels {
         levels.trim().clone_into(&mut current);
         Ok(())
     }
-}
-
-/// Spans are for those that want them; the one around a request is for the lines about it.
-fn belongs_to_lines(metadata: &Metadata<'_>) -> bool {
-    !metadata.is_span() || metadata.target() == REQUEST
 }
 
 /// A word that is neither a level nor a module with one would otherwise turn everything off but the module of that name.

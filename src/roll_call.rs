@@ -31,6 +31,7 @@ use tracing::{Instrument as _, Span, debug};
 
 use crate::clock::BootInstant;
 use crate::directory::{Account, Directory};
+use crate::logging::request;
 use crate::membership::{Member, Membership, View};
 use crate::mesh::peers::{Peers, Reply, Silence};
 use crate::metrics::roll_calls::RollCalls;
@@ -131,13 +132,17 @@ impl RollCall {
         let (caller, asked) = (Arc::clone(&self.caller), room.clone());
         // Who boards first has the least time left of all aboard.
         let until = Instant::now() + deadline;
-        let asked_by = Span::current();
+        let (asked_by, begun_by) = (Span::current(), request::current());
         let fly = move || async move {
             let span = traces::roll_call(&asked_by, &asked);
             let traced = traces::share(&span, &asked_by);
+            let calling = caller.call(&asked, until).instrument(span);
             // What is logged of it is about the request that began it.
-            let span = if span.is_disabled() { asked_by } else { span };
-            Flown { answer: Arc::new(caller.call(&asked, until).instrument(span).await), traced }
+            let answer = match begun_by {
+                Some(id) => request::about(id, calling).await,
+                None => calling.await,
+            };
+            Flown { answer: Arc::new(answer), traced }
         };
         let flown = self.flights.join(&(room.clone(), deadline), deadline / BOARDING_SHARE, fly).await;
         let Flown { answer, traced } = flown.ok_or(Unanswerable::Stopping)?;

@@ -12,10 +12,10 @@ use axum::response::Response;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tower::{Layer, Service};
-use tracing::{Instrument as _, error_span};
+use tracing::Instrument as _;
 
 use super::problem::Problem;
-use crate::logging::REQUEST;
+use crate::logging::request::about;
 use crate::traces;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -57,11 +57,10 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let id = given(&request).unwrap_or_else(made);
-        // Whatever else is logged: a line that is there names its request.
-        let lines = error_span!(target: REQUEST, "request", request_id = text(&id));
-        let traced = lines.in_scope(|| traces::request(&request, self.https));
+        let named = id.clone();
+        let traced = traces::request(&request, self.https);
         let head = *request.method() == Method::HEAD;
-        let answering = lines.in_scope(|| traced.in_scope(|| self.inner.call(request)));
+        let answering = traced.in_scope(|| self.inner.call(request));
         let answered = async move {
             let mut response = answering.instrument(traced.clone()).await?;
             traces::answered(&traced, response.status());
@@ -72,7 +71,7 @@ where
             response.headers_mut().insert(REQUEST_ID, id);
             Ok(response)
         };
-        answered.instrument(lines).boxed()
+        about(named, answered).boxed()
     }
 }
 

@@ -1,7 +1,7 @@
 //! A line of the log as one JSON object, its fields flat beside `timestamp`, `level`, `target` and `message`.
 //!
-//! Owns that form. The fields of the spans around a line come first, and those of the line itself replace them; nothing
-//! replaces the four names. Whatever is in a field, it stays one line.
+//! Owns that form. The id of the request that a line is about stands beside its fields; nothing replaces the four names.
+//! Whatever is in a field, it stays one line.
 
 use std::fmt;
 
@@ -10,12 +10,13 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Formats events, and the fields of spans.
+use super::request;
+
+/// Formats events.
 pub struct Json;
 
 #[derive(Serialize)]
@@ -36,13 +37,10 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut fields = Fields::default();
-        for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
-            if let Some(formatted) = span.extensions().get::<FormattedFields<N>>() {
-                let objects = serde_json::Deserializer::from_str(&formatted.fields).into_iter::<Map<String, Value>>();
-                fields.0.extend(objects.map_while(Result::ok).flatten());
-            }
+        if let Some(id) = request::current() {
+            fields.0.insert("request_id".to_owned(), id.to_str().unwrap_or_default().into());
         }
         event.record(&mut fields);
         let mut fields = fields.0;
@@ -54,15 +52,6 @@ where
         let timestamp = format!("{:.6}", Timestamp::now());
         let line = Line { timestamp, level: metadata.level().as_str(), target: metadata.target(), message, fields };
         writeln!(writer, "{}", serde_json::to_string(&line).map_err(|_| fmt::Error)?)
-    }
-}
-
-impl<'writer> FormatFields<'writer> for Json {
-    /// What is recorded later stands behind it, as an object of its own.
-    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, record: R) -> fmt::Result {
-        let mut fields = Fields::default();
-        record.record(&mut fields);
-        write!(writer, "{}", Value::Object(fields.0))
     }
 }
 
@@ -103,8 +92,10 @@ mod tests {
     use std::io::Write;
     use std::sync::{Arc, Mutex};
 
+    use axum::http::HeaderValue;
+    use futures::FutureExt;
     use tracing::subscriber::with_default;
-    use tracing::{info, info_span, warn};
+    use tracing::{info, warn};
     use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
@@ -124,24 +115,25 @@ mod tests {
     }
 
     #[test]
-    fn each_line_is_one_object_with_its_own_fields_before_those_of_its_spans_and_the_four_names_first() {
+    fn each_line_is_one_object_with_the_request_beside_its_own_fields_and_the_four_names_first() {
         let written = Written::default();
         let writer = written.clone();
-        let lines = tracing_subscriber::fmt::layer().fmt_fields(Json).event_format(Json);
+        let lines = tracing_subscriber::fmt::layer().event_format(Json);
         let subscriber = tracing_subscriber::registry().with(lines.with_writer(move || writer.clone()));
+        let saying = request::about(HeaderValue::from_static("a\"b"), async {
+            info!(rows = 3_u64, complete = true, took = ?std::time::Duration::from_millis(2), "called\nit");
+            warn!(level = "mine", target = "mine", timestamp = 0, request_id = "mine", r#type = "x");
+        });
         with_default(subscriber, || {
-            let outer = info_span!("request", request_id = "a\"b\n", node = "outer", late = tracing::field::Empty);
-            let _outer = outer.enter();
-            outer.record("late", 7);
-            info!(node = "inner", rows = 3_u64, complete = true, took = ?std::time::Duration::from_millis(2), "called\nit");
-            warn!(level = "mine", target = "mine", timestamp = 0, r#type = "x");
+            saying.now_or_never().expect("it waits for nothing");
+            info!("of no request");
         });
         let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(lines.len(), 2, "{text}");
+        assert_eq!(lines.len(), 3, "{text}");
         let own = serde_json::json!({
             "timestamp": lines[0]["timestamp"], "level": "INFO", "target": module_path!(), "message": "called\nit",
-            "request_id": "a\"b\n", "node": "inner", "late": 7, "rows": 3, "complete": true, "took": "2ms"
+            "request_id": "a\"b", "rows": 3, "complete": true, "took": "2ms"
         });
         assert_eq!(lines[0], own);
         assert!(text.starts_with("{\"timestamp\":\"20"), "{text}");
@@ -149,6 +141,7 @@ mod tests {
             (&lines[1]["level"], &lines[1]["message"], &lines[1]["type"]),
             (&"WARN".into(), &"".into(), &"x".into())
         );
-        assert_eq!(text.matches("\"level\"").count(), 2, "no name is there twice: {text}");
+        assert_eq!(text.matches("\"level\"").count(), 3, "no name is there twice: {text}");
+        assert_eq!(text.matches("\"request_id\"").count(), 2, "{text}");
     }
 }

@@ -90,7 +90,7 @@ impl Logging {
         let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
         let lines = fmt::layer().with_writer(std::io::stderr);
         let lines = match self.format {
-            Format::Text => lines.with_ansi(colours).event_format(Text::new(colours)).boxed(),
+            Format::Text => lines.with_ansi(colours).event_format(Text).boxed(),
             Format::Json => lines.with_ansi(false).event_format(Json).boxed(),
         };
         let no_spans = filter_fn(|metadata| !metadata.is_span());

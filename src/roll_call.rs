@@ -136,13 +136,9 @@ impl RollCall {
         let fly = move || async move {
             let span = traces::roll_call(&asked_by, &asked);
             let traced = traces::share(&span, &asked_by);
-            let calling = caller.call(&asked, until).instrument(span);
             // What is logged of it is about the request that began it.
-            let answer = match begun_by {
-                Some(id) => request::about(id, calling).await,
-                None => calling.await,
-            };
-            Flown { answer: Arc::new(answer), traced }
+            let calling = request::about(begun_by, caller.call(&asked, until).instrument(span));
+            Flown { answer: Arc::new(calling.await), traced }
         };
         let flown = self.flights.join(&(room.clone(), deadline), deadline / BOARDING_SHARE, fly).await;
         let Flown { answer, traced } = flown.ok_or(Unanswerable::Stopping)?;

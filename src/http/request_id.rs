@@ -15,7 +15,7 @@ use tower::{Layer, Service};
 use tracing::Instrument as _;
 
 use super::problem::Problem;
-use crate::logging::request::about;
+use crate::logging::request::{about, within};
 use crate::traces;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -57,10 +57,10 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let id = given(&request).unwrap_or_else(made);
-        let named = id.clone();
+        let named = Some(id.clone());
         let traced = traces::request(&request, self.https);
         let head = *request.method() == Method::HEAD;
-        let answering = traced.in_scope(|| self.inner.call(request));
+        let answering = within(id.clone(), || traced.in_scope(|| self.inner.call(request)));
         let answered = async move {
             let mut response = answering.instrument(traced.clone()).await?;
             traces::answered(&traced, response.status());
@@ -93,7 +93,24 @@ fn text(id: &HeaderValue) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use tower::service_fn;
+
     use super::*;
+    use crate::logging::request::current;
+
+    #[tokio::test]
+    async fn what_is_logged_names_the_request_before_and_while_its_answer_is_awaited() {
+        let service = service_fn(|_: Request<()>| {
+            let called = current();
+            async move {
+                assert_eq!((called, current()), (Some("a".parse().unwrap()), Some("a".parse().unwrap())));
+                Ok::<_, Infallible>(Response::default())
+            }
+        });
+        let request = Request::builder().header(REQUEST_ID, "a").body(()).unwrap();
+        let answer = RequestIds { https: false }.layer(service).call(request).await.unwrap();
+        assert_eq!((&answer.headers()[REQUEST_ID], current()), (&HeaderValue::from_static("a"), None));
+    }
 
     #[test]
     fn an_id_is_taken_that_is_short_and_plain_and_there_once() {

@@ -120,7 +120,7 @@ mod tests {
         let writer = written.clone();
         let lines = tracing_subscriber::fmt::layer().event_format(Json);
         let subscriber = tracing_subscriber::registry().with(lines.with_writer(move || writer.clone()));
-        let saying = request::about(HeaderValue::from_static("a\"b"), async {
+        let saying = request::about(Some(HeaderValue::from_static("a\"b")), async {
             info!(rows = 3_u64, complete = true, took = ?std::time::Duration::from_millis(2), "called\nit");
             warn!(level = "mine", target = "mine", timestamp = 0, request_id = "mine", r#type = "x");
         });

@@ -9,15 +9,21 @@ use axum::http::HeaderValue;
 use tokio::task_local;
 
 task_local! {
-    static ID: HeaderValue;
+    static ID: Option<HeaderValue>;
 }
 
-/// What is logged while the future goes on is about this request. Tasks that it spawns are told by [`current`].
-pub fn about<F: Future>(id: HeaderValue, work: F) -> impl Future<Output = F::Output> {
+/// What is logged while the future goes on is about this request, or about none. Tasks that it spawns are told by
+/// [`current`].
+pub fn about<F: Future>(id: Option<HeaderValue>, work: F) -> impl Future<Output = F::Output> {
     ID.scope(id, work)
+}
+
+/// What is logged by the closure is about this request.
+pub fn within<T>(id: HeaderValue, work: impl FnOnce() -> T) -> T {
+    ID.sync_scope(Some(id), work)
 }
 
 /// The request that this task works for, if it is one's.
 pub fn current() -> Option<HeaderValue> {
-    ID.try_with(HeaderValue::clone).ok()
+    ID.try_with(Option::clone).ok().flatten()
 }

@@ -10,13 +10,7 @@ use tracing_subscriber::registry::LookupSpan;
 use super::request;
 
 /// Formats events.
-pub struct Text(Format);
-
-impl Text {
-    pub fn new(colours: bool) -> Self {
-        Self(Format::default().with_ansi(colours))
-    }
-}
+pub struct Text;
 
 impl<S, N> FormatEvent<S, N> for Text
 where
@@ -24,9 +18,10 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let Some(id) = request::current() else { return self.0.format_event(context, writer, event) };
+        let format = Format::default().with_ansi(writer.has_ansi_escapes());
+        let Some(id) = request::current() else { return format.format_event(context, writer, event) };
         let mut line = String::new();
-        self.0.format_event(context, Writer::new(&mut line), event)?;
+        format.format_event(context, Writer::new(&mut line), event)?;
         writeln!(writer, "{} request_id={id:?}", line.trim_end_matches('\n'))
     }
 }

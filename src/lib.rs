@@ -8,11 +8,12 @@
 //! ```
 //!
 //! [`names`] and [`clock`] are what everything speaks of, [`oddities`] what is ignored, [`watched`] the files that are
-//! read again. [`identity`] says who is let in and who may ask, [`limits`] what anybody may take; [`membership`] says who
-//! belongs to the cluster and whether this node counts, [`health`] whether clients should be sent here, [`metrics`] what
-//! was counted, [`logging`] what is told of it, and [`traces`] what each part of it took; [`node`] wires one node together, [`dev`] runs four of them in one process, [`certs`] makes
-//! certificates for those of many, and [`audit`] compares what Redis says with what they say. [`status`] asks all of them
-//! how they are, [`operator`] tells it on a terminal, and [`admin_client`] is how commands ask a node. The words and the promises are in the README.
+//! read again. [`identity`] says who is let in and who may ask, [`limits`] what anybody may take; [`membership`] says
+//! who belongs to the cluster and whether this node counts, [`health`] whether clients should be sent here, [`metrics`]
+//! what was counted, [`logging`] what is told of it, and [`traces`] what each part of it took; [`node`] wires one node
+//! together, [`dev`] runs four of them in one process, [`certs`] makes certificates for those of many, and [`audit`]
+//! compares what Redis says with what they say. [`status`] asks all of them how they are, [`operator`] tells it on a
+//! terminal, and [`admin_client`] is how commands ask a node. The words and the promises are in the README.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 

@@ -17,7 +17,7 @@ use std::sync::{Mutex, OnceLock};
 use clap::ValueEnum;
 use opentelemetry_sdk::trace::SdkTracer;
 use thiserror::Error;
-use tracing::level_filters::LevelFilter;
+use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::reload::Handle;
@@ -60,14 +60,14 @@ pub struct Levels {
 /// Why a text says no levels.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Error {
-    #[error("no level is named: one is error, warn, info, debug, trace or off")]
+    #[error("no level is named: one is error, warn, info, debug or off")]
     Empty,
     #[error("more than {LEVELS_MOST} bytes of levels")]
     TooLong,
-    #[error(
-        "`{0}` is no level (error, warn, info, debug, trace, off); a module goes with one, as in rollcall::mesh=debug"
-    )]
+    #[error("`{0}` is no level (error, warn, info, debug, off); a module goes with one, as in rollcall::mesh=debug")]
     NoLevel(String),
+    #[error("`{0}` is more than this program ever logs; the most is debug")]
+    TooMuch(String),
     #[error("`{0}` makes no sense; write a level, or levels by module as in info,rollcall::mesh=debug")]
     Senseless(String),
     #[error("the levels cannot be changed any more")]
@@ -139,10 +139,14 @@ fn parse(levels: &str) -> Result<EnvFilter, Error> {
         return Err(Error::Empty);
     }
     let shown = |text: &str| text.chars().filter(|character| !character.is_control()).take(64).collect::<String>();
-    for one in levels.split(',').filter(|one| !one.contains(['=', '[', ']', '{', '}', '"'])) {
-        if !["error", "warn", "info", "debug", "trace", "off"]
-            .iter()
-            .any(|level| one.trim().eq_ignore_ascii_case(level))
+    for one in levels.split(',') {
+        let level = one.rsplit('=').next().unwrap_or(one).trim();
+        if level.parse::<LevelFilter>().is_ok_and(|level| level > STATIC_MAX_LEVEL) {
+            return Err(Error::TooMuch(shown(one)));
+        }
+        let with_module = one.contains(['=', '[', ']', '{', '}', '"']);
+        if !with_module
+            && !["error", "warn", "info", "debug", "off"].iter().any(|name| level.eq_ignore_ascii_case(name))
         {
             return Err(Error::NoLevel(shown(one)));
         }
@@ -156,7 +160,7 @@ mod tests {
 
     #[test]
     fn levels_are_one_or_one_for_each_module_and_anything_else_is_refused_with_what_it_was() {
-        for good in ["info", " WARN \n", "off", "info,rollcall::mesh=debug", "rollcall=trace", "warn,[request]=debug"] {
+        for good in ["info", " WARN \n", "off", "info,rollcall::mesh=debug", "rollcall=DEBUG", "warn,[request]=debug"] {
             assert!(parse(good).is_ok(), "{good}");
         }
         for (bad, named) in [
@@ -165,6 +169,8 @@ mod tests {
             ("info,rollcall::mesh", "`rollcall::mesh`"),
             ("info,,debug", "``"),
             ("rollcall=loud", "rollcall=loud"),
+            ("trace", "the most is debug"),
+            ("info,h2 = TRACE", "`h2 = TRACE` is more"),
             ("info\u{1b}[31m\nrollcall", "info"),
             (&"a".repeat(5000), "4096"),
         ] {

@@ -123,9 +123,10 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     rollcall::connections::raise_file_limit();
     let mut runtime = match cli.command {
-        // Whoever keeps a system busy should keep the machine as little busy as can be.
-        Some(Command::Crowd { .. } | Command::Reader { .. }) => Builder::new_current_thread(),
-        _ => Builder::new_multi_thread(),
+        // Whoever keeps a system busy should keep the machine as little busy as can be: a question that is asked on one
+        // thread and whose answer is heard of on another wakes a processor more, which every system would pay for.
+        None | Some(Command::Crowd { .. } | Command::Reader { .. }) => Builder::new_current_thread(),
+        Some(Command::Ready { .. } | Command::Rows { .. }) => Builder::new_multi_thread(),
     };
     runtime.enable_all().build()?.block_on(run(cli))
 }

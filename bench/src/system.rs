@@ -13,9 +13,9 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 const START_WITHIN: Duration = Duration::from_secs(20);
 
@@ -215,22 +215,17 @@ impl Redis {
         // Somebody may take the port in between; then this Redis does not start, and the run says so.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?.local_addr()?.port();
         let folder = TempDir::new()?;
-        let process = Command::new("redis-server")
+        let mut process = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
             .arg(folder.path())
             // A subscriber that is behind by 32 MB is cut off by default: `fetchSockets()` of 10,000 for 16 callers.
             .args(["--client-output-buffer-limit", "pubsub 0 0 0"])
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .context("redis-server")?;
-        timeout(START_WITHIN, async {
-            while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err() {
-                sleep(Duration::from_millis(10)).await;
-            }
-        })
-        .await
-        .context("redis-server does not listen")?;
+        let output = process.stdout.take().expect("its output is piped");
+        said(output, "Ready to accept connections").await.context("redis-server")?;
         Ok(Self { url: format!("redis://127.0.0.1:{port}"), _process: process, _folder: folder })
     }
 }

@@ -9,7 +9,7 @@ use crate::logging::{Error, Format, Logging};
 
 #[derive(Debug, Args)]
 pub struct LogArgs {
-    /// What is logged to standard error: a level (error, warn, info, debug, trace), or levels by module as in
+    /// What is logged to standard error: a level (error, warn, info, debug, off), or levels by module as in
     /// `info,rollcall::registrar=debug`. Unless told otherwise `serve` logs info, and `dev` warn. `rollcall log` changes it
     /// while a node runs
     #[arg(long = "log", global = true, env = "ROLLCALL_LOG", value_name = "LEVELS")]

@@ -1,8 +1,8 @@
 //! Who may call the roll, as HTTP says it.
 //!
 //! Owns the `Authorization` header, the `401` and `403` (RFC 6750), and what caches may keep of an answer that is not for
-//! everybody. Who a token belongs to is decided by [`Callers`](crate::identity::Callers); the page and its assets are open to all, since there is
-//! nothing about anybody in them.
+//! everybody. Who a token belongs to is decided by [`Callers`](crate::identity::Callers); the page and its assets are
+//! open to all, since there is nothing about anybody in them.
 
 use std::sync::Arc;
 

@@ -24,7 +24,7 @@ const README_PART: &str = "### A first token";
 impl Process {
     /// One that logs everything.
     fn begin(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        Self::launch(node(folder, arguments, environment).args(["--log", "trace"]))
+        Self::launch(node(folder, arguments, environment).args(["--log", "debug"]))
     }
 
     async fn readiness(&self) -> (u16, Value) {

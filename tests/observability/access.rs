@@ -17,7 +17,7 @@ const OTHER: &str = "BBBB-hunter2-BBBB";
 /// A node whose admin port listens at `listen`.
 fn node(listen: &str, tokens: Option<&Path>) -> Process {
     let mut command = serve();
-    command.args(["--identity", "query", "--admin-listen", listen, "--log", "trace"]);
+    command.args(["--identity", "query", "--admin-listen", listen, "--log", "debug"]);
     if let Some(tokens) = tokens {
         command.arg("--admin-token-file").arg(tokens);
     }

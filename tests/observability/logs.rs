@@ -21,7 +21,7 @@ async fn log(admin: SocketAddr, tokens: Option<&Path>, levels: &[&str]) -> (bool
     let mut command = rollcall();
     command.args(["log", "--admin", &admin.to_string()]).args(levels);
     // What a node is told by its environment is no change that is asked for.
-    command.env("ROLLCALL_LOG", "trace");
+    command.env("ROLLCALL_LOG", "debug");
     if let Some(tokens) = tokens {
         command.env("ROLLCALL_ADMIN_TOKEN_FILE", tokens);
     }
@@ -101,7 +101,7 @@ async fn without_tokens_levels_are_told_on_this_machine_and_a_change_is_refused_
 #[tokio::test]
 async fn as_json_every_line_is_one_object_whatever_is_in_it() {
     let mut command: Command = serve();
-    command.args(["--identity", "query", "--log", "trace", "--drain", "1s"]).env("ROLLCALL_LOG_FORMAT", "json");
+    command.args(["--identity", "query", "--log", "debug", "--drain", "1s"]).env("ROLLCALL_LOG_FORMAT", "json");
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let mut parsed: Vec<Map<String, Value>> = Vec::new();

@@ -54,7 +54,7 @@ async fn one_trace_shows_a_roll_call_with_what_each_of_four_nodes_did_for_it() {
     fs::write(&headers, format!("authorization: Bearer {SECRET}\n")).unwrap();
     // What begins no trace by itself takes part in one that is under way.
     let more = ["--otlp-endpoint", &collector.endpoint, "--otlp-headers-file", headers.to_str().unwrap()];
-    let (nodes, clients) = cluster(&redis, &[&more[..], &["--trace-ratio", "0", "--log", "trace"]].concat()).await;
+    let (nodes, clients) = cluster(&redis, &[&more[..], &["--trace-ratio", "0", "--log", "debug"]].concat()).await;
     for ignored in ["", "00-nonsense", &sampled(1).replace("-01", "-00"), &format!("00-{}-{CALLER}-01", "0".repeat(32))]
     {
         assert_eq!(called(&nodes[0], ignored).await.status(), 200, "{ignored}");

@@ -20,7 +20,7 @@ async fn no_secret_is_logged_or_on_a_command_line_of_nodes_that_use_them_all() {
     let token = folder.write("token", TOKEN);
     let start = |name: &str| {
         let https = ["--tls-cert", &folder.text("node.pem"), "--tls-key", &folder.text("node.key")];
-        let more = ["--mesh-token-file", &token, "--log", "trace"];
+        let more = ["--mesh-token-file", &token, "--log", "debug"];
         // The other one is asked by plain requests.
         let start = redis.node(name).with(&mesh).with(&more);
         if name == "https" { start.with(&https) } else { start }

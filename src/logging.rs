@@ -140,7 +140,7 @@ fn parse(levels: &str) -> Result<EnvFilter, Error> {
     }
     let shown = |text: &str| text.chars().filter(|character| !character.is_control()).take(64).collect::<String>();
     for one in levels.split(',') {
-        let level = one.rsplit('=').next().unwrap_or(one).trim();
+        let level = one.rsplit_once('=').map_or(one, |(_, level)| level).trim();
         if level.parse::<LevelFilter>().is_ok_and(|level| level > STATIC_MAX_LEVEL) {
             return Err(Error::TooMuch(shown(one)));
         }

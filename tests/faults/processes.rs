@@ -363,15 +363,21 @@ impl Cluster {
 
     /// Whoever is listed, complete or not.
     pub async fn rows(&self, node: usize, room: &str) -> BTreeSet<String> {
-        let (_, call) = self.call(node, room).await;
-        call.rows.into_iter().map(|row| row.socket).collect()
+        sockets(&self.call(node, room).await.1)
     }
 
     /// Whether each of these nodes lists exactly who is there, complete or not.
     pub async fn all_listed(&self, nodes: &[usize], room: &str) -> bool {
+        self.all_tell(nodes, room, |_| true).await
+    }
+
+    /// Whether each of these nodes lists exactly who is there, and answers well. What another one said is printed, for
+    /// whoever reads why a test failed.
+    async fn all_tell(&self, nodes: &[usize], room: &str, well: impl Fn(&Call) -> bool) -> bool {
         let expected = self.oracle.present(room);
-        let answers = join_all(nodes.iter().map(|node| self.rows(*node, room))).await;
-        answers.into_iter().all(|listed| listed == expected)
+        let answers = join_all(nodes.iter().map(|node| self.call(*node, room))).await;
+        let wrong = answers.iter().filter(|(_, call)| sockets(call) != expected || !well(call));
+        wrong.inspect(|(full, _)| eprintln!("{room} is {expected:?}, and not {full}")).count() == 0
     }
 
     /// Ends when each of these nodes gives the complete and right answer, and Redis says the same as all rosters;
@@ -396,16 +402,13 @@ impl Cluster {
     /// The complete answer is exactly these; anything else is `None`.
     pub async fn listed(&self, node: usize, room: &str) -> Option<BTreeSet<String>> {
         let (_, call) = self.call(node, room).await;
-        let rows: BTreeSet<String> = call.rows.iter().map(|row| row.socket.clone()).collect();
-        assert_eq!(rows.len(), call.rows.len(), "a socket is listed twice");
-        call.complete.then_some(rows)
+        let listed = sockets(&call);
+        call.complete.then_some(listed)
     }
 
     /// Whether these nodes all give a complete answer that is exactly who is there, as far as the clients know.
     pub async fn agree(&self, nodes: &[usize], room: &str) -> bool {
-        let expected = self.oracle.present(room);
-        let answers = join_all(nodes.iter().map(|node| self.listed(*node, room))).await;
-        answers.into_iter().all(|listed| listed.as_ref() == Some(&expected))
+        self.all_tell(nodes, room, |call| call.complete).await
     }
 
     pub fn asker(&self) -> Asker {
@@ -549,6 +552,13 @@ impl Asker {
         let hold = tag.filter(|_| call.complete).map(|tag| Held { tag, rows: call.rows.clone() });
         Ok((if unchanged { 200 } else { status }, call, hold))
     }
+}
+
+/// Whoever an answer lists.
+fn sockets(call: &Call) -> BTreeSet<String> {
+    let listed: BTreeSet<String> = call.rows.iter().map(|row| row.socket.clone()).collect();
+    assert_eq!(listed.len(), call.rows.len(), "a socket is listed twice");
+    listed
 }
 
 /// Ports nobody listens on, each another one. The address is this node's own, so nobody takes them meanwhile.

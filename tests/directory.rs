@@ -390,7 +390,7 @@ async fn a_master_that_still_takes_writes_is_left_when_the_sentinels_name_anothe
 async fn sentinels_that_hang_or_are_gone_do_not_cost_the_time_of_a_call() {
     let master = redis_server::RedisServer::start().await;
     let mut sentinels = Sentinels::over(&master, 0).await;
-    sentinels.0[0].stop();
+    sentinels.0[0].stop().await;
     sentinels.0[1].kill();
     let directory = Redis::open(&sentinels.url(), "rollcall:", false).unwrap();
     let began = Instant::now();

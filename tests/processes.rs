@@ -11,7 +11,6 @@ use common::{Client, PATIENCE, RedisServer, open, text, until};
 use futures::StreamExt;
 use rollcall::connections::raise_file_limit;
 use rollcall::mesh::security::Security;
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -60,7 +59,7 @@ async fn a_node_that_stops_does_not_wait_for_those_who_could_go_on_asking() {
     // It hears no goodbye, since it is no member.
     let holder = Holder::of(process.mesh, "a", Security::default()).await;
     holder.hears_for_a_while().await;
-    kill_process(Pid::from_child(&process.child), Signal::TERM).unwrap();
+    process.terminate();
     until("it has stopped", || async { process.log().contains(" stopped") }).await;
     assert!(process.child.wait().unwrap().success());
     assert!(!process.log().contains("took too long"), "{}", process.log());

@@ -7,6 +7,7 @@ pub mod anybody;
 pub mod holder;
 pub mod log;
 pub mod process;
+pub mod signals;
 
 use std::collections::BTreeSet;
 use std::future::Future;

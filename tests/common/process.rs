@@ -5,7 +5,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use super::log::Log;
-use super::{PATIENCE, until};
+use super::{PATIENCE, signals, until};
 
 /// Killed with the value.
 pub struct Process {
@@ -61,6 +61,18 @@ impl Process {
 
     pub fn log(&self) -> String {
         self.log.text()
+    }
+
+    pub async fn stop(&self) {
+        signals::stop(&self.child).await;
+    }
+
+    pub fn go_on(&self) {
+        signals::go_on(&self.child);
+    }
+
+    pub fn terminate(&self) {
+        signals::terminate(&self.child);
     }
 }
 

@@ -27,7 +27,7 @@ async fn the_master_of_the_slot_is_killed() {
 #[ignore = "takes long: make failover"]
 async fn the_master_of_the_slot_hangs_and_goes_on_when_another_has_taken_over() {
     let (mut scene, replica, _others) = start().await;
-    scene.cluster.redis.stop();
+    scene.cluster.redis.stop().await;
     scene.clients_come("late").await;
     let old = scene.taken_over_by(replica).await;
     old.go_on();

@@ -14,13 +14,12 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rollcall::mesh::proto::LookupSocketsRequest;
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::sleep;
 
 use crate::common::log::Log;
-use crate::common::{PATIENCE, mesh_client, text, until};
+use crate::common::{PATIENCE, mesh_client, signals, text, until};
 use crate::crowd::{Client, Door};
 use crate::oracle::{Call, Oracle, Present, Row};
 use crate::proxy::{Callers, Mode, Processes, Proxy};
@@ -99,11 +98,11 @@ impl Node {
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("it runs").id()
+        self.running().id()
     }
 
-    pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(self.child.as_ref().expect("it runs")), signal).unwrap();
+    fn running(&self) -> &Child {
+        self.child.as_ref().expect("it runs")
     }
 
     /// The memory it has in use, in bytes.
@@ -111,12 +110,6 @@ impl Node {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
-    }
-
-    /// The state of the process: `T` when it is stopped.
-    fn state(&self) -> char {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
-        stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).unwrap()
     }
 
     fn launch(&mut self) {
@@ -280,20 +273,19 @@ impl Cluster {
     pub async fn stop(&self, node: usize) {
         let node = &self.nodes[node];
         self.oracle.stopping(node.process.get());
-        node.signal(Signal::STOP);
-        until("it stands still", || async { node.state() == 'T' }).await;
+        signals::stop(node.running()).await;
     }
 
     /// SIGCONT.
     pub fn go_on(&self, node: usize) {
         let node = &self.nodes[node];
-        node.signal(Signal::CONT);
+        signals::go_on(node.running());
         self.oracle.went_on(node.process.get());
     }
 
     /// SIGTERM.
     pub fn terminate(&self, node: usize) {
-        self.nodes[node].signal(Signal::TERM);
+        signals::terminate(self.nodes[node].running());
     }
 
     /// Ends when the process has ended by itself.

@@ -83,7 +83,7 @@ fn told_once(cluster: &Cluster) {
 async fn redis_hangs_and_goes_on() {
     let (cluster, mut clients) = three(Options::default()).await;
     let watch = watch(&cluster);
-    cluster.redis.stop();
+    cluster.redis.stop().await;
     life_goes_on_without_redis(&cluster, &mut clients).await;
     // All leases lapse meanwhile: nobody is dead, since no lease could be read.
     sleep(cluster.options.lease).await;
@@ -96,7 +96,7 @@ async fn redis_hangs_and_goes_on() {
 async fn redis_hangs_for_a_moment() {
     let (cluster, clients) = three(Options::default()).await;
     let watch = watch(&cluster);
-    cluster.redis.stop();
+    cluster.redis.stop().await;
     sleep(Duration::from_millis(700)).await;
     assert!(cluster.all_listed(&[0, 1, 2], "all").await);
     cluster.redis.go_on();
@@ -176,7 +176,7 @@ async fn a_replica_is_promoted_that_lacks_the_last_claims() {
     let (mut cluster, mut clients) = three(Options::proxied()).await;
     let replica = RedisServer::replica_of(&cluster.redis).await;
     let watch = watch(&cluster);
-    replica.stop();
+    replica.stop().await;
     for node in 0..3 {
         clients.push(cluster.connect(node, "late", &["all", &format!("late-{node}")]).await);
     }
@@ -356,7 +356,7 @@ async fn a_room_that_empties_and_fills_again_while_redis_hangs_is_never_lost() {
         // A claim is given back a second and a half after the room's last socket left: the removal is caught on its
         // way, before, after, or while it has no answer.
         sleep(Duration::from_millis(1440 + 10 * turn)).await;
-        cluster.redis.stop();
+        cluster.redis.stop().await;
         let (joined, ()) = tokio::join!(client.join(room), async {
             sleep(Duration::from_millis(100 * (turn % 3) + 50)).await;
             cluster.redis.go_on();

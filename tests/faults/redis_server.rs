@@ -13,11 +13,10 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, FromRedisValue};
-use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use crate::common::{redis_program, until};
+use crate::common::{redis_program, signals, until};
 
 /// The longest a command of a test may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -152,18 +151,17 @@ impl RedisServer {
         self.run::<()>(&mut redis::cmd("FLUSHALL")).await;
     }
 
-    fn signal(&self, signal: Signal) {
-        let process = self.process.as_ref().expect("it runs");
-        kill_process(Pid::from_child(process), signal).unwrap();
+    fn running(&self) -> &Child {
+        self.process.as_ref().expect("it runs")
     }
 
     /// It hangs, with its connections open, until [`Self::go_on`].
-    pub fn stop(&self) {
-        self.signal(Signal::STOP);
+    pub async fn stop(&self) {
+        signals::stop(self.running()).await;
     }
 
     pub fn go_on(&self) {
-        self.signal(Signal::CONT);
+        signals::go_on(self.running());
     }
 
     /// `kill -9`.

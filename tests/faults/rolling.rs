@@ -127,7 +127,7 @@ async fn a_node_that_drains_while_redis_is_away_exits_in_time() {
     let mut cluster = Cluster::start(2, options()).await;
     let _clients = [cluster.connect(0, "stays", &["a"]).await, cluster.connect(1, "goes", &["a"]).await];
     let watch = Watch::start(&cluster, &[0], &["a"]);
-    cluster.redis.stop();
+    cluster.redis.stop().await;
     cluster.terminate(1);
     let terminated = Instant::now();
     let status = cluster.exited(1).await;

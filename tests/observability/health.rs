@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use rollcall::mesh::link::{Link, by_tcp};
 use rollcall::socket_edge::{Limits, Transports};
-use rustix::process::Signal;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
@@ -85,7 +84,7 @@ async fn a_node_says_in_every_way_why_it_is_not_ready_and_when_it_is() {
     for number in 0..8 {
         clients.push(Client::connect(node.public, &format!("user-{number}"), &["a"]).await.unwrap());
     }
-    node.signal(Signal::TERM);
+    node.terminate();
     until("draining", || async { probe(node.admin, &[]).await.1.contains("not ready: draining") }).await;
     assert_eq!(node.get("/readyz").await.status(), 503);
     until("not serving", || async { status(node.mesh, NODE).await == ServingStatus::NotServing }).await;

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use tempfile::TempDir;
 
 use crate::common::process::{Process, rollcall, serve};
-use crate::common::until;
+use crate::common::{signals, until};
 use crate::process::run;
 
 const TOKEN: &str = "AAAA-hunter2-AAAA";
@@ -121,7 +121,7 @@ async fn as_json_every_line_is_one_object_whatever_is_in_it() {
     let url = format!("http://{public}/caf%C3%A9%22%7D%7B/users");
     let request = || reqwest::Client::new().get(&url).header("x-request-id", "find-me").send();
     until("a roll is called", || async { request().await.is_ok_and(|answer| answer.status() == 200) }).await;
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    signals::terminate(&child);
     let rest = reading.join().unwrap();
     child.wait().unwrap();
     parsed.extend(rest.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))));

@@ -5,8 +5,6 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 
-use rustix::process::Signal;
-
 use crate::common::{Client, RedisServer, until};
 use crate::process::{Process, Samples, prometheus};
 
@@ -140,7 +138,7 @@ async fn a_peer_that_hangs_and_dies_and_a_redis_that_goes_are_seen() {
     let client = Client::connect(owner.public, "foo", &["a"]).await.unwrap();
     assert_eq!(asked.ask("/a/users").await.headers()["rollcall-complete"], "true");
 
-    owner.signal(Signal::STOP);
+    owner.stop().await;
     let lookups = |samples: &Samples, outcome: &str| samples.sum("rollcall_peer_lookups_total", &[outcome]);
     until("the circuit opens", || async {
         let call = || asked.ask("/a/users?deadline_ms=200");
@@ -156,7 +154,7 @@ async fn a_peer_that_hangs_and_dies_and_a_redis_that_goes_are_seen() {
     assert!(samples.sum("rollcall_roll_calls_total", &["incomplete"]) >= 3.0);
     assert!(samples.sum("rollcall_roll_calls_strict_refused_total", &[]) >= 1.0);
     assert!(samples.sum("rollcall_http_requests_total", &["users", "503"]) >= 1.0);
-    owner.signal(Signal::CONT);
+    owner.go_on();
     until("it is asked again", || async { asked.samples().await.sum("rollcall_peer_circuit_open", &["owner"]) == 0.0 })
         .await;
 

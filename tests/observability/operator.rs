@@ -13,7 +13,6 @@ use rollcall::mesh::proto::{
     LookupSocketsRequest, LookupSocketsResponse, RevalidateRequest, RevalidateResponse, RoomSize, Status as Word,
 };
 use rollcall::names::NodeId;
-use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -99,7 +98,7 @@ async fn every_node_tells_the_same_of_all_and_a_hanging_and_a_dead_one_are_named
     let (_, said) = command(nodes[0].admin, &["users", "b", "--json"]).await;
     assert_eq!(serde_json::from_str::<Value>(&said).unwrap()["users"].as_array().unwrap().len(), 4);
 
-    nodes[2].signal(Signal::STOP);
+    nodes[2].stop().await;
     let began = Instant::now();
     let (well, said) = command(nodes[0].admin, &["status"]).await;
     assert!(began.elapsed() < Duration::from_secs(3), "one that hangs costs a second: {:?}", began.elapsed());
@@ -111,7 +110,7 @@ async fn every_node_tells_the_same_of_all_and_a_hanging_and_a_dead_one_are_named
         said.ends_with("incomplete: 3 sockets, 1 user; no answer of node-3 (deadline); 1 socket left open\n"),
         "{said}"
     );
-    nodes[2].signal(Signal::CONT);
+    nodes[2].go_on();
     until("all is well again", || async { command(nodes[0].admin, &["status", "--json"]).await.0 }).await;
 
     drop(nodes.pop());

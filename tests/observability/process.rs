@@ -5,8 +5,6 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use crate::common::RedisServer;
 pub use crate::common::process::Process;
 use crate::common::process::serve;
@@ -39,10 +37,6 @@ impl Process {
     /// What a path of the public port answers.
     pub async fn ask(&self, path: &str) -> reqwest::Response {
         reqwest::get(format!("http://{}{path}", self.public)).await.unwrap()
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 }
 

@@ -6,7 +6,6 @@ use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::collector::{CLIENT, Collector, INTERNAL, SERVER, Span};
@@ -108,7 +107,7 @@ async fn one_trace_shows_a_roll_call_with_what_each_of_four_nodes_did_for_it() {
 
     // What is under way when a node stops is exported.
     assert_eq!(called(&nodes[0], &sampled(3)).await.status(), 200);
-    nodes[0].signal(Signal::TERM);
+    nodes[0].terminate();
     until("its last spans came in", || async {
         !named(&collector.of_trace(&trace(3)), "GET /{room}/users").is_empty()
     })
@@ -176,7 +175,7 @@ async fn a_collector_that_hangs_or_is_gone_holds_up_nobody_and_is_complained_of_
             until("it complains", || async { node.log().contains(complaint) }).await;
         }
         let began = Instant::now();
-        node.signal(Signal::TERM);
+        node.terminate();
         until("it stops", || ready(node.child.try_wait().unwrap().is_some())).await;
         assert!(began.elapsed() < Duration::from_secs(5), "within the drain: {:?}", began.elapsed());
         assert!(node.log().matches(complaint).count() <= 1, "{}", node.log());
@@ -195,7 +194,7 @@ async fn nothing_is_exported_unless_a_flag_says_so() {
     let mut node = Process::launch(&mut command);
     node.is_ready().await;
     assert_eq!(called(&node, &sampled(1)).await.status(), 200);
-    node.signal(Signal::TERM);
+    node.terminate();
     until("it stops", || ready(node.child.try_wait().unwrap().is_some())).await;
     assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "nobody connected");
 }

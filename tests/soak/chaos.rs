@@ -153,7 +153,7 @@ impl Faults {
                 cluster.terminate(act.node);
             }
             Fault::Flush => cluster.redis.flush().await,
-            Fault::RedisStop => cluster.redis.stop(),
+            Fault::RedisStop => cluster.redis.stop().await,
             Fault::RedisKill => cluster.redis.kill(),
         }
     }

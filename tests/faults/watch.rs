@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -41,6 +42,7 @@ struct Seen {
 /// See the module.
 pub struct Watch {
     oracle: Oracle,
+    asking: Vec<Asking>,
     seen: Arc<Mutex<Seen>>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
@@ -59,18 +61,23 @@ impl Watch {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        for node in nodes {
-            let asking = Asking {
-                asker: cluster.asker(),
-                oracle: cluster.oracle.clone(),
-                door: cluster.nodes[*node].door(),
-                rooms: rooms.iter().map(|room| (*room).to_owned()).collect(),
-                seen: Arc::clone(&seen),
-            };
-            let stop = stop.clone();
-            tasks.spawn(asking.run(stop));
+        let asking = |node: &usize| Asking {
+            asker: cluster.asker(),
+            oracle: cluster.oracle.clone(),
+            door: cluster.nodes[*node].door(),
+            rooms: rooms.iter().map(|room| (*room).to_owned()).collect(),
+            seen: Arc::clone(&seen),
+        };
+        let asking: Vec<Asking> = nodes.iter().map(asking).collect();
+        for asking in asking.clone() {
+            tasks.spawn(asking.run(stop.clone()));
         }
-        Self { oracle: cluster.oracle.clone(), seen, stop, tasks }
+        Self { oracle: cluster.oracle.clone(), asking, seen, stop, tasks }
+    }
+
+    /// Asks each of its nodes about this room at once, besides what it asks anyway.
+    pub async fn asks_now(&self, room: &str) {
+        join_all(self.asking.iter().map(|asking| asking.ask(room))).await;
     }
 
     /// Ends when one more answer has come, so that the next question is on its way or about to be.
@@ -102,6 +109,7 @@ impl Watch {
     }
 }
 
+#[derive(Clone)]
 struct Asking {
     asker: Asker,
     oracle: Oracle,
@@ -114,18 +122,24 @@ impl Asking {
     async fn run(self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             for room in &self.rooms {
-                if !self.oracle.is_stopped(self.door.process.get()) {
-                    let asked = Instant::now();
-                    let answer = self.asker.ask(&self.door, room).await;
-                    let mut seen = self.seen.lock().unwrap();
-                    match answer {
-                        Ok((200, full, call)) => seen.answered.push(Answered { call, full }),
-                        Ok((status, ..)) => seen.other.push((asked, self.door.address, status)),
-                        Err(_) => seen.failed.push((asked, self.door.address)),
-                    }
-                }
+                self.ask(room).await;
                 sleep(PAUSE).await;
             }
+        }
+    }
+
+    /// Asks, unless the node is stopped.
+    async fn ask(&self, room: &str) {
+        if self.oracle.is_stopped(self.door.process.get()) {
+            return;
+        }
+        let asked = Instant::now();
+        let answer = self.asker.ask(&self.door, room).await;
+        let mut seen = self.seen.lock().unwrap();
+        match answer {
+            Ok((200, full, call)) => seen.answered.push(Answered { call, full }),
+            Ok((status, ..)) => seen.other.push((asked, self.door.address, status)),
+            Err(_) => seen.failed.push((asked, self.door.address)),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! says which life of the index ([`Epoch`]) it came from, and every call ends within a bounded time.
 
 pub mod faulty;
+pub mod measured;
 pub mod memory;
 pub mod redis;
 
@@ -17,7 +18,7 @@ use smol_str::SmolStr;
 use thiserror::Error;
 
 use crate::names::{NodeId, NodeName, Room};
-use crate::roster::claims::SeatChange;
+use crate::roster::ownership::SeatChange;
 
 /// How long a claim and a socket-id set live in the index after they were last asserted. Only what a node left behind
 /// that never came back is still there by then.

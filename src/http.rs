@@ -11,7 +11,6 @@ pub mod full;
 pub mod openapi;
 pub mod paced;
 pub mod page;
-pub mod problem;
 pub mod request_id;
 pub mod rest;
 
@@ -31,10 +30,10 @@ use tower::util::option_layer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
-use crate::identity::Callers;
-use crate::limits::at_once::AtOnce;
+use crate::auth::Callers;
+use crate::edge::limits::at_once::AtOnce;
+use crate::problem::Problem;
 use crate::roll_call::RollCall;
-use problem::Problem;
 use request_id::REQUEST_ID;
 
 /// What the public port needs.

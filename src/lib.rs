@@ -3,45 +3,63 @@
 //! Two flows, and the order to read the modules in:
 //!
 //! ```text
-//! socket in:   socket_edge -> roster -> registrar -> directory (Redis)
+//! socket in:   edge -> roster -> reconciler -> directory (Redis)
 //! question in: http -> roll_call -> directory: whom to ask -> mesh: LookupSockets to exactly those -> join -> JSON
 //! ```
 //!
-//! [`names`] and [`clock`] are what everything speaks of, [`oddities`] what is ignored, [`watched`] the files that are
-//! read again. [`identity`] says who is let in and who may ask, [`limits`] what anybody may take; [`membership`] says
-//! who belongs to the cluster and whether this node counts, [`health`] whether clients should be sent here, [`metrics`]
-//! what was counted, [`logging`] what is told of it, and [`traces`] what each part of it took; [`node`] wires one node
-//! together, [`dev`] runs four of them in one process, [`certs`] makes certificates for those of many, and [`audit`]
-//! compares what Redis says with what they say. [`status`] asks all of them how they are, [`operator`] tells it on a
-//! terminal, and [`admin_client`] is how commands ask a node. The words and the promises are in the README.
+//! Each module imports only from the modules above it. `docs/ARCHITECTURE.md` has the promises and the rules.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
-pub mod admin_client;
-pub mod audit;
-pub mod certs;
-pub mod cli;
-pub mod clock;
-pub mod connections;
-pub mod dev;
-pub mod directory;
-pub mod health;
-pub mod http;
-pub mod identity;
-pub mod limits;
-pub mod logging;
-pub mod membership;
-pub mod mesh;
-pub mod metrics;
+// In reading order, which is also the order of the layers: the blank lines keep `cargo fmt` from sorting them.
+
+/// Rooms, users, sockets and nodes as validated types.
 pub mod names;
-pub mod node;
-pub mod oddities;
-pub mod operator;
-pub mod registrar;
-pub mod roll_call;
+
+/// A monotonic clock that continues while the machine sleeps.
+pub mod clock;
+
+/// The envelope of every HTTP error (RFC 9457).
+pub mod problem;
+
+/// This node's sockets by room, and what the directory must hold for them.
 pub mod roster;
-pub mod socket_edge;
+
+/// Tokens, keys and TLS: which client is who, and who may ask.
+pub mod auth;
+
+/// The log, the metrics and the traces.
+pub mod telemetry;
+
+/// The index of whom to ask about a room: the contract, in memory and in Redis.
+pub mod directory;
+
+/// The gRPC client side of the connections between nodes, and their security.
+pub mod mesh;
+
+/// Which nodes belong to the cluster, and whether this one is active.
+pub mod membership;
+
+/// The question "who is in this room", put to every node that must be asked.
+pub mod roll_call;
+
+/// Keeps the directory equal to the roster.
+pub mod reconciler;
+
+/// How this node and the cluster are, for operators.
 pub mod status;
-pub mod tls;
-pub mod traces;
-pub mod watched;
+
+/// The gRPC server side of the connections between nodes.
+pub mod mesh_service;
+
+/// REST, the pages and the admin port.
+pub mod http;
+
+/// The Socket.IO side: accept loop, limits, long-polling, the namespace.
+pub mod edge;
+
+/// One node: its wiring, its tasks and its shutdown.
+pub mod node;
+
+/// The command line: a module for each subcommand.
+pub mod commands;

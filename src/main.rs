@@ -8,22 +8,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rollcall::audit;
-use rollcall::certs;
-use rollcall::cli::{Audit, Certs, Cli, Command, Dev, Log, OnOff, Serve};
-use rollcall::connections::{file_limit, listen, raise_file_limit};
-use rollcall::dev;
+use rollcall::commands::args::{Audit, Certs, Cli, Command, Dev, Log, OnOff, Serve};
+use rollcall::commands::audit;
+use rollcall::commands::certs;
+use rollcall::commands::dev;
+use rollcall::commands::health;
+use rollcall::commands::log;
+use rollcall::commands::operator;
 use rollcall::directory::Directory;
 use rollcall::directory::memory::Memory;
 use rollcall::directory::redis::Redis;
-use rollcall::health::probe;
-use rollcall::logging::{self, Logging, remote};
+use rollcall::edge::connections::{file_limit, listen, raise_file_limit};
+use rollcall::edge::socketio::Limits;
 use rollcall::names::NodeName;
 use rollcall::node::{Config, Listeners, Node};
-use rollcall::operator;
-use rollcall::registrar;
-use rollcall::socket_edge::Limits;
-use rollcall::traces::export::Traces;
+use rollcall::reconciler;
+use rollcall::telemetry::logging;
+use rollcall::telemetry::logging::Logging;
+use rollcall::telemetry::traces::export::Traces;
 use tikv_jemallocator::Jemalloc;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -63,7 +65,7 @@ fn main() -> ExitCode {
     let logging = cli.logging();
     match cli.command {
         // What asks a node, or prints what is known here.
-        Command::Health(health) => tell(probe::ask(health.admin.as_str(), health.question())),
+        Command::Health(health) => tell(health::ask(health.admin.as_str(), health.question())),
         Command::Log(log) => tell(levels(log)),
         Command::Status(status) => ask(operator::status(&status)),
         Command::Users(users) => ask(operator::users(&users)),
@@ -92,7 +94,7 @@ fn main() -> ExitCode {
 /// Says what a node logs, after it was changed where that is asked.
 async fn levels(log: Log) -> Result<String, String> {
     let client = log.asked.client().map_err(|error| format!("{error:#}"))?;
-    remote::ask(&client, log.change.as_deref()).await
+    log::ask(&client, log.change.as_deref()).await
 }
 
 /// What came of asking a node, in one line and by the exit code.
@@ -265,7 +267,7 @@ async fn run_serve(serve: Serve, logging: Logging, shutdown: CancellationToken) 
             ping_timeout: serve.ping_timeout,
         },
         access,
-        linger: registrar::LINGER,
+        linger: reconciler::LINGER,
         bounds,
         cors_origins: serve.cors_origins,
         tls,

@@ -9,17 +9,13 @@
 
 pub mod accept;
 pub mod answers;
-pub mod circuit;
-pub mod description;
-pub mod forward;
-pub mod health;
-pub mod link;
-pub mod metered;
+pub mod byte_counter;
+pub mod channel;
+pub mod circuit_breaker;
 pub mod peers;
 pub mod preface;
 pub mod revalidation;
 pub mod security;
-pub mod server;
 pub mod status;
 
 /// The compiled protocol.

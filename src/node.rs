@@ -3,6 +3,9 @@
 //! Owns the wiring and the life of the process's parts; no behaviour of its own. Listeners come in already bound, so
 //! that port 0 works, and tests start nodes exactly as `main` does.
 
+pub mod scrape;
+pub mod state;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,38 +27,42 @@ use tower::layer::layer_fn;
 use tower::util::{MapRequest, MapResponse, option_layer};
 use tracing::{info, warn};
 
-use crate::connections::{self, Connections};
+use crate::auth::Access;
+use crate::auth::reload::{LOOK_EVERY, Watched};
+use crate::auth::tls::Tls;
+use crate::auth::tokens::Tokens;
 use crate::directory::Directory;
+use crate::edge::connections;
+use crate::edge::connections::Connections;
+use crate::edge::gate;
+use crate::edge::gate::Gate;
+use crate::edge::limits::Bounds;
+use crate::edge::limits::at_once::AtOnce;
+use crate::edge::limits::counted::so_many;
+use crate::edge::limits::turnstile::Turnstile;
+use crate::edge::polling;
+use crate::edge::polling::Polling;
+use crate::edge::polling::sessions::{Engine, Sessions};
+use crate::edge::socketio;
+use crate::edge::socketio::Transports;
+use crate::edge::socketio::expiry::Expiry;
 use crate::http;
 use crate::http::admin::guard::Guard;
 use crate::http::request_id::RequestIds;
-use crate::identity::Access;
-use crate::identity::tokens::Tokens;
-use crate::limits::Bounds;
-use crate::limits::at_once::AtOnce;
-use crate::limits::counted::so_many;
-use crate::limits::turnstile::Turnstile;
 use crate::membership::{Identity, Leaving, Membership};
-use crate::mesh;
 use crate::mesh::accept::{Accepted, accepted};
 use crate::mesh::peers::Peers;
 use crate::mesh::security::Security;
-use crate::metrics::Metrics;
-use crate::metrics::scrape::{Scrape, Sources};
+use crate::mesh_service;
 use crate::names::{NodeId, NodeName};
-use crate::registrar::Registrar;
+use crate::node::scrape::{Scrape, Sources};
+use crate::reconciler::Registrar;
 use crate::roll_call::RollCall;
-use crate::roll_call::parts::Parts;
+use crate::roll_call::cache::Parts;
 use crate::roster::Roster;
-use crate::socket_edge::expiry::Expiry;
-use crate::socket_edge::gate::{self, Gate};
-use crate::socket_edge::polling::{self, Polling};
-use crate::socket_edge::sessions::{Engine, Sessions};
-use crate::socket_edge::{self, Transports};
 use crate::status::Overview;
 use crate::status::description::Describer;
-use crate::tls::Tls;
-use crate::watched::{LOOK_EVERY, Watched};
+use crate::telemetry::metrics::Metrics;
 
 /// How long a lease lasts unless told otherwise.
 pub const LEASE: Duration = Duration::from_secs(5);
@@ -98,7 +105,7 @@ pub struct Config {
     /// How many bytes of the answers of nodes are held, at most.
     pub cache: u64,
     /// What Socket.IO clients are held to.
-    pub clients: socket_edge::Limits,
+    pub clients: socketio::Limits,
     /// Who is let in, and who may call the roll.
     pub access: Access,
     /// What anybody may take of this node.
@@ -261,7 +268,7 @@ impl Node {
 
         let Access { identity, callers } = config.access.clone();
         let expiry = Arc::new(Expiry::default());
-        let (socket_io, live) = socket_edge::build(
+        let (socket_io, live) = socketio::build(
             Arc::clone(roster),
             Arc::clone(registrar),
             identity.clone(),
@@ -348,7 +355,7 @@ impl Node {
             let connections = Connections::new(config.clients.ping_timeout, DEADLINE_MOST, &bounds);
             tasks.spawn("admin", connections::serve(admin, None, service, connections, stop_mesh.clone()));
         }
-        let mut mesh = tokio::spawn(mesh::server::serve(
+        let mut mesh = tokio::spawn(mesh_service::serve(
             so_many(accepted(listeners.mesh, config.mesh_security.clone()), MESH_CONNECTIONS, Accepted::counted),
             core.describer.clone(),
             identity,

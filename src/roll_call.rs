@@ -7,9 +7,9 @@
 //! told one [`list`].
 
 pub mod answer;
-pub mod flights;
+pub mod cache;
+pub mod coalescer;
 pub mod list;
-pub mod parts;
 pub mod plan;
 pub mod rows;
 
@@ -31,16 +31,17 @@ use tracing::{Instrument as _, Span, debug};
 
 use crate::clock::BootInstant;
 use crate::directory::{Account, Directory};
-use crate::logging::request;
 use crate::membership::{Member, Membership, View};
 use crate::mesh::peers::{Peers, Reply, Silence};
-use crate::metrics::roll_calls::RollCalls;
 use crate::names::{NodeId, NodeName, Room};
 use crate::roster::{Known, Roster};
-use crate::traces::{self, Shared};
+use crate::telemetry::logging::request;
+use crate::telemetry::metrics::roll_calls::RollCalls;
+use crate::telemetry::traces;
+use crate::telemetry::traces::Shared;
 use answer::{Answer, Outcome, Verdict, Vouched};
-use flights::Flights;
-use parts::Parts;
+use cache::Parts;
+use coalescer::Flights;
 use plan::{Plan, Target, plan};
 use rows::Rows;
 

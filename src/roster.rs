@@ -8,9 +8,9 @@
 
 pub mod busiest;
 pub mod changes;
-pub mod claims;
-mod due_seats;
-mod part;
+pub mod ownership;
+mod pending_writes;
+mod rows_update;
 pub mod walk;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -25,10 +25,10 @@ use tokio::time::Instant;
 use crate::directory::Epoch;
 use crate::names::{NodeId, Room, SocketId, UserId};
 use changes::Log;
-use claims::{Abandoned, Claim, Seat};
-use due_seats::DueSeats;
+use ownership::{Abandoned, Claim, Seat};
+use pending_writes::DueSeats;
 
-pub use part::{Known, Part, Row, Told};
+pub use rows_update::{Known, Part, Row, Told};
 
 /// A node's word on its claims.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 //! any of this: whom a roll call asks is decided without it.
 
 pub mod description;
+pub mod health;
 pub mod merge;
 
 use std::time::Duration;
@@ -16,9 +17,9 @@ use smol_str::SmolStr;
 use tokio::time::Instant;
 
 use crate::clock::BootInstant;
-use crate::health::Report;
 use crate::membership::Member;
 use crate::mesh::peers::{Peers, Silence};
+use crate::status::health::Report;
 use description::{Describer, Description, ROOMS_MOST};
 use merge::merge;
 

@@ -11,7 +11,7 @@ use common::{Cluster, Index, Running, listen_anywhere, mesh_client, until};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use prost::Message;
-use rollcall::mesh::link::Link;
+use rollcall::mesh::channel::Link;
 use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use rollcall::mesh::proto::mesh_service_server::{MeshService, MeshServiceServer};
 use rollcall::mesh::proto::{

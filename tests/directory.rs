@@ -21,8 +21,8 @@ use rollcall::directory::redis::connect::Access;
 use rollcall::directory::redis::{CALL_TIMEOUT, Redis, Unfit};
 use rollcall::directory::{Directory, Error, Listing, NodeEntry, Renewal};
 use rollcall::names::{NodeId, NodeName, Room, SocketId};
-use rollcall::oddities::Oddity;
-use rollcall::roster::claims::{Seat, SeatChange};
+use rollcall::roster::ownership::{Seat, SeatChange};
+use rollcall::telemetry::anomalies::Oddity;
 use tempfile::TempDir;
 use topology::{Sentinels, Shards, TAGGED};
 

@@ -10,8 +10,8 @@ use prost::Message;
 use reqwest::header::{ETAG, IF_NONE_MATCH};
 use reqwest::{Response, StatusCode};
 use rollcall::mesh::proto::{LookupSocketsRequest, LookupSocketsResponse};
-use rollcall::oddities::Oddity;
 use rollcall::roster::Presence;
+use rollcall::telemetry::anomalies::Oddity;
 use serde_json::Value;
 
 /// By name: whether the node said that its rows are those of before.

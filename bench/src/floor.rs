@@ -13,7 +13,7 @@ use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use bytes::Bytes;
-use rollcall::mesh::link;
+use rollcall::mesh::channel;
 use rollcall::mesh::proto::LookupSocketsRequest;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -63,7 +63,7 @@ async fn directory(system: &System, room: &str, time: Duration) -> Result<Vec<Du
 }
 
 async fn lookup(system: &System, room: &str, time: Duration) -> Result<Vec<Duration>> {
-    let mut peer = link::client(&system.meshes[1].to_string().into(), link::by_tcp)?;
+    let mut peer = channel::client(&system.meshes[1].to_string().into(), channel::by_tcp)?;
     let all = LookupSocketsRequest { room: room.to_owned(), ..Default::default() };
     let held = peer.lookup_sockets(all.clone()).await?.into_inner();
     let request = LookupSocketsRequest { node_id: held.node_id, known_version: Some(held.version), ..all };

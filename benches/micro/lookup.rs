@@ -3,16 +3,17 @@
 use std::net::Ipv4Addr;
 
 use criterion::Criterion;
-use rollcall::identity::By;
+use rollcall::auth::By;
 use rollcall::membership::Membership;
+use rollcall::mesh::accept;
 use rollcall::mesh::peers::{Peers, Reply};
 use rollcall::mesh::security::Security;
-use rollcall::mesh::{accept, server};
-use rollcall::metrics::recent::Recent;
+use rollcall::mesh_service;
 use rollcall::names::NodeId;
 use rollcall::node;
 use rollcall::roster::{Roster, Told};
 use rollcall::status::description::Describer;
+use rollcall::telemetry::metrics::recent::Recent;
 use smol_str::format_smolstr;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -32,7 +33,7 @@ pub fn lookup(criterion: &mut Criterion) {
         let _entered = runtime.enter();
         accept::accepted(mesh, Security::default())
     };
-    runtime.spawn(server::serve(
+    runtime.spawn(mesh_service::serve(
         connections,
         Describer::new(roster, membership, Recent::default()),
         By::Query,

@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use rollcall::directory::redis::{read_entry, read_nodes};
 use rollcall::names::{NodeId, NodeName};
-use rollcall::oddities::Oddity;
+use rollcall::telemetry::anomalies::Oddity;
 use serde_json::Value;
 
 fn members(bytes: &[u8]) {

@@ -5,7 +5,7 @@
 use form_urlencoded::Serializer;
 use libfuzzer_sys::fuzz_target;
 use rollcall::names::{MAX_NAME_BYTES, Room, UserId};
-use rollcall::socket_edge::handshake::{Auth, Handshake, one_room};
+use rollcall::edge::socketio::handshake::{Auth, Handshake, one_room};
 use serde_json::Value;
 
 const ROOMS_MOST: usize = 4;

@@ -10,7 +10,7 @@ use prost::Message;
 use rollcall::clock::BootInstant;
 use rollcall::membership::table::Table;
 use rollcall::mesh::proto::{AnnounceRequest, LookupSocketsRequest};
-use rollcall::mesh::server::Lookup;
+use rollcall::mesh_service::Lookup;
 use rollcall::mesh::{MAX_LOOKUP_IDS, status};
 use rollcall::names::{NodeId, Room, SocketId, UserId};
 use rollcall::roster::{Presence, Roster, Told};

@@ -10,11 +10,11 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use futures::FutureExt as _;
 use libfuzzer_sys::fuzz_target;
 use ring::hmac;
-use rollcall::identity::Denied;
-use rollcall::identity::keys::KeySet;
-use rollcall::identity::tokens::Tokens;
-use rollcall::identity::verifier::{Keys, Rules, Verifier};
-use rollcall::watched::Watched;
+use rollcall::auth::Denied;
+use rollcall::auth::keys::KeySet;
+use rollcall::auth::tokens::Tokens;
+use rollcall::auth::verifier::{Keys, Rules, Verifier};
+use rollcall::auth::reload::Watched;
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 /// After all of this.

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 
 use super::{Account, Directory, Epoch, Error, Listing, NodeEntry, Owners, Renewal, Result};
 use crate::names::{NodeId, Room};
-use crate::roster::claims::SeatChange;
+use crate::roster::ownership::SeatChange;
 
 /// The kinds of call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -13,7 +13,7 @@ use smol_str::format_smolstr;
 use super::{Account, Directory, Epoch, Listing, NodeEntry, Owners, Renewal, Result};
 use crate::clock::BootInstant;
 use crate::names::{NodeId, Room, SocketId};
-use crate::roster::claims::SeatChange;
+use crate::roster::ownership::SeatChange;
 
 /// An index in memory, shared by the nodes that hold a clone of its `Arc`.
 #[derive(Default)]

@@ -6,9 +6,9 @@
 //! another one; nothing is retried behind a caller's back. What is not fit for an index is not used ([`fitness`]).
 
 pub mod connect;
-pub mod fitness;
+mod discovery;
 mod link;
-mod master;
+pub mod preflight;
 pub mod scan;
 pub mod slot;
 pub mod url;
@@ -24,12 +24,12 @@ use tracing::debug;
 use super::{Account, Directory, ENTRY_TTL, Epoch, Error, Listing, NodeEntry, Owners, Renewal, Result};
 use crate::clock::whole_milliseconds;
 use crate::names::{NodeId, Room};
-use crate::oddities::Oddity;
-use crate::roster::claims::SeatChange;
+use crate::roster::ownership::SeatChange;
+use crate::telemetry::anomalies::Oddity;
 use connect::{Access, Server};
 use link::Link;
 
-pub use fitness::Unfit;
+pub use preflight::Unfit;
 
 /// The longest any call waits for Redis, connecting included.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,7 +1,7 @@
 //! Who may call the roll, as HTTP says it.
 //!
 //! Owns the `Authorization` header, the `401` and `403` (RFC 6750), and what caches may keep of an answer that is not for
-//! everybody. Who a token belongs to is decided by [`Callers`](crate::identity::Callers); the page and its assets are
+//! everybody. Who a token belongs to is decided by [`Callers`](crate::auth::Callers); the page and its assets are
 //! open to all, since there is nothing about anybody in them.
 
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use axum::response::Response;
 use headers::HeaderMapExt as _;
 use headers::authorization::{Authorization, Bearer};
 
-use super::problem::{Problem, SOON};
 use super::{Config, rest};
-use crate::identity::Denied;
+use crate::auth::Denied;
+use crate::problem::{Problem, SOON};
 
 /// What a caller is asked for that presented no token.
 pub const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"rollcall\"");

@@ -21,15 +21,15 @@ use axum::{Json, Router};
 use tokio::task::spawn_blocking;
 use tracing::error;
 
-use super::problem::Problem;
 use super::request_id::RequestIds;
 use super::{not_found, sealed};
-use crate::health::Report;
-use crate::identity::By;
+use crate::auth::By;
 use crate::membership::Membership;
-use crate::metrics::scrape::{CONTENT_TYPE, Scrape};
+use crate::node::scrape::{CONTENT_TYPE, Scrape};
+use crate::problem::Problem;
 use crate::roll_call::RollCall;
 use crate::status::Overview;
+use crate::status::health::Report;
 use guard::Guard;
 
 /// The most bytes of a request's body.

@@ -7,8 +7,9 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::{Components, OpenApi as Document};
 use utoipa::{IntoParams, IntoResponses, OpenApi, ToSchema};
 
-use super::{problem, rest};
-use crate::identity::Callers;
+use super::rest;
+use crate::auth::Callers;
+use crate::problem;
 
 /// How callers show who they are, where they must.
 const BEARER: &str = "bearer";

@@ -12,8 +12,8 @@ use axum::http::request::Parts;
 use axum::response::{Html, IntoResponse};
 
 use super::Config;
-use super::problem::Problem;
 use super::rest;
+use crate::problem::Problem;
 
 include!(concat!(env!("OUT_DIR"), "/built.rs"));
 

@@ -14,9 +14,9 @@ use futures::future::BoxFuture;
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use super::problem::Problem;
-use crate::logging::request::{about, within};
-use crate::traces;
+use crate::problem::Problem;
+use crate::telemetry::logging::request::{about, within};
+use crate::telemetry::traces;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest id that is taken from a request, in bytes.
@@ -96,7 +96,7 @@ mod tests {
     use tower::service_fn;
 
     use super::*;
-    use crate::logging::request::current;
+    use crate::telemetry::logging::request::current;
 
     #[tokio::test]
     async fn what_is_logged_names_the_request_before_and_while_its_answer_is_awaited() {

@@ -16,9 +16,9 @@ use headers::{ContentType, ETag, HeaderMapExt, IfNoneMatch};
 use serde::Deserialize;
 
 use super::openapi::{AskQuery, CallErrors, HeldHeader, RoomPath, Row};
-use super::problem::Problem;
 use super::{Config, full, paced};
 use crate::names::Room;
+use crate::problem::Problem;
 use crate::roll_call::answer::Answer;
 
 /// `true` or `false`: every node that may have sockets of the room has answered.

@@ -21,8 +21,8 @@ use tokio::time::timeout;
 use tonic::transport::server::Connected;
 use tracing::warn;
 
-use super::link::Wire;
-use super::metered::{End, metered};
+use super::byte_counter::{End, metered};
+use super::channel::Wire;
 use super::preface::Prompt;
 use super::security::{Peer, Security};
 

@@ -6,12 +6,13 @@
 use std::collections::HashSet;
 
 use super::peers::Silence;
-use super::{description, proto};
+use super::proto;
+use crate::mesh_service::description;
 use crate::names::{NameError, NodeId, SocketId, UserId};
-use crate::oddities::Oddity;
 use crate::roster::changes::Changes;
 use crate::roster::{Part, Row, Told};
 use crate::status::description::Description;
+use crate::telemetry::anomalies::Oddity;
 
 /// What an answer tells, if it is one of the node that was asked, to what it was asked. A socket that it names twice is
 /// listed once.

@@ -1,7 +1,7 @@
 //! The asking end of the mesh: a link to each address for what is answered at once, one for what may wait, and a deadline
 //! on every call.
 //!
-//! Owns the [links](super::link), the circuit of each, and the translation of every failure into a [`Silence`]; what an
+//! Owns the [links](super::channel), the circuit of each, and the translation of every failure into a [`Silence`]; what an
 //! answer tells is found out by [`answers`]. Never calls twice: a call that failed is an answer to its caller, who has a
 //! deadline of its own.
 
@@ -22,22 +22,21 @@ use tonic::{Code, Status};
 use tracing::{Instrument as _, Span};
 use utoipa::ToSchema;
 
-use super::circuit::{Circuit, Patience};
-use super::link::{Broken, Connect, Link, by_tcp};
+use super::channel::{Broken, Connect, Link, by_tcp};
+use super::circuit_breaker::{Circuit, Patience};
 use super::proto::ForwardRequest;
 use super::proto::mesh_service_client::MeshServiceClient;
 use super::proto::polling_service_client::PollingServiceClient;
 use super::security::Security;
-use super::{
-    CALLS_PER_CONNECTION, MAX_FORWARDED_BYTES, NODE_ID_METADATA, answers, description, forward, proto, status,
-};
+use super::{CALLS_PER_CONNECTION, MAX_FORWARDED_BYTES, NODE_ID_METADATA, answers, proto, status};
 use crate::clock::BootInstant;
 use crate::membership::table::Said;
-use crate::metrics::lookups::Lookups;
+use crate::mesh_service::{description, forward};
 use crate::names::{NodeId, Room};
 use crate::roster::Part;
 use crate::status::description::Description;
-use crate::traces;
+use crate::telemetry::metrics::lookups::Lookups;
+use crate::telemetry::traces;
 
 /// Why a peer's answer is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]

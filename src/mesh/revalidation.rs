@@ -22,9 +22,9 @@ use tonic_prost::ProstCodec;
 use tracing::debug;
 
 use super::MAX_REVALIDATED_BYTES;
-use super::link::Incoming;
+use super::channel::Incoming;
 use super::proto::{LookupSocketsRequest, LookupSocketsResponse, RevalidateRequest, RevalidateResponse};
-use crate::oddities::Oddity;
+use crate::telemetry::anomalies::Oddity;
 
 /// So many questions wait for their answers at most, at a peer that takes its time; what is more makes calls of its own.
 const WAITING_MOST: usize = 1_000;

@@ -24,8 +24,9 @@ use tonic::codegen::http::HeaderMap;
 use tonic::codegen::http::header::{AUTHORIZATION, HeaderValue};
 use tracing::warn;
 
-use super::link::Wire;
-use crate::watched::{self, Watched};
+use super::channel::Wire;
+use crate::auth::reload;
+use crate::auth::reload::Watched;
 use certificates::Certificates;
 use refusals::Refusals;
 use tokens::Tokens;
@@ -88,7 +89,7 @@ impl Security {
 
     /// Keeps the files read, for ever.
     pub async fn keep(self) {
-        join(watched::keep(self.certificates), watched::keep(self.tokens)).await;
+        join(reload::keep(self.certificates), reload::keep(self.tokens)).await;
         pending::<()>().await;
     }
 

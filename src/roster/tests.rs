@@ -7,7 +7,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::claims::{Holding, SeatChange};
+use super::ownership::{Holding, SeatChange};
 use super::*;
 use crate::directory::Epoch;
 

@@ -9,9 +9,9 @@ use smol_str::SmolStr;
 
 use crate::clock::BootInstant;
 use crate::membership::{Identity, Membership};
-use crate::metrics::recent::{Recent, Series};
 use crate::names::{NodeId, Room};
 use crate::roster::Roster;
+use crate::telemetry::metrics::recent::{Recent, Series};
 
 /// The most rooms that a node names, and as many as it is asked for here.
 pub const ROOMS_MOST: usize = 100;

@@ -12,8 +12,8 @@ use smol_str::SmolStr;
 use super::description::Description;
 use super::{Asked, BusyRoom, Minute, Node, Own, RollCalls, Said, Status, milliseconds};
 use crate::clock::whole_milliseconds;
-use crate::metrics::recent::{BUCKET, BUCKETS, Bucket, Series};
 use crate::names::Room;
+use crate::telemetry::metrics::recent::{BUCKET, BUCKETS, Bucket, Series};
 
 /// How many of the busiest rooms an operator is shown.
 const ROOMS_SHOWN: usize = 20;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use rollcall::mesh::link::{Link, by_tcp};
+use rollcall::mesh::channel::{Link, by_tcp};
 use rollcall::mesh::peers::{Peers, Reply, Silence};
 use rollcall::mesh::proto::LookupSocketsRequest;
 use rollcall::mesh::security::Security;

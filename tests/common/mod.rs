@@ -17,21 +17,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
-use rollcall::connections::listen;
+use rollcall::auth::Access;
 use rollcall::directory::Directory;
 use rollcall::directory::memory::Memory;
 use rollcall::directory::redis::Redis;
-use rollcall::identity::Access;
-use rollcall::limits::Bounds;
+use rollcall::edge::connections::listen;
+use rollcall::edge::limits::Bounds;
+use rollcall::edge::socketio::Limits;
 use rollcall::membership::Membership;
-use rollcall::mesh::link::{self, Link};
+use rollcall::mesh::channel;
+use rollcall::mesh::channel::Link;
 use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use rollcall::mesh::security::Security;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
 use rollcall::node::{self, Config, Listeners, Node};
-use rollcall::registrar;
+use rollcall::reconciler;
 use rollcall::roster::{Presence, Roster};
-use rollcall::socket_edge::Limits;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
@@ -256,7 +257,7 @@ impl Cluster {
             clients: self.clients,
             access: self.access.clone(),
             bounds: self.bounds.clone(),
-            linger: registrar::LINGER,
+            linger: reconciler::LINGER,
             cors_origins: vec!["https://allowed.example".parse().unwrap()],
             tls: None,
             mesh_security: Security::default(),
@@ -298,7 +299,7 @@ impl Cluster {
 
 /// Who asks the node at this address over the mesh.
 pub fn mesh_client(mesh: SocketAddr) -> MeshServiceClient<Link> {
-    link::client(&mesh.to_string().into(), link::by_tcp).unwrap()
+    channel::client(&mesh.to_string().into(), channel::by_tcp).unwrap()
 }
 
 pub fn listen_anywhere() -> TcpListener {

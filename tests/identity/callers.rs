@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Response};
-use rollcall::identity::tokens::Tokens;
-use rollcall::identity::verifier::Rules;
-use rollcall::identity::{Access, By, Callers};
-use rollcall::socket_edge::Limits;
-use rollcall::watched::Watched;
+use rollcall::auth::reload::Watched;
+use rollcall::auth::tokens::Tokens;
+use rollcall::auth::verifier::Rules;
+use rollcall::auth::{Access, By, Callers};
+use rollcall::edge::socketio::Limits;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
-use rollcall::identity::keys::KeySet;
-use rollcall::identity::verifier::{Keys, Rules, Verifier};
-use rollcall::identity::{Access, By, Callers};
-use rollcall::socket_edge::{Limits, Transports};
-use rollcall::watched::Watched;
+use rollcall::auth::keys::KeySet;
+use rollcall::auth::reload::Watched;
+use rollcall::auth::verifier::{Keys, Rules, Verifier};
+use rollcall::auth::{Access, By, Callers};
+use rollcall::edge::socketio::{Limits, Transports};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::timeout;

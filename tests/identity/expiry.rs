@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
-use rollcall::identity::verifier::{LEEWAY, Rules};
-use rollcall::identity::{Access, By, Callers};
-use rollcall::socket_edge::{Limits, Transports};
+use rollcall::auth::verifier::{LEEWAY, Rules};
+use rollcall::auth::{Access, By, Callers};
+use rollcall::edge::socketio::{Limits, Transports};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;

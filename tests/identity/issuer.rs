@@ -12,9 +12,9 @@ use ring::signature::{
     Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384,
     RSA_PSS_SHA512, RsaEncoding, RsaKeyPair,
 };
-use rollcall::identity::keys::KeySet;
-use rollcall::identity::verifier::{Keys, Rules, Verifier};
-use rollcall::watched::Watched;
+use rollcall::auth::keys::KeySet;
+use rollcall::auth::reload::Watched;
+use rollcall::auth::verifier::{Keys, Rules, Verifier};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -1,7 +1,7 @@
 //! What is fit to be a key, and what is said of anything else.
 
 use jsonwebtoken::Algorithm;
-use rollcall::identity::keys::{Error, KeySet};
+use rollcall::auth::keys::{Error, KeySet};
 use serde_json::json;
 
 use crate::issuer::{Issuer, RSA_PEM, RSA_PUBLIC_PEM};

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use futures::future::join_all;
 use reqwest::Url;
-use rollcall::identity::jwks::{Jwks, Pace};
-use rollcall::identity::verifier::{Keys, Rules, Verifier};
-use rollcall::identity::{Access, By, Callers, Denied};
-use rollcall::socket_edge::Limits;
+use rollcall::auth::jwks::{Jwks, Pace};
+use rollcall::auth::verifier::{Keys, Rules, Verifier};
+use rollcall::auth::{Access, By, Callers, Denied};
+use rollcall::edge::socketio::Limits;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -270,7 +270,7 @@ async fn a_node_starts_without_its_source_and_sends_clients_and_callers_away_unt
     assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (503, &"1".parse().unwrap()));
     assert_eq!(refused.headers()["content-type"], "application/problem+json");
 
-    let listener = rollcall::connections::listen(address, false).unwrap();
+    let listener = rollcall::edge::connections::listen(address, false).unwrap();
     let source = Source::on(listener, set(&[issuer.jwk("one")]));
     ready(&verifier).await;
     let client = Client::with(node, "", &auth).await.unwrap();

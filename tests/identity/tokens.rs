@@ -2,9 +2,9 @@
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
-use rollcall::identity::claims::Claims;
-use rollcall::identity::verifier::{LEEWAY, Rules, Verifier};
-use rollcall::identity::{Denied, TOKEN_MOST};
+use rollcall::auth::claims::Claims;
+use rollcall::auth::verifier::{LEEWAY, Rules, Verifier};
+use rollcall::auth::{Denied, TOKEN_MOST};
 use serde_json::{Value, json};
 
 use crate::issuer::{Issuer, RSA_PUBLIC_PEM, claims, from_now, unsigned, verifier};

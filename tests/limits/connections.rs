@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
 use ipnet::IpNet;
-use rollcall::connections::{self, Connections};
-use rollcall::limits::Bounds;
-use rollcall::limits::address::Proxies;
+use rollcall::auth::tls::Tls;
+use rollcall::edge::connections;
+use rollcall::edge::connections::Connections;
+use rollcall::edge::limits::Bounds;
+use rollcall::edge::limits::address::Proxies;
 use rollcall::roster::Presence;
-use rollcall::tls::Tls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};

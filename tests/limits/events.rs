@@ -6,8 +6,8 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
-use rollcall::limits::Bounds;
-use rollcall::limits::rate::Rate;
+use rollcall::edge::limits::Bounds;
+use rollcall::edge::limits::rate::Rate;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;

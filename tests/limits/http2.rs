@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use axum::http::{Request, Version};
 use bytes::Bytes;
-use rollcall::connections::{self, Connections};
-use rollcall::limits::Bounds;
-use rollcall::tls::{Tls, provider};
+use rollcall::auth::tls::{Tls, provider};
+use rollcall::edge::connections;
+use rollcall::edge::connections::Connections;
+use rollcall::edge::limits::Bounds;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

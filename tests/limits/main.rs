@@ -11,8 +11,8 @@ mod requests;
 
 use std::net::SocketAddr;
 
-use rollcall::limits::Bounds;
-use rollcall::socket_edge::{Limits, Transports};
+use rollcall::edge::limits::Bounds;
+use rollcall::edge::socketio::{Limits, Transports};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use rollcall::limits::Bounds;
-use rollcall::socket_edge::Limits;
+use rollcall::edge::limits::Bounds;
+use rollcall::edge::socketio::Limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio::sync::watch;

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use rollcall::mesh::link::{Link, by_tcp};
-use rollcall::socket_edge::{Limits, Transports};
+use rollcall::edge::socketio::{Limits, Transports};
+use rollcall::mesh::channel::{Link, by_tcp};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;

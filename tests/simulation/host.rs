@@ -8,17 +8,17 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rollcall::auth::By;
 use rollcall::directory::Directory;
 use rollcall::directory::faulty::Faulty;
-use rollcall::identity::By;
 use rollcall::membership::{Identity, Leaving, Membership};
-use rollcall::mesh;
 use rollcall::mesh::peers::Peers;
 use rollcall::mesh::security::Security;
+use rollcall::mesh_service;
 use rollcall::names::{NodeId, NodeName, Room, SocketId, UserId};
 use rollcall::node::{Core, Tasks};
 use rollcall::roll_call::answer::Answer;
-use rollcall::roll_call::parts::Parts;
+use rollcall::roll_call::cache::Parts;
 use rollcall::roster::Presence;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
@@ -91,7 +91,7 @@ impl Host {
         let mut tasks = Tasks::default();
         core.start(&mut tasks);
         let stop_mesh = CancellationToken::new();
-        let serving = mesh::server::serve(
+        let serving = mesh_service::serve(
             network::listen().await?,
             core.describer.clone(),
             By::Query,

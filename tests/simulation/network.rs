@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::unfold;
 use futures::{FutureExt, Stream};
-use rollcall::mesh::link::Wire;
+use rollcall::mesh::channel::Wire;
 use smol_str::SmolStr;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;

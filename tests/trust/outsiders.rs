@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rollcall::mesh::link::{Link, by_tcp};
+use rollcall::mesh::channel::{Link, by_tcp};
 use rollcall::mesh::proto::polling_service_client::PollingServiceClient;
 use rollcall::mesh::proto::{AnnounceRequest, ForwardRequest, LookupSocketsRequest, Status};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};

@@ -9,8 +9,9 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     date_time_ymd,
 };
+use rollcall::auth::pem;
+use rollcall::auth::tls::provider;
 use rollcall::mesh::security::{Files, Security};
-use rollcall::tls::{pem, provider};
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};

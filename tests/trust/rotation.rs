@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rollcall::mesh::link::{Link, by_tcp};
+use rollcall::mesh::channel::{Link, by_tcp};
 use rollcall::mesh::peers::Silence;
 use rollcall::mesh::proto::LookupSocketsRequest;
 use rollcall::mesh::security::Security;

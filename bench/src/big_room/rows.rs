@@ -12,16 +12,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rollcall::connections::listen;
+use rollcall::auth::Access;
 use rollcall::directory::redis::Redis;
-use rollcall::identity::Access;
-use rollcall::limits::Bounds;
+use rollcall::edge::connections::listen;
+use rollcall::edge::limits::Bounds;
+use rollcall::edge::socketio::Limits;
 use rollcall::mesh::security::Security;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
 use rollcall::node::{self, Config, Listeners, Node};
-use rollcall::registrar;
+use rollcall::reconciler;
 use rollcall::roster::{Presence, Roster};
-use rollcall::socket_edge::Limits;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -57,7 +57,7 @@ pub async fn run(redis: &str, name: &str) -> Result<()> {
         lease: node::LEASE,
         deadline: node::DEADLINE,
         drain: node::DRAIN,
-        linger: registrar::LINGER,
+        linger: reconciler::LINGER,
         cache: node::CACHE,
         clients: Limits::default(),
         access: Access::default(),

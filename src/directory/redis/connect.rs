@@ -26,12 +26,14 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::CALL_TIMEOUT;
-use super::fitness::{Unfit, is_unknown_command};
-use super::master::Master;
+use super::discovery::Master;
+use super::preflight::{Unfit, is_unknown_command};
 use super::slot::{slot, tagged};
 use super::url::{Target, Way, host_and_port};
-use crate::tls::{pem, provider, trusted_by_this_machine};
-use crate::watched::{self, Watched};
+use crate::auth::pem;
+use crate::auth::reload;
+use crate::auth::reload::Watched;
+use crate::auth::tls::{provider, trusted_by_this_machine};
 
 /// The part of [`CALL_TIMEOUT`] that a TLS handshake may take.
 const TLS_WITHIN: Duration = Duration::from_millis(700);
@@ -139,9 +141,9 @@ impl Server {
     /// Keeps the files read, for ever where there are any.
     pub(super) async fn keep(&self) {
         let Dialer { tls, redis, sentinel } = &self.dialer;
-        let passwords = [redis, sentinel].map(|login| watched::keep(login.password.clone()));
+        let passwords = [redis, sentinel].map(|login| reload::keep(login.password.clone()));
         let [redis, sentinel] = passwords;
-        join3(redis, sentinel, watched::keep(tls.clone())).await;
+        join3(redis, sentinel, reload::keep(tls.clone())).await;
     }
 
     /// Where the master is now. Bounded in time.

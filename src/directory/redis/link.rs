@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::connect::{ConnectError, Connection, Server};
-use super::fitness::{Unfit, fit, probe};
+use super::preflight::{Unfit, fit, probe};
 use super::url::host_and_port;
 use super::{CALL_TIMEOUT, Error, Result};
 

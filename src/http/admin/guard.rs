@@ -15,10 +15,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use smol_str::SmolStr;
 
+use crate::auth::reload::Watched;
+use crate::auth::tokens::Tokens;
 use crate::http::access::{CHALLENGE, INVALID, bearer};
-use crate::http::problem::Problem;
-use crate::identity::tokens::Tokens;
-use crate::watched::Watched;
+use crate::problem::Problem;
 
 /// Cheap to clone.
 #[derive(Clone)]

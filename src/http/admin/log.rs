@@ -1,6 +1,6 @@
 //! `/_/log`: what this process logs, to be seen and changed while it runs.
 //!
-//! Owns the two handlers. What levels are is the log's own ([`crate::logging`]).
+//! Owns the two handlers. What levels are is the log's own ([`crate::telemetry::logging`]).
 
 use std::time::Duration;
 
@@ -11,9 +11,10 @@ use tracing::info;
 
 use super::BODY_MOST;
 use super::guard::Operator;
-use crate::http::problem::Problem;
-use crate::logging::remote::Told;
-use crate::logging::{self, Levels};
+use crate::commands::log::Told;
+use crate::problem::Problem;
+use crate::telemetry::logging;
+use crate::telemetry::logging::Levels;
 
 /// How long the body of a change may take to arrive.
 const BODY_WITHIN: Duration = Duration::from_secs(5);

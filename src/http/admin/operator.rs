@@ -10,9 +10,9 @@ use axum::response::Redirect;
 use axum::routing::get;
 use axum::{Json, Router};
 
+use crate::auth::Callers;
+use crate::edge::limits::at_once::AtOnce;
 use crate::http::{Config, asked_again, method_not_allowed, page, rest};
-use crate::identity::Callers;
-use crate::limits::at_once::AtOnce;
 use crate::node::DEADLINE_MOST;
 
 /// How many questions of operators are answered at the same time: each is put to every node.

@@ -24,9 +24,10 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::Files;
-use crate::mesh::link::Wire;
-use crate::tls::{pem, provider};
-use crate::watched::Watched;
+use crate::auth::pem;
+use crate::auth::reload::Watched;
+use crate::auth::tls::provider;
+use crate::mesh::channel::Wire;
 
 /// How long a connection that is refused is kept, so that its other end reads why.
 const FAREWELL_WITHIN: Duration = Duration::from_secs(1);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::logging::news::News;
+use crate::telemetry::logging::throttle::News;
 
 /// After this time the same refusal is told again.
 const AGAIN_AFTER: Duration = Duration::from_secs(600);

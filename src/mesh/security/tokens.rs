@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use subtle::{Choice, ConstantTimeEq as _};
 use tonic::codegen::http::header::HeaderValue;
 
-use crate::watched::Watched;
+use crate::auth::reload::Watched;
 
 /// The shortest token, in bytes: what is shorter can be guessed.
 const TOKEN_LEAST: usize = 32;

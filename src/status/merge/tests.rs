@@ -3,8 +3,8 @@
 use super::*;
 use crate::membership::Member;
 use crate::mesh::peers::Silence;
-use crate::metrics::recent::DURATIONS;
 use crate::names::{NodeId, NodeName};
+use crate::telemetry::metrics::recent::DURATIONS;
 
 fn description(rooms: u64, busiest: &[(&str, u64)]) -> Description {
     Description {

@@ -1,0 +1,93 @@
+//! `rollcall users`: who is in a room, a line for each socket, and one that says how complete that is.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+use super::remote::Roll;
+use super::shown::one_line;
+
+/// The lines, by user.
+pub fn of(roll: &Roll) -> String {
+    let mut rows: Vec<[String; 3]> =
+        roll.users.iter().map(|user| [&user.id_socket, &user.id_user, &user.node].map(|name| one_line(name))).collect();
+    rows.sort_by(|one, next| (&one[1], &one[0]).cmp(&(&next[1], &next[0])));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let (sockets, users) = (width(0), width(1));
+    let mut text = String::new();
+    for [socket, user, node] in &rows {
+        line(&mut text, format_args!("{socket:sockets$}  {user:users$}  {node}"));
+    }
+    line(&mut text, format_args!("{}", completeness(roll)));
+    text
+}
+
+fn completeness(roll: &Roll) -> String {
+    let people = roll.users.iter().map(|user| &user.id_user).collect::<HashSet<_>>().len();
+    let counted = format!("{}, {}", counted(roll.users.len(), "socket"), counted(people, "user"));
+    if roll.complete {
+        return format!("complete: {counted}");
+    }
+    let silent = roll.nodes.iter().filter_map(|node| Some((node, node.error.as_ref()?)));
+    let silent: Vec<_> = silent.map(|(node, why)| one_line(&format!("{} ({why})", node.name))).collect();
+    let who = match silent.is_empty() {
+        true => "the directory could not be read".to_owned(),
+        false => format!("no answer of {}", silent.join(", ")),
+    };
+    let open = roll.unresolved.map_or_else(|| "an unknown number of sockets".to_owned(), counted_open);
+    format!("incomplete: {counted}; {who}; {open} left open")
+}
+
+fn counted_open(open: u64) -> String {
+    usize::try_from(open).map_or_else(|_| format!("{open} sockets"), |open| counted(open, "socket"))
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    writeln!(text, "{line}").expect("a String takes any text");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::operator::remote::{Node, User};
+
+    fn roll(complete: bool, unresolved: Option<u64>, error: Option<&str>) -> Roll {
+        let user = |id_socket: &str, id_user: &str| User {
+            id_socket: id_socket.to_owned(),
+            id_user: id_user.to_owned(),
+            node: "node-1".to_owned(),
+        };
+        let node = Node {
+            id: "1".to_owned(),
+            name: "node-2".to_owned(),
+            vouched: 0,
+            unchanged: false,
+            error: error.map(ToOwned::to_owned),
+            took_ms: 1.0,
+        };
+        Roll {
+            room: "a".to_owned(),
+            complete,
+            as_of: "now".to_owned(),
+            took_ms: 1.0,
+            source: "directory".to_owned(),
+            nodes: vec![node],
+            unresolved,
+            users: vec![user("s-10", "foo"), user("s-2", "b\x1bar"), user("s-1", "foo")],
+        }
+    }
+
+    #[test]
+    fn each_socket_has_its_line_and_the_last_says_how_complete_it_is() {
+        let lines = "s-2   b\\u{1b}ar  node-1\ns-1   foo        node-1\ns-10  foo        node-1\n";
+        assert_eq!(of(&roll(true, Some(0), None)), format!("{lines}complete: 3 sockets, 2 users\n"));
+        let last = "incomplete: 3 sockets, 2 users; no answer of node-2 (deadline); 1 socket left open\n";
+        assert_eq!(of(&roll(false, Some(1), Some("deadline"))), format!("{lines}{last}"));
+        let last =
+            "incomplete: 3 sockets, 2 users; the directory could not be read; an unknown number of sockets left open\n";
+        assert_eq!(of(&roll(false, None, None)), format!("{lines}{last}"));
+    }
+}

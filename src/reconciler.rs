@@ -1,0 +1,414 @@
+//! The registrar: keeps the directory equal to the roster.
+//!
+//! Owns the commands that claim rooms, give them back and list sockets, and the one wait of a client: until its rooms
+//! are claimed and this node counts ([`Registrar::settle`]). Owns no state of the rooms: what is due is asked of the
+//! roster, level-triggered, and what was answered is told to it. One command per room is under way at a time; a
+//! removal without an answer ends the incarnation, because it may still run later and take a newer claim away.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tracing::{debug, warn};
+
+use crate::directory::{self, Directory, Epoch};
+use crate::membership::Membership;
+use crate::names::{NodeId, Room};
+use crate::roster::Roster;
+use crate::roster::ownership::{Abandoned, Holding, Seat, SeatChange};
+use crate::telemetry::metrics::flushes::{Behind, Flushes};
+
+/// How long a claim outlives the room's last socket: a reload of the page costs nothing.
+pub const LINGER: Duration = Duration::from_millis(1500);
+/// How often held claims are asserted again.
+const ASSERT_EVERY: Duration = Duration::from_secs(30);
+/// How long after a failure a command is sent again.
+const AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// How long after a list was written the next one may be. Nobody waits for lists, and with one command for what comes in
+/// this time instead of one for each two sockets, four nodes on two cores let in a tenth more clients per second.
+pub const LIST_AFTER: Duration = Duration::from_millis(10);
+/// The most rooms in one command.
+const ROOMS_PER_COMMAND: usize = 500;
+/// The most seats in one command.
+const SEATS_PER_COMMAND: usize = 1_000;
+
+/// A client could not be told in time that its rooms are its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the directory did not confirm the rooms within {0:?}")]
+pub struct Unsettled(Duration);
+
+/// Shared by `Arc`.
+pub struct Registrar {
+    roster: Arc<Roster>,
+    membership: Arc<Membership>,
+    directory: Arc<dyn Directory>,
+    /// How long a claim outlives the room's last socket; nothing once this node leaves.
+    linger: watch::Sender<Duration>,
+    /// Nothing is due, and nothing is under way.
+    equal: watch::Sender<bool>,
+    flushes: Flushes,
+}
+
+/// What became of one command.
+enum Done {
+    Claimed { node: NodeId, rooms: Vec<Room>, answer: directory::Result<Option<Epoch>> },
+    Released { node: NodeId, rooms: Vec<Room>, answer: directory::Result<()> },
+    Listed { node: NodeId, changes: Vec<SeatChange>, answer: directory::Result<()> },
+    Cleared { abandoned: Abandoned, answer: directory::Result<()> },
+}
+
+/// What the loop remembers between two looks at the roster: commands under way, and those to be sent again.
+#[derive(Default)]
+struct Desk {
+    /// The incarnation that the rest is about.
+    node: Option<NodeId>,
+    commands: JoinSet<Done>,
+    busy: HashSet<Room>,
+    listing: bool,
+    wanting: HashSet<Room>,
+    /// Rooms whose key is another program's: they are asked for again when claims are asserted.
+    foreign: HashSet<Room>,
+    unreleased: HashSet<Room>,
+    abandoned: Vec<Abandoned>,
+    /// What claims and lists were about that went unanswered: they may still run, after a later command to the contrary.
+    doubtful_rooms: HashSet<Room>,
+    doubtful_seats: HashSet<Seat>,
+    /// When commands of a kind may be sent again: after a failure, since what is refused must not slow the others; lists
+    /// after any that was not full.
+    claims_after: Option<Instant>,
+    removals_after: Option<Instant>,
+    lists_after: Option<Instant>,
+}
+
+impl Desk {
+    /// Forgets pauses that are over.
+    fn resume(&mut self, now: Instant) {
+        for pause in [&mut self.claims_after, &mut self.removals_after, &mut self.lists_after] {
+            pause.take_if(|end| *end <= now);
+        }
+    }
+
+    fn is_clear(&self) -> bool {
+        let later = self.wanting.is_empty() && self.unreleased.is_empty() && self.abandoned.is_empty();
+        later && self.commands.is_empty()
+    }
+}
+
+impl Registrar {
+    pub fn new(
+        roster: Arc<Roster>,
+        membership: Arc<Membership>,
+        directory: Arc<dyn Directory>,
+        linger: Duration,
+        flushes: Flushes,
+    ) -> Arc<Self> {
+        let (linger, _) = watch::channel(linger);
+        let (equal, _) = watch::channel(false);
+        Arc::new(Self { roster, membership, directory, linger, equal, flushes })
+    }
+
+    /// From now on claims go with the room's last socket.
+    pub fn give_back_at_once(&self) {
+        self.linger.send_replace(Duration::ZERO);
+    }
+
+    /// Ends when nothing of this node's rooms is in the directory.
+    pub async fn everything_is_given_back(&self) {
+        let mut equal = self.equal.subscribe();
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = equal.wait_for(|equal| *equal && self.roster.is_clear()).await;
+    }
+
+    /// Ends when a client that has joined these rooms may be told so.
+    ///
+    /// # Errors
+    /// [`Unsettled`] after `within`: the client should be dropped, so that it tries again.
+    pub async fn settle(&self, rooms: &[Room], within: Duration) -> Result<(), Unsettled> {
+        timeout(within, self.settled(rooms)).await.map_err(|_elapsed| Unsettled(within))
+    }
+
+    async fn settled(&self, rooms: &[Room]) {
+        let mut standing = self.membership.standing();
+        let mut word = self.roster.word();
+        let mut acknowledgements = self.membership.acknowledgements();
+        loop {
+            // What is looked at below is looked at again when one of these has changed since.
+            acknowledgements.mark_unchanged();
+            standing.mark_unchanged();
+            let node = word.borrow_and_update().incarnation.clone();
+            let holding = self.roster.holding(&node, rooms);
+            if matches!(holding, Holding::Held) && self.membership.may_acknowledge(&node) {
+                return;
+            }
+            // The rooms are owed first, and then the answers are looked at: from the moment that they are sufficient
+            // on, everybody asks this node until the rooms are claimed.
+            if self.roster.owe(&node, rooms) && self.membership.everybody_asks(&node) {
+                return;
+            }
+            let claimed = async {
+                match holding {
+                    // Ends when the claim was answered, or the room emptied.
+                    Holding::Waiting(claimed) => drop(claimed.await),
+                    Holding::Held => std::future::pending().await,
+                }
+            };
+            // The senders live as long as this node, so waiting cannot fail.
+            tokio::select! {
+                () = claimed => {}
+                _ = standing.changed() => {}
+                _ = word.changed() => {}
+                _ = acknowledgements.changed() => {}
+            }
+        }
+    }
+
+    /// Carries what is due to the directory, for ever.
+    pub async fn keep_equal(&self) {
+        let mut desk = Desk::default();
+        let mut flush = self.flushes.watch();
+        let mut asserting = interval_at(Instant::now() + ASSERT_EVERY, ASSERT_EVERY);
+        asserting.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut standing = self.membership.standing();
+        let mut linger = self.linger.subscribe();
+        loop {
+            let entered = standing.borrow_and_update().entered.is_some();
+            let node = standing.borrow().node.clone();
+            // Claims follow the lease: without one, they would be repaired away.
+            let now = Instant::now();
+            desk.resume(now);
+            // While the directory is away, removals would go unanswered, and each of those costs an incarnation.
+            if entered && node == self.roster.incarnation() && !self.roster.is_directory_away() {
+                self.look(&node, &mut desk, now);
+            }
+            self.equal.send_replace(desk.is_clear());
+            flush.note(self.behind(&desk));
+            let next = self.next_look(&desk, now);
+            tokio::select! {
+                () = self.roster.something_due() => {}
+                _ = standing.changed() => {}
+                _ = linger.changed() => {}
+                Some(Ok(done)) = desk.commands.join_next() => self.file(done, &mut desk),
+                () = sleep_until(next) => {}
+                _ = asserting.tick() => {
+                    if !self.roster.is_directory_away() {
+                        self.assert_again(&node, &mut desk);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the directory is behind by.
+    fn behind(&self, desk: &Desk) -> Behind {
+        let [wanting, emptied, seats] = self.roster.due();
+        Behind {
+            claims: wanting + desk.wanting.len(),
+            removals: emptied + desk.unreleased.len(),
+            seats,
+            level: wanting == 0 && seats == 0 && desk.is_clear(),
+        }
+    }
+
+    /// Sends what is due and not under way.
+    fn look(&self, node: &NodeId, desk: &mut Desk, now: Instant) {
+        self.roster.republish();
+        if desk.node.as_ref() != Some(node) {
+            // What runs late for another incarnation is nobody's, and repaired by whoever reads it.
+            desk.doubtful_rooms.clear();
+            desk.doubtful_seats.clear();
+            // What was still to be given back is left behind with the incarnation that held it.
+            let rooms: Vec<Room> = desk.unreleased.drain().collect();
+            if let Some(node) = desk.node.replace(node.clone()).filter(|_| !rooms.is_empty()) {
+                desk.abandoned.push(Abandoned { node, rooms });
+            }
+        }
+        desk.wanting.extend(self.roster.take_wanting());
+        desk.abandoned.extend(self.roster.take_abandoned());
+        if desk.claims_after.is_none() {
+            self.send_claims(node, desk);
+        }
+        if desk.removals_after.is_none() {
+            self.send_removals(node, desk, now);
+        }
+        if desk.lists_after.is_none() && !desk.listing {
+            self.send_list(node, desk);
+        }
+    }
+
+    fn send_claims(&self, node: &NodeId, desk: &mut Desk) {
+        let wanting =
+            desk.wanting.extract_if(|room| !desk.busy.contains(room) && !desk.foreign.contains(room)).collect();
+        let asked = self.roster.ask_for(node, wanting);
+        for room in &asked {
+            desk.unreleased.remove(room);
+        }
+        self.claim(node, &asked, desk);
+    }
+
+    fn send_removals(&self, node: &NodeId, desk: &mut Desk, now: Instant) {
+        let emptied_before = now.checked_sub(*self.linger.borrow());
+        let given = emptied_before.map(|before| self.roster.give_back(node, before, &desk.busy)).unwrap_or_default();
+        desk.unreleased.extend(given);
+        let releasing: Vec<Room> = desk.unreleased.extract_if(|room| !desk.busy.contains(room)).collect();
+        for rooms in releasing.chunks(ROOMS_PER_COMMAND) {
+            let (directory, node, rooms) = (Arc::clone(&self.directory), node.clone(), rooms.to_vec());
+            desk.busy.extend(rooms.iter().cloned());
+            desk.commands.spawn(async move {
+                let answer = directory.release(&node, &rooms).await;
+                Done::Released { node, rooms, answer }
+            });
+        }
+
+        // The others may still take the retired incarnation's word that it is whole. While its claims stand, they ask
+        // it; they may go when every room has a claim of the present one.
+        let whole = self.roster.word().borrow().whole_under.is_some();
+        for abandoned in desk.abandoned.extract_if(.., |_| whole) {
+            let directory = Arc::clone(&self.directory);
+            desk.commands.spawn(async move {
+                let answer = clear(&*directory, &abandoned).await;
+                Done::Cleared { abandoned, answer }
+            });
+        }
+    }
+
+    fn send_list(&self, node: &NodeId, desk: &mut Desk) {
+        let mut changes = self.roster.take_seats(node, SEATS_PER_COMMAND);
+        if changes.is_empty() {
+            return;
+        }
+        changes.sort_by(|one, next| (&one.seat.room, one.taken).cmp(&(&next.seat.room, next.taken)));
+        desk.listing = true;
+        let (directory, node) = (Arc::clone(&self.directory), node.clone());
+        desk.commands.spawn(async move {
+            let answer = directory.list(&node, &changes).await;
+            Done::Listed { node, changes, answer }
+        });
+    }
+
+    fn claim(&self, node: &NodeId, rooms: &[Room], desk: &mut Desk) {
+        for rooms in rooms.chunks(ROOMS_PER_COMMAND) {
+            let (directory, node, rooms) = (Arc::clone(&self.directory), node.clone(), rooms.to_vec());
+            desk.busy.extend(rooms.iter().cloned());
+            desk.commands.spawn(async move {
+                let answer = directory.claim(&node, &rooms).await;
+                Done::Claimed { node, rooms, answer }
+            });
+        }
+    }
+
+    /// Claims are asserted with the command that makes them, so one that was lost comes back. What is doubtful is made
+    /// true once more.
+    fn assert_again(&self, node: &NodeId, desk: &mut Desk) {
+        desk.wanting.extend(desk.foreign.drain());
+        let held = self.roster.held_rooms();
+        let rooms: Vec<Room> = held.into_iter().filter(|room| !desk.busy.contains(room)).collect();
+        self.claim(node, &rooms, desk);
+        desk.unreleased.extend(self.roster.unknown(desk.doubtful_rooms.drain()));
+        self.roster.return_seats(node, desk.doubtful_seats.drain());
+    }
+
+    /// Tells the roster what was answered.
+    fn file(&self, done: Done, desk: &mut Desk) {
+        match done {
+            Done::Claimed { node, rooms, answer } => {
+                free(&rooms, desk);
+                match answer {
+                    Ok(Some(index)) if self.roster.index_is(&node, &index) => self.roster.claimed(&node, &rooms),
+                    Ok(_) => self.roster.retire(&node),
+                    Err(directory::Error::Refused(reason) | directory::Error::Foreign(reason)) if rooms.len() > 1 => {
+                        // One room may be at fault: from now on each answers for itself.
+                        debug!(reason, "a claim of several rooms was refused, claiming them one by one");
+                        for room in rooms {
+                            self.claim(&node, &[room], desk);
+                        }
+                    }
+                    Err(directory::Error::Foreign(_)) => {
+                        self.roster.unclaimed(&node, &rooms);
+                        desk.foreign.extend(rooms);
+                    }
+                    Err(error) => {
+                        debug!(%error, "a claim failed");
+                        self.roster.unclaimed(&node, &rooms);
+                        if matches!(error, directory::Error::Unanswered(_)) && desk.node.as_ref() == Some(&node) {
+                            desk.doubtful_rooms.extend(rooms.iter().cloned());
+                        }
+                        desk.wanting.extend(rooms);
+                        desk.claims_after = Some(Instant::now() + AGAIN_AFTER);
+                    }
+                }
+            }
+            Done::Released { node, rooms, answer } => {
+                free(&rooms, desk);
+                match answer {
+                    Ok(()) => {}
+                    Err(directory::Error::Unanswered(reason)) => {
+                        warn!(node = %node, reason, "a removal was not answered, taking a new incarnation");
+                        self.roster.retire(&node);
+                        desk.abandoned.push(Abandoned { node, rooms });
+                    }
+                    Err(directory::Error::Refused(reason) | directory::Error::Foreign(reason)) => {
+                        debug!(reason, "a removal was refused");
+                        if node == self.roster.incarnation() {
+                            desk.unreleased.extend(rooms);
+                        } else {
+                            desk.abandoned.push(Abandoned { node, rooms });
+                        }
+                        desk.removals_after = Some(Instant::now() + AGAIN_AFTER);
+                    }
+                }
+            }
+            Done::Listed { node, changes, answer } => {
+                desk.listing = false;
+                // A full one is followed at once by what did not fit.
+                desk.lists_after = (changes.len() < SEATS_PER_COMMAND).then(|| Instant::now() + LIST_AFTER);
+                if let Err(error) = answer {
+                    debug!(%error, "sockets were not listed");
+                    let seats: Vec<Seat> = changes.into_iter().map(|change| change.seat).collect();
+                    if matches!(error, directory::Error::Unanswered(_)) && desk.node.as_ref() == Some(&node) {
+                        desk.doubtful_seats.extend(seats.iter().cloned());
+                    }
+                    self.roster.return_seats(&node, seats);
+                    desk.lists_after = Some(Instant::now() + AGAIN_AFTER);
+                }
+            }
+            Done::Cleared { abandoned, answer } => {
+                if let Err(error) = answer {
+                    debug!(node = %abandoned.node, %error, "what a retired incarnation left is still there");
+                    desk.abandoned.push(abandoned);
+                    desk.removals_after = Some(Instant::now() + AGAIN_AFTER);
+                }
+            }
+        }
+    }
+
+    /// `now` is when the last look began: what fell due since is looked at at once.
+    fn next_look(&self, desk: &Desk, now: Instant) -> Instant {
+        let linger = *self.linger.borrow();
+        let emptied = self.roster.next_emptied().map(|emptied| emptied + linger);
+        // A room that is due to be given back but busy is looked at again when its command ends.
+        let due = emptied.filter(|due| *due > now);
+        let next = [due, desk.claims_after, desk.removals_after, desk.lists_after].into_iter().flatten().min();
+        next.unwrap_or(now + ASSERT_EVERY)
+    }
+}
+
+/// Removes what a retired incarnation left, its lease last.
+async fn clear(directory: &dyn Directory, abandoned: &Abandoned) -> directory::Result<()> {
+    for rooms in abandoned.rooms.chunks(ROOMS_PER_COMMAND) {
+        directory.release(&abandoned.node, rooms).await?;
+    }
+    directory.forget(&abandoned.node).await
+}
+
+fn free(rooms: &[Room], desk: &mut Desk) {
+    for room in rooms {
+        desk.busy.remove(room);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,269 @@
+//! The registrar's decisions, against a directory that fails as it is told.
+
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::*;
+use crate::directory::faulty::{Call, Fault, Faulty};
+use crate::directory::memory::Memory;
+use crate::membership::Identity;
+use crate::membership::table::{Known, Said};
+use crate::mesh::peers::Peers;
+use crate::names::{NodeName, SocketId, UserId};
+use crate::roster::Presence;
+use crate::telemetry::metrics::Metrics;
+
+const LEASE: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(5);
+
+/// A registrar at work, without sockets and peers.
+struct Bench {
+    roster: Arc<Roster>,
+    membership: Arc<Membership>,
+    registrar: Arc<Registrar>,
+    directory: Arc<Faulty>,
+    _tasks: JoinSet<()>,
+}
+
+impl Bench {
+    fn start() -> Self {
+        let directory = Faulty::new(Memory::new());
+        let roster = Roster::new(NodeId::new_process());
+        let name = NodeName::from_any("node");
+        let identity = Identity { name, mesh: "127.0.0.1:1".into(), since: "now".into() };
+        let membership = Membership::new(identity, LEASE, Arc::clone(&roster));
+        let shared = Arc::clone(&directory) as Arc<dyn Directory>;
+        let linger = Duration::from_millis(50);
+        let registrar =
+            Registrar::new(Arc::clone(&roster), Arc::clone(&membership), shared, linger, Metrics::default().flushes);
+        let mut tasks = JoinSet::new();
+        tasks.spawn({
+            let (membership, directory) = (Arc::clone(&membership), Arc::clone(&directory));
+            async move { membership.keep_lease(&*directory).await }
+        });
+        tasks.spawn({
+            let membership = Arc::clone(&membership);
+            async move { membership.announce(&Peers::default()).await }
+        });
+        tasks.spawn({
+            let registrar = Arc::clone(&registrar);
+            async move { registrar.keep_equal().await }
+        });
+        Self { roster, membership, registrar, directory, _tasks: tasks }
+    }
+
+    fn meet_one_that_does_not_answer(&self) {
+        let (node, name) = (NodeId::new_process(), NodeName::from_any("silent"));
+        let known = Known { node, name, mesh: "127.0.0.1:1".into(), since: "now".into(), age: Some(Duration::ZERO) };
+        let said =
+            Said { about: known, sequence: 1, whole_under: None, draining: false, goodbye: false, members: vec![] };
+        self.membership.told(&said);
+    }
+
+    fn register(&self, socket: &str, rooms: &[Room]) -> Presence {
+        self.roster.register(SocketId::parse(socket).unwrap(), UserId::parse("foo").unwrap(), rooms)
+    }
+
+    async fn owners(&self, room: &Room) -> Vec<NodeId> {
+        self.directory.owners(room).await.unwrap().nodes
+    }
+
+    async fn until_owners(&self, room: &Room, expected: &[NodeId]) {
+        let reached = async {
+            while self.owners(room).await != expected {
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
+        assert!(timeout(SOON, reached).await.is_ok(), "{room} is owned by {:?}", self.owners(room).await);
+    }
+}
+
+fn room(name: &str) -> Room {
+    Room::parse(name).unwrap()
+}
+
+#[tokio::test]
+async fn a_client_is_settled_when_its_rooms_are_claimed_and_rooms_are_given_back_after_the_last() {
+    let bench = Bench::start();
+    let node = bench.roster.incarnation();
+    let rooms = [room("a"), room("b")];
+    let presence = bench.register("s1", &rooms);
+    bench.registrar.settle(&rooms, SOON).await.unwrap();
+    assert_eq!(bench.owners(&rooms[0]).await, std::slice::from_ref(&node));
+    assert_eq!(bench.owners(&rooms[1]).await, std::slice::from_ref(&node));
+    let calls = bench.directory.calls(Call::Claim).len();
+    let second = bench.register("s2", &rooms);
+    bench.registrar.settle(&rooms, SOON).await.unwrap();
+    assert_eq!(bench.directory.calls(Call::Claim).len(), calls, "only the first join waits for the directory");
+    drop((presence, second));
+    bench.until_owners(&rooms[0], &[]).await;
+    bench.until_owners(&rooms[1], &[]).await;
+    assert_eq!(bench.roster.incarnation(), node);
+}
+
+#[tokio::test]
+async fn a_claim_without_an_answer_is_sent_again_and_nobody_is_told_before() {
+    let bench = Bench::start();
+    let first = [room("first")];
+    let _first = bench.register("s0", &first);
+    bench.registrar.settle(&first, SOON).await.unwrap();
+    bench.meet_one_that_does_not_answer();
+    bench.directory.will(Call::Claim, Fault::FailBefore);
+    bench.directory.will(Call::Claim, Fault::FailAfter);
+    let rooms = [room("a")];
+    let _presence = bench.register("s1", &rooms);
+    let early = bench.registrar.settle(&rooms, Duration::from_millis(100)).await;
+    assert_eq!(early, Err(Unsettled(Duration::from_millis(100))));
+    bench.registrar.settle(&rooms, SOON).await.unwrap();
+    assert_eq!(bench.directory.calls(Call::Claim), [1, 1, 1, 1]);
+}
+
+#[tokio::test]
+async fn a_room_that_cannot_be_claimed_is_owed_and_where_everybody_knows_that_its_clients_are_told() {
+    let bench = Bench::start();
+    let first = [room("first")];
+    let _first = bench.register("s0", &first);
+    bench.registrar.settle(&first, SOON).await.unwrap();
+    let mut word = bench.roster.word();
+    assert!(word.borrow_and_update().whole_under.is_some());
+    let (go, held) = oneshot::channel();
+    bench.directory.will(Call::Claim, Fault::FailBefore);
+    bench.directory.will(Call::Claim, Fault::Hold(held));
+    let rooms = [room("a")];
+    let _presence = bench.register("s1", &rooms);
+    bench.registrar.settle(&rooms, SOON).await.expect("there is nobody who would have to know");
+    assert_eq!(word.borrow_and_update().whole_under, None, "whoever asks must ask this node");
+    go.send(()).unwrap();
+    let whole = timeout(SOON, word.wait_for(|word| word.whole_under.is_some())).await;
+    whole.expect("whole again").unwrap();
+    assert_eq!(bench.owners(&rooms[0]).await, [bench.roster.incarnation()]);
+}
+
+#[tokio::test]
+async fn one_room_that_is_refused_does_not_keep_the_others_waiting() {
+    let bench = Bench::start();
+    bench.directory.will(Call::Claim, Fault::Refuse);
+    let both = [room("good"), room("bad")];
+    let _presence = bench.register("s1", &both);
+    for name in both {
+        bench.registrar.settle(&[name], SOON).await.unwrap();
+    }
+    assert_eq!(bench.directory.calls(Call::Claim), [2, 1, 1], "one by one after the refusal");
+}
+
+#[tokio::test]
+async fn a_removal_without_an_answer_ends_the_incarnation_and_loses_nothing() {
+    for fault in [Fault::FailBefore, Fault::FailAfter] {
+        let bench = Bench::start();
+        let first = bench.roster.incarnation();
+        let _stays = bench.register("s1", &[room("stays")]);
+        let leaves = bench.register("s2", &[room("leaves")]);
+        bench.registrar.settle(&[room("stays"), room("leaves")], SOON).await.unwrap();
+        bench.directory.will(Call::Release, fault);
+        drop(leaves);
+        let mut word = bench.roster.word();
+        timeout(SOON, word.wait_for(|word| word.incarnation != first)).await.unwrap().unwrap();
+        let second = bench.roster.incarnation();
+        assert_eq!(second.process(), first.process());
+        bench.registrar.settle(&[room("stays")], SOON).await.unwrap();
+        bench.until_owners(&room("stays"), std::slice::from_ref(&second)).await;
+        bench.until_owners(&room("leaves"), &[]).await;
+        let listed = async {
+            while bench.directory.nodes().await.unwrap().nodes.iter().any(|(node, _)| *node == first) {
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
+        timeout(SOON, listed).await.expect("the retired incarnation is forgotten");
+    }
+}
+
+#[tokio::test]
+async fn a_room_that_fills_while_its_removal_is_under_way_is_claimed_after_it() {
+    let bench = Bench::start();
+    let node = bench.roster.incarnation();
+    let rooms = [room("a")];
+    let leaves = bench.register("s1", &rooms);
+    bench.registrar.settle(&rooms, SOON).await.unwrap();
+    let (go, held) = oneshot::channel();
+    bench.directory.will(Call::Release, Fault::Hold(held));
+    drop(leaves);
+    let removing = async {
+        while bench.directory.calls(Call::Release).is_empty() {
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(SOON, removing).await.expect("the removal is sent");
+    let claims = bench.directory.calls(Call::Claim).len();
+    let _comes = bench.register("s2", &rooms);
+    let early = bench.registrar.settle(&rooms, Duration::from_millis(100)).await;
+    assert!(early.is_err(), "the removal may still take the claim away");
+    assert_eq!(bench.directory.calls(Call::Claim).len(), claims, "one command for a room at a time");
+    go.send(()).unwrap();
+    bench.registrar.settle(&rooms, SOON).await.unwrap();
+    assert_eq!(bench.owners(&rooms[0]).await, [node]);
+}
+
+#[tokio::test]
+async fn a_removal_that_is_refused_is_sent_again_unless_the_room_is_wanted_again() {
+    let bench = Bench::start();
+    let node = bench.roster.incarnation();
+    let rooms = [room("a")];
+    let leaves = bench.register("s1", &rooms);
+    bench.registrar.settle(&rooms, SOON).await.unwrap();
+    bench.directory.will(Call::Release, Fault::Refuse);
+    drop(leaves);
+    bench.until_owners(&rooms[0], &[]).await;
+    assert_eq!(bench.directory.calls(Call::Release).len(), 2);
+    assert_eq!(bench.roster.incarnation(), node, "a refusal is an answer");
+
+    let leaves = bench.register("s2", &rooms);
+    bench.registrar.settle(&rooms, SOON).await.unwrap();
+    bench.directory.will(Call::Release, Fault::Refuse);
+    drop(leaves);
+    let refused = async {
+        while bench.directory.calls(Call::Release).len() < 3 {
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(SOON, refused).await.expect("refused once");
+    let _comes = bench.register("s3", &rooms);
+    bench.registrar.settle(&rooms, SOON).await.unwrap();
+    assert_eq!(bench.owners(&rooms[0]).await, [node]);
+    assert_eq!(bench.directory.calls(Call::Release).len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_late_is_put_right_with_the_next_assertion() {
+    let bench = Bench::start();
+    let node = bench.roster.incarnation();
+    let rooms = [room("left")];
+    let stays = [room("stays")];
+    bench.directory.will(Call::Claim, Fault::RunLate);
+    let leaves = bench.register("s1", &rooms);
+    bench.until_owners(&rooms[0], std::slice::from_ref(&node)).await;
+    drop(leaves);
+    bench.until_owners(&rooms[0], &[]).await;
+
+    let listed = async |expected| {
+        let account = async || bench.directory.account(&stays[0], std::slice::from_ref(&node)).await.unwrap();
+        while account().await[0].sockets != expected {
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let _stays = bench.register("s2", &stays);
+    timeout(SOON, listed(1)).await.expect("listed");
+    bench.directory.will(Call::List, Fault::RunLate);
+    let leaves = bench.register("s3", &stays);
+    timeout(SOON, listed(2)).await.expect("listed again");
+    drop(leaves);
+    timeout(SOON, listed(1)).await.expect("not listed any more");
+
+    assert_eq!(bench.directory.run_late().await, 2);
+    bench.until_owners(&rooms[0], std::slice::from_ref(&node)).await;
+    timeout(SOON, listed(2)).await.expect("what ran late has brought it back");
+    sleep(ASSERT_EVERY).await;
+    bench.until_owners(&rooms[0], &[]).await;
+    timeout(SOON, listed(1)).await.expect("put right");
+    assert_eq!(bench.roster.incarnation(), node);
+}

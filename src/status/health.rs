@@ -1,0 +1,77 @@
+//! Health: whether new clients should be sent to this node, and if not, why.
+//!
+//! Owns the words, which are the same for whoever asks: `/readyz` of the admin port, `grpc.health.v1` of the mesh port
+//! (`mesh::health`), and `rollcall health`, which asks the former ([`probe`]). Owns no state: what is true is the
+//! membership's.
+
+use serde::Serialize;
+
+use crate::membership::{DirectoryState, MeshState, Readiness};
+
+/// What `/readyz` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    pub ready: bool,
+    /// What stands between this node and new clients; none when it is ready.
+    pub reasons: Vec<String>,
+    /// `ok`, or what is wrong. A node is ready without a directory, as long as the others know it.
+    pub directory: &'static str,
+    /// `ok`, or what is missing.
+    pub mesh: &'static str,
+    /// `ok`, or why tokens cannot be checked.
+    pub identity: &'static str,
+    pub draining: bool,
+}
+
+impl Report {
+    /// `has_keys`: clients can be told apart, see [`crate::auth::By::is_ready`].
+    pub fn of(readiness: Readiness, has_keys: bool) -> Self {
+        let directory = match readiness.directory {
+            DirectoryState::Confirmed => "ok",
+            DirectoryState::Away => "does not answer; the other nodes are asked without it",
+            DirectoryState::NeverReached => "has not answered since this node started",
+        };
+        let mesh = match readiness.mesh {
+            MeshState::Known => "ok",
+            MeshState::Telling => "not introduced to every member yet",
+            MeshState::Isolated => "most members do not answer, and there is no lease",
+        };
+        let identity = if has_keys { "ok" } else { "the source of --jwks has brought no keys yet" };
+        let ready = readiness.is_ready() && has_keys;
+        let mut reasons = Vec::new();
+        if readiness.directory == DirectoryState::NeverReached && !ready {
+            reasons.push(format!("directory: {directory}"));
+        }
+        if readiness.mesh != MeshState::Known {
+            reasons.push(format!("mesh: {mesh}"));
+        }
+        if !has_keys {
+            reasons.push(format!("identity: {identity}"));
+        }
+        if readiness.leaving {
+            reasons.push("draining".to_owned());
+        }
+        Self { ready, reasons, directory, mesh, identity, draining: readiness.leaving }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_reason_exactly_when_a_node_is_not_ready() {
+        for directory in [DirectoryState::Confirmed, DirectoryState::Away, DirectoryState::NeverReached] {
+            for mesh in [MeshState::Known, MeshState::Telling, MeshState::Isolated] {
+                for leaving in [false, true] {
+                    for has_keys in [true, false] {
+                        let report = Report::of(Readiness { directory, mesh, leaving }, has_keys);
+                        assert_eq!(report.ready, report.reasons.is_empty(), "{report:?}");
+                        assert_eq!(report.ready, mesh == MeshState::Known && !leaving && has_keys, "{report:?}");
+                        assert_eq!(report.directory == "ok", directory == DirectoryState::Confirmed);
+                    }
+                }
+            }
+        }
+    }
+}

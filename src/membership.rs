@@ -157,8 +157,8 @@ impl Membership {
     /// is not whole and must be asked always, and answered something that was sent less than ¾ of a lease ago.
     pub fn everybody_asks(&self, node: &NodeId) -> bool {
         let mut table = self.lock();
-        let word = self.roster.word().borrow().clone();
-        if word.incarnation != *node || word.whole_under.is_some() || !self.standing.borrow().introduced {
+        let word = self.roster.index_state().borrow().clone();
+        if word.incarnation != *node || word.fully_indexed_in.is_some() || !self.standing.borrow().introduced {
             return false;
         }
         let sequence = table.number(&word, *self.leaving.borrow());
@@ -189,9 +189,9 @@ impl Membership {
     /// dead, if the index can be read there.
     pub fn vouched_for_by(&self) -> Option<Vec<NodeId>> {
         let mut table = self.lock();
-        let word = self.roster.word().borrow().clone();
+        let word = self.roster.index_state().borrow().clone();
         let sequence = table.number(&word, *self.leaving.borrow());
-        table.most_answered(sequence, self.trusted_since()).filter(|_| word.whole_under.is_none())
+        table.most_answered(sequence, self.trusted_since()).filter(|_| word.fully_indexed_in.is_none())
     }
 
     /// Whether it is on its way out.
@@ -260,14 +260,14 @@ impl Membership {
         // Both are read under the table's lock: a later sequence number never carries an earlier word.
         let mut table = self.lock();
         let leaving = *self.leaving.borrow();
-        let word = self.roster.word().borrow().clone();
+        let word = self.roster.index_state().borrow().clone();
         table.say(&self.identity, &word, leaving, BootInstant::now())
     }
 
     /// The number of this node's word as it is now.
     fn number(&self) -> u64 {
         let mut table = self.lock();
-        let word = self.roster.word().borrow().clone();
+        let word = self.roster.index_state().borrow().clone();
         table.number(&word, *self.leaving.borrow())
     }
 

@@ -38,7 +38,7 @@ use crate::mesh_service::forward::Forwarded;
 use crate::mesh_service::health::Statuses;
 use crate::names::{NameError, NodeId, Room, SocketId};
 use crate::roster::walk::{Place, Slice};
-use crate::roster::{Known, Part, Roster, Row, Told};
+use crate::roster::{CachedVersion, RoomSnapshot, Roster, Row, RowsUpdate};
 use crate::status::description::{Describer, ROOMS_MOST};
 use crate::telemetry::traces;
 
@@ -218,7 +218,7 @@ impl Answering {
 /// The answer to a question of which the caller holds a version, unless it is large or a refusal.
 fn revalidate(roster: &Roster, question: &proto::LookupSocketsRequest) -> Option<proto::LookupSocketsResponse> {
     let lookup = Lookup::check(question).ok()?;
-    let part = roster.part_of(lookup.room.as_ref()?, Some(lookup.known?), MAX_REVALIDATED_ROWS)?;
+    let part = roster.snapshot_up_to(lookup.room.as_ref()?, Some(lookup.known?), MAX_REVALIDATED_ROWS)?;
     (lookup.node.as_ref() == Some(&part.node)).then(|| encode(part))
 }
 
@@ -227,7 +227,7 @@ pub struct Lookup {
     room: Option<Room>,
     ids: Vec<SocketId>,
     node: Option<NodeId>,
-    known: Option<Known>,
+    known: Option<CachedVersion>,
 }
 
 impl Lookup {
@@ -250,31 +250,32 @@ impl Lookup {
         if request.known_version.is_some() && (node.is_none() || room.is_none() || !ids.is_empty()) {
             return Err(Status::invalid_argument("known_version goes with node_id and room, and without id_sockets"));
         }
-        let known = request.known_version.map(|version| Known { version, takes_changes: request.takes_changes });
+        let known =
+            request.known_version.map(|version| CachedVersion { version, accepts_delta: request.takes_changes });
         Ok(Self { room, ids, node, known })
     }
 
     /// What this node has.
-    pub fn answer(&self, roster: &Roster) -> Part {
+    pub fn answer(&self, roster: &Roster) -> RoomSnapshot {
         match &self.room {
-            Some(room) if self.ids.is_empty() => roster.part(room, self.known),
+            Some(room) if self.ids.is_empty() => roster.snapshot(room, self.known),
             room => roster.find(&self.ids, room.as_ref()),
         }
     }
 }
 
-fn encode(part: Part) -> proto::LookupSocketsResponse {
+fn encode(part: RoomSnapshot) -> proto::LookupSocketsResponse {
     let socket = |row: Row| proto::Socket { id_socket: row.id_socket.to_string(), id_user: row.id_user.to_string() };
     let mut response =
         proto::LookupSocketsResponse { node_id: part.node.to_string(), version: part.version, ..Default::default() };
-    match part.told {
-        Told::Unchanged => response.unchanged = true,
-        Told::Changes(changes) => {
+    match part.update {
+        RowsUpdate::Unchanged => response.unchanged = true,
+        RowsUpdate::Delta(changes) => {
             response.changes_since = changes.since;
-            response.gone = changes.gone.iter().map(ToString::to_string).collect();
-            response.sockets = changes.came.into_iter().map(socket).collect();
+            response.gone = changes.removed.iter().map(ToString::to_string).collect();
+            response.sockets = changes.added.into_iter().map(socket).collect();
         }
-        Told::All(rows) => response.sockets = rows.into_iter().map(socket).collect(),
+        RowsUpdate::Full(rows) => response.sockets = rows.into_iter().map(socket).collect(),
     }
     response
 }

@@ -133,7 +133,7 @@ impl Registrar {
 
     async fn settled(&self, rooms: &[Room]) {
         let mut standing = self.membership.standing();
-        let mut word = self.roster.word();
+        let mut word = self.roster.index_state();
         let mut acknowledgements = self.membership.acknowledgements();
         loop {
             // What is looked at below is looked at again when one of these has changed since.
@@ -265,7 +265,7 @@ impl Registrar {
 
         // The others may still take the retired incarnation's word that it is whole. While its claims stand, they ask
         // it; they may go when every room has a claim of the present one.
-        let whole = self.roster.word().borrow().whole_under.is_some();
+        let whole = self.roster.index_state().borrow().fully_indexed_in.is_some();
         for abandoned in desk.abandoned.extract_if(.., |_| whole) {
             let directory = Arc::clone(&self.directory);
             desk.commands.spawn(async move {

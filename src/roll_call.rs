@@ -34,7 +34,7 @@ use crate::directory::{Account, Directory};
 use crate::membership::{Member, Membership, View};
 use crate::mesh::peers::{Peers, Reply, Silence};
 use crate::names::{NodeId, NodeName, Room};
-use crate::roster::{Known, Roster};
+use crate::roster::{CachedVersion, Roster};
 use crate::telemetry::logging::request;
 use crate::telemetry::metrics::roll_calls::RollCalls;
 use crate::telemetry::traces;
@@ -243,8 +243,8 @@ impl Caller {
     fn own_part(&self, room: &Room) -> Asked {
         let began = Instant::now();
         let held = self.parts.hold(room, &self.roster.incarnation());
-        let known = held.as_ref().map(|held| Known { version: held.version, takes_changes: true });
-        let part = self.roster.part(room, known);
+        let known = held.as_ref().map(|held| CachedVersion { version: held.version, accepts_delta: true });
+        let part = self.roster.snapshot(room, known);
         let (node, name) = (part.node.clone(), self.membership.identity().name.clone());
         let reply = self.parts.take(room, held, part);
         Asked { node, name, took: began.elapsed(), reply }

@@ -2,12 +2,12 @@
 //!
 //! Owns the only truth about this node's sockets, and with it, under the same lock, what the index must hold for it:
 //! the incarnation, the claims of its rooms, and which rows changed since they were last written ([`claims`]), or since
-//! a reader was told them ([`changes`]).
-//! Owns no connection to anything: sockets come in as [`Presence`]s, readers get one snapshot, and the registrar
+//! a reader was told them ([`change_log`]).
+//! Owns no connection to anything: sockets come in as [`Registration`]s, readers get one snapshot, and the registrar
 //! carries what is due to the directory. Nothing is filtered at read time.
 
 pub mod busiest;
-pub mod changes;
+pub mod change_log;
 pub mod ownership;
 mod pending_writes;
 mod rows_update;
@@ -24,18 +24,18 @@ use tokio::time::Instant;
 
 use crate::directory::Epoch;
 use crate::names::{NodeId, Room, SocketId, UserId};
-use changes::Log;
+use change_log::Log;
 use ownership::{Abandoned, Claim, Seat};
 use pending_writes::DueSeats;
 
-pub use rows_update::{Known, Part, Row, Told};
+pub use rows_update::{CachedVersion, RoomSnapshot, Row, RowsUpdate};
 
 /// A node's word on its claims.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Word {
+pub struct IndexState {
     pub incarnation: NodeId,
     /// The index in which every room of the roster is claimed; `None` while one may be missing.
-    pub whole_under: Option<Epoch>,
+    pub fully_indexed_in: Option<Epoch>,
 }
 
 /// Why a presence did not take a room.
@@ -53,21 +53,21 @@ pub struct Roster {
     state: Mutex<State>,
     /// Something is due for the registrar.
     due: Notify,
-    word: watch::Sender<Word>,
+    index_state: watch::Sender<IndexState>,
 }
 
 /// One socket's place in the roster. Kept in the socket's extensions: when the last clone is dropped, by whatever
 /// path the socket went, its rows go with it.
 #[derive(Clone)]
-pub struct Presence(Arc<Keeper>);
+pub struct Registration(Arc<RegistrationInner>);
 
-struct Keeper {
+struct RegistrationInner {
     roster: Arc<Roster>,
-    key: PresenceKey,
+    key: RegistrationId,
 }
 
 /// A counter, not the socket id: a client that leaves and connects again on one transport keeps its id.
-type PresenceKey = u64;
+type RegistrationId = u64;
 
 struct State {
     incarnation: NodeId,
@@ -78,9 +78,9 @@ struct State {
     /// Rooms whose sockets may have been acknowledged without a claim. Whole means none.
     owing: usize,
     last_version: u64,
-    last_presence: PresenceKey,
-    presences: HashMap<PresenceKey, Attendance>,
-    by_socket: HashMap<SocketId, PresenceKey>,
+    last_presence: RegistrationId,
+    presences: HashMap<RegistrationId, SocketRecord>,
+    by_socket: HashMap<SocketId, RegistrationId>,
     /// In no order that means anything, but one that can be read in slices.
     rooms: IndexMap<Room, RoomState>,
     /// How many of the rooms have rows.
@@ -89,7 +89,7 @@ struct State {
     due: Due,
 }
 
-struct Attendance {
+struct SocketRecord {
     socket: SocketId,
     user: UserId,
     rooms: Vec<Room>,
@@ -109,7 +109,7 @@ struct RoomState {
     emptied: Option<Instant>,
     /// Counted in `State::owing`.
     owed: bool,
-    /// Told when the claim is held.
+    /// Notified when the claim is held.
     waiters: Vec<oneshot::Sender<()>>,
 }
 
@@ -124,7 +124,7 @@ struct Due {
 
 impl Roster {
     pub fn new(incarnation: NodeId) -> Arc<Self> {
-        let (word, _) = watch::channel(Word { incarnation: incarnation.clone(), whole_under: None });
+        let (index_state, _) = watch::channel(IndexState { incarnation: incarnation.clone(), fully_indexed_in: None });
         let state = State {
             incarnation,
             index: None,
@@ -139,12 +139,12 @@ impl Roster {
             tally: Tally::default(),
             due: Due::default(),
         };
-        Arc::new(Self { state: Mutex::new(state), due: Notify::new(), word })
+        Arc::new(Self { state: Mutex::new(state), due: Notify::new(), index_state })
     }
 
     /// Gives a socket its place, with its first rooms. An older presence of the same socket id is closed in the same
     /// step, so a socket is never listed twice.
-    pub fn register(self: &Arc<Self>, socket: SocketId, user: UserId, rooms: &[Room]) -> Presence {
+    pub fn register(self: &Arc<Self>, socket: SocketId, user: UserId, rooms: &[Room]) -> Registration {
         let mut state = self.lock();
         if let Some(older) = state.by_socket.get(&socket).copied() {
             state.close(older);
@@ -153,49 +153,49 @@ impl Roster {
         state.tally.registered += 1;
         let key = state.last_presence;
         state.by_socket.insert(socket.clone(), key);
-        state.presences.insert(key, Attendance { socket, user, rooms: Vec::new(), settled: false, missed: false });
+        state.presences.insert(key, SocketRecord { socket, user, rooms: Vec::new(), settled: false, missed: false });
         for room in rooms {
             state.join(key, room);
         }
         drop(state);
         self.due.notify_one();
-        Presence(Arc::new(Keeper { roster: Arc::clone(self), key }))
+        Registration(Arc::new(RegistrationInner { roster: Arc::clone(self), key }))
     }
 
     /// The room's rows as they are now: all of them, or what makes them of those at the version `known`.
     ///
     /// Asking for a room that has rows and no claim hurries the claim.
-    pub fn part(&self, room: &Room, known: Option<Known>) -> Part {
-        self.part_of(room, known, usize::MAX).expect("no room has more rows")
+    pub fn snapshot(&self, room: &Room, known: Option<CachedVersion>) -> RoomSnapshot {
+        self.snapshot_up_to(room, known, usize::MAX).expect("no room has more rows")
     }
 
     /// The same, or `None` where more than `most` rows would have to be told. Then none was copied.
-    pub fn part_of(&self, room: &Room, known: Option<Known>, most: usize) -> Option<Part> {
+    pub fn snapshot_up_to(&self, room: &Room, known: Option<CachedVersion>, most: usize) -> Option<RoomSnapshot> {
         let mut state = self.lock();
         let node = state.incarnation.clone();
         let Some(found) = state.rooms.get(room).filter(|found| !found.rows.is_empty()) else {
-            return Some(Part { node, version: 0, told: Told::All(Vec::new()) });
+            return Some(RoomSnapshot { node, version: 0, update: RowsUpdate::Full(Vec::new()) });
         };
         let version = found.version;
         let told = if known.is_some_and(|known| known.version == version) {
-            Some(Told::Unchanged)
+            Some(RowsUpdate::Unchanged)
         } else {
             let changes = known
-                .filter(|known| known.takes_changes)
+                .filter(|known| known.accepts_delta)
                 .and_then(|known| found.log.since(known.version, &found.rows))
-                .filter(|changes| changes.gone.len() + changes.came.len() <= most);
-            let all = || (found.rows.len() <= most).then(|| Told::All(found.all()));
-            changes.map(Told::Changes).or_else(all)
+                .filter(|changes| changes.removed.len() + changes.added.len() <= most);
+            let all = || (found.rows.len() <= most).then(|| RowsUpdate::Full(found.all()));
+            changes.map(RowsUpdate::Delta).or_else(all)
         };
         if found.claim != Claim::Held {
             state.due.wanting.insert(room.clone());
             self.due.notify_one();
         }
-        Some(Part { node, version, told: told? })
+        Some(RoomSnapshot { node, version, update: told? })
     }
 
     /// Those of `ids` that are here, and in `room` where one is given. An id that is asked for twice is found once.
-    pub fn find(&self, ids: &[SocketId], room: Option<&Room>) -> Part {
+    pub fn find(&self, ids: &[SocketId], room: Option<&Room>) -> RoomSnapshot {
         let state = self.lock();
         let mut seen = HashSet::with_capacity(ids.len());
         let rows = ids
@@ -206,7 +206,7 @@ impl Roster {
             .filter(|attendance| room.is_none_or(|room| attendance.rooms.contains(room)))
             .map(|attendance| Row { id_socket: attendance.socket.clone(), id_user: attendance.user.clone() })
             .collect();
-        Part { node: state.incarnation.clone(), version: 0, told: Told::All(rows) }
+        RoomSnapshot { node: state.incarnation.clone(), version: 0, update: RowsUpdate::Full(rows) }
     }
 
     /// Compares the roster with the sockets that are live, and closes what was absent twice in a row.
@@ -267,7 +267,7 @@ pub struct Tally {
     pub left: u64,
 }
 
-impl Presence {
+impl Registration {
     /// Enters a room. A room it is in already is fine.
     ///
     /// # Errors
@@ -332,7 +332,7 @@ impl Presence {
     }
 }
 
-impl Keeper {
+impl RegistrationInner {
     fn close(&self) {
         let closed = self.roster.lock().close(self.key);
         if closed {
@@ -341,7 +341,7 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for RegistrationInner {
     fn drop(&mut self) {
         self.close();
     }
@@ -349,7 +349,7 @@ impl Drop for Keeper {
 
 impl State {
     /// Adds the row and a new version; `key` is present and not in the room.
-    fn join(&mut self, key: PresenceKey, room: &Room) {
+    fn join(&mut self, key: RegistrationId, room: &Room) {
         let Some(attendance) = self.presences.get_mut(&key) else { return };
         if attendance.rooms.contains(room) {
             return;
@@ -399,7 +399,7 @@ impl State {
     }
 
     /// Returns whether there was anything to close.
-    fn close(&mut self, key: PresenceKey) -> bool {
+    fn close(&mut self, key: RegistrationId) -> bool {
         let Some(attendance) = self.presences.remove(&key) else {
             return false;
         };

@@ -8,7 +8,7 @@ use std::process::{Output, Stdio};
 
 use common::process::{Process, rollcall, serve};
 use common::{Client, Cluster, Index, RedisServer, until};
-use rollcall::roster::Presence;
+use rollcall::roster::Registration;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -55,7 +55,7 @@ async fn tell(redis: &RedisServer, command: &[&str]) {
 }
 
 /// Two nodes, and sockets of both in rooms that Redis lists.
-async fn seated() -> (Cluster, Vec<Presence>) {
+async fn seated() -> (Cluster, Vec<Registration>) {
     let cluster = Cluster::start(2, Index::redis().await).await;
     let mut seats: Vec<_> = (0..2).map(|node| cluster.nodes[node].seat(&format!("s{node}"), "foo", "a:b")).collect();
     seats.extend((0..2500).map(|number| cluster.nodes[1].seat(&format!("h{number}"), "foo", "hall")));

@@ -18,7 +18,7 @@ use rollcall::mesh::proto::{
     AnnounceRequest, AnnounceResponse, DescribeRequest, DescribeResponse, ListRoomsRequest, ListRoomsResponse,
     LookupSocketsRequest, LookupSocketsResponse, RevalidateRequest, RevalidateResponse,
 };
-use rollcall::roster::Presence;
+use rollcall::roster::Registration;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -196,7 +196,7 @@ impl Metered {
 }
 
 /// Sockets with these numbers are in the room for as long as what is returned.
-fn fill(node: &Running, room: &str, numbers: Range<usize>) -> Vec<Presence> {
+fn fill(node: &Running, room: &str, numbers: Range<usize>) -> Vec<Registration> {
     let seat = |number| node.seat(&format!("{}-{number:020}", node.name), &format!("user-{number}"), room);
     numbers.map(seat).collect()
 }

@@ -20,7 +20,7 @@ use rollcall::mesh::proto::{
 };
 use rollcall::mesh::{MAX_REVALIDATED_BYTES, MAX_REVALIDATED_ROWS};
 use rollcall::names::{NodeId, Room};
-use rollcall::roster::Told;
+use rollcall::roster::RowsUpdate;
 use smol_str::SmolStr;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -123,7 +123,7 @@ impl Asking {
     async fn way(&self, room: &str) -> String {
         let reply = self.lookup(room, WITHIN).await;
         let Ok(Reply::Part(part)) = &reply else { panic!("{reply:?}") };
-        let Told::All(rows) = &part.told else { panic!("{part:?}") };
+        let RowsUpdate::Full(rows) = &part.update else { panic!("{part:?}") };
         assert_eq!((rows.len(), rows[0].id_user.as_str()), (1, room), "the answer to another question");
         rows[0].id_socket.to_string()
     }

@@ -10,7 +10,7 @@ use prost::Message;
 use reqwest::header::{ETAG, IF_NONE_MATCH};
 use reqwest::{Response, StatusCode};
 use rollcall::mesh::proto::{LookupSocketsRequest, LookupSocketsResponse};
-use rollcall::roster::Presence;
+use rollcall::roster::Registration;
 use rollcall::telemetry::anomalies::Oddity;
 use serde_json::Value;
 
@@ -75,7 +75,7 @@ async fn lookup(cluster: &Cluster, known_version: Option<u64>, takes_changes: bo
 async fn a_change_in_a_room_of_a_thousand_is_one_row_on_the_wire_for_whoever_takes_changes() {
     let cluster = Cluster::start(2, Index::memory()).await;
     let sit = |id: &str, user| cluster.nodes[0].seat(id, user, "Maths");
-    let mut seats: BTreeMap<String, Presence> =
+    let mut seats: BTreeMap<String, Registration> =
         (0..1_000).map(|number| format!("socket-{number}")).map(|id| (id.clone(), sit(&id, "ann"))).collect();
     let listed = async || {
         let (complete, users) = cluster.users(1, "Maths").await;

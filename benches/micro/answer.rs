@@ -9,7 +9,7 @@ use rollcall::names::{NodeId, NodeName, Room};
 use rollcall::roll_call::answer::{Answer, Outcome, Source, Vouched};
 use rollcall::roll_call::rows::Rows;
 use rollcall::roster::Row;
-use rollcall::roster::changes::Changes;
+use rollcall::roster::change_log::RowsDelta;
 
 use crate::{ROWS, room, row};
 
@@ -20,8 +20,8 @@ pub fn rows(criterion: &mut Criterion) {
     criterion.bench_function("render a part of 2500 rows", |bencher| {
         bencher.iter_batched(|| rows.clone(), |rows| Rows::new(1, rows), BatchSize::SmallInput);
     });
-    let (gone, came) = (vec![rows[0].id_socket.clone()], vec![row(ROWS)]);
-    let (held, changes) = (Rows::new(1, rows), Changes { since: 1, gone, came });
+    let (removed, added) = (vec![rows[0].id_socket.clone()], vec![row(ROWS)]);
+    let (held, changes) = (Rows::new(1, rows), RowsDelta { since: 1, removed, added });
     criterion.bench_function("one goes and one comes in a part of 2500 rows", |bencher| {
         bencher.iter_batched(|| changes.clone(), |changes| held.with(2, changes), BatchSize::SmallInput);
     });

@@ -11,7 +11,7 @@ use rollcall::mesh::security::Security;
 use rollcall::mesh_service;
 use rollcall::names::NodeId;
 use rollcall::node;
-use rollcall::roster::{Roster, Told};
+use rollcall::roster::{Roster, RowsUpdate};
 use rollcall::status::description::Describer;
 use rollcall::telemetry::metrics::recent::Recent;
 use smol_str::format_smolstr;
@@ -48,7 +48,7 @@ pub fn lookup(criterion: &mut Criterion) {
         other => panic!("it says {other:?}"),
     };
     let held = runtime.block_on(ask(None));
-    assert!(matches!(held.told, Told::All(rows) if rows.len() == ROWS));
+    assert!(matches!(held.update, RowsUpdate::Full(rows) if rows.len() == ROWS));
     let mut group = criterion.benchmark_group("LookupSockets");
     group.bench_function("2500 rows", |bencher| bencher.to_async(&runtime).iter(|| ask(None)));
     group.bench_function("unchanged", |bencher| bencher.to_async(&runtime).iter(|| ask(Some(held.version))));

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use criterion::{criterion_group, criterion_main};
 use rollcall::membership::Identity;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
-use rollcall::roster::{Presence, Roster, Row};
+use rollcall::roster::{Registration, Roster, Row};
 use tikv_jemallocator::Jemalloc;
 
 /// That of the program.
@@ -39,7 +39,7 @@ fn row(number: usize) -> Row {
 }
 
 /// Sockets with these numbers join the room. They leave it when what is returned is dropped.
-fn join(roster: &Arc<Roster>, room: &Room, numbers: Range<usize>) -> Vec<Presence> {
+fn join(roster: &Arc<Roster>, room: &Room, numbers: Range<usize>) -> Vec<Registration> {
     let rows = numbers.map(row);
     rows.map(|row| roster.register(row.id_socket, row.id_user, std::slice::from_ref(room))).collect()
 }

@@ -49,8 +49,15 @@ async fn meet(membership: &Membership, others: usize) -> Owners {
         let entry = NodeEntry { name: name.clone(), mesh: mesh.clone(), since: since.clone(), draining: false };
         owners.epoch = directory.enter(&node, &entry, LEASE).await.unwrap();
         let about = Known { node: node.clone(), name, mesh, since, age: None };
-        let whole_under = owners.epoch.clone();
-        membership.told(&Said { about, sequence: 1, whole_under, draining: false, goodbye: false, members: vec![] });
+        let fully_indexed_in = owners.epoch.clone();
+        membership.told(&Said {
+            about,
+            sequence: 1,
+            fully_indexed_in,
+            draining: false,
+            goodbye: false,
+            members: vec![],
+        });
         if owners.nodes.len() < OWNERS {
             owners.nodes.push(node);
         }

@@ -2,7 +2,7 @@
 
 use criterion::Criterion;
 use rollcall::names::NodeId;
-use rollcall::roster::{Known, Roster};
+use rollcall::roster::{CachedVersion, Roster};
 
 use crate::{ROWS, join, room};
 
@@ -17,10 +17,10 @@ pub fn part(criterion: &mut Criterion) {
     let node = roster.incarnation();
     let claimed = roster.ask_for(&node, roster.take_wanting());
     roster.claimed(&node, &claimed);
-    let known = Known { version: roster.part(&asked, None).version, takes_changes: true };
+    let known = CachedVersion { version: roster.snapshot(&asked, None).version, accepts_delta: true };
 
     let mut group = criterion.benchmark_group("roster part");
-    group.bench_function("2500 rows", |bencher| bencher.iter(|| roster.part(&asked, None)));
-    group.bench_function("unchanged", |bencher| bencher.iter(|| roster.part(&asked, Some(known))));
+    group.bench_function("2500 rows", |bencher| bencher.iter(|| roster.snapshot(&asked, None)));
+    group.bench_function("unchanged", |bencher| bencher.iter(|| roster.snapshot(&asked, Some(known))));
     group.finish();
 }

@@ -13,7 +13,7 @@ use rollcall::mesh::proto::{AnnounceRequest, LookupSocketsRequest};
 use rollcall::mesh_service::Lookup;
 use rollcall::mesh::{MAX_LOOKUP_IDS, status};
 use rollcall::names::{NodeId, Room, SocketId, UserId};
-use rollcall::roster::{Presence, Roster, Told};
+use rollcall::roster::{Registration, Roster, RowsUpdate};
 use tonic::Code;
 
 const ROWS: [(&str, &[&str]); 3] = [("s1", &["a", "b"]), ("s2", &["a"]), ("s3", &["c"])];
@@ -21,7 +21,7 @@ const ROWS: [(&str, &[&str]); 3] = [("s1", &["a", "b"]), ("s2", &["a"]), ("s3", 
 struct Node {
     roster: Arc<Roster>,
     /// Held, so that the rows stay.
-    _presences: Vec<Presence>,
+    _presences: Vec<Registration>,
 }
 
 fn node() -> &'static Node {
@@ -56,8 +56,8 @@ fn lookup(request: &LookupSocketsRequest) {
     let part = lookup.answer(&node().roster);
     assert_eq!(part.node, node().roster.incarnation());
     // A small room remembers no changes.
-    let Told::All(rows) = part.told else {
-        assert_eq!(part.told, Told::Unchanged);
+    let RowsUpdate::Full(rows) = part.update else {
+        assert_eq!(part.update, RowsUpdate::Unchanged);
         assert!(part.version > 0 && *known_version == Some(part.version), "unchanged since what?");
         return;
     };

@@ -1,6 +1,6 @@
 //! The socket edge: where Socket.IO clients come in.
 //!
-//! Owns the namespace `/`, its connect middleware, and the events `join` and `leave`. A socket gets its [`Presence`]
+//! Owns the namespace `/`, its connect middleware, and the events `join` and `leave`. A socket gets its [`Registration`]
 //! in the middleware, before it is told that it is connected, and keeps it in its extensions, so its rows go when it
 //! goes, whatever way that was. socketioxide's own rooms are not used. What a handshake says is read in [`handshake`],
 //! whether it gets a client in is decided in [`admission`], and when its token is over in [`expiry`]; who gets as far as
@@ -33,7 +33,7 @@ use crate::edge::limits::rate::Verdict;
 use crate::edge::limits::turnstile::Client;
 use crate::names::{Room, SocketId};
 use crate::reconciler::Registrar;
-use crate::roster::{JoinError, Presence, Roster};
+use crate::roster::{JoinError, Registration, Roster};
 use crate::telemetry::metrics::refusals::{Refusals, Wanted};
 use admission::{Admitted, Turned};
 use expiry::Expiry;
@@ -239,7 +239,7 @@ impl SocketEdge {
     async fn settled(
         &self,
         rooms: &[Room],
-        presence: &Presence,
+        presence: &Registration,
         switch: Option<&Switch>,
         within: Duration,
         mut gone: impl FnMut() -> bool,
@@ -312,9 +312,9 @@ impl SocketEdge {
         });
     }
 
-    fn join(&self, socket: &SocketRef, room: Option<Given>) -> Result<(Room, Presence), Refusal> {
+    fn join(&self, socket: &SocketRef, room: Option<Given>) -> Result<(Room, Registration), Refusal> {
         let room = handshake::one_room(room)?;
-        let presence = socket.extensions.get::<Presence>().ok_or_else(Refusal::gone)?;
+        let presence = socket.extensions.get::<Registration>().ok_or_else(Refusal::gone)?;
         if self.identity.takes_tokens() {
             let allowed = socket.extensions.get::<Rooms>().ok_or_else(Refusal::gone)?;
             if !allowed.covers(&room) {
@@ -355,7 +355,7 @@ fn allowed(socket: &SocketRef) -> Result<(), Refusal> {
 
 fn leave(socket: &SocketRef, room: Option<Given>) -> Result<(), Refusal> {
     let room = handshake::one_room(room)?;
-    let presence = socket.extensions.get::<Presence>().ok_or_else(Refusal::gone)?;
+    let presence = socket.extensions.get::<Registration>().ok_or_else(Refusal::gone)?;
     presence.leave(&room).map_err(|_closed| Refusal::gone())
 }
 

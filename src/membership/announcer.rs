@@ -37,7 +37,7 @@ struct Told {
 impl Membership {
     /// Announces, for ever.
     pub async fn announce(&self, peers: &Peers) {
-        let mut word = self.roster.word();
+        let mut word = self.roster.index_state();
         let mut standing = self.standing();
         let mut telling: JoinSet<Told> = JoinSet::new();
         // Members that are being told, or were told in vain a moment ago, with when to tell them again at the earliest.

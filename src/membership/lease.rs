@@ -18,7 +18,7 @@ const RENEWALS_PER_LEASE: u32 = 5;
 impl Membership {
     /// Keeps the lease and the list, for ever.
     pub async fn keep_lease(&self, directory: &dyn Directory) {
-        let mut word = self.roster.word();
+        let mut word = self.roster.index_state();
         let mut leaving = self.leaving.subscribe();
         let mut ticks = interval(self.lease / RENEWALS_PER_LEASE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

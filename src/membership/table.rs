@@ -15,7 +15,7 @@ use super::{Identity, Leaving};
 use crate::clock::BootInstant;
 use crate::directory::{Epoch, Listing, NodeEntry};
 use crate::names::{NodeId, NodeName};
-use crate::roster::Word;
+use crate::roster::IndexState;
 
 /// How many leases a goodbye is remembered, so that a list read just before it cannot bring the node back.
 const DEPARTED_LEASES: u32 = 10;
@@ -25,7 +25,7 @@ const DEPARTED_LEASES: u32 = 10;
 pub struct Said {
     pub about: Known,
     pub sequence: u64,
-    pub whole_under: Option<Epoch>,
+    pub fully_indexed_in: Option<Epoch>,
     pub draining: bool,
     pub goodbye: bool,
     pub members: Vec<Known>,
@@ -50,7 +50,7 @@ pub struct Member {
     pub mesh: SmolStr,
     pub since: SmolStr,
     /// The index in which it last said that every room of it is claimed.
-    pub whole_under: Option<Epoch>,
+    pub fully_indexed_in: Option<Epoch>,
     /// The last list that could be read had its lease.
     pub leased: bool,
     /// When it was last heard over the mesh, by this node or by one that told this node.
@@ -99,7 +99,7 @@ pub struct Table {
     only: bool,
     members: HashMap<NodeId, Member>,
     departed: HashMap<NodeId, BootInstant>,
-    last_said: Option<(Word, Leaving)>,
+    last_said: Option<(IndexState, Leaving)>,
     /// The number of what was said last.
     sequence: u64,
     /// The number of what the present incarnation said first: its hello.
@@ -108,13 +108,13 @@ pub struct Table {
 
 impl Member {
     /// A member of which nothing is known but where it is and what it said of its claims.
-    pub fn known(node: NodeId, name: NodeName, mesh: SmolStr, whole_under: Option<Epoch>) -> Self {
+    pub fn known(node: NodeId, name: NodeName, mesh: SmolStr, fully_indexed_in: Option<Epoch>) -> Self {
         Self {
             node,
             name,
             mesh,
             since: SmolStr::default(),
-            whole_under,
+            fully_indexed_in,
             leased: false,
             heard: None,
             spoke: None,
@@ -198,7 +198,7 @@ impl Table {
             if said.sequence > member.sequence {
                 news = true;
                 member.sequence = said.sequence;
-                member.whole_under = said.whole_under.clone();
+                member.fully_indexed_in = said.fully_indexed_in.clone();
                 member.mesh = said.about.mesh.clone();
             }
         }
@@ -306,7 +306,7 @@ impl Table {
     }
 
     /// The number of this node's word; a word that differs from the last one gets the next.
-    pub fn number(&mut self, word: &Word, leaving: Leaving) -> u64 {
+    pub fn number(&mut self, word: &IndexState, leaving: Leaving) -> u64 {
         let saying = (word.clone(), leaving);
         if self.last_said.as_ref() != Some(&saying) {
             self.sequence += 1;
@@ -319,7 +319,7 @@ impl Table {
     }
 
     /// This node's word now, and the members it knows.
-    pub fn say(&mut self, identity: &Identity, word: &Word, leaving: Leaving, now: BootInstant) -> Said {
+    pub fn say(&mut self, identity: &Identity, word: &IndexState, leaving: Leaving, now: BootInstant) -> Said {
         let sequence = self.number(word, leaving);
         let members = self.members.values().map(|member| {
             let Member { node, name, mesh, since, heard, .. } = member.clone();
@@ -334,7 +334,7 @@ impl Table {
                 age: Some(Duration::ZERO),
             },
             sequence,
-            whole_under: word.whole_under.clone(),
+            fully_indexed_in: word.fully_indexed_in.clone(),
             draining: leaving != Leaving::Staying,
             goodbye: leaving == Leaving::Goodbye,
             members: members.collect(),
@@ -391,10 +391,10 @@ impl Table {
     /// Whether somebody may be alive without everybody being able to tell from the index: then who heard whom is
     /// repeated, and so is "ask me always".
     fn is_trouble(&self) -> bool {
-        let not_whole = self.last_said.as_ref().is_none_or(|(word, _)| word.whole_under.is_none());
+        let not_whole = self.last_said.as_ref().is_none_or(|(word, _)| word.fully_indexed_in.is_none());
         not_whole
             || self.acquainting.is_some()
-            || self.members.values().any(|member| !member.leased || member.whole_under.is_none())
+            || self.members.values().any(|member| !member.leased || member.fully_indexed_in.is_none())
     }
 
     /// Hearsay makes members, and makes the evidence for known ones younger, but is not worth more than its age.

@@ -9,14 +9,18 @@ use super::peers::Silence;
 use super::proto;
 use crate::mesh_service::description;
 use crate::names::{NameError, NodeId, SocketId, UserId};
-use crate::roster::changes::Changes;
-use crate::roster::{Part, Row, Told};
+use crate::roster::change_log::RowsDelta;
+use crate::roster::{RoomSnapshot, Row, RowsUpdate};
 use crate::status::description::Description;
 use crate::telemetry::anomalies::Oddity;
 
 /// What an answer tells, if it is one of the node that was asked, to what it was asked. A socket that it names twice is
 /// listed once.
-pub fn part(asked: &NodeId, known: Option<u64>, response: &proto::LookupSocketsResponse) -> Result<Part, Silence> {
+pub fn part(
+    asked: &NodeId,
+    known: Option<u64>,
+    response: &proto::LookupSocketsResponse,
+) -> Result<RoomSnapshot, Silence> {
     let empty = response.sockets.is_empty() && response.gone.is_empty();
     let told_changes = response.changes_since != 0;
     let senseless = response.version == 0 && (!empty || told_changes)
@@ -28,15 +32,15 @@ pub fn part(asked: &NodeId, known: Option<u64>, response: &proto::LookupSocketsR
         return Err(Silence::Failed);
     }
     let told = if response.unchanged {
-        Told::Unchanged
+        RowsUpdate::Unchanged
     } else if told_changes {
-        let gone = response.gone.iter().map(|id| SocketId::parse(id)).collect::<Result<_, _>>();
-        let gone = gone.map_err(|error| misnamed(asked, error))?;
-        Told::Changes(Changes { since: response.changes_since, gone, came: rows(asked, &response.sockets)? })
+        let removed = response.gone.iter().map(|id| SocketId::parse(id)).collect::<Result<_, _>>();
+        let removed = removed.map_err(|error| misnamed(asked, error))?;
+        RowsUpdate::Delta(RowsDelta { since: response.changes_since, removed, added: rows(asked, &response.sockets)? })
     } else {
-        Told::All(rows(asked, &response.sockets)?)
+        RowsUpdate::Full(rows(asked, &response.sockets)?)
     };
-    Ok(Part { node: asked.clone(), version: response.version, told })
+    Ok(RoomSnapshot { node: asked.clone(), version: response.version, update: told })
 }
 
 /// What an answer says of the node that was asked, under whatever id that goes by now.
@@ -93,7 +97,7 @@ mod tests {
         let [asked, other] = [(); 2].map(|()| NodeId::new_process());
         let before = [Oddity::SenselessAnswer, Oddity::RepeatedRow].map(Oddity::count);
         let twice = part(&asked, None, &answer(&asked, &[("s1", "foo"), ("s1", "bar"), ("s2", "foo")])).unwrap();
-        let Told::All(rows) = twice.told else { panic!("{twice:?}") };
+        let RowsUpdate::Full(rows) = twice.update else { panic!("{twice:?}") };
         let ids: Vec<_> = rows.iter().map(|row| row.id_socket.as_str()).collect();
         assert_eq!(ids, ["s1", "s2"]);
         let unasked = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[]) };
@@ -103,13 +107,13 @@ mod tests {
         }
         let unchanged = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[]) };
         let held = part(&asked, Some(1), &unchanged).unwrap();
-        assert_eq!((held.version, held.told), (1, Told::Unchanged));
+        assert_eq!((held.version, held.update), (1, RowsUpdate::Unchanged));
         let with_rows = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[("s1", "foo")]) };
         let without_version = proto::LookupSocketsResponse { version: 0, ..answer(&asked, &[("s1", "foo")]) };
         let changes = proto::LookupSocketsResponse { changes_since: 7, gone: vec!["s2".into()], ..answer(&asked, &[]) };
         let changed = part(&asked, Some(7), &changes).unwrap();
-        let gone = vec![SocketId::parse("s2").unwrap()];
-        assert_eq!(changed.told, Told::Changes(Changes { since: 7, gone, came: vec![] }));
+        let removed = vec![SocketId::parse("s2").unwrap()];
+        assert_eq!(changed.update, RowsUpdate::Delta(RowsDelta { since: 7, removed, added: vec![] }));
         assert_eq!(part(&asked, None, &changes).unwrap_err(), Silence::Failed, "it was not asked for changes");
         let of_none = proto::LookupSocketsResponse { version: 0, ..changes.clone() };
         let and_unchanged = proto::LookupSocketsResponse { unchanged: true, version: 7, ..changes.clone() };

@@ -33,7 +33,7 @@ use crate::clock::BootInstant;
 use crate::membership::table::Said;
 use crate::mesh_service::{description, forward};
 use crate::names::{NodeId, Room};
-use crate::roster::Part;
+use crate::roster::RoomSnapshot;
 use crate::status::description::Description;
 use crate::telemetry::metrics::lookups::Lookups;
 use crate::telemetry::traces;
@@ -66,7 +66,7 @@ impl fmt::Display for Silence {
 /// What a peer said to a lookup.
 #[derive(Debug)]
 pub enum Reply {
-    Part(Part),
+    Part(RoomSnapshot),
     /// The node at that address goes by another id now.
     Moved(NodeId),
 }

@@ -32,7 +32,7 @@ pub fn encode(said: &Said) -> proto::Status {
         mesh: said.about.mesh.to_string(),
         since: said.about.since.to_string(),
         sequence: said.sequence,
-        whole_under: said.whole_under.as_ref().map(|epoch| epoch.0.to_string()).unwrap_or_default(),
+        whole_under: said.fully_indexed_in.as_ref().map(|epoch| epoch.0.to_string()).unwrap_or_default(),
         draining: said.draining,
         goodbye: said.goodbye,
         members: said.members.iter().map(encode_member).collect(),
@@ -45,11 +45,11 @@ pub fn decode(status: proto::Status) -> Result<Said, Error> {
     if status.members.len() > MAX_MEMBERS {
         return Err(Error::TooManyMembers);
     }
-    let whole_under = Some(status.whole_under).filter(|epoch| !epoch.is_empty());
+    let fully_indexed_in = Some(status.whole_under).filter(|epoch| !epoch.is_empty());
     Ok(Said {
         about: known(&status.node_id, &status.name, &status.mesh, &status.since, Some(Duration::ZERO))?,
         sequence: status.sequence,
-        whole_under: whole_under.map(|epoch| Epoch(epoch.into())),
+        fully_indexed_in: fully_indexed_in.map(|epoch| Epoch(epoch.into())),
         draining: status.draining,
         goodbye: status.goodbye,
         members: status.members.iter().map(decode_member).collect::<Result<_, _>>()?,

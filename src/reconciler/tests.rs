@@ -11,7 +11,7 @@ use crate::membership::Identity;
 use crate::membership::table::{Known, Said};
 use crate::mesh::peers::Peers;
 use crate::names::{NodeName, SocketId, UserId};
-use crate::roster::Presence;
+use crate::roster::Registration;
 use crate::telemetry::metrics::Metrics;
 
 const LEASE: Duration = Duration::from_secs(5);
@@ -56,12 +56,18 @@ impl Bench {
     fn meet_one_that_does_not_answer(&self) {
         let (node, name) = (NodeId::new_process(), NodeName::from_any("silent"));
         let known = Known { node, name, mesh: "127.0.0.1:1".into(), since: "now".into(), age: Some(Duration::ZERO) };
-        let said =
-            Said { about: known, sequence: 1, whole_under: None, draining: false, goodbye: false, members: vec![] };
+        let said = Said {
+            about: known,
+            sequence: 1,
+            fully_indexed_in: None,
+            draining: false,
+            goodbye: false,
+            members: vec![],
+        };
         self.membership.told(&said);
     }
 
-    fn register(&self, socket: &str, rooms: &[Room]) -> Presence {
+    fn register(&self, socket: &str, rooms: &[Room]) -> Registration {
         self.roster.register(SocketId::parse(socket).unwrap(), UserId::parse("foo").unwrap(), rooms)
     }
 
@@ -125,17 +131,17 @@ async fn a_room_that_cannot_be_claimed_is_owed_and_where_everybody_knows_that_it
     let first = [room("first")];
     let _first = bench.register("s0", &first);
     bench.registrar.settle(&first, SOON).await.unwrap();
-    let mut word = bench.roster.word();
-    assert!(word.borrow_and_update().whole_under.is_some());
+    let mut word = bench.roster.index_state();
+    assert!(word.borrow_and_update().fully_indexed_in.is_some());
     let (go, held) = oneshot::channel();
     bench.directory.will(Call::Claim, Fault::FailBefore);
     bench.directory.will(Call::Claim, Fault::Hold(held));
     let rooms = [room("a")];
     let _presence = bench.register("s1", &rooms);
     bench.registrar.settle(&rooms, SOON).await.expect("there is nobody who would have to know");
-    assert_eq!(word.borrow_and_update().whole_under, None, "whoever asks must ask this node");
+    assert_eq!(word.borrow_and_update().fully_indexed_in, None, "whoever asks must ask this node");
     go.send(()).unwrap();
-    let whole = timeout(SOON, word.wait_for(|word| word.whole_under.is_some())).await;
+    let whole = timeout(SOON, word.wait_for(|word| word.fully_indexed_in.is_some())).await;
     whole.expect("whole again").unwrap();
     assert_eq!(bench.owners(&rooms[0]).await, [bench.roster.incarnation()]);
 }
@@ -162,7 +168,7 @@ async fn a_removal_without_an_answer_ends_the_incarnation_and_loses_nothing() {
         bench.registrar.settle(&[room("stays"), room("leaves")], SOON).await.unwrap();
         bench.directory.will(Call::Release, fault);
         drop(leaves);
-        let mut word = bench.roster.word();
+        let mut word = bench.roster.index_state();
         timeout(SOON, word.wait_for(|word| word.incarnation != first)).await.unwrap().unwrap();
         let second = bench.roster.incarnation();
         assert_eq!(second.process(), first.process());

@@ -14,7 +14,7 @@ use super::answer::Vouched;
 use super::rows::Rows;
 use crate::mesh::peers::Silence;
 use crate::names::{NodeId, Room};
-use crate::roster::{Part, Told};
+use crate::roster::{RoomSnapshot, RowsUpdate};
 use crate::telemetry::anomalies::Oddity;
 
 /// What an entry costs apart from its rows, in bytes, about.
@@ -65,11 +65,11 @@ impl Parts {
     ///
     /// # Errors
     /// A failure where it tells changes that do not fit `held`.
-    pub fn take(&self, room: &Room, held: Option<Arc<Rows>>, part: Part) -> Result<Vouched, Silence> {
-        let taken = match part.told {
-            Told::Unchanged => return Ok(Vouched { rows: held.unwrap_or_default(), unchanged: true }),
-            Told::Changes(changes) => held.as_ref().and_then(|held| held.with(part.version, changes)),
-            Told::All(rows) => Some(Rows::new(part.version, rows)),
+    pub fn take(&self, room: &Room, held: Option<Arc<Rows>>, part: RoomSnapshot) -> Result<Vouched, Silence> {
+        let taken = match part.update {
+            RowsUpdate::Unchanged => return Ok(Vouched { rows: held.unwrap_or_default(), unchanged: true }),
+            RowsUpdate::Delta(changes) => held.as_ref().and_then(|held| held.with(part.version, changes)),
+            RowsUpdate::Full(rows) => Some(Rows::new(part.version, rows)),
         };
         let Some(taken) = taken.map(Arc::new) else {
             Oddity::MisfitChanges.note(format_args!("{} tells changes of other rows than it told before", part.node));
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
     use crate::names::{SocketId, UserId};
     use crate::roster::Row;
-    use crate::roster::changes::Changes;
+    use crate::roster::change_log::RowsDelta;
 
     fn rows(ids: &[&str]) -> Vec<Row> {
         let user = UserId::parse("foo").unwrap();
@@ -108,39 +108,39 @@ mod tests {
         rows(&ids.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    fn part(node: &NodeId, version: u64, told: Told) -> Part {
-        Part { node: node.clone(), version, told }
+    fn part(node: &NodeId, version: u64, told: RowsUpdate) -> RoomSnapshot {
+        RoomSnapshot { node: node.clone(), version, update: told }
     }
 
     #[test]
     fn what_was_taken_hold_of_is_what_unchanged_is_about() {
         let (parts, room, node) = (Parts::new(1 << 20), Room::parse("a").unwrap(), NodeId::new_process());
         assert!(parts.hold(&room, &node).is_none());
-        parts.take(&room, None, part(&node, 7, Told::All(rows(&["s1", "s2"])))).unwrap();
+        parts.take(&room, None, part(&node, 7, RowsUpdate::Full(rows(&["s1", "s2"])))).unwrap();
         let held = parts.hold(&room, &node);
         // Another roll call finds a later version meanwhile.
-        parts.take(&room, held.clone(), part(&node, 8, Told::All(rows(&["s3"])))).unwrap();
-        let taken = parts.take(&room, held, part(&node, 7, Told::Unchanged)).unwrap();
+        parts.take(&room, held.clone(), part(&node, 8, RowsUpdate::Full(rows(&["s3"])))).unwrap();
+        let taken = parts.take(&room, held, part(&node, 7, RowsUpdate::Unchanged)).unwrap();
         assert_eq!((taken.rows.version, taken.rows.len(), taken.unchanged), (7, 2, true));
         assert_eq!(parts.hold(&room, &node).unwrap().version, 8, "the later one stays");
-        parts.take(&room, parts.hold(&room, &node), part(&node, 0, Told::All(Vec::new()))).unwrap();
+        parts.take(&room, parts.hold(&room, &node), part(&node, 0, RowsUpdate::Full(Vec::new()))).unwrap();
         assert!(parts.hold(&room, &node).is_none(), "nothing is held of an empty room");
     }
 
     #[test]
     fn changes_are_made_to_what_was_taken_hold_of_and_what_they_do_not_fit_is_forgotten() {
         let (parts, room, node) = (Parts::new(1 << 20), Room::parse("a").unwrap(), NodeId::new_process());
-        let changes = |since, gone: &[&str], came: &[&str]| {
-            let gone = gone.iter().map(|id| SocketId::parse(id).unwrap()).collect();
-            Told::Changes(Changes { since, gone, came: rows(came) })
+        let changes = |since, removed: &[&str], added: &[&str]| {
+            let removed = removed.iter().map(|id| SocketId::parse(id).unwrap()).collect();
+            RowsUpdate::Delta(RowsDelta { since, removed, added: rows(added) })
         };
         let hold = || {
-            parts.take(&room, None, part(&node, 7, Told::All(rows(&["s1", "s2"])))).unwrap();
+            parts.take(&room, None, part(&node, 7, RowsUpdate::Full(rows(&["s1", "s2"])))).unwrap();
             parts.hold(&room, &node)
         };
         let held = hold();
         // Another roll call finds a later version meanwhile.
-        parts.take(&room, held.clone(), part(&node, 8, Told::All(rows(&["s4"])))).unwrap();
+        parts.take(&room, held.clone(), part(&node, 8, RowsUpdate::Full(rows(&["s4"])))).unwrap();
         let taken = parts.take(&room, held, part(&node, 9, changes(7, &["s1"], &["s3"]))).unwrap();
         let ids: Vec<_> = taken.rows.iter().map(|row| row.id_socket.as_str()).collect();
         assert_eq!((ids, taken.rows.version, taken.unchanged), (vec!["s2", "s3"], 9, false));
@@ -166,12 +166,12 @@ mod tests {
         let node = NodeId::new_process();
         for number in 0..1000 {
             let room = Room::parse(&format!("room-{number}")).unwrap();
-            parts.take(&room, None, part(&node, 1, Told::All(numbered(100)))).unwrap();
+            parts.take(&room, None, part(&node, 1, RowsUpdate::Full(numbered(100)))).unwrap();
             assert!(parts.0.weight() <= 1 << 20);
         }
         assert!(parts.0.weight() > 1 << 18, "and it holds something");
         let huge = Room::parse("huge").unwrap();
-        let all = || part(&node, 1, Told::All(numbered(50_000)));
+        let all = || part(&node, 1, RowsUpdate::Full(numbered(50_000)));
         let taken = parts.take(&huge, None, all()).unwrap();
         assert_eq!(taken.rows.len(), 50_000, "what is too large to be held is told all the same");
         assert!(parts.0.weight() <= 1 << 20);

@@ -41,7 +41,8 @@ pub struct Plan {
 pub fn plan(view: &View, owners: Option<&Owners>, own: &str, lease: Duration, now: BootInstant) -> Plan {
     let fresh = view.listed.is_some_and(|listed| now.since(listed) <= lease);
     let permission = owners.filter(|_| fresh).and_then(|owners| Some((owners.epoch.as_ref()?, &owners.nodes)));
-    let indexed = |member: &Member| permission.is_some_and(|(epoch, _)| member.whole_under.as_ref() == Some(epoch));
+    let indexed =
+        |member: &Member| permission.is_some_and(|(epoch, _)| member.fully_indexed_in.as_ref() == Some(epoch));
     let skipped =
         |member: &Member| indexed(member) && permission.is_some_and(|(_, nodes)| !nodes.contains(&member.node));
     let relied_on = permission.is_some() && (view.members.is_empty() || view.members.iter().any(indexed));
@@ -76,8 +77,8 @@ mod tests {
         Epoch(name.into())
     }
 
-    fn member(node: &NodeId, whole_under: Option<&str>) -> Member {
-        Member::known(node.clone(), NodeName::from_any("node"), "127.0.0.1:1".into(), whole_under.map(epoch))
+    fn member(node: &NodeId, fully_indexed_in: Option<&str>) -> Member {
+        Member::known(node.clone(), NodeName::from_any("node"), "127.0.0.1:1".into(), fully_indexed_in.map(epoch))
     }
 
     fn view(members: Vec<Member>, listed: Option<BootInstant>) -> View {

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::names::SocketId;
 use crate::roster::Row;
-use crate::roster::changes::Changes;
+use crate::roster::change_log::RowsDelta;
 
 /// How many rows a bucket has when it is made, on the average: as many are written again for one that changed.
 const BUCKET_ROWS: usize = 64;
@@ -59,18 +59,18 @@ impl Rows {
     }
 
     /// These rows after the changes, at `version`. `None`: the changes are of other rows than these.
-    pub fn with(&self, version: u64, changes: Changes) -> Option<Self> {
+    pub fn with(&self, version: u64, changes: RowsDelta) -> Option<Self> {
         let count = self.buckets.len();
         if changes.since != self.version || count == 0 {
             return None;
         }
-        let len = (self.len + changes.came.len()).checked_sub(changes.gone.len())?;
-        let mut dealt: IndexMap<usize, Changes> = IndexMap::new();
-        for socket in changes.gone {
-            dealt.entry(place(&socket, count)).or_default().gone.push(socket);
+        let len = (self.len + changes.added.len()).checked_sub(changes.removed.len())?;
+        let mut dealt: IndexMap<usize, RowsDelta> = IndexMap::new();
+        for socket in changes.removed {
+            dealt.entry(place(&socket, count)).or_default().removed.push(socket);
         }
-        for row in changes.came {
-            dealt.entry(place(&row.id_socket, count)).or_default().came.push(row);
+        for row in changes.added {
+            dealt.entry(place(&row.id_socket, count)).or_default().added.push(row);
         }
         let (mut buckets, mut json_bytes) = (self.buckets.clone(), self.json_bytes);
         for (place, changes) in dealt {
@@ -140,13 +140,13 @@ impl Bucket {
         Arc::new(Self { rows: rows.into(), json: json.into_boxed_slice().into(), bytes })
     }
 
-    fn with(&self, changes: Changes) -> Option<Arc<Self>> {
+    fn with(&self, changes: RowsDelta) -> Option<Arc<Self>> {
         let mut rows = self.rows.to_vec();
-        for socket in &changes.gone {
+        for socket in &changes.removed {
             let place = rows.iter().position(|row| row.id_socket == *socket)?;
             rows.swap_remove(place);
         }
-        for row in changes.came {
+        for row in changes.added {
             if rows.iter().any(|held| held.id_socket == row.id_socket) {
                 return None;
             }
@@ -174,7 +174,7 @@ mod tests {
 
     use super::*;
     use crate::names::{NodeId, Room, UserId};
-    use crate::roster::{Known, Presence, Roster, Told};
+    use crate::roster::{CachedVersion, Registration, Roster, RowsUpdate};
 
     fn row(id: &str, user: &str) -> Row {
         Row { id_socket: SocketId::parse(id).unwrap(), id_user: UserId::parse(user).unwrap() }
@@ -201,7 +201,8 @@ mod tests {
     #[test]
     fn one_change_of_many_rows_writes_few_of_them_again() {
         let rows = Rows::new(1, (0..10_000).map(|number| row(&format!("s{number}"), "foo")).collect());
-        let changes = Changes { since: 1, gone: vec![SocketId::parse("s17").unwrap()], came: vec![row("new", "bar")] };
+        let changes =
+            RowsDelta { since: 1, removed: vec![SocketId::parse("s17").unwrap()], added: vec![row("new", "bar")] };
         let changed = rows.with(2, changes).unwrap();
         let shared = rows.buckets.iter().zip(&changed.buckets).filter(|(one, other)| Arc::ptr_eq(one, other)).count();
         assert!(shared + 2 >= rows.buckets.len(), "{shared} of {}", rows.buckets.len());
@@ -234,7 +235,7 @@ mod tests {
             steps in prop::collection::vec(step(), 1..10),
         ) {
             let (roster, room) = (Roster::new(NodeId::new_process()), Room::parse("a").unwrap());
-            let mut presences: BTreeMap<usize, Presence> = BTreeMap::new();
+            let mut presences: BTreeMap<usize, Registration> = BTreeMap::new();
             let mut versions: Vec<Rows> = Vec::new();
             let crowd = Step::Come((0..crowd).collect());
             for (turn, step) in [crowd].into_iter().chain(steps).enumerate() {
@@ -245,20 +246,20 @@ mod tests {
                     },
                     Step::Go(numbers) => presences.retain(|number, _| !numbers.contains(number)),
                 }
-                let now = roster.part(&room, None);
-                let Told::All(rows) = now.told else { panic!("nothing was known") };
+                let now = roster.snapshot(&room, None);
+                let RowsUpdate::Full(rows) = now.update else { panic!("nothing was known") };
                 let all = pairs(rows.iter());
                 for held in &versions {
-                    let known = Known { version: held.version, takes_changes: true };
-                    let part = roster.part(&room, Some(known));
-                    let made = match part.told {
-                        Told::All(rows) => Rows::new(part.version, rows),
-                        Told::Unchanged => {
+                    let known = CachedVersion { version: held.version, accepts_delta: true };
+                    let part = roster.snapshot(&room, Some(known));
+                    let made = match part.update {
+                        RowsUpdate::Full(rows) => Rows::new(part.version, rows),
+                        RowsUpdate::Unchanged => {
                             prop_assert_eq!((held.version, &pairs(held.iter())), (now.version, &all));
                             continue;
                         }
-                        Told::Changes(changes) => {
-                            prop_assert!(changes.gone.len() + changes.came.len() <= all.len() / 4, "hardly a saving");
+                        RowsUpdate::Delta(changes) => {
+                            prop_assert!(changes.removed.len() + changes.added.len() <= all.len() / 4, "hardly a saving");
                             held.with(part.version, changes).expect("they are changes of these")
                         }
                     };
@@ -268,8 +269,8 @@ mod tests {
                         .map(|user| (user["id_socket"].as_str().unwrap().into(), user["id_user"].as_str().unwrap().into()))
                         .collect();
                     prop_assert_eq!(&json, &all);
-                    let known = Known { takes_changes: false, ..known };
-                    prop_assert!(matches!(roster.part(&room, Some(known)).told, Told::All(_)), "it did not ask for less");
+                    let known = CachedVersion { accepts_delta: false, ..known };
+                    prop_assert!(matches!(roster.snapshot(&room, Some(known)).update, RowsUpdate::Full(_)), "it did not ask for less");
                 }
                 versions.push(Rows::new(now.version, rows));
             }

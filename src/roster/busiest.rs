@@ -88,7 +88,7 @@ mod tests {
     }
 
     /// Sockets by number, the socket `n` in the rooms that divide it.
-    fn divided(sockets: usize, rooms: usize) -> (std::sync::Arc<Roster>, Vec<super::super::Presence>) {
+    fn divided(sockets: usize, rooms: usize) -> (std::sync::Arc<Roster>, Vec<super::super::Registration>) {
         let roster = Roster::new(NodeId::new_process());
         let presences = (1..=sockets).map(|number| {
             let id = SocketId::parse(&format!("s{number}")).unwrap();

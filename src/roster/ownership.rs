@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::pending_writes::Listed;
-use super::{Roster, State, Word};
+use super::{IndexState, Roster, State};
 use crate::directory::Epoch;
 use crate::names::{NodeId, Room, SocketId};
 
@@ -66,8 +66,8 @@ impl Roster {
     }
 
     /// The node's word on its claims, and every change of it.
-    pub fn word(&self) -> watch::Receiver<Word> {
-        self.word.subscribe()
+    pub fn index_state(&self) -> watch::Receiver<IndexState> {
+        self.index_state.subscribe()
     }
 
     /// Ends when there may be something for the registrar to do.
@@ -141,7 +141,7 @@ impl Roster {
     /// Whether the word of `node` is "not whole". If so it stays that until these rooms are claimed.
     pub fn owe(&self, node: &NodeId, rooms: &[Room]) -> bool {
         let mut state = self.lock();
-        let not_whole = state.incarnation == *node && state.whole_under().is_none();
+        let not_whole = state.incarnation == *node && state.fully_indexed_in().is_none();
         if not_whole {
             state.owe(rooms);
         }
@@ -300,10 +300,11 @@ impl Roster {
     }
 
     fn publish(&self, state: &State) {
-        let word = Word { incarnation: state.incarnation.clone(), whole_under: state.whole_under().cloned() };
-        self.word.send_if_modified(|published| {
-            let changed = *published != word;
-            *published = word;
+        let index_state =
+            IndexState { incarnation: state.incarnation.clone(), fully_indexed_in: state.fully_indexed_in().cloned() };
+        self.index_state.send_if_modified(|published| {
+            let changed = *published != index_state;
+            *published = index_state;
             changed
         });
     }
@@ -315,7 +316,7 @@ impl Roster {
 }
 
 impl State {
-    fn whole_under(&self) -> Option<&Epoch> {
+    fn fully_indexed_in(&self) -> Option<&Epoch> {
         self.index.as_ref().filter(|_| self.owing == 0 && !self.away)
     }
 

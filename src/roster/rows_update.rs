@@ -2,7 +2,7 @@
 //!
 //! Owns only the shapes; the roster fills them under its lock, and the mesh carries them.
 
-use super::changes::Changes;
+use super::change_log::RowsDelta;
 use crate::names::{NodeId, SocketId, UserId};
 
 /// One socket of a room and its user.
@@ -14,28 +14,28 @@ pub struct Row {
 
 /// What one node says of a room, at one version.
 #[derive(Debug, Clone)]
-pub struct Part {
+pub struct RoomSnapshot {
     /// The incarnation that says it.
     pub node: NodeId,
     /// Compared for equality only, within one incarnation. 0: no rows, nothing to be held.
     pub version: u64,
-    pub told: Told,
+    pub update: RowsUpdate,
 }
 
 /// What a reader is told of the rows, by what it holds of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum RowsUpdate {
     /// They are those that it holds.
     Unchanged,
     /// What makes them of those that it holds.
-    Changes(Changes),
-    All(Vec<Row>),
+    Delta(RowsDelta),
+    Full(Vec<Row>),
 }
 
 /// The version of a room's rows that a reader holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Known {
+pub struct CachedVersion {
     pub version: u64,
-    /// It can be told [`Changes`].
-    pub takes_changes: bool,
+    /// It can be told a [`RowsDelta`].
+    pub accepts_delta: bool,
 }

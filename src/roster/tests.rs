@@ -27,17 +27,17 @@ fn epoch(name: &str) -> Epoch {
     Epoch(name.into())
 }
 
-fn rows(part: &Part) -> &[Row] {
-    let Told::All(rows) = &part.told else { panic!("not all: {part:?}") };
+fn rows(part: &RoomSnapshot) -> &[Row] {
+    let RowsUpdate::Full(rows) = &part.update else { panic!("not all: {part:?}") };
     rows
 }
 
-fn ids(part: &Part) -> BTreeSet<SocketId> {
+fn ids(part: &RoomSnapshot) -> BTreeSet<SocketId> {
     rows(part).iter().map(|row| row.id_socket.clone()).collect()
 }
 
-fn known(part: &Part) -> Known {
-    Known { version: part.version, takes_changes: false }
+fn known(part: &RoomSnapshot) -> CachedVersion {
+    CachedVersion { version: part.version, accepts_delta: false }
 }
 
 /// Claims everything that wants a claim, as the registrar would.
@@ -55,10 +55,10 @@ fn a_dropped_presence_takes_its_rows_along() {
     assert_eq!(roster.size(), Size { sockets: 1, rooms: 2 });
     let kept = presence.clone();
     drop(presence);
-    assert_eq!(ids(&roster.part(&room("a"), None)), BTreeSet::from([socket(1)]));
+    assert_eq!(ids(&roster.snapshot(&room("a"), None)), BTreeSet::from([socket(1)]));
     drop(kept);
     assert_eq!(roster.size(), Size { sockets: 0, rooms: 0 });
-    assert_eq!(rows(&roster.part(&room("a"), None)), []);
+    assert_eq!(rows(&roster.snapshot(&room("a"), None)), []);
 }
 
 #[test]
@@ -77,10 +77,10 @@ fn the_same_socket_id_again_replaces_the_older_presence_and_survives_its_end() {
     let roster = Roster::new(NodeId::new_process());
     let older = roster.register(socket(1), user(1), &[room("a"), room("b")]);
     let newer = roster.register(socket(1), user(2), &[room("a")]);
-    assert_eq!(rows(&roster.part(&room("a"), None)), [Row { id_socket: socket(1), id_user: user(2) }]);
-    assert_eq!(rows(&roster.part(&room("b"), None)), []);
+    assert_eq!(rows(&roster.snapshot(&room("a"), None)), [Row { id_socket: socket(1), id_user: user(2) }]);
+    assert_eq!(rows(&roster.snapshot(&room("b"), None)), []);
     drop(older);
-    assert_eq!(ids(&roster.part(&room("a"), None)), BTreeSet::from([socket(1)]));
+    assert_eq!(ids(&roster.snapshot(&room("a"), None)), BTreeSet::from([socket(1)]));
     assert_eq!(rows(&roster.find(&[socket(1)], None)).len(), 1);
     drop(newer);
     assert_eq!(roster.size().sockets, 0);
@@ -92,11 +92,11 @@ fn a_version_is_never_zero_and_never_comes_back() {
     let mut seen = HashSet::from([0]);
     for _ in 0..5 {
         let presence = roster.register(socket(1), user(1), &[room("a")]);
-        let part = roster.part(&room("a"), None);
+        let part = roster.snapshot(&room("a"), None);
         assert!(seen.insert(part.version), "{} came back", part.version);
-        assert_eq!(roster.part(&room("a"), Some(known(&part))).told, Told::Unchanged);
+        assert_eq!(roster.snapshot(&room("a"), Some(known(&part))).update, RowsUpdate::Unchanged);
         drop(presence);
-        let empty = roster.part(&room("a"), Some(known(&part)));
+        let empty = roster.snapshot(&room("a"), Some(known(&part)));
         assert_eq!((empty.version, rows(&empty)), (0, &[][..]));
     }
 }
@@ -136,7 +136,7 @@ fn the_comparison_takes_what_was_absent_twice_and_spares_newborns() {
     assert_eq!(roster.compare(&HashSet::from([socket(2)])), 0, "seen again");
     assert_eq!(roster.compare(&nobody), 0, "absent once again");
     assert_eq!(roster.compare(&nobody), 1, "absent twice");
-    assert_eq!(ids(&roster.part(&room("a"), None)), BTreeSet::from([socket(1)]));
+    assert_eq!(ids(&roster.snapshot(&room("a"), None)), BTreeSet::from([socket(1)]));
     assert_eq!(settled.join(&room("b"), 64), Err(JoinError::Closed));
     drop(newborn);
 }
@@ -192,7 +192,7 @@ fn a_retired_incarnation_leaves_its_claims_behind_and_the_next_owes_every_room()
     let _one = roster.register(socket(1), user(1), &[room("a")]);
     let two = roster.register(socket(2), user(2), &[room("b")]);
     claim_all(&roster);
-    assert_eq!(roster.word().borrow().whole_under, Some(epoch("E")));
+    assert_eq!(roster.index_state().borrow().fully_indexed_in, Some(epoch("E")));
     roster.take_seats(&roster.incarnation(), 10);
 
     assert!(roster.index_is(&first, &epoch("E")));
@@ -203,18 +203,18 @@ fn a_retired_incarnation_leaves_its_claims_behind_and_the_next_owes_every_room()
     assert_eq!(abandoned.len(), 1);
     assert_eq!(abandoned[0].node, first);
     assert_eq!(abandoned[0].rooms.iter().collect::<BTreeSet<_>>(), BTreeSet::from([&room("a"), &room("b")]));
-    assert_eq!(roster.part(&room("a"), None).node, second, "the rows stay, under the new id");
+    assert_eq!(roster.snapshot(&room("a"), None).node, second, "the rows stay, under the new id");
 
     roster.entered(&second, &epoch("F"));
-    assert_eq!(roster.word().borrow().whole_under, None, "two rooms are owed");
+    assert_eq!(roster.index_state().borrow().fully_indexed_in, None, "two rooms are owed");
     roster.claimed(&first, &[room("a")]);
     assert!(matches!(roster.holding(&second, &[room("a")]), Holding::Waiting(_)), "a late answer for the old id");
     assert_eq!(roster.ask_for(&second, HashSet::from([room("a")])), [room("a")]);
     roster.claimed(&second, &[room("a")]);
-    assert_eq!(roster.word().borrow().whole_under, None, "one room is owed");
+    assert_eq!(roster.index_state().borrow().fully_indexed_in, None, "one room is owed");
     drop(two);
     roster.republish();
-    assert_eq!(roster.word().borrow().whole_under, Some(epoch("F")), "the other emptied");
+    assert_eq!(roster.index_state().borrow().fully_indexed_in, Some(epoch("F")), "the other emptied");
     let listed: Vec<SeatChange> = roster.take_seats(&roster.incarnation(), 10);
     assert_eq!(listed.len(), 1, "what is still there is listed anew, what left was never listed");
     assert!(listed[0].taken && listed[0].seat.socket == socket(1));
@@ -279,13 +279,13 @@ fn a_reader_that_is_told_unchanged_has_the_rows_of_now() {
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
-                let mut held: Option<Part> = None;
+                let mut held: Option<RoomSnapshot> = None;
                 all_here.wait();
                 while !done.load(Ordering::SeqCst) {
                     let least = ended.load(Ordering::SeqCst);
-                    let part = roster.part(&name, held.as_ref().map(known));
+                    let part = roster.snapshot(&name, held.as_ref().map(known));
                     let most = begun.load(Ordering::SeqCst);
-                    if part.told == Told::Unchanged {
+                    if part.update == RowsUpdate::Unchanged {
                         unchanged.fetch_add(1, Ordering::SeqCst);
                     } else {
                         held = Some(part);

@@ -59,13 +59,13 @@ mod tests {
 
     use super::*;
     use crate::names::UserId;
-    use crate::roster::Presence;
+    use crate::roster::Registration;
 
     fn room(number: usize) -> Room {
         Room::parse(&format!("room-{number}")).unwrap()
     }
 
-    fn sit(roster: &std::sync::Arc<Roster>, number: usize) -> Presence {
+    fn sit(roster: &std::sync::Arc<Roster>, number: usize) -> Registration {
         let socket = SocketId::parse(&format!("socket-{number}")).unwrap();
         roster.register(socket, UserId::parse("foo").unwrap(), &[room(number)])
     }
@@ -95,7 +95,7 @@ mod tests {
             leaving in prop::collection::vec(any::<prop::sample::Index>(), 0..600),
         ) {
             let roster = Roster::new(NodeId::new_process());
-            let mut seated: Vec<Option<Presence>> = (0..count).map(|number| Some(sit(&roster, number))).collect();
+            let mut seated: Vec<Option<Registration>> = (0..count).map(|number| Some(sit(&roster, number))).collect();
             let (mut read, mut place, mut leaving) = (HashSet::new(), Some(Place::BEGIN), leaving.into_iter());
             let mut came = count;
             while let Some(at) = place {

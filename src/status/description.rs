@@ -68,7 +68,7 @@ impl Describer {
     /// This node now, with up to `rooms` of its busiest rooms.
     pub async fn describe(&self, rooms: usize) -> Description {
         let busiest = self.busiest().await;
-        let (size, word) = (self.roster.size(), self.roster.word().borrow().clone());
+        let (size, word) = (self.roster.size(), self.roster.index_state().borrow().clone());
         Description {
             node: word.incarnation.clone(),
             since: self.identity().since.clone(),
@@ -78,7 +78,7 @@ impl Describer {
             rooms: size.rooms as u64,
             busiest: busiest.iter().take(rooms).cloned().collect(),
             counts: self.membership.counts(),
-            whole: word.whole_under.is_some(),
+            whole: word.fully_indexed_in.is_some(),
             draining: self.membership.is_leaving(),
             lease_left: self.membership.lease_left(&word.incarnation),
             roll_calls: self.recent.series(),

@@ -25,7 +25,7 @@ use crate::directory::Owners;
 use crate::mesh::peers::{Reply, Silence};
 use crate::names::{NodeId, Room};
 use crate::roll_call::answer::{Answer, Source};
-use crate::roster::Told;
+use crate::roster::RowsUpdate;
 
 /// The target of every span that is exported.
 const TARGET: &str = "rollcall::traces";
@@ -190,7 +190,7 @@ pub fn looked_up(span: &Span, reply: &Result<Reply, Silence>) {
         return;
     }
     match reply {
-        Ok(Reply::Part(part)) => span.record("rollcall.unchanged", part.told == Told::Unchanged),
+        Ok(Reply::Part(part)) => span.record("rollcall.unchanged", part.update == RowsUpdate::Unchanged),
         Ok(Reply::Moved(_)) => span.record("error.type", "moved"),
         Err(silence) => {
             span.record("error.type", silence.to_string());

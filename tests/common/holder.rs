@@ -8,7 +8,7 @@ use rollcall::mesh::peers::{Peers, Reply, Silence};
 use rollcall::mesh::proto::LookupSocketsRequest;
 use rollcall::mesh::security::Security;
 use rollcall::names::{NodeId, Room};
-use rollcall::roster::Told;
+use rollcall::roster::RowsUpdate;
 use smol_str::SmolStr;
 use tokio::time::sleep;
 
@@ -37,7 +37,7 @@ impl Holder {
     /// Whether it is told that what it holds is still true.
     pub async fn hears(&self) -> Result<(), Silence> {
         match self.peers.lookup(&self.mesh, &self.node, &self.room, Some(self.version), PATIENCE).await? {
-            Reply::Part(part) => assert_eq!(part.told, Told::Unchanged),
+            Reply::Part(part) => assert_eq!(part.update, RowsUpdate::Unchanged),
             moved @ Reply::Moved(_) => panic!("{moved:?}"),
         }
         Ok(())

@@ -32,7 +32,7 @@ use rollcall::mesh::security::Security;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
 use rollcall::node::{self, Config, Listeners, Node};
 use rollcall::reconciler;
-use rollcall::roster::{Presence, Roster};
+use rollcall::roster::{Registration, Roster};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
@@ -186,7 +186,7 @@ pub struct Running {
 
 impl Running {
     /// A socket that is in the room for as long as what is returned, without a client.
-    pub fn seat(&self, socket: &str, user: &str, room: &str) -> Presence {
+    pub fn seat(&self, socket: &str, user: &str, room: &str) -> Registration {
         let (socket, user) = (SocketId::parse(socket).unwrap(), UserId::parse(user).unwrap());
         self.roster.register(socket, user, &[Room::parse(room).unwrap()])
     }

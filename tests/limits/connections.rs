@@ -11,7 +11,7 @@ use rollcall::edge::connections;
 use rollcall::edge::connections::Connections;
 use rollcall::edge::limits::Bounds;
 use rollcall::edge::limits::address::Proxies;
-use rollcall::roster::Presence;
+use rollcall::roster::Registration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
@@ -47,7 +47,7 @@ const FULL: (Option<u16>, bool) = (Some(503), true);
 const SERVED: (Option<u16>, bool) = (Some(200), false);
 
 /// A room with so many sockets that its roll is some megabytes.
-fn crowd(cluster: &Cluster) -> Vec<Presence> {
+fn crowd(cluster: &Cluster) -> Vec<Registration> {
     let user = "u".repeat(250);
     (0..40_000).map(|number| cluster.nodes[0].seat(&format!("socket-{number}"), &user, "crowd")).collect()
 }

@@ -19,7 +19,7 @@ use rollcall::names::{NodeId, NodeName, Room, SocketId, UserId};
 use rollcall::node::{Core, Tasks};
 use rollcall::roll_call::answer::Answer;
 use rollcall::roll_call::cache::Parts;
-use rollcall::roster::Presence;
+use rollcall::roster::Registration;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, interval, timeout};
@@ -60,7 +60,7 @@ pub enum Order {
 pub struct Life {
     pub core: Core,
     pub orders: mpsc::UnboundedSender<Order>,
-    pub presences: BTreeMap<SocketId, Presence>,
+    pub presences: BTreeMap<SocketId, Registration>,
 }
 
 /// One host, from crash to crash.
@@ -218,7 +218,7 @@ impl Host {
     }
 
     /// Waits until the client may be told, or lets it go.
-    fn settle(&self, core: &Core, socket: SocketId, rooms: Vec<Room>, presence: Presence) {
+    fn settle(&self, core: &Core, socket: SocketId, rooms: Vec<Room>, presence: Registration) {
         let (host, registrar) = (self.clone(), core.registrar.clone());
         spawn_local(async move {
             let told = |host: &Host| {
@@ -264,7 +264,7 @@ impl Host {
         });
     }
 
-    fn presence(&self, socket: &SocketId) -> Option<Presence> {
+    fn presence(&self, socket: &SocketId) -> Option<Registration> {
         self.life.borrow().as_ref()?.presences.get(socket).cloned()
     }
 

@@ -21,7 +21,7 @@ use rollcall::mesh::security::Security;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
 use rollcall::node::{self, Config, Listeners, Node};
 use rollcall::reconciler;
-use rollcall::roster::{Presence, Roster};
+use rollcall::roster::{Registration, Roster};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -35,7 +35,7 @@ struct Rows {
     node: String,
     roster: Arc<Roster>,
     /// By room; those that churn have are not among them.
-    presences: Vec<(Room, VecDeque<Presence>)>,
+    presences: Vec<(Room, VecDeque<Registration>)>,
     churn: Option<JoinHandle<()>>,
 }
 
@@ -113,7 +113,7 @@ impl Rows {
     }
 }
 
-fn put(roster: &Arc<Roster>, node: &str, room: &Room, number: usize) -> Result<Presence> {
+fn put(roster: &Arc<Roster>, node: &str, room: &Room, number: usize) -> Result<Registration> {
     let (id, user) = row(node, room.as_str(), number);
     Ok(roster.register(SocketId::parse(&id)?, UserId::parse(&user)?, std::slice::from_ref(room)))
 }
@@ -123,7 +123,7 @@ async fn come_and_go(
     roster: Arc<Roster>,
     node: String,
     room: Room,
-    mut presences: VecDeque<Presence>,
+    mut presences: VecDeque<Registration>,
     each_second: usize,
 ) {
     let (mut pace, mut next) = (Pace::new(each_second), presences.len());

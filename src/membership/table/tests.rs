@@ -14,11 +14,11 @@ fn known(node: &NodeId, age: impl Into<Option<Duration>>) -> Known {
     Known { node: node.clone(), name, mesh, since, age: age.into() }
 }
 
-fn said(node: &NodeId, sequence: u64, whole_under: Option<&str>) -> Said {
+fn said(node: &NodeId, sequence: u64, fully_indexed_in: Option<&str>) -> Said {
     Said {
         about: known(node, Duration::ZERO),
         sequence,
-        whole_under: whole_under.map(|epoch| Epoch(epoch.into())),
+        fully_indexed_in: fully_indexed_in.map(|epoch| Epoch(epoch.into())),
         draining: false,
         goodbye: false,
         members: Vec::new(),
@@ -43,9 +43,9 @@ fn an_earlier_word_does_not_outrank_a_later_one() {
     let node = NodeId::new_process();
     assert!(table.told(&said(&node, 2, None), now));
     assert!(!table.told(&said(&node, 1, Some("E")), now), "it was on its way for longer");
-    assert_eq!(table.view().get(&node).unwrap().whole_under, None);
+    assert_eq!(table.view().get(&node).unwrap().fully_indexed_in, None);
     assert!(table.told(&said(&node, 3, Some("E")), now));
-    assert_eq!(table.view().get(&node).unwrap().whole_under, Some(Epoch("E".into())));
+    assert_eq!(table.view().get(&node).unwrap().fully_indexed_in, Some(Epoch("E".into())));
 }
 
 #[test]
@@ -255,8 +255,8 @@ fn a_word_is_repeated_while_somebody_is_not_whole_and_not_in_quiet_times() {
     let identity = Identity { name: NodeName::from_any("own"), mesh: "127.0.0.1:2".into(), since: SmolStr::default() };
     let (own, node) = (NodeId::new_process(), NodeId::new_process());
     let whole = Some(Epoch("E".into()));
-    let say = |table: &mut Table, whole_under: &Option<Epoch>| {
-        let word = Word { incarnation: own.clone(), whole_under: whole_under.clone() };
+    let say = |table: &mut Table, fully_indexed_in: &Option<Epoch>| {
+        let word = IndexState { incarnation: own.clone(), fully_indexed_in: fully_indexed_in.clone() };
         table.say(&identity, &word, Leaving::Staying, now).sequence
     };
     let second = |count: u32| now.after(Duration::from_secs(1) * count);
@@ -284,7 +284,7 @@ fn a_birth_is_over_when_all_of_a_list_read_after_it_know_this_incarnation() {
     let identity = Identity { name: NodeName::from_any("own"), mesh: "127.0.0.1:2".into(), since: SmolStr::default() };
     let node = NodeId::new_process();
     let own = NodeId::new_process();
-    let word = |incarnation: &NodeId| Word { incarnation: incarnation.clone(), whole_under: None };
+    let word = |incarnation: &NodeId| IndexState { incarnation: incarnation.clone(), fully_indexed_in: None };
     let hello = table.say(&identity, &word(&own), Leaving::Staying, now).sequence;
     assert!(!table.greeted(now), "no list yet");
     table.list(&listing([(node.clone(), entry("node"))]), now, now, true);

@@ -34,13 +34,13 @@ proptest! {
     fn the_roster_is_what_its_presences_did(steps in prop::collection::vec(step(), 1..80)) {
         let roster = Roster::new(NodeId::new_process());
         let rooms: Vec<Room> = (0..3).map(|number| room(&format!("room-{number}"))).collect();
-        let mut slots: Vec<(usize, Presence)> = Vec::new();
+        let mut slots: Vec<(usize, Registration)> = Vec::new();
         // Socket -> (which presence it is, its rooms).
         let mut model: BTreeMap<usize, (usize, BTreeSet<usize>)> = BTreeMap::new();
         let mut born = 0;
         let mut owners: Vec<usize> = Vec::new();
         let mut index: BTreeSet<(Room, SocketId)> = BTreeSet::new();
-        let mut held: BTreeMap<usize, Part> = BTreeMap::new();
+        let mut held: BTreeMap<usize, RoomSnapshot> = BTreeMap::new();
         for step in steps {
             match step {
                 Step::Register { socket: number, rooms: wanted } => {
@@ -94,8 +94,8 @@ proptest! {
                     .filter(|(_, (_, joined))| joined.contains(&number))
                     .map(|(number, _)| socket(*number))
                     .collect();
-                let part = roster.part(name, held.get(&number).map(known));
-                if part.told == Told::Unchanged {
+                let part = roster.snapshot(name, held.get(&number).map(known));
+                if part.update == RowsUpdate::Unchanged {
                     prop_assert_eq!(&ids(&held[&number]), &expected, "unchanged, and yet not the rows of now");
                 } else {
                     prop_assert_eq!(&ids(&part), &expected);

@@ -17,12 +17,12 @@ const ROWS_PER_CHANGE: usize = 8;
 
 /// What turns the rows of one version into those of a later one: first what is gone goes, then what came comes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Changes {
+pub struct RowsDelta {
     /// The version that they are about.
     pub since: u64,
-    pub gone: Vec<SocketId>,
+    pub removed: Vec<SocketId>,
     /// A socket that went and came again is in both.
-    pub came: Vec<Row>,
+    pub added: Vec<Row>,
 }
 
 /// The last changes of one room, the oldest first.
@@ -52,20 +52,20 @@ impl Log {
     }
 
     /// What became of the rows at version `since`, where `rows` are those of now. `None`: too long ago, or never.
-    pub(super) fn since(&self, since: u64, rows: &IndexMap<SocketId, UserId>) -> Option<Changes> {
+    pub(super) fn since(&self, since: u64, rows: &IndexMap<SocketId, UserId>) -> Option<RowsDelta> {
         let place = self.0.binary_search_by_key(&since, |change| change.since).ok()?;
         // Whether an id was there at that version is what its first change since says.
         let mut absent: IndexMap<&SocketId, bool> = IndexMap::new();
         for change in self.0.range(place..) {
             absent.entry(&change.socket).or_insert(change.came);
         }
-        let mut changes = Changes { since, ..Changes::default() };
+        let mut changes = RowsDelta { since, ..RowsDelta::default() };
         for (socket, was_absent) in absent {
             if !was_absent {
-                changes.gone.push(socket.clone());
+                changes.removed.push(socket.clone());
             }
             if let Some(user) = rows.get(socket) {
-                changes.came.push(Row { id_socket: socket.clone(), id_user: user.clone() });
+                changes.added.push(Row { id_socket: socket.clone(), id_user: user.clone() });
             }
         }
         Some(changes)
@@ -112,8 +112,8 @@ mod tests {
         fn since(&self, version: u64) -> Option<(Vec<String>, Vec<String>)> {
             let changes = self.log.since(version, &self.rows)?;
             assert_eq!(changes.since, version);
-            let came = changes.came.iter().map(|row| format!("{} as {}", row.id_socket, row.id_user));
-            Some((changes.gone.iter().map(ToString::to_string).collect(), came.collect()))
+            let came = changes.added.iter().map(|row| format!("{} as {}", row.id_socket, row.id_user));
+            Some((changes.removed.iter().map(ToString::to_string).collect(), came.collect()))
         }
     }
 

@@ -34,8 +34,6 @@ use crate::auth::tokens::Tokens;
 use crate::directory::Directory;
 use crate::edge::connections;
 use crate::edge::connections::Connections;
-use crate::edge::gate;
-use crate::edge::gate::Gate;
 use crate::edge::limits::Bounds;
 use crate::edge::limits::at_once::AtOnce;
 use crate::edge::limits::counted::so_many;
@@ -43,6 +41,8 @@ use crate::edge::limits::turnstile::Turnstile;
 use crate::edge::polling;
 use crate::edge::polling::Polling;
 use crate::edge::polling::sessions::{Engine, Sessions};
+use crate::edge::readiness_gate;
+use crate::edge::readiness_gate::ReadinessGate;
 use crate::edge::socketio;
 use crate::edge::socketio::Transports;
 use crate::edge::socketio::expiry::Expiry;
@@ -301,7 +301,7 @@ impl Node {
             layer_fn(move |inner| Polling::new(Arc::clone(&cluster), inner))
         });
         let public = option_layer(polling).layer(public);
-        let public = Gate::new(Arc::clone(membership), identity.clone(), Arc::clone(&turnstile), public);
+        let public = ReadinessGate::new(Arc::clone(membership), identity.clone(), Arc::clone(&turnstile), public);
         let public = option_layer(http::cors(config.cors_origins)).layer(public);
         let files = config.tls.as_ref().and_then(|tls| tls.files.clone());
         let public = option_layer(files.as_ref().map(|_| http::https_only())).layer(public);
@@ -323,7 +323,7 @@ impl Node {
         }
         tasks.spawn("gate", {
             let (membership, connections) = (Arc::clone(membership), connections.clone());
-            async move { gate::let_go_when_not_counting(&membership, &connections).await }
+            async move { readiness_gate::disconnect_clients_while_inactive(&membership, &connections).await }
         });
         tasks.spawn("turnstile", async move { turnstile.upkeep().await });
         if let Some(tokens) = config.admin_tokens.clone() {
@@ -389,7 +389,7 @@ impl Node {
         // 2. The sockets go. Their transports end without a Socket.IO disconnect, so clients come back elsewhere; the
         //    claim of a room goes with its last socket.
         registrar.give_back_at_once();
-        gate::let_go_within(config.drain.mul_f64(CLIENTS_SHARE), &connections).await;
+        readiness_gate::disconnect_clients_over(config.drain.mul_f64(CLIENTS_SHARE), &connections).await;
         step("answering requests", within, &mut public).await;
         step("letting sockets go", within, empty(roster)).await;
         // 3. The last claims.

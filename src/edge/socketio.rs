@@ -4,7 +4,7 @@
 //! in the middleware, before it is told that it is connected, and keeps it in its extensions, so its rows go when it
 //! goes, whatever way that was. socketioxide's own rooms are not used. What a handshake says is read in [`handshake`],
 //! whether it gets a client in is decided in [`admission`], and when its token is over in [`expiry`]; who gets as far as
-//! that is decided at the [`gate`], and in what way by [`polling`].
+//! that is decided at the [`crate::edge::readiness_gate`], and in what way by [`polling`].
 
 pub mod admission;
 pub mod compact;

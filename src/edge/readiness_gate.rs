@@ -28,27 +28,27 @@ use crate::membership::Membership;
 use crate::problem::{Problem, SOON};
 
 /// How often within a lease it is looked whether this node still counts…
-const LOOKS_PER_LEASE: u32 = 20;
-/// …and how many times in a row it must not. A process that was stopped looks once and then finds its lease again.
-const LOOKS_IN_VAIN: u32 = 10;
+const CHECKS_PER_LEASE: u32 = 20;
+/// …and how many times in a row it must not. A process that was stopped checks once and then finds its lease again.
+const MIN_FAILED_CHECKS: u32 = 10;
 
 /// Around a service that holds Socket.IO, or around nothing: requests of other paths pass.
 #[derive(Clone)]
-pub struct Gate<S> {
+pub struct ReadinessGate<S> {
     membership: Arc<Membership>,
     identity: By,
     turnstile: Arc<Turnstile>,
     inner: S,
 }
 
-impl<S> Gate<S> {
+impl<S> ReadinessGate<S> {
     pub fn new(membership: Arc<Membership>, identity: By, turnstile: Arc<Turnstile>, inner: S) -> Self {
         Self { membership, identity, turnstile, inner }
     }
 
-    /// Why a request gets nowhere now: one that opens a session, or one of a session that is there already.
-    fn closed(&self, opens: bool) -> Option<&'static str> {
-        if opens && self.membership.is_leaving() {
+    /// Why a request gets nowhere now: one that opens_session a session, or one of a session that is there already.
+    fn rejection(&self, opens_session: bool) -> Option<&'static str> {
+        if opens_session && self.membership.is_leaving() {
             return Some("this node is stopping; another one takes over");
         }
         if !self.membership.is_introduced() {
@@ -57,14 +57,14 @@ impl<S> Gate<S> {
         if !self.membership.counts() {
             return Some("this node is cut off from the directory and from most other nodes");
         }
-        if opens && !self.identity.is_ready() {
+        if opens_session && !self.identity.is_ready() {
             return Some("this node has no key yet to check tokens with");
         }
         None
     }
 }
 
-impl<S, B> Service<Request<B>> for Gate<S>
+impl<S, B> Service<Request<B>> for ReadinessGate<S>
 where
     S: Service<Request<B>, Response = Response, Error = Infallible>,
 {
@@ -80,12 +80,12 @@ where
         let Some(query) = Query::read(request.uri()) else {
             return Either::Left(self.inner.call(request));
         };
-        let opens = query.sid.is_none();
-        if let Some(why) = self.closed(opens) {
+        let opens_session = query.sid.is_none();
+        if let Some(why) = self.rejection(opens_session) {
             return Either::Right(ready(Ok(Problem::unavailable(why).with(header::RETRY_AFTER, SOON))));
         }
         let websocket = query.transport == Some("websocket");
-        if opens
+        if opens_session
             && let Some(peer) = request.extensions().get::<Switch>().and_then(Switch::peer)
             && let Err(refusal) = self.turnstile.enter(peer, &mut request)
         {
@@ -97,7 +97,7 @@ where
         {
             switch.mark_websocket();
             // A polling client is not on one connection, and one that upgrades is ended by its session.
-            if opens {
+            if opens_session {
                 switch.mark_client();
             }
         }
@@ -106,31 +106,31 @@ where
 }
 
 /// Lets go of every client, for as long as this node does not count. Goes on for ever.
-pub async fn let_go_when_not_counting(membership: &Membership, connections: &Connections) {
-    let mut looks = interval(membership.lease() / LOOKS_PER_LEASE);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut in_vain = 0;
+pub async fn disconnect_clients_while_inactive(membership: &Membership, connections: &Connections) {
+    let mut checks = interval(membership.lease() / CHECKS_PER_LEASE);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failed_checks = 0;
     loop {
-        looks.tick().await;
+        checks.tick().await;
         if membership.counts() || !membership.is_introduced() {
-            if in_vain >= LOOKS_IN_VAIN {
+            if failed_checks >= MIN_FAILED_CHECKS {
                 info!("this node counts again, clients are let in");
             }
-            in_vain = 0;
+            failed_checks = 0;
             continue;
         }
-        in_vain += 1;
-        if in_vain == LOOKS_IN_VAIN {
+        failed_checks += 1;
+        if failed_checks == MIN_FAILED_CHECKS {
             warn!("cut off from the directory and from most other nodes, letting clients go to those that count");
         }
-        if in_vain >= LOOKS_IN_VAIN {
+        if failed_checks >= MIN_FAILED_CHECKS {
             connections.clients().iter().for_each(Switch::end);
         }
     }
 }
 
 /// Lets go of every client, one by one and evenly over `time`, so that the others are not stormed.
-pub async fn let_go_within(time: Duration, connections: &Connections) {
+pub async fn disconnect_clients_over(time: Duration, connections: &Connections) {
     let clients = connections.clients();
     let count = u32::try_from(clients.len()).unwrap_or(u32::MAX);
     for (place, client) in clients.iter().enumerate() {

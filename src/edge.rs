@@ -5,3 +5,4 @@ pub mod limits;
 pub mod polling;
 pub mod readiness_gate;
 pub mod socketio;
+pub mod trim_request;

@@ -23,7 +23,7 @@ use crate::auth::By;
 use crate::edge::connections::{Connections, Switch};
 use crate::edge::limits::turnstile::Turnstile;
 use crate::edge::polling::query::Query;
-use crate::edge::socketio::compact::compact;
+use crate::edge::trim_request::trim_request;
 use crate::membership::Membership;
 use crate::problem::{Problem, SOON};
 
@@ -101,7 +101,7 @@ where
                 switch.mark_client();
             }
         }
-        Either::Left(self.inner.call(compact(request, self.identity.takes_tokens())))
+        Either::Left(self.inner.call(trim_request(request, self.identity.takes_tokens())))
     }
 }
 

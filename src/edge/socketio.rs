@@ -7,7 +7,6 @@
 //! that is decided at the [`crate::edge::readiness_gate`], and in what way by [`polling`].
 
 pub mod admission;
-pub mod compact;
 pub mod expiry;
 pub mod handshake;
 mod users;

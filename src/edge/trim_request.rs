@@ -7,13 +7,13 @@ use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, SEC_WEBSOCKET_KEY};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 
 /// What Engine.IO and this node read of a request. An upgrade is in its extensions.
-const KEPT: [HeaderName; 2] = [CONTENT_TYPE, SEC_WEBSOCKET_KEY];
+const HEADERS: [HeaderName; 2] = [CONTENT_TYPE, SEC_WEBSOCKET_KEY];
 /// What is read where tokens say who a client is.
-const KEPT_WITH_TOKENS: [HeaderName; 3] = [CONTENT_TYPE, SEC_WEBSOCKET_KEY, AUTHORIZATION];
+const HEADERS_WITH_TOKENS: [HeaderName; 3] = [CONTENT_TYPE, SEC_WEBSOCKET_KEY, AUTHORIZATION];
 
 /// The same request with an own copy of its URI and of the headers that somebody reads, and without the others.
-pub fn compact<B>(mut request: Request<B>, with_tokens: bool) -> Request<B> {
-    let kept: &[HeaderName] = if with_tokens { &KEPT_WITH_TOKENS } else { &KEPT };
+pub fn trim_request<B>(mut request: Request<B>, with_tokens: bool) -> Request<B> {
+    let kept: &[HeaderName] = if with_tokens { &HEADERS_WITH_TOKENS } else { &HEADERS };
     let mut headers = HeaderMap::with_capacity(kept.len());
     for name in kept {
         if let Some(copy) = request.headers().get(name).and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok())
@@ -46,9 +46,9 @@ mod tests {
                 .body(())
                 .unwrap();
             let uri = request.uri().clone();
-            let compact = compact(request, with_tokens);
-            assert_eq!((compact.uri(), compact.extensions().get()), (&uri, Some(&7_u8)));
-            assert_eq!(compact.headers().iter().collect::<Vec<_>>(), expected);
+            let trimmed = trim_request(request, with_tokens);
+            assert_eq!((trimmed.uri(), trimmed.extensions().get()), (&uri, Some(&7_u8)));
+            assert_eq!(trimmed.headers().iter().collect::<Vec<_>>(), expected);
         }
     }
 }

@@ -38,15 +38,15 @@ const SEPARATOR: char = '\u{1e}';
 struct Session {
     http: reqwest::Client,
     /// What it was given as its session id.
-    sealed: String,
+    signed_id: String,
 }
 
 /// Status and body.
 type Answer = (u16, String);
 
 impl Session {
-    fn of(sealed: &str) -> Self {
-        Self { http: reqwest::Client::new(), sealed: sealed.to_owned() }
+    fn of(signed_id: &str) -> Self {
+        Self { http: reqwest::Client::new(), signed_id: signed_id.to_owned() }
     }
 
     async fn open(address: SocketAddr, query: &str) -> Self {
@@ -80,7 +80,7 @@ impl Session {
     }
 
     fn url(&self, address: SocketAddr) -> String {
-        format!("http://{address}/socket.io/?EIO=4&transport=polling&sid={}&t=x", self.sealed)
+        format!("http://{address}/socket.io/?EIO=4&transport=polling&sid={}&t=x", self.signed_id)
     }
 
     async fn post(&self, address: SocketAddr, payload: impl Into<reqwest::Body>) -> Answer {
@@ -130,7 +130,7 @@ impl Session {
 
     /// Asks to go on over a WebSocket.
     async fn websocket(&self, address: SocketAddr) -> Result<Socket, u16> {
-        let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket&sid={}", self.sealed);
+        let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket&sid={}", self.signed_id);
         match tokio_tungstenite::connect_async(url).await {
             Ok((socket, _)) => Ok(socket),
             Err(Error::Http(response)) => Err(response.status().as_u16()),
@@ -175,12 +175,12 @@ fn changed(text: &str) -> impl Iterator<Item = String> + '_ {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_polling_client_is_listed_by_its_socket_id_and_is_given_a_sealed_one_for_its_session() {
+async fn a_polling_client_gets_a_signed_session_id() {
     let cluster = Cluster::holding(1, Index::memory(), POLLING).await;
     let address = cluster.nodes[0].public;
     let (session, id) = Session::connect(address, "foo", "a").await;
     assert_eq!(id.len(), 16);
-    assert_ne!(session.sealed, id);
+    assert_ne!(session.signed_id, id);
     listed(&cluster, "a", &[(&id, "foo")]).await;
     assert_eq!(session.emit(address, "join", "b").await, json!({"ok": true}));
     listed(&cluster, "b", &[(&id, "foo")]).await;
@@ -210,18 +210,18 @@ async fn nobody_reads_speaks_closes_or_takes_over_with_an_id_that_was_not_given_
     let mut forged = vec![
         id.clone(),
         format!("{id}."),
-        attacker.sealed.replace(&own, &id),
-        stranger.sealed.replace(&elsewhere, &id),
-        victim.sealed.split_once('.').unwrap().1.to_owned(),
-        format!("{}.{}", stranger.sealed.split_once('.').unwrap().0, victim.sealed.split_once('.').unwrap().1),
-        format!("{}=", victim.sealed),
-        format!("{}%00", victim.sealed),
-        victim.sealed.replace('.', "%2E"),
-        format!("&sid={}", victim.sealed),
+        attacker.signed_id.replace(&own, &id),
+        stranger.signed_id.replace(&elsewhere, &id),
+        victim.signed_id.split_once('.').unwrap().1.to_owned(),
+        format!("{}.{}", stranger.signed_id.split_once('.').unwrap().0, victim.signed_id.split_once('.').unwrap().1),
+        format!("{}=", victim.signed_id),
+        format!("{}%00", victim.signed_id),
+        victim.signed_id.replace('.', "%2E"),
+        format!("&sid={}", victim.signed_id),
         String::new(),
     ];
-    forged.extend((1..victim.sealed.len()).step_by(7).map(|length| victim.sealed[..length].to_owned()));
-    forged.extend(changed(&victim.sealed).step_by(5));
+    forged.extend((1..victim.signed_id.len()).step_by(7).map(|length| victim.signed_id[..length].to_owned()));
+    forged.extend(changed(&victim.signed_id).step_by(5));
     // The victim waits for a message all the time, and hears none but the one that is for it.
     let poll = victim.waits(address).await;
     for forged in forged {
@@ -497,23 +497,23 @@ async fn the_mesh_hands_on_to_sessions_and_to_nothing_else() {
         let request = ForwardRequest { session: session.to_owned(), asked: asked.into(), payload };
         mesh.forward(request).await.map(tonic::Response::into_inner).map_err(|status| status.code())
     };
-    for wrong in [&id, "", "../../a/users", &session.sealed[1..]] {
+    for wrong in [&id, "", "../../a/users", &session.signed_id[1..]] {
         assert_eq!(forward(wrong, Asked::Post).await.unwrap_err(), Code::InvalidArgument);
     }
-    assert_eq!(forward(&session.sealed, Asked::Unspecified).await.unwrap_err(), Code::InvalidArgument);
-    let forged = session.sealed.replace(&id, "0000000000000000");
+    assert_eq!(forward(&session.signed_id, Asked::Unspecified).await.unwrap_err(), Code::InvalidArgument);
+    let forged = session.signed_id.replace(&id, "0000000000000000");
     for asked in [Asked::Poll, Asked::Post, Asked::Release] {
         let answer = forward(&forged, asked).await.unwrap();
         assert_eq!((answer.status, String::from_utf8(answer.body).unwrap()), (400, UNKNOWN.to_owned()));
     }
     listed(&cluster, "a", &[(&id, "foo")]).await;
-    assert_eq!(forward(&session.sealed, Asked::Post).await.unwrap().status, 200);
+    assert_eq!(forward(&session.signed_id, Asked::Post).await.unwrap().status, 200);
     gone(&cluster).await;
     cluster.stop().await;
 
     let cluster = Cluster::start(1, Index::memory()).await;
     let mut mesh = PollingServiceClient::new(link(&cluster));
-    let request = ForwardRequest { session: session.sealed, asked: Asked::Poll.into(), payload: Vec::new() };
+    let request = ForwardRequest { session: session.signed_id, asked: Asked::Poll.into(), payload: Vec::new() };
     assert_eq!(mesh.forward(request).await.unwrap_err().code(), Code::Unimplemented);
     cluster.stop().await;
 }

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 use rollcall::names::NodeId;
-use rollcall::edge::polling::seal::{Seal, Sealed};
+use rollcall::edge::polling::signed_session_id::{Seal, Sealed};
 
 const SID: &str = "FWHKDkMSQS-LgF5_";
 const PROCESS: &str = "00000000000000ff";

@@ -1,15 +1,15 @@
 //! HTTP long-polling in front of Socket.IO, where it is let in at all.
 //!
-//! Owns what becomes of each Engine.IO request: whoever opens a session by polling is given a sealed id ([`crate::edge::polling::seal`])
+//! Owns what becomes of each Engine.IO request: whoever opens a session by polling is given a signed id ([`crate::edge::polling::signed_session_id`])
 //! for it, and whatever names a session must name it so. Nothing that a client says gets to engineioxide's choice of a
 //! session: these requests are written anew. What cannot be is refused here; the rest is answered by [`crate::edge::polling::sessions`],
-//! of this node or, over the mesh, of the one that the sealed id names, so that it does not matter where a request comes
+//! of this node or, over the mesh, of the one that the signed id names, so that it does not matter where a request comes
 //! in. WebSockets that are opened as such pass as they are.
 
 pub mod engine_error;
 pub mod query;
-pub mod seal;
 pub mod sessions;
+pub mod signed_session_id;
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -29,8 +29,8 @@ use tracing::debug;
 use crate::edge::limits::Bounds;
 use crate::edge::polling::engine_error::EngineError;
 use crate::edge::polling::query::Query;
-use crate::edge::polling::seal::Sealed;
 use crate::edge::polling::sessions::{Asked, Sessions};
+use crate::edge::polling::signed_session_id::SignedSessionId;
 use crate::membership::Membership;
 use crate::mesh::peers::Peers;
 use crate::mesh_service::forward;
@@ -112,13 +112,13 @@ impl Cluster {
                 _ => Ok(self.sessions.open(request).await),
             };
         };
-        let sealed = Sealed::parse(sid).ok_or(EngineError::UnknownSession)?;
-        let here = self.sessions.are_here(&sealed);
+        let id = SignedSessionId::parse(sid).ok_or(EngineError::UnknownSession)?;
+        let here = self.sessions.are_local(&id);
         match (query.transport, here) {
-            (Some("websocket"), true) => Ok(self.sessions.upgrade(&sealed, request).await),
+            (Some("websocket"), true) => Ok(self.sessions.upgrade(&id, request).await),
             (Some("websocket"), false) => Err(EngineError::UpgradeElsewhere),
-            (_, true) => Ok(self.sessions.answer(&sealed, self.asked(request).await?).await),
-            (_, false) => self.forward(&sealed, self.asked(request).await?).await,
+            (_, true) => Ok(self.sessions.answer(&id, self.asked(request).await?).await),
+            (_, false) => self.forward(&id, self.asked(request).await?).await,
         }
     }
 
@@ -126,10 +126,10 @@ impl Cluster {
     ///
     /// A session whose node does not answer is as good as gone, whatever the reason: Engine.IO has no way to ask again for
     /// what a broken request may have carried. So its client is told at once what has official clients begin anew.
-    async fn forward(&self, sealed: &Sealed<'_>, asked: Asked) -> Result<Response, EngineError> {
-        let mesh = self.membership.mesh_of(sealed.process()).ok_or(EngineError::UnknownSession)?;
+    async fn forward(&self, id: &SignedSessionId<'_>, asked: Asked) -> Result<Response, EngineError> {
+        let mesh = self.membership.mesh_of(id.process()).ok_or(EngineError::UnknownSession)?;
         let polls = asked == Asked::Poll;
-        let hand_on = |asked| self.peers.forward(&mesh, forward::encode(sealed, asked), self.poll_most);
+        let hand_on = |asked| self.peers.forward(&mesh, forward::encode(id, asked), self.poll_most);
         let mut answer = pin!(hand_on(asked));
         let answer = tokio::select! {
             answer = &mut answer => answer,

@@ -12,8 +12,8 @@ use axum::response::Response;
 use bytes::Bytes;
 use tonic::{Request, Status};
 
-use crate::edge::polling::seal::Sealed;
 use crate::edge::polling::sessions::{Asked, Sessions};
+use crate::edge::polling::signed_session_id::SignedSessionId;
 use crate::mesh::proto::polling_service_server::{PollingService, PollingServiceServer};
 use crate::mesh::{MAX_FORWARDED_BYTES, MAX_REQUEST_BYTES, proto};
 
@@ -35,32 +35,32 @@ impl PollingService for Forwarded {
         request: Request<proto::ForwardRequest>,
     ) -> Result<tonic::Response<proto::ForwardResponse>, Status> {
         let request = request.into_inner();
-        let (sealed, asked) = decode(&request)?;
+        let (id, asked) = decode(&request)?;
         // A caller that is not waiting any more drops this, and with it the poll.
-        let response = self.0.answer(&sealed, asked).await;
+        let response = self.0.answer(&id, asked).await;
         encode_answer(response).await.map(tonic::Response::new)
     }
 }
 
-pub fn encode(sealed: &Sealed<'_>, asked: Asked) -> proto::ForwardRequest {
+pub fn encode(id: &SignedSessionId<'_>, asked: Asked) -> proto::ForwardRequest {
     let (asked, payload) = match asked {
         Asked::Poll => (proto::Asked::Poll, Bytes::new()),
         Asked::Post(payload) => (proto::Asked::Post, payload),
         Asked::Release => (proto::Asked::Release, Bytes::new()),
     };
-    proto::ForwardRequest { session: sealed.as_str().to_owned(), asked: asked.into(), payload: payload.into() }
+    proto::ForwardRequest { session: id.as_str().to_owned(), asked: asked.into(), payload: payload.into() }
 }
 
-fn decode(request: &proto::ForwardRequest) -> Result<(Sealed<'_>, Asked), Status> {
-    let sealed = Sealed::parse(&request.session);
-    let sealed = sealed.ok_or_else(|| Status::invalid_argument("session is not a sealed session id"))?;
+fn decode(request: &proto::ForwardRequest) -> Result<(SignedSessionId<'_>, Asked), Status> {
+    let id = SignedSessionId::parse(&request.session);
+    let id = id.ok_or_else(|| Status::invalid_argument("session is not a signed session id"))?;
     let asked = match request.asked() {
         proto::Asked::Poll => Asked::Poll,
         proto::Asked::Post => Asked::Post(Bytes::copy_from_slice(&request.payload)),
         proto::Asked::Release => Asked::Release,
         proto::Asked::Unspecified => return Err(Status::invalid_argument("asked is missing")),
     };
-    Ok((sealed, asked))
+    Ok((id, asked))
 }
 
 async fn encode_answer(response: Response) -> Result<proto::ForwardResponse, Status> {

@@ -23,7 +23,7 @@ use tracing::debug;
 use crate::edge::connections::{Connections, Switch, Tracked};
 use crate::edge::polling::engine_error::EngineError;
 use crate::edge::polling::query;
-use crate::edge::polling::seal::{Seal, Sealed};
+use crate::edge::polling::signed_session_id::{SessionSigner, SignedSessionId};
 use crate::names::NodeId;
 
 /// The most bytes of an open packet, which has about 150, or of a refusal.
@@ -51,7 +51,7 @@ pub enum Asked {
 
 /// Shared by `Arc`.
 pub struct Sessions {
-    seal: Seal,
+    signer: SessionSigner,
     connections: Connections,
     engine: Engine,
     /// By session id.
@@ -97,7 +97,7 @@ struct Opened<'a> {
 impl Sessions {
     /// `engine` holds Socket.IO, and takes long-polling.
     pub fn new(node: &NodeId, connections: Connections, engine: Engine) -> Arc<Self> {
-        Arc::new(Self { seal: Seal::new(node), connections, engine, open: Mutex::default() })
+        Arc::new(Self { signer: SessionSigner::new(node), connections, engine, open: Mutex::default() })
     }
 
     /// How many there are.
@@ -106,8 +106,8 @@ impl Sessions {
     }
 
     /// Whether a session is said to be on this node.
-    pub fn are_here(&self, sealed: &Sealed<'_>) -> bool {
-        self.seal.is_of(sealed)
+    pub fn are_local(&self, id: &SignedSessionId<'_>) -> bool {
+        self.signer.is_named_by(id)
     }
 
     /// Opens a session for whoever sent this request, and answers with its open packet.
@@ -128,17 +128,17 @@ impl Sessions {
             return response;
         }
         let opened = to_bytes(response.into_body(), OPEN_PACKET_MOST).await.ok();
-        self.sealed(opened.as_deref().unwrap_or_default(), &session).unwrap_or_else(|| {
+        self.open_packet_with_signed_id(opened.as_deref().unwrap_or_default(), &session).unwrap_or_else(|| {
             debug!("an open packet cannot be read, and its session is left to run out");
             EngineError::UnknownSession.into_response()
         })
     }
 
-    /// The open packet with the sealed id in place of the bare one.
-    fn sealed(&self, opened: &[u8], session: &Session) -> Option<Response> {
+    /// The open packet with the signed id in place of the bare one.
+    fn open_packet_with_signed_id(&self, opened: &[u8], session: &Session) -> Option<Response> {
         let opened = str::from_utf8(opened).ok()?;
         let Opened { sid } = serde_json::from_str(opened.strip_prefix('0')?).ok()?;
-        let opened = opened.replacen(sid, &self.seal.seal(sid)?, 1);
+        let opened = opened.replacen(sid, &self.signer.sign(sid)?, 1);
         session.state.sid.set(sid.to_owned()).ok()?;
         self.lock().insert(sid.to_owned(), session.clone());
         if session.state.ended.is_cancelled() {
@@ -152,8 +152,8 @@ impl Sessions {
 
     /// Answers a request of a session. A poll takes until there is something to say; if it is dropped before, its
     /// session ends.
-    pub async fn answer(&self, sealed: &Sealed<'_>, asked: Asked) -> Response {
-        let Some((sid, session)) = self.find(sealed) else {
+    pub async fn answer(&self, id: &SignedSessionId<'_>, asked: Asked) -> Response {
+        let Some((sid, session)) = self.find(id) else {
             return EngineError::UnknownSession.into_response();
         };
         match asked {
@@ -181,8 +181,8 @@ impl Sessions {
     }
 
     /// Hands a session over to the WebSocket that this request asks for.
-    pub async fn upgrade(&self, sealed: &Sealed<'_>, mut request: Request<Body>) -> Response {
-        let Some((sid, session)) = self.find(sealed) else {
+    pub async fn upgrade(&self, id: &SignedSessionId<'_>, mut request: Request<Body>) -> Response {
+        let Some((sid, session)) = self.find(id) else {
             return EngineError::UnknownSession.into_response();
         };
         *request.uri_mut() = query::of_session("websocket", sid);
@@ -193,8 +193,8 @@ impl Sessions {
     }
 
     /// The session and its id, if this id was given to its client and it has not been let go.
-    fn find<'a>(&self, sealed: &Sealed<'a>) -> Option<(&'a str, Session)> {
-        let sid = self.seal.open(sealed)?;
+    fn find<'a>(&self, id: &SignedSessionId<'a>) -> Option<(&'a str, Session)> {
+        let sid = self.signer.verify(id)?;
         let session = self.lock().get(sid).cloned()?;
         (!session.state.ended.is_cancelled()).then_some((sid, session))
     }

@@ -17,16 +17,12 @@ use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 use thiserror::Error;
 
+use crate::index::{Epoch, SocketWrite};
 use crate::names::{NodeId, NodeName, Room};
-use crate::roster::ownership::SeatChange;
 
 /// How long a claim and a socket-id set live in the index after they were last asserted. Only what a node left behind
 /// that never came back is still there by then.
 pub const ENTRY_TTL: Duration = Duration::from_secs(600);
-
-/// One life of the index: a flush, an empty or rolled-back restart and a failover each begin another one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Epoch(pub SmolStr);
 
 /// What a node writes about itself under its lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +37,7 @@ pub struct NodeEntry {
 
 /// The nodes that have a lease, and then the index it was read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listing {
+pub struct NodeListing {
     pub nodes: Vec<(NodeId, NodeEntry)>,
     /// `None` when nobody has registered in this index yet.
     pub epoch: Option<Epoch>,
@@ -52,7 +48,7 @@ pub struct Listing {
 
 /// The owner set of a room, and then the index it was read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owners {
+pub struct RoomOwners {
     pub nodes: Vec<NodeId>,
     /// `None` when nobody has registered in this index yet: it permits to skip nobody.
     pub epoch: Option<Epoch>,
@@ -60,7 +56,7 @@ pub struct Owners {
 
 /// The answer to a renewal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Renewal {
+pub enum LeaseRenewal {
     Renewed(Epoch),
     /// The lease was not there any more, and was not made again.
     Lapsed,
@@ -68,7 +64,7 @@ pub enum Renewal {
 
 /// What the index knows of a node and a room, for a node that did not answer for itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Account {
+pub struct LeaseAndCount {
     /// `None`: it has no lease.
     pub entry: Option<NodeEntry>,
     /// How many sockets of the room are listed for it.
@@ -95,39 +91,39 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[async_trait]
 pub trait Directory: Send + Sync + 'static {
     /// Keeps up what the calls need, for ever: a connection, where there is one. Each node runs it once.
-    async fn upkeep(&self);
+    async fn maintain(&self);
 
     /// Writes the node's entry under a lease that is not there yet, and makes an epoch if there is none.
     /// `None`: a lease of that id was there, and was left as it was.
-    async fn enter(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>>;
+    async fn register(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>>;
 
     /// Renews a lease that is still there, with the entry as it is now.
-    async fn renew(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Renewal>;
+    async fn renew(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<LeaseRenewal>;
 
     /// Every registered node that has a lease, and then the index it was read from. Registrations without a lease are
     /// cleared away on the side.
-    async fn nodes(&self) -> Result<Listing>;
+    async fn nodes(&self) -> Result<NodeListing>;
 
     /// Adds the node to the owner sets of these rooms, and answers with the index it did so in, read afterwards.
     /// `None`: the index has no epoch.
-    async fn claim(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>>;
+    async fn add_owner(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>>;
 
     /// Takes the node out of the owner sets of these rooms, and removes its socket-id sets of them. A key of another
     /// program has nothing to be removed.
-    async fn release(&self, node: &NodeId, rooms: &[Room]) -> Result<()>;
+    async fn remove_owner(&self, node: &NodeId, rooms: &[Room]) -> Result<()>;
 
     /// Who owns sockets of the room. The one read of a roll call.
-    async fn owners(&self, room: &Room) -> Result<Owners>;
+    async fn owners(&self, room: &Room) -> Result<RoomOwners>;
 
     /// What is known of these nodes and this room, in the order given.
-    async fn account(&self, room: &Room, nodes: &[NodeId]) -> Result<Vec<Account>>;
+    async fn leases_and_counts(&self, room: &Room, nodes: &[NodeId]) -> Result<Vec<LeaseAndCount>>;
 
     /// Removes what is left in the room of those of these nodes that have no lease, each in one step.
-    async fn repair(&self, room: &Room, nodes: &[NodeId]) -> Result<()>;
+    async fn remove_dead_owners(&self, room: &Room, nodes: &[NodeId]) -> Result<()>;
 
     /// Makes the socket-id sets list what is true of these seats, but for those that are another program's key.
-    async fn list(&self, node: &NodeId, changes: &[SeatChange]) -> Result<()>;
+    async fn write_sockets(&self, node: &NodeId, changes: &[SocketWrite]) -> Result<()>;
 
     /// Removes the registration and the lease of a node that is not coming back. Its claims were released before.
-    async fn forget(&self, node: &NodeId) -> Result<()>;
+    async fn deregister(&self, node: &NodeId) -> Result<()>;
 }

@@ -22,6 +22,9 @@ pub mod clock;
 /// The envelope of every HTTP error (RFC 9457).
 pub mod problem;
 
+/// The words of the shared index: epochs and socket entries.
+pub mod index;
+
 /// This node's sockets by room, and what the directory must hold for them.
 pub mod roster;
 

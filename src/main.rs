@@ -297,7 +297,7 @@ async fn run_audit(audit: Audit, shutdown: CancellationToken) -> anyhow::Result<
     check(&redis).await?;
     let report = tokio::select! {
         report = audit::run(&redis, &security, audit.pause) => report,
-        () = redis.upkeep() => bail!("the connection to redis is not kept any more"),
+        () = redis.maintain() => bail!("the connection to redis is not kept any more"),
         () = shutdown.cancelled() => return Ok(ExitCode::from(TROUBLE)),
     };
     let report = report.with_context(|| format!("the redis at {} cannot be read", redis.address()))?;

@@ -197,7 +197,7 @@ impl Core {
     pub fn start(&self, tasks: &mut Tasks) {
         tasks.spawn("directory", {
             let directory = Arc::clone(&self.directory);
-            async move { directory.upkeep().await }
+            async move { directory.maintain().await }
         });
         tasks.spawn("lease", {
             let (membership, directory) = (Arc::clone(&self.membership), Arc::clone(&self.directory));
@@ -403,7 +403,7 @@ impl Node {
         step("giving the lease back", within, async {
             core.background.wait().await;
             let node = roster.incarnation();
-            if let Err(error) = core.directory.forget(&node).await {
+            if let Err(error) = core.directory.deregister(&node).await {
                 warn!(%node, %error, "the lease stays in the directory until it runs out");
             }
         })

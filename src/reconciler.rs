@@ -15,11 +15,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tracing::{debug, warn};
 
-use crate::directory::{self, Directory, Epoch};
+use crate::directory::{self, Directory};
+use crate::index::{Epoch, SocketEntry, SocketWrite};
 use crate::membership::Membership;
 use crate::names::{NodeId, Room};
 use crate::roster::Roster;
-use crate::roster::ownership::{Abandoned, Holding, Seat, SeatChange};
+use crate::roster::ownership::{Abandoned, Holding};
 use crate::telemetry::metrics::flushes::{Behind, Flushes};
 
 /// How long a claim outlives the room's last socket: a reload of the page costs nothing.
@@ -57,7 +58,7 @@ pub struct Registrar {
 enum Done {
     Claimed { node: NodeId, rooms: Vec<Room>, answer: directory::Result<Option<Epoch>> },
     Released { node: NodeId, rooms: Vec<Room>, answer: directory::Result<()> },
-    Listed { node: NodeId, changes: Vec<SeatChange>, answer: directory::Result<()> },
+    Listed { node: NodeId, changes: Vec<SocketWrite>, answer: directory::Result<()> },
     Cleared { abandoned: Abandoned, answer: directory::Result<()> },
 }
 
@@ -76,7 +77,7 @@ struct Desk {
     abandoned: Vec<Abandoned>,
     /// What claims and lists were about that went unanswered: they may still run, after a later command to the contrary.
     doubtful_rooms: HashSet<Room>,
-    doubtful_seats: HashSet<Seat>,
+    doubtful_seats: HashSet<SocketEntry>,
     /// When commands of a kind may be sent again: after a failure, since what is refused must not slow the others; lists
     /// after any that was not full.
     claims_after: Option<Instant>,
@@ -258,7 +259,7 @@ impl Registrar {
             let (directory, node, rooms) = (Arc::clone(&self.directory), node.clone(), rooms.to_vec());
             desk.busy.extend(rooms.iter().cloned());
             desk.commands.spawn(async move {
-                let answer = directory.release(&node, &rooms).await;
+                let answer = directory.remove_owner(&node, &rooms).await;
                 Done::Released { node, rooms, answer }
             });
         }
@@ -280,11 +281,11 @@ impl Registrar {
         if changes.is_empty() {
             return;
         }
-        changes.sort_by(|one, next| (&one.seat.room, one.taken).cmp(&(&next.seat.room, next.taken)));
+        changes.sort_by(|one, next| (&one.entry.room, one.present).cmp(&(&next.entry.room, next.present)));
         desk.listing = true;
         let (directory, node) = (Arc::clone(&self.directory), node.clone());
         desk.commands.spawn(async move {
-            let answer = directory.list(&node, &changes).await;
+            let answer = directory.write_sockets(&node, &changes).await;
             Done::Listed { node, changes, answer }
         });
     }
@@ -294,7 +295,7 @@ impl Registrar {
             let (directory, node, rooms) = (Arc::clone(&self.directory), node.clone(), rooms.to_vec());
             desk.busy.extend(rooms.iter().cloned());
             desk.commands.spawn(async move {
-                let answer = directory.claim(&node, &rooms).await;
+                let answer = directory.add_owner(&node, &rooms).await;
                 Done::Claimed { node, rooms, answer }
             });
         }
@@ -367,7 +368,7 @@ impl Registrar {
                 desk.lists_after = (changes.len() < SEATS_PER_COMMAND).then(|| Instant::now() + LIST_AFTER);
                 if let Err(error) = answer {
                     debug!(%error, "sockets were not listed");
-                    let seats: Vec<Seat> = changes.into_iter().map(|change| change.seat).collect();
+                    let seats: Vec<SocketEntry> = changes.into_iter().map(|change| change.entry).collect();
                     if matches!(error, directory::Error::Unanswered(_)) && desk.node.as_ref() == Some(&node) {
                         desk.doubtful_seats.extend(seats.iter().cloned());
                     }
@@ -399,9 +400,9 @@ impl Registrar {
 /// Removes what a retired incarnation left, its lease last.
 async fn clear(directory: &dyn Directory, abandoned: &Abandoned) -> directory::Result<()> {
     for rooms in abandoned.rooms.chunks(ROOMS_PER_COMMAND) {
-        directory.release(&abandoned.node, rooms).await?;
+        directory.remove_owner(&abandoned.node, rooms).await?;
     }
-    directory.forget(&abandoned.node).await
+    directory.deregister(&abandoned.node).await
 }
 
 fn free(rooms: &[Room], desk: &mut Desk) {

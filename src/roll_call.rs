@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span, debug};
 
 use crate::clock::BootInstant;
-use crate::directory::{Account, Directory};
+use crate::directory::{Directory, LeaseAndCount};
 use crate::membership::{Member, Membership, View};
 use crate::mesh::peers::{Peers, Reply, Silence};
 use crate::names::{NodeId, NodeName, Room};
@@ -338,11 +338,11 @@ impl Caller {
         outcomes
     }
 
-    async fn accounts(&self, room: &Room, nodes: &[NodeId], until: Instant) -> Option<Vec<Account>> {
+    async fn accounts(&self, room: &Room, nodes: &[NodeId], until: Instant) -> Option<Vec<LeaseAndCount>> {
         if nodes.is_empty() {
             return Some(Vec::new());
         }
-        timeout_at(until, self.directory.account(room, nodes)).await.ok()?.ok()
+        timeout_at(until, self.directory.leases_and_counts(room, nodes)).await.ok()?.ok()
     }
 
     /// Removes what the dead have left in the room. Nobody waits for it: the next roll call would do it again.
@@ -352,7 +352,7 @@ impl Caller {
         }
         let (directory, room) = (Arc::clone(&self.directory), room.clone());
         self.background.spawn(async move {
-            match directory.repair(&room, &gone).await {
+            match directory.remove_dead_owners(&room, &gone).await {
                 Ok(()) => debug!(%room, ?gone, "repaired the room's owner set"),
                 Err(error) => debug!(%room, %error, "the room's owner set could not be repaired"),
             }

@@ -22,10 +22,10 @@ use thiserror::Error;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::directory::Epoch;
+use crate::index::{Epoch, SocketEntry};
 use crate::names::{NodeId, Room, SocketId, UserId};
 use change_log::Log;
-use ownership::{Abandoned, Claim, Seat};
+use ownership::{Abandoned, Claim};
 use pending_writes::DueSeats;
 
 pub use rows_update::{CachedVersion, RoomSnapshot, Row, RowsUpdate};
@@ -367,7 +367,7 @@ impl State {
         if entry.claim != Claim::Held {
             self.due.wanting.insert(room.clone());
         }
-        self.due.seats.taken(Seat { room: room.clone(), socket: attendance.socket.clone() });
+        self.due.seats.taken(SocketEntry { room: room.clone(), socket: attendance.socket.clone() });
     }
 
     fn remove_row(&mut self, room: &Room, socket: &SocketId) {
@@ -377,7 +377,7 @@ impl State {
         }
         self.last_version += 1;
         entry.changed(self.last_version, socket, false);
-        self.due.seats.left(Seat { room: room.clone(), socket: socket.clone() });
+        self.due.seats.left(SocketEntry { room: room.clone(), socket: socket.clone() });
         self.tally.left += 1;
         if !entry.rows.is_empty() {
             return;

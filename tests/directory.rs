@@ -19,9 +19,9 @@ use rollcall::directory::faulty::{Call, Fault, Faulty};
 use rollcall::directory::memory::Memory;
 use rollcall::directory::redis::connect::Access;
 use rollcall::directory::redis::{CALL_TIMEOUT, Redis, Unfit};
-use rollcall::directory::{Directory, Error, Listing, NodeEntry, Renewal};
+use rollcall::directory::{Directory, Error, LeaseRenewal, NodeEntry, NodeListing};
+use rollcall::index::{SocketEntry, SocketWrite};
 use rollcall::names::{NodeId, NodeName, Room, SocketId};
-use rollcall::roster::ownership::{Seat, SeatChange};
 use rollcall::telemetry::anomalies::Oddity;
 use tempfile::TempDir;
 use topology::{Sentinels, Shards, TAGGED};
@@ -42,8 +42,11 @@ fn room(name: &str) -> Room {
     Room::parse(name).unwrap()
 }
 
-fn seat(room_name: &str, socket: &str, taken: bool) -> SeatChange {
-    SeatChange { seat: Seat { room: room(room_name), socket: SocketId::parse(socket).unwrap() }, taken }
+fn seat(room_name: &str, socket: &str, taken: bool) -> SocketWrite {
+    SocketWrite {
+        entry: SocketEntry { room: room(room_name), socket: SocketId::parse(socket).unwrap() },
+        present: taken,
+    }
 }
 
 /// Runs the suite against a directory that starts empty.
@@ -58,98 +61,108 @@ async fn contract(directory: Arc<dyn Directory>) {
 
 async fn leases_are_made_once_renewed_while_they_live_and_never_revived(directory: &dyn Directory) {
     let node = NodeId::new_process();
-    assert_eq!(directory.renew(&node, &entry("a"), LEASE).await, Ok(Renewal::Lapsed), "never entered");
-    let epoch = directory.enter(&node, &entry("a"), SHORT).await.unwrap().expect("the first to enter");
-    assert_eq!(directory.enter(&node, &entry("b"), LEASE).await, Ok(None), "it is there already");
-    assert_eq!(directory.renew(&node, &entry("c"), SHORT).await, Ok(Renewal::Renewed(epoch.clone())));
+    assert_eq!(directory.renew(&node, &entry("a"), LEASE).await, Ok(LeaseRenewal::Lapsed), "never entered");
+    let epoch = directory.register(&node, &entry("a"), SHORT).await.unwrap().expect("the first to enter");
+    assert_eq!(directory.register(&node, &entry("b"), LEASE).await, Ok(None), "it is there already");
+    assert_eq!(directory.renew(&node, &entry("c"), SHORT).await, Ok(LeaseRenewal::Renewed(epoch.clone())));
     let named = |name: &'static str| {
         let node = node.clone();
-        move |listing: Listing| listing.nodes.contains(&(node.clone(), entry(name)))
+        move |listing: NodeListing| listing.nodes.contains(&(node.clone(), entry(name)))
     };
     assert!(named("c")(directory.nodes().await.unwrap()), "renewed with the entry of now");
     until("the lease runs out", || async { !named("c")(directory.nodes().await.unwrap()) }).await;
-    assert_eq!(directory.renew(&node, &entry("c"), LEASE).await, Ok(Renewal::Lapsed), "never revived");
+    assert_eq!(directory.renew(&node, &entry("c"), LEASE).await, Ok(LeaseRenewal::Lapsed), "never revived");
     let next = node.next_incarnation();
-    assert_eq!(directory.enter(&next, &entry("c"), LEASE).await, Ok(Some(epoch)), "in the same index");
-    directory.forget(&next).await.unwrap();
-    assert_eq!(directory.renew(&next, &entry("c"), LEASE).await, Ok(Renewal::Lapsed), "forgotten");
+    assert_eq!(directory.register(&next, &entry("c"), LEASE).await, Ok(Some(epoch)), "in the same index");
+    directory.deregister(&next).await.unwrap();
+    assert_eq!(directory.renew(&next, &entry("c"), LEASE).await, Ok(LeaseRenewal::Lapsed), "forgotten");
 }
 
 async fn who_is_listed_has_a_lease(directory: &dyn Directory) {
     assert_eq!(directory.nodes().await.unwrap().nodes, []);
     let (one, two) = (NodeId::new_process(), NodeId::new_process());
-    directory.enter(&one, &entry("one"), LEASE).await.unwrap();
-    let epoch = directory.enter(&two, &entry("two"), LEASE).await.unwrap();
+    directory.register(&one, &entry("one"), LEASE).await.unwrap();
+    let epoch = directory.register(&two, &entry("two"), LEASE).await.unwrap();
     let listing = directory.nodes().await.unwrap();
     assert_eq!(listing.epoch, epoch);
     let listed: BTreeSet<NodeId> = listing.nodes.into_iter().map(|(node, _)| node).collect();
     assert_eq!(listed, BTreeSet::from([one.clone(), two.clone()]));
-    directory.forget(&one).await.unwrap();
+    directory.deregister(&one).await.unwrap();
     assert_eq!(directory.nodes().await.unwrap().nodes, [(two.clone(), entry("two"))]);
-    directory.forget(&two).await.unwrap();
+    directory.deregister(&two).await.unwrap();
 }
 
 async fn owners_are_who_claimed_and_did_not_release(directory: &dyn Directory) {
     let (one, two) = (NodeId::new_process(), NodeId::new_process());
-    let epoch = directory.enter(&one, &entry("one"), LEASE).await.unwrap();
+    let epoch = directory.register(&one, &entry("one"), LEASE).await.unwrap();
     assert!(epoch.is_some());
     let (a, b, empty) = (room("a"), room("b:café/ü"), room("empty"));
-    assert_eq!(directory.claim(&one, &[a.clone(), b.clone()]).await.unwrap(), epoch);
-    assert_eq!(directory.claim(&two, std::slice::from_ref(&a)).await.unwrap(), epoch, "claiming again is fine");
-    assert_eq!(directory.claim(&two, std::slice::from_ref(&a)).await.unwrap(), epoch);
+    assert_eq!(directory.add_owner(&one, &[a.clone(), b.clone()]).await.unwrap(), epoch);
+    assert_eq!(directory.add_owner(&two, std::slice::from_ref(&a)).await.unwrap(), epoch, "claiming again is fine");
+    assert_eq!(directory.add_owner(&two, std::slice::from_ref(&a)).await.unwrap(), epoch);
     let owners = directory.owners(&a).await.unwrap();
     assert_eq!(owners.epoch, epoch);
     assert_eq!(owners.nodes.into_iter().collect::<BTreeSet<_>>(), BTreeSet::from([one.clone(), two.clone()]));
     assert_eq!(directory.owners(&b).await.unwrap().nodes, [one.clone()].as_slice());
     assert_eq!(directory.owners(&empty).await.unwrap().nodes, Vec::<NodeId>::new().as_slice());
-    directory.release(&one, &[a.clone(), b.clone(), empty]).await.unwrap();
+    directory.remove_owner(&one, &[a.clone(), b.clone(), empty]).await.unwrap();
     assert_eq!(directory.owners(&a).await.unwrap().nodes, [two.clone()].as_slice());
     assert!(directory.owners(&b).await.unwrap().nodes.is_empty());
-    directory.release(&two, &[a]).await.unwrap();
-    directory.forget(&one).await.unwrap();
+    directory.remove_owner(&two, &[a]).await.unwrap();
+    directory.deregister(&one).await.unwrap();
 }
 
 async fn accounts_tell_leases_and_counts(directory: &dyn Directory) {
     let (alive, dead) = (NodeId::new_process(), NodeId::new_process());
-    directory.enter(&alive, &entry("alive"), LEASE).await.unwrap();
-    directory.list(&alive, &[seat("a", "s1", true), seat("a", "s2", true), seat("b", "s1", true)]).await.unwrap();
-    directory.list(&dead, &[seat("a", "s3", true)]).await.unwrap();
-    let accounts = directory.account(&room("a"), &[dead.clone(), alive.clone()]).await.unwrap();
+    directory.register(&alive, &entry("alive"), LEASE).await.unwrap();
+    directory
+        .write_sockets(&alive, &[seat("a", "s1", true), seat("a", "s2", true), seat("b", "s1", true)])
+        .await
+        .unwrap();
+    directory.write_sockets(&dead, &[seat("a", "s3", true)]).await.unwrap();
+    let accounts = directory.leases_and_counts(&room("a"), &[dead.clone(), alive.clone()]).await.unwrap();
     assert_eq!((accounts[0].entry.clone(), accounts[0].sockets), (None, 1));
     assert_eq!((accounts[1].entry.clone(), accounts[1].sockets), (Some(entry("alive")), 2));
-    assert_eq!(directory.account(&room("a"), &[]).await, Ok(vec![]));
-    directory.release(&alive, &[room("a"), room("b")]).await.unwrap();
-    directory.release(&dead, &[room("a")]).await.unwrap();
-    directory.forget(&alive).await.unwrap();
+    assert_eq!(directory.leases_and_counts(&room("a"), &[]).await, Ok(vec![]));
+    directory.remove_owner(&alive, &[room("a"), room("b")]).await.unwrap();
+    directory.remove_owner(&dead, &[room("a")]).await.unwrap();
+    directory.deregister(&alive).await.unwrap();
 }
 
 async fn only_the_dead_are_repaired(directory: &dyn Directory) {
     let (alive, dead) = (NodeId::new_process(), NodeId::new_process());
-    directory.enter(&alive, &entry("alive"), LEASE).await.unwrap();
+    directory.register(&alive, &entry("alive"), LEASE).await.unwrap();
     for node in [&alive, &dead] {
-        directory.claim(node, &[room("a"), room("b")]).await.unwrap();
-        directory.list(node, &[seat("a", "s1", true)]).await.unwrap();
+        directory.add_owner(node, &[room("a"), room("b")]).await.unwrap();
+        directory.write_sockets(node, &[seat("a", "s1", true)]).await.unwrap();
     }
-    directory.repair(&room("a"), &[alive.clone(), dead.clone()]).await.unwrap();
+    directory.remove_dead_owners(&room("a"), &[alive.clone(), dead.clone()]).await.unwrap();
     assert_eq!(directory.owners(&room("a")).await.unwrap().nodes, [alive.clone()].as_slice());
     assert_eq!(directory.owners(&room("b")).await.unwrap().nodes.len(), 2, "only the room that was read");
-    let accounts = directory.account(&room("a"), &[alive.clone(), dead.clone()]).await.unwrap();
+    let accounts = directory.leases_and_counts(&room("a"), &[alive.clone(), dead.clone()]).await.unwrap();
     assert_eq!((accounts[0].sockets, accounts[1].sockets), (1, 0));
     for node in [&alive, &dead] {
-        directory.release(node, &[room("a"), room("b")]).await.unwrap();
+        directory.remove_owner(node, &[room("a"), room("b")]).await.unwrap();
     }
-    directory.forget(&alive).await.unwrap();
+    directory.deregister(&alive).await.unwrap();
 }
 
 async fn lists_say_what_is_true_of_a_seat(directory: &dyn Directory) {
     let node = NodeId::new_process();
-    let count = || async { directory.account(&room("a"), std::slice::from_ref(&node)).await.unwrap()[0].sockets };
-    directory.list(&node, &[]).await.unwrap();
-    directory.list(&node, &[seat("a", "s1", true), seat("a", "s2", true), seat("a", "s1", true)]).await.unwrap();
+    let count =
+        || async { directory.leases_and_counts(&room("a"), std::slice::from_ref(&node)).await.unwrap()[0].sockets };
+    directory.write_sockets(&node, &[]).await.unwrap();
+    directory
+        .write_sockets(&node, &[seat("a", "s1", true), seat("a", "s2", true), seat("a", "s1", true)])
+        .await
+        .unwrap();
     assert_eq!(count().await, 2);
-    directory.list(&node, &[seat("a", "s1", false), seat("a", "s3", true), seat("b", "s9", false)]).await.unwrap();
+    directory
+        .write_sockets(&node, &[seat("a", "s1", false), seat("a", "s3", true), seat("b", "s9", false)])
+        .await
+        .unwrap();
     assert_eq!(count().await, 2);
-    directory.list(&node, &[seat("a", "s2", false), seat("a", "s3", false)]).await.unwrap();
+    directory.write_sockets(&node, &[seat("a", "s2", false), seat("a", "s3", false)]).await.unwrap();
     assert_eq!(count().await, 0);
 }
 
@@ -168,9 +181,9 @@ async fn a_faulty_directory_fails_as_it_is_told() {
     let memory = Memory::new();
     let (faulty, other) = (Faulty::new(memory.clone()), Faulty::new(memory.clone()));
     let node = NodeId::new_process();
-    faulty.enter(&node, &entry("one"), LEASE).await.unwrap();
+    faulty.register(&node, &entry("one"), LEASE).await.unwrap();
     let owners = async |name: &str| other.owners(&room(name)).await.unwrap().nodes.len();
-    let claim = async |name: &str| faulty.claim(&node, &[room(name)]).await;
+    let claim = async |name: &str| faulty.add_owner(&node, &[room(name)]).await;
     for fault in [Fault::FailBefore, Fault::FailAfter, Fault::Refuse, Fault::RunLate] {
         faulty.will(Call::Claim, fault);
     }
@@ -203,20 +216,20 @@ async fn a_memory_that_is_flushed_or_rolled_back_begins_another_life_when_a_node
     let memory = Memory::new();
     let (one, two) = (NodeId::new_process(), NodeId::new_process());
     assert_eq!(memory.nodes().await.unwrap().epoch, None, "readers begin none");
-    let first = memory.enter(&one, &entry("one"), LEASE).await.unwrap();
-    memory.claim(&one, &[room("old")]).await.unwrap();
+    let first = memory.register(&one, &entry("one"), LEASE).await.unwrap();
+    memory.add_owner(&one, &[room("old")]).await.unwrap();
     let snapshot = memory.snapshot();
-    memory.claim(&one, &[room("new")]).await.unwrap();
+    memory.add_owner(&one, &[room("new")]).await.unwrap();
     memory.restore(snapshot);
-    assert_eq!(memory.renew(&one, &entry("one"), LEASE).await, Ok(Renewal::Lapsed), "in no life");
+    assert_eq!(memory.renew(&one, &entry("one"), LEASE).await, Ok(LeaseRenewal::Lapsed), "in no life");
     assert_eq!(memory.owners(&room("new")).await.unwrap().epoch, None);
-    let second = memory.enter(&two, &entry("two"), LEASE).await.unwrap();
+    let second = memory.register(&two, &entry("two"), LEASE).await.unwrap();
     assert!(second.is_some() && second != first);
     assert_eq!(memory.owners(&room("old")).await.unwrap().nodes.len(), 1);
     assert!(memory.owners(&room("new")).await.unwrap().nodes.is_empty());
     memory.flush();
-    assert_eq!(memory.nodes().await.unwrap(), Listing { nodes: vec![], epoch: None, age: Duration::ZERO });
-    let third = memory.enter(&two, &entry("two"), LEASE).await.unwrap();
+    assert_eq!(memory.nodes().await.unwrap(), NodeListing { nodes: vec![], epoch: None, age: Duration::ZERO });
+    let third = memory.register(&two, &entry("two"), LEASE).await.unwrap();
     assert!(third.is_some() && third != first && third != second);
 }
 
@@ -226,7 +239,7 @@ async fn redis_keeps_the_contract_and_leaves_only_the_epoch() {
     let directory = Arc::new(Redis::open(&server.url(), "rollcall:", false).unwrap());
     let upkeep = tokio::spawn({
         let directory = Arc::clone(&directory);
-        async move { directory.upkeep().await }
+        async move { directory.maintain().await }
     });
     until("connected", || async { directory.nodes().await.is_ok() }).await;
     contract(Arc::clone(&directory) as Arc<dyn Directory>).await;
@@ -241,9 +254,9 @@ async fn redis_entries_have_the_names_and_the_types_that_people_look_for() {
     let looking = async {
         until("connected", || async { directory.nodes().await.is_ok() }).await;
         let node = NodeId::new_process();
-        directory.enter(&node, &entry("one"), LEASE).await.unwrap();
-        directory.claim(&node, &[room("Maths")]).await.unwrap();
-        directory.list(&node, &[seat("Maths", "s1", true)]).await.unwrap();
+        directory.register(&node, &entry("one"), LEASE).await.unwrap();
+        directory.add_owner(&node, &[room("Maths")]).await.unwrap();
+        directory.write_sockets(&node, &[seat("Maths", "s1", true)]).await.unwrap();
         let mut redis = server.connection().await;
         let mut ask = redis::pipe();
         ask.cmd("SMEMBERS").arg("rollcall:nodes");
@@ -263,7 +276,7 @@ async fn redis_entries_have_the_names_and_the_types_that_people_look_for() {
         assert!((500..=600).contains(&owners_s) && (500..=600).contains(&sockets_s), "{owners_s} {sockets_s}");
     };
     tokio::select! {
-        () = directory.upkeep() => unreachable!("it keeps up for ever"),
+        () = directory.maintain() => unreachable!("it keeps up for ever"),
         () = looking => {}
     }
 }
@@ -280,7 +293,7 @@ async fn redis_contract(url: &str, access: &Access) {
     let directory = Arc::new(Redis::with(url, access, "rollcall:", false).unwrap());
     let upkeep = tokio::spawn({
         let directory = Arc::clone(&directory);
-        async move { directory.upkeep().await }
+        async move { directory.maintain().await }
     });
     until("connected", || async { directory.nodes().await.is_ok() }).await;
     contract(directory).await;
@@ -342,7 +355,7 @@ async fn a_cluster_of_three_masters_keeps_the_contract_in_one_slot_and_with_the_
     let moving = async {
         until("connected", || async { directory.nodes().await.is_ok() }).await;
         let node = NodeId::new_process();
-        let epoch = directory.enter(&node, &entry("one"), LEASE).await.unwrap();
+        let epoch = directory.register(&node, &entry("one"), LEASE).await.unwrap();
         shards.owner.flush().await;
         shards.move_slot().await;
         let moved = directory.owners(&room("a")).await;
@@ -351,12 +364,12 @@ async fn a_cluster_of_three_masters_keeps_the_contract_in_one_slot_and_with_the_
             "nothing is done elsewhere behind the caller's back: {moved:?}"
         );
         until("it is found again", || async { directory.nodes().await.is_ok() }).await;
-        let next = directory.enter(&node, &entry("one"), LEASE).await.unwrap();
+        let next = directory.register(&node, &entry("one"), LEASE).await.unwrap();
         assert!(next.is_some() && next != epoch);
         assert_eq!(shards.owner.members(&format!("{TAGGED}nodes")).await, [node.to_string()]);
     };
     tokio::select! {
-        () = directory.upkeep() => unreachable!("it keeps up for ever"),
+        () = directory.maintain() => unreachable!("it keeps up for ever"),
         () = moving => {}
     }
 }
@@ -369,19 +382,19 @@ async fn a_master_that_still_takes_writes_is_left_when_the_sentinels_name_anothe
     let working = async {
         until("connected", || async { directory.nodes().await.is_ok() }).await;
         let (one, two) = (NodeId::new_process(), NodeId::new_process());
-        let before = directory.enter(&one, &entry("one"), LEASE).await.unwrap();
+        let before = directory.register(&one, &entry("one"), LEASE).await.unwrap();
         sentinels.forget().await;
         assert!(directory.renew(&one, &entry("one"), LEASE).await.is_ok(), "while nobody knows, it is where it was");
         sentinels.monitor(&new).await;
         until("it goes there", || async { directory.nodes().await.is_ok_and(|listing| listing.epoch != before) }).await;
-        assert_eq!(directory.renew(&one, &entry("one"), LEASE).await, Ok(Renewal::Lapsed), "another index");
-        let after = directory.enter(&two, &entry("two"), LEASE).await.unwrap();
+        assert_eq!(directory.renew(&one, &entry("one"), LEASE).await, Ok(LeaseRenewal::Lapsed), "another index");
+        let after = directory.register(&two, &entry("two"), LEASE).await.unwrap();
         assert!(before.is_some() && after.is_some() && before != after);
         assert_eq!(old.members("rollcall:nodes").await, [one.to_string()]);
         assert!(new.members("rollcall:nodes").await.contains(&two.to_string()));
     };
     tokio::select! {
-        () = directory.upkeep() => unreachable!("it keeps up for ever"),
+        () = directory.maintain() => unreachable!("it keeps up for ever"),
         () = working => {}
     }
 }
@@ -396,7 +409,7 @@ async fn sentinels_that_hang_or_are_gone_do_not_cost_the_time_of_a_call() {
     let began = Instant::now();
     let connected = async { until("connected", || async { directory.nodes().await.is_ok() }).await };
     tokio::select! {
-        () = directory.upkeep() => unreachable!("it keeps up for ever"),
+        () = directory.maintain() => unreachable!("it keeps up for ever"),
         () = connected => {}
     }
     assert!(began.elapsed() < CALL_TIMEOUT, "{:?}", began.elapsed());
@@ -466,7 +479,7 @@ async fn connected<T>(
         work(&directory, server.connection().await).await
     };
     tokio::select! {
-        () = directory.upkeep() => unreachable!("it keeps up for ever"),
+        () = directory.maintain() => unreachable!("it keeps up for ever"),
         done = working => done,
     }
 }
@@ -480,17 +493,17 @@ async fn an_epoch_that_was_made_under_another_process_is_never_believed() {
         assert_eq!(directory.owners(&room("a")).await.unwrap().epoch, None, "readers do not make one either");
         assert_eq!(directory.nodes().await.unwrap().epoch, None);
         let (one, two) = (NodeId::new_process(), NodeId::new_process());
-        let epoch = directory.enter(&one, &entry("one"), LEASE).await.unwrap();
+        let epoch = directory.register(&one, &entry("one"), LEASE).await.unwrap();
         assert!(epoch.is_some(), "whoever enters begins another");
-        assert_eq!(directory.enter(&two, &entry("two"), LEASE).await.unwrap(), epoch, "and the next finds it");
-        assert_eq!(directory.claim(&two, &[room("a")]).await.unwrap(), epoch);
+        assert_eq!(directory.register(&two, &entry("two"), LEASE).await.unwrap(), epoch, "and the next finds it");
+        assert_eq!(directory.add_owner(&two, &[room("a")]).await.unwrap(), epoch);
         assert_eq!(directory.owners(&room("a")).await.unwrap().epoch, epoch);
         let age = async || directory.nodes().await.unwrap().age;
         assert!(age().await <= Duration::from_secs(1), "it began just now");
         until("it grows older", async || age().await >= Duration::from_secs(1)).await;
         redis::cmd("FLUSHALL").query_async::<()>(&mut redis).await.unwrap();
-        assert_eq!(directory.renew(&one, &entry("one"), LEASE).await, Ok(Renewal::Lapsed));
-        let next = directory.enter(&one.next_incarnation(), &entry("one"), LEASE).await.unwrap();
+        assert_eq!(directory.renew(&one, &entry("one"), LEASE).await, Ok(LeaseRenewal::Lapsed));
+        let next = directory.register(&one.next_incarnation(), &entry("one"), LEASE).await.unwrap();
         assert!(next.is_some() && next != epoch, "a flush begins another, too");
     })
     .await;
@@ -501,8 +514,8 @@ async fn what_other_programs_have_written_is_skipped_and_counted() {
     let server = RedisServer::start().await;
     connected(&server, async |directory, mut redis| {
         let node = NodeId::new_process();
-        directory.enter(&node, &entry("one"), LEASE).await.unwrap();
-        directory.claim(&node, &[room("mixed")]).await.unwrap();
+        directory.register(&node, &entry("one"), LEASE).await.unwrap();
+        directory.add_owner(&node, &[room("mixed")]).await.unwrap();
         let mut foreign = redis::pipe();
         foreign.cmd("SADD").arg("rollcall:owners:mixed").arg("somebody").arg(b"\xff\xfe".as_slice()).ignore();
         foreign.cmd("SADD").arg("rollcall:nodes").arg("somebody").ignore();
@@ -519,16 +532,16 @@ async fn what_other_programs_have_written_is_skipped_and_counted() {
         assert_eq!(nodes, [(node.clone(), entry("one"))], "neither a foreign id nor a foreign entry is a node");
         assert!(matches!(directory.owners(&room("taken")).await, Err(Error::Foreign(_))));
         let both = [room("taken"), room("free")];
-        assert!(matches!(directory.claim(&node, &both).await, Err(Error::Foreign(_))));
+        assert!(matches!(directory.add_owner(&node, &both).await, Err(Error::Foreign(_))));
         assert_eq!(
             directory.owners(&both[1]).await.unwrap().nodes,
             [node.clone()].as_slice(),
             "the rest of the call was done"
         );
         let seats = [seat("taken", "s1", true), seat("free", "s1", true)];
-        assert_eq!(directory.list(&node, &seats).await, Ok(()));
-        assert_eq!(directory.account(&both[1], std::slice::from_ref(&node)).await.unwrap()[0].sockets, 1);
-        assert_eq!(directory.release(&node, &both).await, Ok(()));
+        assert_eq!(directory.write_sockets(&node, &seats).await, Ok(()));
+        assert_eq!(directory.leases_and_counts(&both[1], std::slice::from_ref(&node)).await.unwrap()[0].sockets, 1);
+        assert_eq!(directory.remove_owner(&node, &both).await, Ok(()));
         let owners: String = redis::cmd("GET").arg("rollcall:owners:taken").query_async(&mut redis).await.unwrap();
         assert_eq!(owners, "text", "it is left as it was");
         let after = [Oddity::ForeignMember, Oddity::ForeignEntry, Oddity::ForeignKey].map(Oddity::count);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion};
 use rollcall::clock::BootInstant;
 use rollcall::directory::memory::Memory;
-use rollcall::directory::{Directory, NodeEntry, Owners};
+use rollcall::directory::{Directory, NodeEntry, RoomOwners};
 use rollcall::membership::Membership;
 use rollcall::membership::table::{Known, Said};
 use rollcall::names::NodeId;
@@ -39,15 +39,15 @@ pub fn plan(criterion: &mut Criterion) {
 }
 
 /// So many others have a lease, and have said that they are whole; the first of them own sockets.
-async fn meet(membership: &Membership, others: usize) -> Owners {
+async fn meet(membership: &Membership, others: usize) -> RoomOwners {
     let directory = Memory::new();
-    let mut owners = Owners { nodes: Vec::new(), epoch: None };
+    let mut owners = RoomOwners { nodes: Vec::new(), epoch: None };
     let identity = identity();
     for _ in 0..others {
         let node = NodeId::new_process();
         let (name, mesh, since) = (identity.name.clone(), identity.mesh.clone(), identity.since.clone());
         let entry = NodeEntry { name: name.clone(), mesh: mesh.clone(), since: since.clone(), draining: false };
-        owners.epoch = directory.enter(&node, &entry, LEASE).await.unwrap();
+        owners.epoch = directory.register(&node, &entry, LEASE).await.unwrap();
         let about = Known { node: node.clone(), name, mesh, since, age: None };
         let fully_indexed_in = owners.epoch.clone();
         membership.told(&Said {

@@ -64,7 +64,7 @@ pub fn flush(criterion: &mut Criterion) {
 
 /// Ends when the directory lists so many sockets of the room.
 async fn listed(directory: &dyn Directory, room: &Room, node: &NodeId, sockets: usize) {
-    while directory.account(room, std::slice::from_ref(node)).await.unwrap()[0].sockets != sockets as u64 {
+    while directory.leases_and_counts(room, std::slice::from_ref(node)).await.unwrap()[0].sockets != sockets as u64 {
         yield_now().await;
     }
 }

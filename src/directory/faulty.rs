@@ -15,9 +15,9 @@ use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use super::{Account, Directory, Epoch, Error, Listing, NodeEntry, Owners, Renewal, Result};
+use super::{Directory, Error, LeaseAndCount, LeaseRenewal, NodeEntry, NodeListing, Result, RoomOwners};
+use crate::index::{Epoch, SocketWrite};
 use crate::names::{NodeId, Room};
-use crate::roster::ownership::SeatChange;
 
 /// The kinds of call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -191,57 +191,57 @@ fn unanswered() -> Error {
 /// Each call owns what it works on: it may outlive the caller.
 #[async_trait]
 impl Directory for Faulty {
-    async fn upkeep(&self) {
-        self.inner.upkeep().await;
+    async fn maintain(&self) {
+        self.inner.maintain().await;
     }
 
-    async fn enter(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>> {
+    async fn register(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>> {
         let (inner, node, entry) = (Arc::clone(&self.inner), node.clone(), entry.clone());
-        self.play(Call::Enter, 1, async move { inner.enter(&node, &entry, lease).await }).await
+        self.play(Call::Enter, 1, async move { inner.register(&node, &entry, lease).await }).await
     }
 
-    async fn renew(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Renewal> {
+    async fn renew(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<LeaseRenewal> {
         let (inner, node, entry) = (Arc::clone(&self.inner), node.clone(), entry.clone());
         self.play(Call::Renew, 1, async move { inner.renew(&node, &entry, lease).await }).await
     }
 
-    async fn nodes(&self) -> Result<Listing> {
+    async fn nodes(&self) -> Result<NodeListing> {
         let inner = Arc::clone(&self.inner);
         self.play(Call::Nodes, 1, async move { inner.nodes().await }).await
     }
 
-    async fn claim(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>> {
+    async fn add_owner(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>> {
         let (inner, node, rooms) = (Arc::clone(&self.inner), node.clone(), rooms.to_vec());
-        self.play(Call::Claim, rooms.len(), async move { inner.claim(&node, &rooms).await }).await
+        self.play(Call::Claim, rooms.len(), async move { inner.add_owner(&node, &rooms).await }).await
     }
 
-    async fn release(&self, node: &NodeId, rooms: &[Room]) -> Result<()> {
+    async fn remove_owner(&self, node: &NodeId, rooms: &[Room]) -> Result<()> {
         let (inner, node, rooms) = (Arc::clone(&self.inner), node.clone(), rooms.to_vec());
-        self.play(Call::Release, rooms.len(), async move { inner.release(&node, &rooms).await }).await
+        self.play(Call::Release, rooms.len(), async move { inner.remove_owner(&node, &rooms).await }).await
     }
 
-    async fn owners(&self, room: &Room) -> Result<Owners> {
+    async fn owners(&self, room: &Room) -> Result<RoomOwners> {
         let (inner, room) = (Arc::clone(&self.inner), room.clone());
         self.play(Call::Owners, 1, async move { inner.owners(&room).await }).await
     }
 
-    async fn account(&self, room: &Room, nodes: &[NodeId]) -> Result<Vec<Account>> {
+    async fn leases_and_counts(&self, room: &Room, nodes: &[NodeId]) -> Result<Vec<LeaseAndCount>> {
         let (inner, room, nodes) = (Arc::clone(&self.inner), room.clone(), nodes.to_vec());
-        self.play(Call::Account, nodes.len(), async move { inner.account(&room, &nodes).await }).await
+        self.play(Call::Account, nodes.len(), async move { inner.leases_and_counts(&room, &nodes).await }).await
     }
 
-    async fn repair(&self, room: &Room, nodes: &[NodeId]) -> Result<()> {
+    async fn remove_dead_owners(&self, room: &Room, nodes: &[NodeId]) -> Result<()> {
         let (inner, room, nodes) = (Arc::clone(&self.inner), room.clone(), nodes.to_vec());
-        self.play(Call::Repair, nodes.len(), async move { inner.repair(&room, &nodes).await }).await
+        self.play(Call::Repair, nodes.len(), async move { inner.remove_dead_owners(&room, &nodes).await }).await
     }
 
-    async fn list(&self, node: &NodeId, changes: &[SeatChange]) -> Result<()> {
+    async fn write_sockets(&self, node: &NodeId, changes: &[SocketWrite]) -> Result<()> {
         let (inner, node, changes) = (Arc::clone(&self.inner), node.clone(), changes.to_vec());
-        self.play(Call::List, changes.len(), async move { inner.list(&node, &changes).await }).await
+        self.play(Call::List, changes.len(), async move { inner.write_sockets(&node, &changes).await }).await
     }
 
-    async fn forget(&self, node: &NodeId) -> Result<()> {
+    async fn deregister(&self, node: &NodeId) -> Result<()> {
         let (inner, node) = (Arc::clone(&self.inner), node.clone());
-        self.play(Call::Forget, 1, async move { inner.forget(&node).await }).await
+        self.play(Call::Forget, 1, async move { inner.deregister(&node).await }).await
     }
 }

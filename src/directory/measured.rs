@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::time::Instant;
 
-use crate::directory::{Account, Directory, Epoch, Error, Listing, NodeEntry, Owners, Renewal, Result};
+use crate::directory::{Directory, Error, LeaseAndCount, LeaseRenewal, NodeEntry, NodeListing, Result, RoomOwners};
+use crate::index::{Epoch, SocketWrite};
 use crate::names::{NodeId, Room};
-use crate::roster::ownership::SeatChange;
 use crate::telemetry::metrics::Definitions;
 
 /// A call.
@@ -165,54 +165,54 @@ impl Drop for Call<'_> {
 
 #[async_trait]
 impl Directory for Measured {
-    async fn upkeep(&self) {
-        self.inner.upkeep().await;
+    async fn maintain(&self) {
+        self.inner.maintain().await;
     }
 
-    async fn enter(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>> {
-        let entered = self.call(Kind::Enter, self.inner.enter(node, entry, lease)).await?;
+    async fn register(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>> {
+        let entered = self.call(Kind::Enter, self.inner.register(node, entry, lease)).await?;
         entered.iter().for_each(|index| self.calls.0.index_is(index));
         Ok(entered)
     }
 
-    async fn renew(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Renewal> {
+    async fn renew(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<LeaseRenewal> {
         let renewal = self.call(Kind::Renew, self.inner.renew(node, entry, lease)).await?;
-        if let Renewal::Renewed(index) = &renewal {
+        if let LeaseRenewal::Renewed(index) = &renewal {
             self.calls.0.index_is(index);
         }
         Ok(renewal)
     }
 
-    async fn nodes(&self) -> Result<Listing> {
+    async fn nodes(&self) -> Result<NodeListing> {
         self.call(Kind::Nodes, self.inner.nodes()).await
     }
 
-    async fn claim(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>> {
-        self.call(Kind::Claim, self.inner.claim(node, rooms)).await
+    async fn add_owner(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>> {
+        self.call(Kind::Claim, self.inner.add_owner(node, rooms)).await
     }
 
-    async fn release(&self, node: &NodeId, rooms: &[Room]) -> Result<()> {
-        self.call(Kind::Release, self.inner.release(node, rooms)).await
+    async fn remove_owner(&self, node: &NodeId, rooms: &[Room]) -> Result<()> {
+        self.call(Kind::Release, self.inner.remove_owner(node, rooms)).await
     }
 
-    async fn owners(&self, room: &Room) -> Result<Owners> {
+    async fn owners(&self, room: &Room) -> Result<RoomOwners> {
         self.call(Kind::Owners, self.inner.owners(room)).await
     }
 
-    async fn account(&self, room: &Room, nodes: &[NodeId]) -> Result<Vec<Account>> {
-        self.call(Kind::Account, self.inner.account(room, nodes)).await
+    async fn leases_and_counts(&self, room: &Room, nodes: &[NodeId]) -> Result<Vec<LeaseAndCount>> {
+        self.call(Kind::Account, self.inner.leases_and_counts(room, nodes)).await
     }
 
-    async fn repair(&self, room: &Room, nodes: &[NodeId]) -> Result<()> {
-        self.call(Kind::Repair, self.inner.repair(room, nodes)).await
+    async fn remove_dead_owners(&self, room: &Room, nodes: &[NodeId]) -> Result<()> {
+        self.call(Kind::Repair, self.inner.remove_dead_owners(room, nodes)).await
     }
 
-    async fn list(&self, node: &NodeId, changes: &[SeatChange]) -> Result<()> {
-        self.call(Kind::List, self.inner.list(node, changes)).await
+    async fn write_sockets(&self, node: &NodeId, changes: &[SocketWrite]) -> Result<()> {
+        self.call(Kind::List, self.inner.write_sockets(node, changes)).await
     }
 
-    async fn forget(&self, node: &NodeId) -> Result<()> {
-        self.call(Kind::Forget, self.inner.forget(node)).await
+    async fn deregister(&self, node: &NodeId) -> Result<()> {
+        self.call(Kind::Forget, self.inner.deregister(node)).await
     }
 }
 
@@ -241,7 +241,7 @@ mod tests {
         directory.owners(&room).await.unwrap_err();
         assert_eq!((failures(Kind::Owners), calls.0.up.get()), ([1, 0, 0, 0], 0));
         faulty.will(faulty::Call::Claim, Fault::Refuse);
-        directory.claim(&node, std::slice::from_ref(&room)).await.unwrap_err();
+        directory.add_owner(&node, std::slice::from_ref(&room)).await.unwrap_err();
         assert_eq!((failures(Kind::Claim), calls.0.up.get()), ([0, 1, 0, 0], 1), "who refuses is there");
         let (_go, held) = tokio::sync::oneshot::channel();
         faulty.will(faulty::Call::Owners, Fault::Hold(held));
@@ -262,11 +262,11 @@ mod tests {
             draining: false,
         };
         let lease = Duration::from_secs(5);
-        directory.enter(&node, &entry, lease).await.unwrap();
+        directory.register(&node, &entry, lease).await.unwrap();
         directory.renew(&node, &entry, lease).await.unwrap();
         assert_eq!(calls.0.index_changes.get(), 0);
         memory.flush();
-        directory.enter(&node, &entry, lease).await.unwrap();
+        directory.register(&node, &entry, lease).await.unwrap();
         assert_eq!(calls.0.index_changes.get(), 1);
     }
 }

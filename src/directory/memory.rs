@@ -10,10 +10,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use smol_str::format_smolstr;
 
-use super::{Account, Directory, Epoch, Listing, NodeEntry, Owners, Renewal, Result};
+use super::{Directory, LeaseAndCount, LeaseRenewal, NodeEntry, NodeListing, Result, RoomOwners};
 use crate::clock::BootInstant;
+use crate::index::{Epoch, SocketWrite};
 use crate::names::{NodeId, Room, SocketId};
-use crate::roster::ownership::SeatChange;
 
 /// An index in memory, shared by the nodes that hold a clone of its `Arc`.
 #[derive(Default)]
@@ -114,11 +114,11 @@ impl Index {
 
 #[async_trait]
 impl Directory for Memory {
-    async fn upkeep(&self) {
+    async fn maintain(&self) {
         std::future::pending::<()>().await;
     }
 
-    async fn enter(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>> {
+    async fn register(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>> {
         let mut index = self.lock();
         if index.entry(node).is_some() {
             return Ok(None);
@@ -128,25 +128,25 @@ impl Directory for Memory {
         Ok(index.epoch())
     }
 
-    async fn renew(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Renewal> {
+    async fn renew(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<LeaseRenewal> {
         let mut index = self.lock();
         if index.entry(node).is_none() {
-            return Ok(Renewal::Lapsed);
+            return Ok(LeaseRenewal::Lapsed);
         }
         index.write(node, entry, lease);
-        Ok(index.epoch().map_or(Renewal::Lapsed, Renewal::Renewed))
+        Ok(index.epoch().map_or(LeaseRenewal::Lapsed, LeaseRenewal::Renewed))
     }
 
-    async fn nodes(&self) -> Result<Listing> {
+    async fn nodes(&self) -> Result<NodeListing> {
         let mut index = self.lock();
         let ids: Vec<NodeId> = index.leases.keys().cloned().collect();
         let nodes = ids.into_iter().filter_map(|id| index.entry(&id).cloned().map(|entry| (id, entry)));
         // Who is not in it yet has never been: it dies with everyone who has read it.
         let nodes = nodes.collect();
-        Ok(Listing { nodes, epoch: index.epoch(), age: index.age() })
+        Ok(NodeListing { nodes, epoch: index.epoch(), age: index.age() })
     }
 
-    async fn claim(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>> {
+    async fn add_owner(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>> {
         let mut index = self.lock();
         for room in rooms {
             index.owners.entry(room.clone()).or_default().insert(node.clone());
@@ -154,7 +154,7 @@ impl Directory for Memory {
         Ok(index.epoch())
     }
 
-    async fn release(&self, node: &NodeId, rooms: &[Room]) -> Result<()> {
+    async fn remove_owner(&self, node: &NodeId, rooms: &[Room]) -> Result<()> {
         let mut index = self.lock();
         for room in rooms {
             index.remove(node, room);
@@ -162,23 +162,23 @@ impl Directory for Memory {
         Ok(())
     }
 
-    async fn owners(&self, room: &Room) -> Result<Owners> {
+    async fn owners(&self, room: &Room) -> Result<RoomOwners> {
         let index = self.lock();
         let nodes = index.owners.get(room).map(|owners| owners.iter().cloned().collect()).unwrap_or_default();
-        Ok(Owners { nodes, epoch: index.epoch() })
+        Ok(RoomOwners { nodes, epoch: index.epoch() })
     }
 
-    async fn account(&self, room: &Room, nodes: &[NodeId]) -> Result<Vec<Account>> {
+    async fn leases_and_counts(&self, room: &Room, nodes: &[NodeId]) -> Result<Vec<LeaseAndCount>> {
         let mut index = self.lock();
         let accounts = nodes.iter().map(|node| {
             let entry = index.entry(node).cloned();
             let sockets = index.sockets.get(&(node.clone(), room.clone())).map_or(0, HashSet::len);
-            Account { entry, sockets: sockets as u64 }
+            LeaseAndCount { entry, sockets: sockets as u64 }
         });
         Ok(accounts.collect())
     }
 
-    async fn repair(&self, room: &Room, nodes: &[NodeId]) -> Result<()> {
+    async fn remove_dead_owners(&self, room: &Room, nodes: &[NodeId]) -> Result<()> {
         let mut index = self.lock();
         for node in nodes {
             if index.entry(node).is_none() {
@@ -188,14 +188,14 @@ impl Directory for Memory {
         Ok(())
     }
 
-    async fn list(&self, node: &NodeId, changes: &[SeatChange]) -> Result<()> {
+    async fn write_sockets(&self, node: &NodeId, changes: &[SocketWrite]) -> Result<()> {
         let mut index = self.lock();
-        for SeatChange { seat, taken } in changes {
-            let key = (node.clone(), seat.room.clone());
-            if *taken {
-                index.sockets.entry(key).or_default().insert(seat.socket.clone());
+        for SocketWrite { entry, present } in changes {
+            let key = (node.clone(), entry.room.clone());
+            if *present {
+                index.sockets.entry(key).or_default().insert(entry.socket.clone());
             } else if let Some(listed) = index.sockets.get_mut(&key) {
-                listed.remove(&seat.socket);
+                listed.remove(&entry.socket);
                 if listed.is_empty() {
                     index.sockets.remove(&key);
                 }
@@ -204,7 +204,7 @@ impl Directory for Memory {
         Ok(())
     }
 
-    async fn forget(&self, node: &NodeId) -> Result<()> {
+    async fn deregister(&self, node: &NodeId) -> Result<()> {
         self.lock().leases.remove(node);
         Ok(())
     }

@@ -21,10 +21,10 @@ use rand::Rng;
 use smol_str::SmolStr;
 use tracing::debug;
 
-use super::{Account, Directory, ENTRY_TTL, Epoch, Error, Listing, NodeEntry, Owners, Renewal, Result};
+use super::{Directory, ENTRY_TTL, Error, LeaseAndCount, LeaseRenewal, NodeEntry, NodeListing, Result, RoomOwners};
 use crate::clock::whole_milliseconds;
+use crate::index::{Epoch, SocketWrite};
 use crate::names::{NodeId, Room};
-use crate::roster::ownership::SeatChange;
 use crate::telemetry::anomalies::Oddity;
 use connect::{Access, Server};
 use link::Link;
@@ -232,11 +232,11 @@ fn encode(entry: &NodeEntry) -> String {
 
 #[async_trait]
 impl Directory for Redis {
-    async fn upkeep(&self) {
+    async fn maintain(&self) {
         self.link.keep().await;
     }
 
-    async fn enter(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>> {
+    async fn register(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>> {
         let (generation, mut live) = self.link.live().await?;
         let new_epoch = format!("{:016x}", rand::rng().random::<u64>());
         let mut call = self.begin_epoch.prepare_invoke();
@@ -253,7 +253,7 @@ impl Directory for Redis {
         Ok(written.and_then(|_| epoch(value, &run_id)))
     }
 
-    async fn renew(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Renewal> {
+    async fn renew(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<LeaseRenewal> {
         let mut commands = ::redis::pipe();
         let lease_key = self.lease_key(node);
         commands.cmd("SET").arg(lease_key).arg(encode(entry)).arg("XX").arg("PX").arg(milliseconds(lease));
@@ -261,10 +261,10 @@ impl Directory for Redis {
         commands.cmd("GET").arg(self.epoch_key());
         let ((written, value), run_id): ((Option<String>, Option<Vec<u8>>), _) = self.run(&commands).await?;
         let epoch = written.and_then(|_| epoch(value, &run_id));
-        Ok(epoch.map_or(Renewal::Lapsed, Renewal::Renewed))
+        Ok(epoch.map_or(LeaseRenewal::Lapsed, LeaseRenewal::Renewed))
     }
 
-    async fn nodes(&self) -> Result<Listing> {
+    async fn nodes(&self) -> Result<NodeListing> {
         let mut commands = ::redis::pipe();
         commands.cmd("SMEMBERS").arg(self.nodes_key());
         let ((members,), _): ((Vec<Vec<u8>>,), _) = self.run(&commands).await?;
@@ -291,10 +291,10 @@ impl Directory for Redis {
                 debug!(node = %id, %error, "a registration without a lease stays for now");
             }
         }
-        Ok(Listing { nodes, epoch, age })
+        Ok(NodeListing { nodes, epoch, age })
     }
 
-    async fn claim(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>> {
+    async fn add_owner(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>> {
         let mut commands = ::redis::pipe();
         for room in rooms {
             let owners = self.owners_key(room);
@@ -307,7 +307,7 @@ impl Directory for Redis {
         Ok(epoch(value, &run_id))
     }
 
-    async fn release(&self, node: &NodeId, rooms: &[Room]) -> Result<()> {
+    async fn remove_owner(&self, node: &NodeId, rooms: &[Room]) -> Result<()> {
         if rooms.is_empty() {
             return Ok(());
         }
@@ -319,15 +319,15 @@ impl Directory for Redis {
         self.write(&commands).await
     }
 
-    async fn owners(&self, room: &Room) -> Result<Owners> {
+    async fn owners(&self, room: &Room) -> Result<RoomOwners> {
         let mut commands = ::redis::pipe();
         commands.cmd("SMEMBERS").arg(self.owners_key(room));
         commands.cmd("GET").arg(self.epoch_key());
         let ((members, value), run_id): ((Vec<Vec<u8>>, Option<Vec<u8>>), _) = self.run(&commands).await?;
-        Ok(Owners { nodes: read_nodes(&members), epoch: epoch(value, &run_id) })
+        Ok(RoomOwners { nodes: read_nodes(&members), epoch: epoch(value, &run_id) })
     }
 
-    async fn account(&self, room: &Room, nodes: &[NodeId]) -> Result<Vec<Account>> {
+    async fn leases_and_counts(&self, room: &Room, nodes: &[NodeId]) -> Result<Vec<LeaseAndCount>> {
         if nodes.is_empty() {
             return Ok(Vec::new());
         }
@@ -341,39 +341,39 @@ impl Directory for Redis {
         for pair in answers.chunks_exact(2) {
             let entry: Option<Vec<u8>> = parse(&pair[0])?;
             let sockets = parse(&pair[1])?;
-            accounts.push(Account { entry: entry.as_deref().and_then(read_entry), sockets });
+            accounts.push(LeaseAndCount { entry: entry.as_deref().and_then(read_entry), sockets });
         }
         Ok(accounts)
     }
 
-    async fn repair(&self, room: &Room, nodes: &[NodeId]) -> Result<()> {
+    async fn remove_dead_owners(&self, room: &Room, nodes: &[NodeId]) -> Result<()> {
         for node in nodes {
             self.run_repair(node, &self.owners_key(room), &[self.room_key(node, room)]).await?;
         }
         Ok(())
     }
 
-    async fn list(&self, node: &NodeId, changes: &[SeatChange]) -> Result<()> {
+    async fn write_sockets(&self, node: &NodeId, changes: &[SocketWrite]) -> Result<()> {
         if changes.is_empty() {
             return Ok(());
         }
         let mut commands = ::redis::pipe();
-        for room in changes.chunk_by(|one, next| one.seat.room == next.seat.room && one.taken == next.taken) {
+        for room in changes.chunk_by(|one, next| one.entry.room == next.entry.room && one.present == next.present) {
             let first = &room[0];
-            let key = self.room_key(node, &first.seat.room);
-            commands.cmd(if first.taken { "SADD" } else { "SREM" }).arg(&key);
+            let key = self.room_key(node, &first.entry.room);
+            commands.cmd(if first.present { "SADD" } else { "SREM" }).arg(&key);
             for change in room {
-                commands.arg(change.seat.socket.as_str());
+                commands.arg(change.entry.socket.as_str());
             }
             commands.ignore();
-            if first.taken {
+            if first.present {
                 commands.cmd("EXPIRE").arg(&key).arg(ENTRY_TTL.as_secs()).ignore();
             }
         }
         self.write(&commands).await
     }
 
-    async fn forget(&self, node: &NodeId) -> Result<()> {
+    async fn deregister(&self, node: &NodeId) -> Result<()> {
         let mut commands = ::redis::pipe();
         commands.cmd("SREM").arg(self.nodes_key()).arg(node.as_str()).ignore();
         commands.cmd("DEL").arg(self.lease_key(node)).ignore();

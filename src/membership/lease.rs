@@ -9,7 +9,8 @@ use tracing::{debug, info, warn};
 
 use super::{Membership, Standing};
 use crate::clock::BootInstant;
-use crate::directory::{Directory, Epoch, Error, Renewal, Result};
+use crate::directory::{Directory, Error, LeaseRenewal, Result};
+use crate::index::Epoch;
 use crate::names::NodeId;
 
 /// How often a lease is renewed within its length.
@@ -63,11 +64,11 @@ impl Membership {
         let renewing = self.standing.borrow().entered(node).is_some();
         let index: Option<Epoch> = if renewing {
             match directory.renew(node, &self.entry(), self.lease).await? {
-                Renewal::Renewed(index) => Some(index),
-                Renewal::Lapsed => None,
+                LeaseRenewal::Renewed(index) => Some(index),
+                LeaseRenewal::Lapsed => None,
             }
         } else {
-            directory.enter(node, &self.entry(), self.lease).await?
+            directory.register(node, &self.entry(), self.lease).await?
         };
         let Some(index) = index else {
             warn!(node = %node, "the lease lapsed, taking a new incarnation");

@@ -13,7 +13,8 @@ use smol_str::SmolStr;
 
 use super::{Identity, Leaving};
 use crate::clock::BootInstant;
-use crate::directory::{Epoch, Listing, NodeEntry};
+use crate::directory::{NodeEntry, NodeListing};
+use crate::index::Epoch;
 use crate::names::{NodeId, NodeName};
 use crate::roster::IndexState;
 
@@ -229,7 +230,7 @@ impl Table {
     /// for a whole lease, is suspected, if the index was the same for a lease: after a flush nobody has a lease, and
     /// everybody is alive. `leased`: this node has a lease itself, so the index is not one that nobody can write to.
     /// Returns whether there is something to tell or to ask the others.
-    pub fn list(&mut self, listing: &Listing, began: BootInstant, now: BootInstant, leased: bool) -> bool {
+    pub fn list(&mut self, listing: &NodeListing, began: BootInstant, now: BootInstant, leased: bool) -> bool {
         let lease = self.lease;
         let followed = self.listed.replace(began).is_some_and(|before| began.since(before) <= lease);
         if !followed {

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::proto;
 use crate::clock::whole_milliseconds;
-use crate::directory::Epoch;
+use crate::index::Epoch;
 use crate::membership::table::{Known, Said};
 use crate::names::{NameError, NodeId, NodeName};
 

@@ -252,7 +252,7 @@ async fn what_runs_late_is_put_right_with_the_next_assertion() {
     bench.until_owners(&rooms[0], &[]).await;
 
     let listed = async |expected| {
-        let account = async || bench.directory.account(&stays[0], std::slice::from_ref(&node)).await.unwrap();
+        let account = async || bench.directory.leases_and_counts(&stays[0], std::slice::from_ref(&node)).await.unwrap();
         while account().await[0].sockets != expected {
             sleep(Duration::from_millis(2)).await;
         }

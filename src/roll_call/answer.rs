@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use super::list::List;
 use super::rows::Rows;
-use crate::directory::Account;
+use crate::directory::LeaseAndCount;
 use crate::mesh::peers::Silence;
 use crate::names::{NodeId, NodeName, Room};
 use crate::roster::Row;
@@ -85,7 +85,7 @@ impl Verdict {
     /// Judges a node that was asked and did not answer. `account` is what the index says of it, `None` where the
     /// index could not be read; `alive` is whether there is another reason to think it lives than a lease: it is a member
     /// still, or the index is too young to tell; `gone` is whether it said goodbye.
-    pub fn of(account: Option<&Account>, alive: bool, gone: bool) -> Self {
+    pub fn of(account: Option<&LeaseAndCount>, alive: bool, gone: bool) -> Self {
         match account {
             _ if gone => Self::Dead,
             None => Self::Unanswered { unresolved: None },
@@ -310,8 +310,8 @@ mod tests {
             since: SmolStr::default(),
             draining: false,
         };
-        let leased = Account { entry: Some(entry), sockets: 5 };
-        let unleased = Account { entry: None, sockets: 5 };
+        let leased = LeaseAndCount { entry: Some(entry), sockets: 5 };
+        let unleased = LeaseAndCount { entry: None, sockets: 5 };
         let open = |unresolved| Verdict::Unanswered { unresolved };
         for (account, alive, gone, verdict) in [
             (Some(&leased), false, false, open(Some(5))),

@@ -10,7 +10,7 @@ use smol_str::SmolStr;
 
 use super::answer::Source;
 use crate::clock::BootInstant;
-use crate::directory::Owners;
+use crate::directory::RoomOwners;
 use crate::membership::{Member, View};
 use crate::names::{NodeId, NodeName};
 
@@ -38,7 +38,7 @@ pub struct Plan {
 
 /// Decides whom to ask. `owners` is what the directory said after `view` was taken; `None` when it could not be read.
 /// `own` is this node's process: no incarnation of it is asked over the mesh.
-pub fn plan(view: &View, owners: Option<&Owners>, own: &str, lease: Duration, now: BootInstant) -> Plan {
+pub fn plan(view: &View, owners: Option<&RoomOwners>, own: &str, lease: Duration, now: BootInstant) -> Plan {
     let fresh = view.listed.is_some_and(|listed| now.since(listed) <= lease);
     let permission = owners.filter(|_| fresh).and_then(|owners| Some((owners.epoch.as_ref()?, &owners.nodes)));
     let indexed =
@@ -69,7 +69,7 @@ impl From<&Member> for Target {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::directory::Epoch;
+    use crate::index::Epoch;
 
     const LEASE: Duration = Duration::from_secs(5);
 
@@ -85,7 +85,7 @@ mod tests {
         View { listed, members, acquainted: true, ..View::default() }
     }
 
-    fn asked(view: &View, owners: Option<&Owners>, now: BootInstant) -> (Source, Vec<NodeId>) {
+    fn asked(view: &View, owners: Option<&RoomOwners>, now: BootInstant) -> (Source, Vec<NodeId>) {
         let plan = plan(view, owners, "own", LEASE, now);
         (plan.source, plan.ask.into_iter().map(|target| target.node).collect())
     }
@@ -101,13 +101,13 @@ mod tests {
             member(&elsewhere, Some("F")),
         ];
         let view = view(members, Some(now));
-        let owners = Owners { nodes: vec![owner.clone()], epoch: Some(epoch("E")) };
+        let owners = RoomOwners { nodes: vec![owner.clone()], epoch: Some(epoch("E")) };
         assert_eq!(
             asked(&view, Some(&owners), now),
             (Source::Directory, vec![owner.clone(), unsure.clone(), elsewhere.clone()])
         );
         let everybody = (Source::Peers, vec![owner.clone(), idle.clone(), unsure, elsewhere]);
-        let without_epoch = Owners { epoch: None, ..owners.clone() };
+        let without_epoch = RoomOwners { epoch: None, ..owners.clone() };
         assert_eq!(asked(&view, Some(&without_epoch), now), everybody, "an index without an epoch");
         assert_eq!(asked(&view, None, now), everybody, "an index that cannot be read");
         let later = view.listed.map(|listed| View { listed: Some(listed.before(LEASE * 2)), ..view.clone() });
@@ -125,7 +125,7 @@ mod tests {
         let [own, stranger, gone] = [(); 3].map(|()| NodeId::new_process());
         let mut view = view(vec![], Some(now));
         view.departed.insert(gone.clone());
-        let owners = Owners { nodes: vec![own.clone(), stranger.clone(), gone.clone()], epoch: Some(epoch("E")) };
+        let owners = RoomOwners { nodes: vec![own.clone(), stranger.clone(), gone.clone()], epoch: Some(epoch("E")) };
         let plan = plan(&view, Some(&owners), own.process(), LEASE, now);
         assert_eq!((plan.ask, plan.strangers, plan.gone), (vec![], vec![stranger], vec![gone]));
         assert!(plan.informed);

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use super::pending_writes::Listed;
 use super::{IndexState, Roster, State};
-use crate::directory::Epoch;
-use crate::names::{NodeId, Room, SocketId};
+use crate::index::{Epoch, SocketEntry, SocketWrite};
+use crate::names::{NodeId, Room};
 
 /// This node's entry in a room's owner set, as far as is known here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -27,20 +27,6 @@ pub enum Claim {
     Asked,
     /// The index has answered that it is there.
     Held,
-}
-
-/// One socket in one room, as the index lists it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Seat {
-    pub room: Room,
-    pub socket: SocketId,
-}
-
-/// A seat whose listing has to become what is true now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SeatChange {
-    pub seat: Seat,
-    pub taken: bool,
 }
 
 /// What a retired incarnation left in the index: its lease, and claims of these rooms.
@@ -174,7 +160,7 @@ impl Roster {
 
     /// Up to `most` seats whose listing is due, those that waited longest, with what is true of them now. None when
     /// `node` is retired.
-    pub fn take_seats(&self, node: &NodeId, most: usize) -> Vec<SeatChange> {
+    pub fn take_seats(&self, node: &NodeId, most: usize) -> Vec<SocketWrite> {
         let mut state = self.lock();
         let state = &mut *state;
         let mut changes = Vec::new();
@@ -185,14 +171,14 @@ impl Roster {
             let Some((seat, listed)) = state.due.seats.pop() else { break };
             let taken = state.rooms.get(&seat.room).is_some_and(|room| room.rows.contains_key(&seat.socket));
             if taken || listed == Listed::Maybe {
-                changes.push(SeatChange { seat, taken });
+                changes.push(SocketWrite { entry: seat, present: taken });
             }
         }
         changes
     }
 
     /// These were not surely written: they are due again, and may be listed.
-    pub fn return_seats(&self, node: &NodeId, seats: impl IntoIterator<Item = Seat>) {
+    pub fn return_seats(&self, node: &NodeId, seats: impl IntoIterator<Item = SocketEntry>) {
         let mut state = self.lock();
         if state.incarnation == *node {
             seats.into_iter().for_each(|seat| state.due.seats.returned(seat));
@@ -347,7 +333,7 @@ impl State {
             entry.claim = Claim::None;
             entry.owed = true;
             for socket in entry.rows.keys() {
-                self.due.seats.taken(Seat { room: room.clone(), socket: socket.clone() });
+                self.due.seats.taken(SocketEntry { room: room.clone(), socket: socket.clone() });
             }
         }
     }

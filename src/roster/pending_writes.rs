@@ -7,7 +7,7 @@ use std::mem;
 
 use indexmap::IndexMap;
 
-use super::ownership::Seat;
+use crate::index::SocketEntry;
 
 /// Whether the index may list a seat already. A seat that came and went before it was written needs no removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,20 +20,20 @@ pub(super) enum Listed {
 #[derive(Default)]
 pub(super) struct DueSeats {
     /// Being taken, in any order; when none is left, it is the turn of the others.
-    turn: IndexMap<Seat, Listed>,
-    next: IndexMap<Seat, Listed>,
+    turn: IndexMap<SocketEntry, Listed>,
+    next: IndexMap<SocketEntry, Listed>,
 }
 
 impl DueSeats {
     /// Somebody sits there now.
-    pub fn taken(&mut self, seat: Seat) {
+    pub fn taken(&mut self, seat: SocketEntry) {
         if !self.turn.contains_key(&seat) {
             self.next.entry(seat).or_insert(Listed::No);
         }
     }
 
     /// Nobody does any more.
-    pub fn left(&mut self, seat: Seat) {
+    pub fn left(&mut self, seat: SocketEntry) {
         for seats in [&mut self.turn, &mut self.next] {
             match seats.get(&seat) {
                 Some(Listed::No) => {
@@ -48,13 +48,13 @@ impl DueSeats {
     }
 
     /// It may or may not have been written.
-    pub fn returned(&mut self, seat: Seat) {
+    pub fn returned(&mut self, seat: SocketEntry) {
         self.turn.swap_remove(&seat);
         self.next.insert(seat, Listed::Maybe);
     }
 
     /// Takes one of those that have waited longest.
-    pub fn pop(&mut self) -> Option<(Seat, Listed)> {
+    pub fn pop(&mut self) -> Option<(SocketEntry, Listed)> {
         if self.turn.is_empty() {
             // What a storm needed is given back with it.
             self.turn = mem::take(&mut self.next);

@@ -7,9 +7,9 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::ownership::{Holding, SeatChange};
+use super::ownership::Holding;
 use super::*;
-use crate::directory::Epoch;
+use crate::index::{Epoch, SocketWrite};
 
 fn room(name: &str) -> Room {
     Room::parse(name).unwrap()
@@ -215,9 +215,9 @@ fn a_retired_incarnation_leaves_its_claims_behind_and_the_next_owes_every_room()
     drop(two);
     roster.republish();
     assert_eq!(roster.index_state().borrow().fully_indexed_in, Some(epoch("F")), "the other emptied");
-    let listed: Vec<SeatChange> = roster.take_seats(&roster.incarnation(), 10);
+    let listed: Vec<SocketWrite> = roster.take_seats(&roster.incarnation(), 10);
     assert_eq!(listed.len(), 1, "what is still there is listed anew, what left was never listed");
-    assert!(listed[0].taken && listed[0].seat.socket == socket(1));
+    assert!(listed[0].present && listed[0].entry.socket == socket(1));
 }
 
 #[tokio::test]
@@ -239,14 +239,14 @@ fn a_seat_that_came_and_went_before_it_was_listed_is_not_written_at_all() {
     assert_eq!(roster.take_seats(&roster.incarnation(), 10), []);
     let presence = roster.register(socket(1), user(1), &[room("a")]);
     let written = roster.take_seats(&roster.incarnation(), 10);
-    assert!(written[0].taken);
+    assert!(written[0].present);
     drop(presence);
     let removed = roster.take_seats(&roster.incarnation(), 10);
-    assert!(!removed[0].taken && removed[0].seat == written[0].seat);
-    roster.return_seats(&roster.incarnation(), removed.into_iter().map(|change| change.seat));
+    assert!(!removed[0].present && removed[0].entry == written[0].entry);
+    roster.return_seats(&roster.incarnation(), removed.into_iter().map(|change| change.entry));
     let _again = roster.register(socket(1), user(1), &[room("a")]);
     assert!(
-        roster.take_seats(&roster.incarnation(), 10)[0].taken,
+        roster.take_seats(&roster.incarnation(), 10)[0].present,
         "what is true now is written, not what was true then"
     );
 }
@@ -258,9 +258,9 @@ fn who_left_is_written_before_those_who_came_later() {
     let left: Vec<_> = (1..=3).map(|number| roster.register(socket(number), user(1), &[room("a")])).collect();
     assert_eq!(roster.take_seats(&node, 10).len(), 3);
     drop(left);
-    assert!(!roster.take_seats(&node, 1)[0].taken, "one of those that left");
+    assert!(!roster.take_seats(&node, 1)[0].present, "one of those that left");
     let _came: Vec<_> = (4..=6).map(|number| roster.register(socket(number), user(1), &[room("a")])).collect();
-    let taken: Vec<bool> = roster.take_seats(&node, 10).iter().map(|change| change.taken).collect();
+    let taken: Vec<bool> = roster.take_seats(&node, 10).iter().map(|change| change.present).collect();
     assert_eq!(taken, [false, false, true, true, true]);
 }
 

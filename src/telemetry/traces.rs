@@ -21,7 +21,7 @@ use tracing::span::Id;
 use tracing::{Metadata, Span, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use crate::directory::Owners;
+use crate::directory::RoomOwners;
 use crate::mesh::peers::{Reply, Silence};
 use crate::names::{NodeId, Room};
 use crate::roll_call::answer::{Answer, Source};
@@ -151,7 +151,7 @@ pub fn directory_read(room: &Room) -> Span {
 }
 
 /// What the directory said, if it did.
-pub fn directory_was_read(span: &Span, owners: Option<&Owners>) {
+pub fn directory_was_read(span: &Span, owners: Option<&RoomOwners>) {
     if span.is_disabled() {
         return;
     }

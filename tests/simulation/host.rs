@@ -146,7 +146,7 @@ impl Host {
         membership.leave(Leaving::Goodbye);
         let _ = timeout(STEP_MOST, membership.everyone_knows()).await;
         drop(tasks);
-        let _ = timeout(STEP_MOST, self.directory.forget(&core.roster.incarnation())).await;
+        let _ = timeout(STEP_MOST, self.directory.deregister(&core.roster.incarnation())).await;
         self.shared.note(&format!("{} has stopped", self.name()));
     }
 

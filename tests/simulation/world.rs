@@ -141,7 +141,7 @@ impl World {
         let before = NodeId::new_process();
         let entry =
             NodeEntry { name: NodeName::from_any("before"), mesh: "".into(), since: "".into(), draining: false };
-        memory.enter(&before, &entry, Duration::ZERO).now_or_never().expect(AT_ONCE).expect("an index in memory");
+        memory.register(&before, &entry, Duration::ZERO).now_or_never().expect(AT_ONCE).expect("an index in memory");
         memory.flush();
         let shared = Rc::new(Shared {
             flaw,
@@ -319,7 +319,7 @@ impl World {
             return self.memory.flush();
         }
         for node in self.hosts.iter().filter_map(Host::incarnation) {
-            let released = self.memory.release(&node, &rooms()).now_or_never();
+            let released = self.memory.remove_owner(&node, &rooms()).now_or_never();
             released.expect(AT_ONCE).expect("an index in memory refuses nothing");
         }
     }
@@ -404,7 +404,7 @@ impl World {
                 return Err(format!("the index says that {room} is owned by {said:?}, and it is by {owners:?}"));
             }
             let owners: Vec<NodeId> = owners.into_iter().collect();
-            let accounts = self.memory.account(&room, &owners).now_or_never().expect(AT_ONCE);
+            let accounts = self.memory.leases_and_counts(&room, &owners).now_or_never().expect(AT_ONCE);
             let counted: u64 = accounts.map_err(|error| error.to_string())?.iter().map(|account| account.sockets).sum();
             if counted != present.len() as u64 {
                 return Err(format!("the index lists {counted} sockets in {room}, and there are {}", present.len()));

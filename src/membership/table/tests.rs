@@ -29,8 +29,8 @@ fn table() -> (Table, BootInstant) {
     (Table::new(&NodeId::new_process(), LEASE), BootInstant::now())
 }
 
-fn listing<const N: usize>(nodes: [(NodeId, NodeEntry); N]) -> Listing {
-    Listing { nodes: nodes.into(), epoch: Some(Epoch("E".into())), age: LEASE }
+fn listing<const N: usize>(nodes: [(NodeId, NodeEntry); N]) -> NodeListing {
+    NodeListing { nodes: nodes.into(), epoch: Some(Epoch("E".into())), age: LEASE }
 }
 
 fn members(table: &Table) -> HashSet<NodeId> {
@@ -97,7 +97,7 @@ fn only_an_index_that_was_the_same_for_a_lease_lets_a_silent_member_go() {
     table.unreadable();
     silence(&mut table, now, 15, 19);
     assert_eq!(members(&table), HashSet::from([node.clone()]), "leases could not be read, so none could be renewed");
-    let flushed = Listing { nodes: vec![], epoch: None, age: Duration::ZERO };
+    let flushed = NodeListing { nodes: vec![], epoch: None, age: Duration::ZERO };
     table.list(&flushed, second(20), second(20), true);
     assert_eq!(members(&table), HashSet::from([node.clone()]), "after a flush nobody has a lease");
     table.list(&flushed, second(25), second(25), false);
@@ -179,7 +179,7 @@ fn what_others_know_is_known_here_when_all_that_have_a_lease_have_spoken() {
     table.told(&said(&one, 2, None), later);
     table.told(&said(&two, 2, None), later);
     assert!(table.view().acquainted);
-    let flushed = Listing { age: Duration::from_secs(4), ..both() };
+    let flushed = NodeListing { age: Duration::from_secs(4), ..both() };
     table.list(&flushed, later.after(LEASE), later.after(LEASE), true);
     assert!(table.view().acquainted, "a flush makes nobody forget");
     let third = NodeId::new_process();
@@ -190,7 +190,7 @@ fn what_others_know_is_known_here_when_all_that_have_a_lease_have_spoken() {
 #[test]
 fn who_starts_in_a_young_index_does_not_know_who_has_yet_to_come_back_to_it() {
     let (mut table, now) = table();
-    let young = |seconds| Listing { age: Duration::from_secs(seconds), ..listing([]) };
+    let young = |seconds| NodeListing { age: Duration::from_secs(seconds), ..listing([]) };
     for second in 0..5 {
         let moment = now.after(Duration::from_secs(second));
         table.list(&young(second), moment, moment, true);
@@ -203,7 +203,7 @@ fn who_starts_in_a_young_index_does_not_know_who_has_yet_to_come_back_to_it() {
 #[test]
 fn who_finds_nobody_in_an_old_index_waits_for_those_that_were_cut_off_from_it() {
     let (mut table, now) = table();
-    let old = || Listing { age: LEASE * 100, ..listing([]) };
+    let old = || NodeListing { age: LEASE * 100, ..listing([]) };
     for second in 0..5 {
         let moment = now.after(Duration::from_secs(second));
         table.list(&old(), moment, moment, true);
@@ -215,12 +215,12 @@ fn who_finds_nobody_in_an_old_index_waits_for_those_that_were_cut_off_from_it() 
     let (mut table, now) = self::table();
     let other = NodeId::new_process();
     table.list(&old(), now, now, true);
-    table.list(&Listing { nodes: vec![(other.clone(), entry("other"))], ..old() }, now, now, true);
+    table.list(&NodeListing { nodes: vec![(other.clone(), entry("other"))], ..old() }, now, now, true);
     table.told(&said(&other, 1, None), now);
     assert!(table.view().acquainted, "one that was there says who else is");
 
     let (mut table, now) = self::table();
-    table.list(&Listing { age: Duration::MAX, ..listing([]) }, now, now, true);
+    table.list(&NodeListing { age: Duration::MAX, ..listing([]) }, now, now, true);
     assert!(table.view().acquainted, "nobody can have been cut off");
 }
 

@@ -81,9 +81,9 @@ proptest! {
                     }
                 }
                 Step::Flush => {
-                    for SeatChange { seat, taken } in roster.take_seats(&roster.incarnation(), usize::MAX) {
-                        let entry = (seat.room, seat.socket);
-                        if taken { index.insert(entry); } else { index.remove(&entry); }
+                    for SocketWrite { entry, present } in roster.take_seats(&roster.incarnation(), usize::MAX) {
+                        let listed = (entry.room, entry.socket);
+                        if present { index.insert(listed); } else { index.remove(&listed); }
                     }
                 }
                 _ => {}
@@ -105,9 +105,9 @@ proptest! {
         }
         drop(slots);
         prop_assert_eq!(roster.size(), Size { sockets: 0, rooms: 0 });
-        for SeatChange { seat, taken } in roster.take_seats(&roster.incarnation(), usize::MAX) {
-            let entry = (seat.room, seat.socket);
-            if taken { index.insert(entry); } else { index.remove(&entry); }
+        for SocketWrite { entry, present } in roster.take_seats(&roster.incarnation(), usize::MAX) {
+            let listed = (entry.room, entry.socket);
+            if present { index.insert(listed); } else { index.remove(&listed); }
         }
         prop_assert!(index.is_empty(), "still listed: {:?}", index);
     }

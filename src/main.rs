@@ -19,7 +19,7 @@ use rollcall::directory::Directory;
 use rollcall::directory::memory::Memory;
 use rollcall::directory::redis::Redis;
 use rollcall::edge::connections::{file_limit, listen, raise_file_limit};
-use rollcall::edge::socketio::Limits;
+use rollcall::edge::socketio::SocketIoConfig;
 use rollcall::names::NodeName;
 use rollcall::node::{Config, Listeners, Node};
 use rollcall::reconciler;
@@ -198,7 +198,7 @@ fn runtime(threads: Option<u16>) -> std::io::Result<Runtime> {
 }
 
 async fn run_dev(dev: Dev, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
-    let clients = Limits { transports: dev.transports, ..Limits::default() };
+    let clients = SocketIoConfig { transports: dev.transports, ..SocketIoConfig::default() };
     let cluster =
         dev::Cluster { nodes: usize::from(dev.nodes), listen: dev.listen, tls: dev.tls == OnOff::On, clients };
     let memory = Memory::new();
@@ -252,7 +252,7 @@ async fn run_serve(serve: Serve, logging: Logging, shutdown: CancellationToken) 
             Memory::new()
         }
     };
-    let bounds = serve.limits.bounds(file_limit());
+    let limits = serve.limits.limits(file_limit());
     let config = Config {
         name,
         mesh_advertise,
@@ -260,7 +260,7 @@ async fn run_serve(serve: Serve, logging: Logging, shutdown: CancellationToken) 
         deadline: serve.deadline,
         drain: serve.drain,
         cache: serve.cache.as_u64(),
-        clients: Limits {
+        clients: SocketIoConfig {
             transports: serve.transports,
             rooms: serve.rooms_per_socket as usize,
             ping_interval: serve.ping_interval,
@@ -268,7 +268,7 @@ async fn run_serve(serve: Serve, logging: Logging, shutdown: CancellationToken) 
         },
         access,
         linger: reconciler::LINGER,
-        bounds,
+        limits,
         cors_origins: serve.cors_origins,
         tls,
         mesh_security,

@@ -34,7 +34,7 @@ use crate::auth::tokens::Tokens;
 use crate::directory::Directory;
 use crate::edge::connections;
 use crate::edge::connections::Connections;
-use crate::edge::limits::Bounds;
+use crate::edge::limits::Limits;
 use crate::edge::limits::at_once::AtOnce;
 use crate::edge::limits::counted::so_many;
 use crate::edge::limits::turnstile::Turnstile;
@@ -105,11 +105,11 @@ pub struct Config {
     /// How many bytes of the answers of nodes are held, at most.
     pub cache: u64,
     /// What Socket.IO clients are held to.
-    pub clients: socketio::Limits,
+    pub clients: socketio::SocketIoConfig,
     /// Who is let in, and who may call the roll.
     pub access: Access,
     /// What anybody may take of this node.
-    pub bounds: Bounds,
+    pub limits: Limits,
     /// Origins whose pages may read the answers of the public port.
     pub cors_origins: Vec<HeaderValue>,
     /// TLS of the public port.
@@ -262,8 +262,8 @@ impl Node {
         // The longest that a poll may take to be answered: by then its session would have ended.
         let poll_most = config.clients.ping_interval + config.clients.ping_timeout;
         let longest_wait = poll_most.max(DEADLINE_MOST);
-        let connections = Connections::new(config.clients.ping_timeout, longest_wait, &config.bounds);
-        let turnstile = Turnstile::new(&config.bounds);
+        let connections = Connections::new(config.clients.ping_timeout, longest_wait, &config.limits);
+        let turnstile = Turnstile::new(&config.limits);
         let (stop_public, stop_mesh) = (CancellationToken::new(), CancellationToken::new());
 
         let Access { identity, callers } = config.access.clone();
@@ -275,14 +275,14 @@ impl Node {
             Arc::clone(&expiry),
             core.metrics.refusals.clone(),
             config.clients,
-            &config.bounds,
+            &config.limits,
         );
         let rest = http::router(http::Config {
             roll_call: core.roll_call.clone(),
             callers,
             deadline: config.deadline,
             deadline_most: DEADLINE_MOST,
-            at_once: AtOnce::new(config.bounds.requests_at_once),
+            at_once: AtOnce::new(config.limits.requests_at_once),
         });
         // Socket.IO stands in front of the router, or a room's path could shadow it; polling before it, and the gate
         // before all of them.
@@ -296,7 +296,7 @@ impl Node {
         };
         let polling = sessions.clone().map(|sessions| {
             let (membership, peers) = (Arc::clone(membership), core.peers.clone());
-            let payload = polling::Payload::of(&config.bounds);
+            let payload = polling::Payload::of(&config.limits);
             let cluster = Arc::new(polling::Cluster { sessions, membership, peers, poll_most, payload });
             layer_fn(move |inner| Polling::new(Arc::clone(&cluster), inner))
         });
@@ -351,8 +351,8 @@ impl Node {
                 deadline: config.deadline,
             });
             let connections = Some(ADMIN_CONNECTIONS);
-            let bounds = Bounds { connections, connections_per_address: None, ..config.bounds.clone() };
-            let connections = Connections::new(config.clients.ping_timeout, DEADLINE_MOST, &bounds);
+            let limits = Limits { connections, connections_per_address: None, ..config.limits.clone() };
+            let connections = Connections::new(config.clients.ping_timeout, DEADLINE_MOST, &limits);
             tasks.spawn("admin", connections::serve(admin, None, service, connections, stop_mesh.clone()));
         }
         let mut mesh = tokio::spawn(mesh_service::serve(

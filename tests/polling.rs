@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use common::{Client, Cluster, Index, PATIENCE, Socket, text, until};
 use futures::future::join_all;
 use futures::{SinkExt, StreamExt};
-use rollcall::edge::socketio::{Limits, Transports};
+use rollcall::edge::socketio::{SocketIoConfig, Transports};
 use rollcall::mesh::channel::{Link, by_tcp};
 use rollcall::mesh::proto::polling_service_client::PollingServiceClient;
 use rollcall::mesh::proto::{Asked, ForwardRequest};
@@ -22,7 +22,7 @@ use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tonic::Code;
 
-const POLLING: Limits = Limits {
+const POLLING: SocketIoConfig = SocketIoConfig {
     transports: Transports::WebsocketAndPolling,
     rooms: 64,
     ping_interval: Duration::from_secs(25),
@@ -330,8 +330,11 @@ async fn two_polls_at_once_end_the_session_on_whichever_nodes_they_come_in() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_polls_no_more_is_gone_when_its_heartbeat_fails() {
-    let limits =
-        Limits { ping_interval: Duration::from_millis(300), ping_timeout: Duration::from_millis(500), ..POLLING };
+    let limits = SocketIoConfig {
+        ping_interval: Duration::from_millis(300),
+        ping_timeout: Duration::from_millis(500),
+        ..POLLING
+    };
     let cluster = Cluster::holding(1, Index::memory(), limits).await;
     let (session, id) = Session::connect(cluster.nodes[0].public, "foo", "a").await;
     listed(&cluster, "a", &[(&id, "foo")]).await;

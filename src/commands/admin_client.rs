@@ -73,7 +73,7 @@ impl AdminClient {
         Self { address: address.to_owned(), token, within: WITHIN, most: ANSWER_MOST }
     }
 
-    /// The same with other bounds.
+    /// The same with other limits.
     #[must_use]
     pub fn bounded(self, within: Duration, most: usize) -> Self {
         Self { within, most, ..self }

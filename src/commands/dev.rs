@@ -18,8 +18,8 @@ use crate::auth::tls::Tls;
 use crate::commands::args::ListenAddress;
 use crate::directory::Directory;
 use crate::edge::connections::listen;
-use crate::edge::limits::Bounds;
-use crate::edge::socketio::Limits;
+use crate::edge::limits::Limits;
+use crate::edge::socketio::SocketIoConfig;
 use crate::mesh::security::Security;
 use crate::names::NodeName;
 use crate::node::{self, Config, Listeners, Node};
@@ -33,7 +33,7 @@ pub struct Cluster {
     pub nodes: usize,
     pub listen: ListenAddress,
     pub tls: bool,
-    pub clients: Limits,
+    pub clients: SocketIoConfig,
 }
 
 /// Runs the cluster until `shutdown`. `directory` is called once for each node; `print` gets the lines that say where
@@ -70,7 +70,7 @@ pub async fn run(
             clients,
             access: Access::default(),
             linger: reconciler::LINGER,
-            bounds: Bounds::default(),
+            limits: Limits::default(),
             cors_origins: Vec::new(),
             tls: acceptor.clone().map(|acceptor| Tls { acceptor, files: None }),
             mesh_security: Security::default(),

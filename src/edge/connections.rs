@@ -40,7 +40,7 @@ use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
 use tracing::{debug, warn};
 
-use crate::edge::limits::Bounds;
+use crate::edge::limits::Limits;
 use crate::edge::limits::door;
 use crate::edge::limits::door::{Door, Pass, TurnedAway};
 use crate::mesh::preface::Prompt;
@@ -152,9 +152,9 @@ impl SwitchState {
 impl Connections {
     /// A connection whose other end takes nothing of what was sent to it for `stuck_after` is ended by the kernel: who
     /// stopped reading, and who is unreachable. No answer here is waited for longer than `longest_wait`.
-    pub fn new(stuck_after: Duration, longest_wait: Duration, bounds: &Bounds) -> Self {
-        let terms = Terms::new(stuck_after, longest_wait, bounds);
-        let door = Door::new(bounds);
+    pub fn new(stuck_after: Duration, longest_wait: Duration, limits: &Limits) -> Self {
+        let terms = Terms::new(stuck_after, longest_wait, limits);
+        let door = Door::new(limits);
         Self(Arc::new(Registry { terms, door, next: AtomicU64::default(), open: Mutex::default() }))
     }
 

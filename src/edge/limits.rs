@@ -1,6 +1,6 @@
 //! Limits: what one address, one user, one client and all callers together may take of a node.
 //!
-//! Owns the numbers ([`Bounds`]), the counting ([`counts`]), who is counted as one ([`address`]), how often something may
+//! Owns the numbers ([`Limits`]), the counting ([`counts`]), who is counted as one ([`address`]), how often something may
 //! happen ([`rate`]), and the two places where somebody is turned away: the [`door`] for connections, and the
 //! [`turnstile`] for Socket.IO clients; [`at_once`] is for callers of the roll. What is held to its limit elsewhere,
 //! such as the size of a message, is told so from here. Knows no sockets and no rooms.
@@ -45,7 +45,7 @@ pub const FILES_RESERVED: u64 = 256;
 
 /// What one node grants. `None`: as much as there is.
 #[derive(Debug, Clone)]
-pub struct Bounds {
+pub struct Limits {
     /// Who may say on whose behalf it comes.
     pub proxies: Proxies,
     /// Connections of the public port.
@@ -76,7 +76,7 @@ pub struct Bounds {
     pub answer_within: Duration,
 }
 
-impl Default for Bounds {
+impl Default for Limits {
     /// Nothing is counted by address or user: a balancer in front makes all clients one address.
     fn default() -> Self {
         Self {

@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use tower::Service;
 use tracing::debug;
 
-use crate::edge::limits::Bounds;
+use crate::edge::limits::Limits;
 use crate::edge::polling::engine_error::EngineError;
 use crate::edge::polling::query::Query;
 use crate::edge::polling::sessions::{Asked, Sessions};
@@ -62,8 +62,8 @@ pub struct Payload {
 }
 
 impl Payload {
-    pub fn of(bounds: &Bounds) -> Self {
-        Self { most: bounds.message_size as usize, within: bounds.head_within }
+    pub fn of(limits: &Limits) -> Self {
+        Self { most: limits.message_size as usize, within: limits.head_within }
     }
 }
 

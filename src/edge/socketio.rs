@@ -27,7 +27,7 @@ use tracing::{debug, warn};
 use crate::auth::By;
 use crate::auth::claims::Rooms;
 use crate::edge::connections::Switch;
-use crate::edge::limits::Bounds;
+use crate::edge::limits::Limits;
 use crate::edge::limits::rate::Verdict;
 use crate::edge::limits::turnstile::Client;
 use crate::names::{Room, SocketId};
@@ -64,7 +64,7 @@ pub enum Transports {
 
 /// What clients are held to.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct SocketIoConfig {
     pub transports: Transports,
     /// Rooms per socket.
     pub rooms: usize,
@@ -74,7 +74,7 @@ pub struct Limits {
     pub ping_timeout: Duration,
 }
 
-impl Default for Limits {
+impl Default for SocketIoConfig {
     /// The pings are those of Socket.IO's own server.
     fn default() -> Self {
         let transports = Transports::default();
@@ -128,24 +128,24 @@ pub fn build(
     identity: By,
     expiry: Arc<Expiry>,
     refusals: Refusals,
-    limits: Limits,
-    bounds: &Bounds,
+    config: SocketIoConfig,
+    limits: &Limits,
 ) -> (SocketIoLayer, Live) {
-    let message_most = bounds.message_size as usize;
+    let message_most = limits.message_size as usize;
     // No event here has attachments; what a client sends all the same is bounded like a message.
     let parser =
         ParserConfig::common().max_incoming_binary_buf_size(message_most).max_incoming_binaries(ATTACHMENTS_MOST);
-    let builder = match limits.transports {
+    let builder = match config.transports {
         Transports::Websocket => SocketIo::builder().transports([TransportType::Websocket]),
         Transports::WebsocketAndPolling => {
             SocketIo::builder().transports([TransportType::Websocket, TransportType::Polling])
         }
     };
     let (layer, io) = builder
-        .connect_timeout(bounds.connect_within)
-        .ping_interval(limits.ping_interval)
-        .ping_timeout(limits.ping_timeout)
-        .max_payload(bounds.message_size.into())
+        .connect_timeout(limits.connect_within)
+        .ping_interval(config.ping_interval)
+        .ping_timeout(config.ping_timeout)
+        .max_payload(limits.message_size.into())
         .ws_max_message_size(message_most)
         .ws_max_frame_size(message_most)
         .ws_read_buffer_size(READ_BUFFER)
@@ -158,9 +158,9 @@ pub fn build(
         identity,
         expiry,
         refusals,
-        rooms_most: limits.rooms,
-        users: Users::new(bounds.sockets_per_user),
-        settle_within: bounds.connect_within.mul_f64(SETTLE_SHARE),
+        rooms_most: config.rooms,
+        users: Users::new(limits.sockets_per_user),
+        settle_within: limits.connect_within.mul_f64(SETTLE_SHARE),
     });
     let middleware = move |socket: SocketRef, auth: TryData<Auth>| {
         let edge = Arc::clone(&edge);

@@ -22,8 +22,8 @@ use rollcall::directory::Directory;
 use rollcall::directory::memory::Memory;
 use rollcall::directory::redis::Redis;
 use rollcall::edge::connections::listen;
-use rollcall::edge::limits::Bounds;
-use rollcall::edge::socketio::Limits;
+use rollcall::edge::limits::Limits;
+use rollcall::edge::socketio::SocketIoConfig;
 use rollcall::membership::Membership;
 use rollcall::mesh::channel;
 use rollcall::mesh::channel::Link;
@@ -202,34 +202,34 @@ pub struct Cluster {
     pub index: Index,
     pub nodes: Vec<Running>,
     pub http: reqwest::Client,
-    clients: Limits,
+    clients: SocketIoConfig,
     access: Access,
-    bounds: Bounds,
+    limits: Limits,
 }
 
 impl Cluster {
     /// Starts `count` nodes, each ready and known to all.
     pub async fn start(count: usize, index: Index) -> Self {
-        Self::holding(count, index, Limits::default()).await
+        Self::holding(count, index, SocketIoConfig::default()).await
     }
 
     /// The same with nodes that hold their clients to these limits.
-    pub async fn holding(count: usize, index: Index, clients: Limits) -> Self {
+    pub async fn holding(count: usize, index: Index, clients: SocketIoConfig) -> Self {
         Self::admitting(count, index, clients, Access::default()).await
     }
 
     /// The same with nodes that let in, and answer, whom this says.
-    pub async fn admitting(count: usize, index: Index, clients: Limits, access: Access) -> Self {
-        Self::of(count, index, clients, access, Bounds::default()).await
+    pub async fn admitting(count: usize, index: Index, clients: SocketIoConfig, access: Access) -> Self {
+        Self::of(count, index, clients, access, Limits::default()).await
     }
 
-    /// The same with nodes that hold everybody to these bounds.
-    pub async fn bounded(count: usize, index: Index, clients: Limits, bounds: Bounds) -> Self {
-        Self::of(count, index, clients, Access::default(), bounds).await
+    /// The same with nodes that hold everybody to these limits.
+    pub async fn bounded(count: usize, index: Index, clients: SocketIoConfig, limits: Limits) -> Self {
+        Self::of(count, index, clients, Access::default(), limits).await
     }
 
-    async fn of(count: usize, index: Index, clients: Limits, access: Access, bounds: Bounds) -> Self {
-        let mut cluster = Self { index, nodes: Vec::new(), http: reqwest::Client::new(), clients, access, bounds };
+    async fn of(count: usize, index: Index, clients: SocketIoConfig, access: Access, limits: Limits) -> Self {
+        let mut cluster = Self { index, nodes: Vec::new(), http: reqwest::Client::new(), clients, access, limits };
         for _ in 0..count {
             cluster.add().await;
         }
@@ -256,7 +256,7 @@ impl Cluster {
             cache: node::CACHE,
             clients: self.clients,
             access: self.access.clone(),
-            bounds: self.bounds.clone(),
+            limits: self.limits.clone(),
             linger: reconciler::LINGER,
             cors_origins: vec!["https://allowed.example".parse().unwrap()],
             tls: None,

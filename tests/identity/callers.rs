@@ -8,7 +8,7 @@ use rollcall::auth::reload::Watched;
 use rollcall::auth::tokens::Tokens;
 use rollcall::auth::verifier::Rules;
 use rollcall::auth::{Access, By, Callers};
-use rollcall::edge::socketio::Limits;
+use rollcall::edge::socketio::SocketIoConfig;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -21,7 +21,7 @@ const OTHER: &str = "another/token+of~the.billing==";
 const ROUTES: [&str; 2] = ["users", "rollcall"];
 
 async fn cluster(access: Access) -> Cluster {
-    Cluster::admitting(1, Index::memory(), Limits::default(), access).await
+    Cluster::admitting(1, Index::memory(), SocketIoConfig::default(), access).await
 }
 
 async fn by_jwt() -> Cluster {

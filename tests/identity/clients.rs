@@ -9,7 +9,7 @@ use rollcall::auth::keys::KeySet;
 use rollcall::auth::reload::Watched;
 use rollcall::auth::verifier::{Keys, Rules, Verifier};
 use rollcall::auth::{Access, By, Callers};
-use rollcall::edge::socketio::{Limits, Transports};
+use rollcall::edge::socketio::{SocketIoConfig, Transports};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -31,7 +31,7 @@ fn by(verifier: Verifier) -> Access {
 }
 
 async fn cluster(count: usize) -> Cluster {
-    Cluster::admitting(count, Index::memory(), Limits::default(), by(verifier(SECRET, Rules::default()))).await
+    Cluster::admitting(count, Index::memory(), SocketIoConfig::default(), by(verifier(SECRET, Rules::default()))).await
 }
 
 /// The payload of a client that shows this token.
@@ -178,7 +178,7 @@ async fn a_new_key_counts_from_when_its_file_changes_and_one_that_makes_no_sense
     std::fs::write(&file, SECRET).unwrap();
     let keys = Watched::open(vec![file.clone()], |contents| Ok(KeySet::of_file(&contents[0])?)).unwrap();
     let access = by(Verifier::new(Keys::File(keys), Rules::default()));
-    let cluster = Cluster::admitting(1, Index::memory(), Limits::default(), access).await;
+    let cluster = Cluster::admitting(1, Index::memory(), SocketIoConfig::default(), access).await;
     let address = cluster.nodes[0].public;
     let (old, new) = (token(&json!({})), Issuer::secret("HS256", OTHER_SECRET).token(&claims(&json!({}))));
     let stays = Client::with(address, "", &with(&old)).await.unwrap();
@@ -193,7 +193,7 @@ async fn a_new_key_counts_from_when_its_file_changes_and_one_that_makes_no_sense
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn polling_clients_show_their_token_in_either_place_on_whichever_node() {
-    let limits = Limits { transports: Transports::WebsocketAndPolling, ..Limits::default() };
+    let limits = SocketIoConfig { transports: Transports::WebsocketAndPolling, ..SocketIoConfig::default() };
     let access = by(verifier(SECRET, Rules::default()));
     let cluster = Cluster::admitting(2, Index::memory(), limits, access).await;
     let [address, other] = [0, 1].map(|node| cluster.nodes[node].public);

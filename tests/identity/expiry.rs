@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::{SinkExt, StreamExt};
 use rollcall::auth::verifier::{LEEWAY, Rules};
 use rollcall::auth::{Access, By, Callers};
-use rollcall::edge::socketio::{Limits, Transports};
+use rollcall::edge::socketio::{SocketIoConfig, Transports};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
@@ -33,7 +33,7 @@ fn auth(seconds: i64) -> String {
 async fn cluster(grace: Duration, transports: Transports) -> Cluster {
     let identity = By::Jwt { verifier: verifier(SECRET, Rules::default()), grace };
     let access = Access { identity, callers: Callers::Anyone };
-    Cluster::admitting(1, Index::memory(), Limits { transports, ..Limits::default() }, access).await
+    Cluster::admitting(1, Index::memory(), SocketIoConfig { transports, ..SocketIoConfig::default() }, access).await
 }
 
 /// Reads until a packet with this prefix, and answers pings.

@@ -10,7 +10,7 @@ use reqwest::Url;
 use rollcall::auth::jwks::{Jwks, Pace};
 use rollcall::auth::verifier::{Keys, Rules, Verifier};
 use rollcall::auth::{Access, By, Callers, Denied};
-use rollcall::edge::socketio::Limits;
+use rollcall::edge::socketio::SocketIoConfig;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -257,7 +257,7 @@ async fn a_node_starts_without_its_source_and_sends_clients_and_callers_away_unt
     let verifier = Verifier::new(Keys::Url(jwks), Rules::default());
     let identity = By::Jwt { verifier: verifier.clone(), grace: Duration::ZERO };
     let access = Access { identity, callers: Callers::Jwt(verifier.clone()) };
-    let cluster = Cluster::admitting(1, Index::memory(), Limits::default(), access).await;
+    let cluster = Cluster::admitting(1, Index::memory(), SocketIoConfig::default(), access).await;
     let node = cluster.nodes[0].public;
     let token = issuer.named_token("one", &claims(&json!({"roll_call": ["*"]})));
     let auth = json!({"token": token, "room": "Maths"}).to_string();

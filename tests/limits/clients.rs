@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use futures::{SinkExt, StreamExt};
 use ipnet::IpNet;
-use rollcall::edge::limits::Bounds;
+use rollcall::edge::limits::Limits;
 use rollcall::edge::limits::address::Proxies;
 use rollcall::edge::limits::rate::Rate;
 use tokio::time::{sleep, timeout};
@@ -54,7 +54,7 @@ async fn connect(socket: &mut Socket) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_has_so_many_clients_by_whatever_transport_and_one_more_is_told_to_come_later() {
-    let cluster = node(Bounds { sockets_per_address: Some(3), ..Bounds::default() }).await;
+    let cluster = node(Limits { sockets_per_address: Some(3), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let first = Client::connect(address, "foo", &["a"]).await.unwrap();
     let _second = Client::connect(address, "bar", &["a"]).await.unwrap();
@@ -88,7 +88,7 @@ async fn let_in(address: SocketAddr, user: &str) -> Socket {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_place_is_free_again_whatever_way_its_client_went() {
-    let cluster = node(Bounds { sockets_per_address: Some(1), ..Bounds::default() }).await;
+    let cluster = node(Limits { sockets_per_address: Some(1), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     for way in ["close", "fin", "reset", "leaves first", "says nothing", "is refused"] {
         let mut socket = let_in(address, if way == "is refused" { "" } else { "foo" }).await;
@@ -121,7 +121,7 @@ async fn a_place_is_free_again_whatever_way_its_client_went() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_gives_itself_out_as_another_address_without_a_trusted_proxy() {
-    let cluster = node(Bounds { sockets_per_address: Some(1), ..Bounds::default() }).await;
+    let cluster = node(Limits { sockets_per_address: Some(1), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let _first = websocket(address, "foo", &[("x-forwarded-for", "203.0.113.1")]).await.unwrap();
     for forged in ["203.0.113.2", "127.0.0.1", "", "203.0.113.3, 127.0.0.1"] {
@@ -136,7 +136,7 @@ async fn nobody_gives_itself_out_as_another_address_without_a_trusted_proxy() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_a_trusted_proxy_each_client_is_counted_by_what_the_proxy_says() {
     let proxies = Proxies::new(["127.0.0.0/8".parse::<IpNet>().unwrap()]);
-    let cluster = node(Bounds { proxies, sockets_per_address: Some(1), ..Bounds::default() }).await;
+    let cluster = node(Limits { proxies, sockets_per_address: Some(1), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let _one = websocket(address, "foo", &[("x-forwarded-for", "203.0.113.1")]).await.unwrap();
     let _two = websocket(address, "foo", &[("x-forwarded-for", "203.0.113.2")]).await.unwrap();
@@ -154,7 +154,7 @@ async fn behind_a_trusted_proxy_each_client_is_counted_by_what_the_proxy_says() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_that_opens_sessions_too_fast_waits_and_others_do_not() {
     let proxies = Proxies::new(["127.0.0.1".parse::<IpAddr>().unwrap().into()]);
-    let cluster = node(Bounds { proxies, handshakes: Some(Rate::new(1, 5)), ..Bounds::default() }).await;
+    let cluster = node(Limits { proxies, handshakes: Some(Rate::new(1, 5)), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let one = [("x-forwarded-for", "203.0.113.1")];
     let mut refused = None;
@@ -177,7 +177,7 @@ async fn an_address_that_opens_sessions_too_fast_waits_and_others_do_not() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_has_so_many_sockets_however_many_come_at_the_same_time() {
-    let cluster = node(Bounds { sockets_per_user: Some(3), ..Bounds::default() }).await;
+    let cluster = node(Limits { sockets_per_user: Some(3), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let coming = join_all((0..30).map(|_| Client::connect(address, "foo", &["a"]))).await;
     let (mut there, refused): (Vec<_>, Vec<_>) = coming.into_iter().partition(Result::is_ok);
@@ -197,7 +197,7 @@ async fn a_user_has_so_many_sockets_however_many_come_at_the_same_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_comes_back_at_once_finds_its_place() {
-    let cluster = node(Bounds { sockets_per_user: Some(1), ..Bounds::default() }).await;
+    let cluster = node(Limits { sockets_per_user: Some(1), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     for turn in 0..50 {
         let client = Client::connect(address, "foo", &["a"]).await;

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use rollcall::auth::tls::Tls;
 use rollcall::edge::connections;
 use rollcall::edge::connections::Connections;
-use rollcall::edge::limits::Bounds;
+use rollcall::edge::limits::Limits;
 use rollcall::edge::limits::address::Proxies;
 use rollcall::roster::Registration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -54,7 +54,7 @@ fn crowd(cluster: &Cluster) -> Vec<Registration> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn so_many_connections_are_open_and_one_more_is_told_to_come_later() {
-    let cluster = node(Bounds { connections: Some(3), ..Bounds::default() }).await;
+    let cluster = node(Limits { connections: Some(3), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let client = Client::connect(address, "foo", &["a"]).await.unwrap();
     let idle = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
@@ -80,7 +80,7 @@ async fn so_many_connections_are_open_and_one_more_is_told_to_come_later() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crowd_that_is_turned_away_and_says_nothing_takes_nothing_from_those_inside() {
-    let cluster = node(Bounds { connections: Some(2), ..Bounds::default() }).await;
+    let cluster = node(Limits { connections: Some(2), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let client = Client::connect(address, "foo", &["a"]).await.unwrap();
     let inside = TcpStream::connect(address).await.unwrap();
@@ -103,7 +103,7 @@ async fn a_crowd_that_is_turned_away_and_says_nothing_takes_nothing_from_those_i
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_has_so_many_connections_and_others_are_not_concerned() {
-    let cluster = node(Bounds { connections_per_address: Some(2), ..Bounds::default() }).await;
+    let cluster = node(Limits { connections_per_address: Some(2), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let (one, other) = ([127, 0, 0, 2], [127, 0, 0, 3]);
     let idle = [connect_from(one, address).await, connect_from(one, address).await];
@@ -119,7 +119,7 @@ async fn an_address_has_so_many_connections_and_others_are_not_concerned() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_connections_of_a_trusted_proxy_are_not_counted_by_its_address() {
     let proxies = Proxies::new(["127.0.0.2/32".parse::<IpNet>().unwrap()]);
-    let cluster = node(Bounds { proxies, connections_per_address: Some(2), ..Bounds::default() }).await;
+    let cluster = node(Limits { proxies, connections_per_address: Some(2), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let mut idle = Vec::new();
     for _ in 0..5 {
@@ -134,7 +134,7 @@ async fn the_connections_of_a_trusted_proxy_are_not_counted_by_its_address() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_head_beyond_its_size_or_of_a_thousand_lines_is_answered_431() {
-    let cluster = node(Bounds { head_size: 8 << 10, ..Bounds::default() }).await;
+    let cluster = node(Limits { head_size: 8 << 10, ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let ask = |more: &str| format!("GET /a/users HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{more}\r\n");
     let lines = |count: usize| {
@@ -153,7 +153,7 @@ async fn a_head_beyond_its_size_or_of_a_thousand_lines_is_answered_431() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_beyond_its_size_ends_its_connection_or_is_answered_413() {
-    let cluster = node(Bounds { message_size: 1 << 10, ..Bounds::default() }).await;
+    let cluster = node(Limits { message_size: 1 << 10, ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let auth = |bytes: usize| serde_json::json!({"padding": "x".repeat(bytes)}).to_string();
     let client = Client::with(address, "id_user=foo&room=a", &auth(900)).await.unwrap();
@@ -178,7 +178,7 @@ async fn a_message_beyond_its_size_ends_its_connection_or_is_answered_413() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_sends_a_request_byte_by_byte_is_not_waited_for() {
-    let cluster = node(Bounds { head_within: SOON, ..Bounds::default() }).await;
+    let cluster = node(Limits { head_within: SOON, ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let opened =
         cluster.http.get(format!("http://{address}/socket.io/?EIO=4&transport=polling&id_user=foo&room=a")).send();
@@ -219,7 +219,7 @@ async fn whoever_sends_a_request_byte_by_byte_is_not_waited_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_websocket_on_which_nobody_connects_is_ended() {
-    let cluster = node(Bounds { connect_within: Duration::from_millis(500), ..Bounds::default() }).await;
+    let cluster = node(Limits { connect_within: Duration::from_millis(500), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let mut socket = websocket(address, "foo", &[]).await.unwrap();
     let began = Instant::now();
@@ -241,7 +241,7 @@ async fn a_websocket_on_which_nobody_connects_is_ended() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_takes_a_byte_now_and_then_is_cut_off_and_a_quick_one_gets_all() {
-    let cluster = node(Bounds { answer_within: SOON, ..Bounds::default() }).await;
+    let cluster = node(Limits { answer_within: SOON, ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let crowd = crowd(&cluster);
     assert_eq!(cluster.users(0, "crowd").await.1.len(), crowd.len());
@@ -263,8 +263,8 @@ async fn a_reader_that_takes_a_byte_now_and_then_is_cut_off_and_a_quick_one_gets
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tls_handshake_that_is_not_done_is_not_waited_for_and_counts() {
-    let bounds = Bounds { head_within: SOON, connections: Some(1), ..Bounds::default() };
-    let connections = Connections::new(PATIENCE, PATIENCE, &bounds);
+    let limits = Limits { head_within: SOON, connections: Some(1), ..Limits::default() };
+    let connections = Connections::new(PATIENCE, PATIENCE, &limits);
     let listener = listen_anywhere();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
-use rollcall::edge::limits::Bounds;
+use rollcall::edge::limits::Limits;
 use rollcall::edge::limits::rate::Rate;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
@@ -16,7 +16,7 @@ use super::common::{Client, Cluster, PATIENCE, open, text, until};
 use super::node;
 
 async fn slow_node() -> Cluster {
-    node(Bounds { events: Some(Rate::new(1, 20)), ..Bounds::default() }).await
+    node(Limits { events: Some(Rate::new(1, 20)), ..Limits::default() }).await
 }
 
 /// Others are let in and may change their rooms.
@@ -127,7 +127,7 @@ async fn a_flood_in_one_request_of_a_polling_client_ends_its_session() {
 async fn a_flood_of_what_is_no_event_is_read_slowly_and_the_others_are_not() {
     const RATE: u32 = 4 << 10;
     let bytes = NonZeroU32::new(RATE);
-    let cluster = node(Bounds { bytes, ..Bounds::default() }).await;
+    let cluster = node(Limits { bytes, ..Limits::default() }).await;
     // A namespace that does not exist, in a frame of 11 bytes; each is answered.
     let packet = "40/x,";
     let socket = open(cluster.nodes[0].public, "id_user=foo&room=a", "").await;
@@ -152,7 +152,7 @@ async fn a_flood_of_what_is_no_event_is_read_slowly_and_the_others_are_not() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_clients_do_by_default_is_never_too_much() {
-    let cluster = node(Bounds::default()).await;
+    let cluster = node(Limits::default()).await;
     let client = Client::connect(cluster.nodes[0].public, "foo", &["a"]).await.unwrap();
     for room in 0..63 {
         assert_eq!(client.join(&room.to_string()).await, json!({"ok": true}));

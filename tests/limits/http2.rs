@@ -10,7 +10,7 @@ use bytes::Bytes;
 use rollcall::auth::tls::{Tls, provider};
 use rollcall::edge::connections;
 use rollcall::edge::connections::Connections;
-use rollcall::edge::limits::Bounds;
+use rollcall::edge::limits::Limits;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -48,7 +48,7 @@ struct Port {
 }
 
 impl Port {
-    fn open(bounds: &Bounds) -> Self {
+    fn open(limits: &Limits) -> Self {
         let listener = listen_anywhere();
         let address = listener.local_addr().unwrap();
         let large = Large(Arc::new(vec![b'x'; LARGE]));
@@ -56,7 +56,7 @@ impl Port {
         let answer = move || std::future::ready(Bytes::from_owner(Large(Arc::clone(&body.0))));
         let router =
             axum::Router::new().route("/large", axum::routing::get(answer)).fallback(|| std::future::ready("small"));
-        let connections = Connections::new(PATIENCE, Duration::ZERO, bounds);
+        let connections = Connections::new(PATIENCE, Duration::ZERO, limits);
         let tls = Tls::self_signed(vec!["localhost".to_owned()]).unwrap().acceptor;
         let stop = CancellationToken::new();
         let serving = tokio::spawn(connections::serve(listener, Some(tls), router, connections, stop.clone()));
@@ -104,7 +104,7 @@ async fn rest(stream: &mut TlsStream<TcpStream>) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_headers_are_answered_431_and_some_are_fine() {
-    let port = Port::open(&Bounds::default());
+    let port = Port::open(&Limits::default());
     let mut client = port.client().await.ready().await.unwrap();
     for (count, status) in [(90, 200), (1000, 431)] {
         let mut request = get("/");
@@ -123,7 +123,7 @@ async fn a_thousand_headers_are_answered_431_and_some_are_fine() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_whose_reader_takes_nothing_is_reset_and_the_others_go_on() {
-    let port = Port::open(&Bounds { answer_within: SOON, ..Bounds::default() });
+    let port = Port::open(&Limits { answer_within: SOON, ..Limits::default() });
     let mut client = port.client().await.ready().await.unwrap();
     let (response, _) = client.send_request(get("/large"), true).unwrap();
     let mut body = timeout(PATIENCE, response).await.unwrap().unwrap().into_body();
@@ -148,7 +148,7 @@ async fn a_stream_whose_reader_takes_nothing_is_reset_and_the_others_go_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_has_a_hundred_streams() {
-    let port = Port::open(&Bounds::default());
+    let port = Port::open(&Limits::default());
     let client = port.client().await;
     until("it has said so", || async { client.clone().current_max_send_streams() == 100 }).await;
     port.close().await;
@@ -156,7 +156,7 @@ async fn a_connection_has_a_hundred_streams() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_are_opened_only_to_be_reset_end_their_connection() {
-    let port = Port::open(&Bounds::default());
+    let port = Port::open(&Limits::default());
     let mut stream = port.connect().await;
     let mut bytes = [PREFACE, SETTINGS].concat();
     for number in 0..1000_u32 {
@@ -179,7 +179,7 @@ async fn streams_that_are_opened_only_to_be_reset_end_their_connection() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_agrees_on_http2_and_does_not_begin_it_is_not_waited_for() {
-    let port = Port::open(&Bounds { head_within: SOON, ..Bounds::default() });
+    let port = Port::open(&Limits { head_within: SOON, ..Limits::default() });
     for begins in [&b""[..], &PREFACE[..16]] {
         let mut stream = port.connect().await;
         stream.write_all(begins).await.unwrap();
@@ -193,7 +193,7 @@ async fn who_agrees_on_http2_and_does_not_begin_it_is_not_waited_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_connection_too_many_is_told_so_over_http2() {
-    let port = Port::open(&Bounds { connections: Some(1), ..Bounds::default() });
+    let port = Port::open(&Limits { connections: Some(1), ..Limits::default() });
     let mut first = port.client().await.ready().await.unwrap();
     let (response, _) = first.send_request(get("/small"), true).unwrap();
     assert_eq!(response.await.unwrap().status(), 200);

@@ -11,8 +11,8 @@ mod requests;
 
 use std::net::SocketAddr;
 
-use rollcall::edge::limits::Bounds;
-use rollcall::edge::socketio::{Limits, Transports};
+use rollcall::edge::limits::Limits;
+use rollcall::edge::socketio::{SocketIoConfig, Transports};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -23,9 +23,9 @@ use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use common::{Cluster, Index, PATIENCE, Socket};
 
 /// One node that lets polling clients in, too.
-async fn node(bounds: Bounds) -> Cluster {
-    let clients = Limits { transports: Transports::WebsocketAndPolling, ..Limits::default() };
-    Cluster::bounded(1, Index::memory(), clients, bounds).await
+async fn node(limits: Limits) -> Cluster {
+    let clients = SocketIoConfig { transports: Transports::WebsocketAndPolling, ..SocketIoConfig::default() };
+    Cluster::bounded(1, Index::memory(), clients, limits).await
 }
 
 /// Why nobody was let in: the status, and what `Retry-After` says.

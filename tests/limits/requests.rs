@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use rollcall::edge::limits::Bounds;
-use rollcall::edge::socketio::Limits;
+use rollcall::edge::limits::Limits;
+use rollcall::edge::socketio::SocketIoConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -44,8 +44,8 @@ fn valve(to: SocketAddr, open: watch::Receiver<bool>) -> SocketAddr {
 async fn one_roll_call_too_many_is_refused_at_once_while_others_hang_and_then_all_are_answered() {
     const AT_ONCE: usize = 4;
     const HANG: Duration = Duration::from_secs(4);
-    let bounds = Bounds { requests_at_once: AT_ONCE as u32, ..Bounds::default() };
-    let mut cluster = Cluster::bounded(1, Index::memory(), Limits::default(), bounds).await;
+    let limits = Limits { requests_at_once: AT_ONCE as u32, ..Limits::default() };
+    let mut cluster = Cluster::bounded(1, Index::memory(), SocketIoConfig::default(), limits).await;
     let mesh = listen_anywhere();
     let (shut, open) = watch::channel(true);
     let advertised = valve(mesh.local_addr().unwrap(), open);
@@ -96,7 +96,7 @@ async fn one_roll_call_too_many_is_refused_at_once_while_others_hang_and_then_al
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_nobody_reads_does_not_count_as_a_request() {
-    let cluster = node(Bounds { requests_at_once: 1, ..Bounds::default() }).await;
+    let cluster = node(Limits { requests_at_once: 1, ..Limits::default() }).await;
     let mut unread = Vec::new();
     for _ in 0..20 {
         let mut stream = TcpStream::connect(cluster.nodes[0].public).await.unwrap();

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use rollcall::edge::socketio::{Limits, Transports};
+use rollcall::edge::socketio::{SocketIoConfig, Transports};
 use rollcall::mesh::channel::{Link, by_tcp};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
@@ -94,7 +94,7 @@ async fn a_node_says_in_every_way_why_it_is_not_ready_and_when_it_is() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watcher_hears_that_a_node_goes_and_does_not_hold_it_up() {
-    let both = Limits { transports: Transports::WebsocketAndPolling, ..Limits::default() };
+    let both = SocketIoConfig { transports: Transports::WebsocketAndPolling, ..SocketIoConfig::default() };
     let mut cluster = Cluster::holding(2, Index::memory(), both).await;
     let leaving = cluster.nodes.remove(0);
     let mut watched = health(leaving.mesh).watch(about(NODE)).await.unwrap().into_inner();

@@ -15,8 +15,8 @@ use anyhow::{Context, Result, bail};
 use rollcall::auth::Access;
 use rollcall::directory::redis::Redis;
 use rollcall::edge::connections::listen;
-use rollcall::edge::limits::Bounds;
-use rollcall::edge::socketio::Limits;
+use rollcall::edge::limits::Limits;
+use rollcall::edge::socketio::SocketIoConfig;
 use rollcall::mesh::security::Security;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
 use rollcall::node::{self, Config, Listeners, Node};
@@ -59,9 +59,9 @@ pub async fn run(redis: &str, name: &str) -> Result<()> {
         drain: node::DRAIN,
         linger: reconciler::LINGER,
         cache: node::CACHE,
-        clients: Limits::default(),
+        clients: SocketIoConfig::default(),
         access: Access::default(),
-        bounds: Bounds::default(),
+        limits: Limits::default(),
         cors_origins: Vec::new(),
         tls: None,
         mesh_security: Security::default(),

@@ -18,7 +18,7 @@ use super::effective::Implied;
 use super::values::{duration, in_range};
 use crate::edge::limits::address::Proxies;
 use crate::edge::limits::rate::Rate;
-use crate::edge::limits::{Bounds, FILES_RESERVED, HANDSHAKES, PER_ADDRESS};
+use crate::edge::limits::{FILES_RESERVED, HANDSHAKES, Limits, PER_ADDRESS};
 
 /// The most that any count may be.
 const COUNT_MOST: u32 = 10_000_000;
@@ -153,20 +153,20 @@ impl LimitArgs {
         fn text<T: fmt::Display>(limit: Option<T>) -> String {
             limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string())
         }
-        let bounds = self.bounds(files);
+        let limits = self.limits(files);
         let (files, proxies) = ("the limit of open files", "trusted-proxy");
         [
-            ("connections", text(bounds.connections), files),
-            ("connections-per-address", text(bounds.connections_per_address), proxies),
-            ("sockets-per-address", text(bounds.sockets_per_address), proxies),
-            ("handshakes-per-second", text(bounds.handshakes), proxies),
+            ("connections", text(limits.connections), files),
+            ("connections-per-address", text(limits.connections_per_address), proxies),
+            ("sockets-per-address", text(limits.sockets_per_address), proxies),
+            ("handshakes-per-second", text(limits.handshakes), proxies),
         ]
         .map(|(flag, value, by)| Implied { flag, value, by })
         .into()
     }
 
     /// What these flags mean in a process that may have so many files open.
-    pub fn bounds(&self, files: Option<u64>) -> Bounds {
+    pub fn limits(&self, files: Option<u64>) -> Limits {
         let known = !self.trusted_proxies.is_empty();
         let networks = self.trusted_proxies.iter().filter_map(|proxy| match proxy {
             TrustedProxy::None => None,
@@ -180,7 +180,7 @@ impl LimitArgs {
             let left = files.saturating_sub(FILES_RESERVED).max(files / 2);
             u32::try_from(left).unwrap_or(u32::MAX)
         });
-        Bounds {
+        Limits {
             proxies: Proxies::new(networks),
             connections: self.connections.map_or(of_files, AtMost::count),
             connections_per_address: per_address(self.connections_per_address),
@@ -287,46 +287,46 @@ mod tests {
     use super::*;
     use crate::edge::limits::EVENTS;
 
-    fn bounds(arguments: &str) -> Bounds {
+    fn limits(arguments: &str) -> Limits {
         let arguments = "rollcall serve --identity query".split(' ').chain(arguments.split_whitespace());
         let Ok(Cli { command: Command::Serve(serve), .. }) = Cli::read(arguments.map(OsString::from)) else {
             panic!("they are refused")
         };
-        serve.limits.bounds(Some(10_000))
+        serve.limits.limits(Some(10_000))
     }
 
     /// What is counted by address: connections, sockets, handshakes.
-    fn by_address(bounds: &Bounds) -> (Option<u32>, Option<u32>, Option<Rate>) {
-        (bounds.connections_per_address, bounds.sockets_per_address, bounds.handshakes)
+    fn by_address(limits: &Limits) -> (Option<u32>, Option<u32>, Option<Rate>) {
+        (limits.connections_per_address, limits.sockets_per_address, limits.handshakes)
     }
 
     #[test]
     fn addresses_are_counted_once_it_is_known_whose_they_are() {
-        assert_eq!(by_address(&bounds("")), (None, None, None));
+        assert_eq!(by_address(&limits("")), (None, None, None));
         let counted = (Some(PER_ADDRESS), Some(PER_ADDRESS), Some(HANDSHAKES));
         for known in ["none", "10.0.0.1", "10.0.0.0/8,2001:db8::/32"] {
-            assert_eq!(by_address(&bounds(&format!("--trusted-proxy {known}"))), counted, "{known}");
+            assert_eq!(by_address(&limits(&format!("--trusted-proxy {known}"))), counted, "{known}");
         }
         let off = "--trusted-proxy none --connections-per-address none --sockets-per-address none \
                    --handshakes-per-second none";
-        assert_eq!(by_address(&bounds(off)), (None, None, None));
-        assert_eq!(by_address(&bounds("--sockets-per-address 7")), (None, Some(7), None));
+        assert_eq!(by_address(&limits(off)), (None, None, None));
+        assert_eq!(by_address(&limits("--sockets-per-address 7")), (None, Some(7), None));
     }
 
     #[test]
     fn what_is_on_by_default_and_how_it_is_changed() {
-        let default = bounds("");
+        let default = limits("");
         assert_eq!((default.connections, default.events), (Some(10_000 - 256), Some(EVENTS)));
         assert_eq!(default.sockets_per_user, None);
-        let told = bounds("--connections 5 --events-per-second none --sockets-per-user 3 --message-size 2KiB");
+        let told = limits("--connections 5 --events-per-second none --sockets-per-user 3 --message-size 2KiB");
         assert_eq!((told.connections, told.events, told.sockets_per_user), (Some(5), None, Some(3)));
         assert_eq!(told.message_size, 2048);
-        assert_eq!(bounds("--connections none").connections, None);
+        assert_eq!(limits("--connections none").connections, None);
     }
 
     #[test]
     fn the_defaults_of_the_flags_are_those_of_the_library() {
-        let library = Bounds { connections: Some(10_000 - 256), ..Bounds::default() };
-        assert_eq!(format!("{:?}", bounds("")), format!("{library:?}"));
+        let library = Limits { connections: Some(10_000 - 256), ..Limits::default() };
+        assert_eq!(format!("{:?}", limits("")), format!("{library:?}"));
     }
 }

@@ -5,7 +5,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::edge::limits::Bounds;
+use crate::edge::limits::Limits;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Terms {
@@ -25,14 +25,14 @@ pub struct Terms {
 
 impl Terms {
     /// No answer is waited for longer than `longest_wait` before it begins.
-    pub fn new(stuck_after: Duration, longest_wait: Duration, bounds: &Bounds) -> Self {
+    pub fn new(stuck_after: Duration, longest_wait: Duration, limits: &Limits) -> Self {
         Self {
             stuck_after,
-            head_within: bounds.head_within,
-            head_size: bounds.head_size,
-            answer_within: bounds.answer_within,
-            bytes_per_second: bounds.bytes,
-            stream_within: longest_wait + bounds.answer_within,
+            head_within: limits.head_within,
+            head_size: limits.head_size,
+            answer_within: limits.answer_within,
+            bytes_per_second: limits.bytes,
+            stream_within: longest_wait + limits.answer_within,
         }
     }
 }

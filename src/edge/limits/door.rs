@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Bounds;
+use super::Limits;
 use super::address::{Address, Proxies};
 use super::complaints::Complaints;
 use super::counts::{Counts, Place};
@@ -52,14 +52,14 @@ pub struct TurnedAway {
 }
 
 impl Door {
-    pub fn new(bounds: &Bounds) -> Self {
-        let most = bounds.connections.map_or(Semaphore::MAX_PERMITS, |most| most as usize);
+    pub fn new(limits: &Limits) -> Self {
+        let most = limits.connections.map_or(Semaphore::MAX_PERMITS, |most| most as usize);
         Self {
             open: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
             told: Arc::new(Semaphore::new(TOLD_MOST)),
             of_address: Counts::default(),
-            per_address: bounds.connections_per_address.unwrap_or(u32::MAX),
-            proxies: bounds.proxies.clone(),
+            per_address: limits.connections_per_address.unwrap_or(u32::MAX),
+            proxies: limits.proxies.clone(),
             complaints: Complaints::default(),
         }
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, Request, header};
 use axum::response::Response;
 
-use super::Bounds;
+use super::Limits;
 use super::address::{Address, Proxies};
 use super::complaints::Complaints;
 use super::counts::{Counts, Place};
@@ -37,13 +37,13 @@ pub struct Client {
 }
 
 impl Turnstile {
-    pub fn new(bounds: &Bounds) -> Arc<Self> {
+    pub fn new(limits: &Limits) -> Arc<Self> {
         Arc::new(Self {
-            proxies: bounds.proxies.clone(),
-            per_address: bounds.sockets_per_address,
+            proxies: limits.proxies.clone(),
+            per_address: limits.sockets_per_address,
             of_address: Counts::default(),
-            handshakes: bounds.handshakes.map(PerKey::new),
-            events: bounds.events,
+            handshakes: limits.handshakes.map(PerKey::new),
+            events: limits.events,
             complaints: Arc::default(),
         })
     }

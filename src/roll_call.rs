@@ -32,7 +32,7 @@ use tracing::{Instrument as _, Span, debug};
 use crate::clock::BootInstant;
 use crate::directory::{Directory, LeaseAndCount};
 use crate::membership::{Member, Membership, View};
-use crate::mesh::peers::{Peers, Reply, Silence};
+use crate::mesh::peers::{PeerError, PeerReply, Peers};
 use crate::names::{NodeId, NodeName, Room};
 use crate::roster::{CachedVersion, Roster};
 use crate::telemetry::logging::request;
@@ -102,7 +102,7 @@ struct Asked {
     node: NodeId,
     name: NodeName,
     took: Duration,
-    reply: Result<Vouched, Silence>,
+    reply: Result<Vouched, PeerError>,
 }
 
 impl RollCall {
@@ -232,7 +232,7 @@ impl Caller {
                 Some(None) if knows => plan.gone.push(node),
                 Some(None) | None => {
                     let name = NodeName::from_any(node.as_str());
-                    unknown.push(Asked { node, name, took: Duration::ZERO, reply: Err(Silence::Failed) });
+                    unknown.push(Asked { node, name, took: Duration::ZERO, reply: Err(PeerError::Failed) });
                 }
             }
         }
@@ -279,13 +279,13 @@ impl Caller {
         };
         let reply = match self.lookup(mesh, &now, room, self.parts.hold(room, &now), until).await {
             Ok(Ok(vouched)) => Ok(vouched),
-            Ok(Err(Moved(_))) => Err(Silence::Failed),
+            Ok(Err(Moved(_))) => Err(PeerError::Failed),
             Err(silence) => Err(silence),
         };
         let own = now.process() == self.roster.incarnation().process();
         let mut answers = Vec::with_capacity(2);
         if now.process() != node.process() {
-            answers.push(asked(node, Err(Silence::Refused)));
+            answers.push(asked(node, Err(PeerError::Refused)));
         }
         if !own {
             answers.push(asked(&now, reply));
@@ -300,12 +300,12 @@ impl Caller {
         room: &Room,
         held: Option<Arc<Rows>>,
         until: Instant,
-    ) -> Result<Result<Vouched, Moved>, Silence> {
+    ) -> Result<Result<Vouched, Moved>, PeerError> {
         let known = held.as_ref().map(|held| held.version);
         let within = until.saturating_duration_since(Instant::now());
         Ok(match self.peers.lookup(mesh, node, room, known, within).await? {
-            Reply::Moved(now) => Err(Moved(now)),
-            Reply::Part(part) => Ok(self.parts.take(room, held, part)?),
+            PeerReply::NodeIdChanged(now) => Err(Moved(now)),
+            PeerReply::Snapshot(part) => Ok(self.parts.take(room, held, part)?),
         })
     }
 

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::clock::BootInstant;
 use crate::membership::Member;
-use crate::mesh::peers::{Peers, Silence};
+use crate::mesh::peers::{PeerError, Peers};
 use crate::status::health::Report;
 use description::{Describer, Description, ROOMS_MOST};
 use merge::merge;
@@ -132,7 +132,7 @@ pub struct Asked {
     pub took: Duration,
     pub circuit_open: bool,
     /// `None`: its version cannot say.
-    pub reply: Result<Option<Description>, Silence>,
+    pub reply: Result<Option<Description>, PeerError>,
 }
 
 /// The node that asks.

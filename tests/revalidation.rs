@@ -12,7 +12,7 @@ use common::{Cluster, Index, listen_anywhere, mesh_client, until};
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::{self, BoxStream, Empty};
-use rollcall::mesh::peers::{Peers, Reply, Silence};
+use rollcall::mesh::peers::{PeerError, PeerReply, Peers};
 use rollcall::mesh::proto::mesh_service_server::{MeshService, MeshServiceServer};
 use rollcall::mesh::proto::{
     AnnounceRequest, AnnounceResponse, DescribeRequest, DescribeResponse, ListRoomsRequest, ListRoomsResponse,
@@ -115,14 +115,14 @@ impl Asking {
         Self { peers: Peers::default(), mesh, peer, _serving: serving }
     }
 
-    async fn lookup(&self, room: &str, within: Duration) -> Result<Reply, Silence> {
+    async fn lookup(&self, room: &str, within: Duration) -> Result<PeerReply, PeerError> {
         self.peers.lookup(&self.mesh, &self.peer.node, &Room::parse(room).unwrap(), Some(HELD), within).await
     }
 
     /// Which way the answer came, which is the one to this question.
     async fn way(&self, room: &str) -> String {
         let reply = self.lookup(room, WITHIN).await;
-        let Ok(Reply::Part(part)) = &reply else { panic!("{reply:?}") };
+        let Ok(PeerReply::Snapshot(part)) = &reply else { panic!("{reply:?}") };
         let RowsUpdate::Full(rows) = &part.update else { panic!("{part:?}") };
         assert_eq!((rows.len(), rows[0].id_user.as_str()), (1, room), "the answer to another question");
         rows[0].id_socket.to_string()
@@ -178,7 +178,7 @@ async fn an_answer_that_comes_too_late_is_not_taken_for_that_to_the_next_questio
     asking.streams().await;
     let calls = asking.calls();
     for _ in 0..3 {
-        assert_eq!(asking.lookup("late", Duration::from_millis(20)).await.unwrap_err(), Silence::Deadline);
+        assert_eq!(asking.lookup("late", Duration::from_millis(20)).await.unwrap_err(), PeerError::Deadline);
         assert_eq!(asking.way("in time").await, "stream");
     }
     assert_eq!((asking.opened(), asking.calls()), (1, calls));

@@ -6,7 +6,7 @@ use criterion::Criterion;
 use rollcall::auth::By;
 use rollcall::membership::Membership;
 use rollcall::mesh::accept;
-use rollcall::mesh::peers::{Peers, Reply};
+use rollcall::mesh::peers::{PeerReply, Peers};
 use rollcall::mesh::security::Security;
 use rollcall::mesh_service;
 use rollcall::names::NodeId;
@@ -44,7 +44,7 @@ pub fn lookup(criterion: &mut Criterion) {
 
     let peers = Peers::default();
     let ask = async |known| match peers.lookup(&address, &node, &room, known, node::DEADLINE_MOST).await {
-        Ok(Reply::Part(part)) => part,
+        Ok(PeerReply::Snapshot(part)) => part,
         other => panic!("it says {other:?}"),
     };
     let held = runtime.block_on(ask(None));

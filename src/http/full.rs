@@ -13,7 +13,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::paced::{self, PIECE};
-use crate::mesh::peers::Silence;
+use crate::mesh::peers::PeerError;
 use crate::names::{NodeId, NodeName, Room, SocketId, UserId};
 use crate::roll_call::answer::{Answer, Source};
 
@@ -55,7 +55,7 @@ pub struct Node<'a> {
     /// It said that they are those of the last time.
     unchanged: bool,
     /// Why its answer is missing, if it is.
-    error: Option<Silence>,
+    error: Option<PeerError>,
     /// How long it took, in milliseconds.
     #[schema(minimum = 0)]
     took_ms: f64,
@@ -184,7 +184,7 @@ mod tests {
                 took: Duration::from_millis(1),
                 reply: rows
                     .map(|rows| Vouched { rows: Arc::new(rows), unchanged: false })
-                    .ok_or((Silence::Deadline, Verdict::Unanswered { unresolved: Some(3) })),
+                    .ok_or((PeerError::Deadline, Verdict::Unanswered { unresolved: Some(3) })),
             }
         });
         let (room, outcomes) = (Room::parse("a").unwrap(), outcomes.collect());

@@ -15,7 +15,7 @@ use tracing::debug;
 use super::table::Said;
 use super::{Leaving, Membership};
 use crate::clock::BootInstant;
-use crate::mesh::peers::{Peers, Silence};
+use crate::mesh::peers::{PeerError, Peers};
 use crate::names::NodeId;
 
 /// How long a member may take to answer.
@@ -31,7 +31,7 @@ struct Told {
     node: NodeId,
     sequence: u64,
     sent: BootInstant,
-    answer: Result<Said, Silence>,
+    answer: Result<Said, PeerError>,
 }
 
 impl Membership {
@@ -99,8 +99,8 @@ impl Membership {
         let Told { node, sequence, sent, answer } = told;
         let said = match answer {
             Ok(said) => said,
-            Err(silence) => {
-                debug!(peer = %node, reason = %silence, "a member did not acknowledge");
+            Err(error) => {
+                debug!(peer = %node, reason = %error, "a member did not acknowledge");
                 return Err(node);
             }
         };

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use super::peers::Silence;
+use super::peers::PeerError;
 use super::proto;
 use crate::mesh_service::description;
 use crate::names::{NameError, NodeId, SocketId, UserId};
@@ -20,7 +20,7 @@ pub fn part(
     asked: &NodeId,
     known: Option<u64>,
     response: &proto::LookupSocketsResponse,
-) -> Result<RoomSnapshot, Silence> {
+) -> Result<RoomSnapshot, PeerError> {
     let empty = response.sockets.is_empty() && response.gone.is_empty();
     let told_changes = response.changes_since != 0;
     let senseless = response.version == 0 && (!empty || told_changes)
@@ -29,7 +29,7 @@ pub fn part(
         || !told_changes && !response.gone.is_empty();
     if response.node_id != asked.as_str() || senseless {
         Oddity::SenselessAnswer.note(format_args!("{asked} answers for {:.40?}", response.node_id));
-        return Err(Silence::Failed);
+        return Err(PeerError::Failed);
     }
     let told = if response.unchanged {
         RowsUpdate::Unchanged
@@ -44,16 +44,16 @@ pub fn part(
 }
 
 /// What an answer says of the node that was asked, under whatever id that goes by now.
-pub fn described(asked: &NodeId, response: &proto::DescribeResponse) -> Result<Description, Silence> {
+pub fn described(asked: &NodeId, response: &proto::DescribeResponse) -> Result<Description, PeerError> {
     let described = description::decode(response).map_err(|error| {
         Oddity::SenselessAnswer.note(format_args!("of {asked} the description {error}"));
-        Silence::Failed
+        PeerError::Failed
     })?;
     // Another process listens there.
-    (described.node.process() == asked.process()).then_some(described).ok_or(Silence::Refused)
+    (described.node.process() == asked.process()).then_some(described).ok_or(PeerError::Refused)
 }
 
-fn rows(asked: &NodeId, sockets: &[proto::Socket]) -> Result<Vec<Row>, Silence> {
+fn rows(asked: &NodeId, sockets: &[proto::Socket]) -> Result<Vec<Row>, PeerError> {
     let mut seen = HashSet::with_capacity(sockets.len());
     let mut rows = Vec::with_capacity(sockets.len());
     for socket in sockets {
@@ -70,9 +70,9 @@ fn rows(asked: &NodeId, sockets: &[proto::Socket]) -> Result<Vec<Row>, Silence> 
     Ok(rows)
 }
 
-fn misnamed(asked: &NodeId, error: NameError) -> Silence {
+fn misnamed(asked: &NodeId, error: NameError) -> PeerError {
     Oddity::SenselessAnswer.note(format_args!("{asked} names a socket or a user that {error}"));
-    Silence::Failed
+    PeerError::Failed
 }
 
 #[cfg(test)]
@@ -103,7 +103,7 @@ mod tests {
         let unasked = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[]) };
         for senseless in [answer(&other, &[]), unasked, answer(&asked, &[("", "foo")]), answer(&asked, &[("s", "\n")])]
         {
-            assert_eq!(part(&asked, None, &senseless).unwrap_err(), Silence::Failed);
+            assert_eq!(part(&asked, None, &senseless).unwrap_err(), PeerError::Failed);
         }
         let unchanged = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[]) };
         let held = part(&asked, Some(1), &unchanged).unwrap();
@@ -114,7 +114,7 @@ mod tests {
         let changed = part(&asked, Some(7), &changes).unwrap();
         let removed = vec![SocketId::parse("s2").unwrap()];
         assert_eq!(changed.update, RowsUpdate::Delta(RowsDelta { since: 7, removed, added: vec![] }));
-        assert_eq!(part(&asked, None, &changes).unwrap_err(), Silence::Failed, "it was not asked for changes");
+        assert_eq!(part(&asked, None, &changes).unwrap_err(), PeerError::Failed, "it was not asked for changes");
         let of_none = proto::LookupSocketsResponse { version: 0, ..changes.clone() };
         let and_unchanged = proto::LookupSocketsResponse { unchanged: true, version: 7, ..changes.clone() };
         let among_all = proto::LookupSocketsResponse { changes_since: 0, ..changes.clone() };
@@ -129,7 +129,7 @@ mod tests {
             (7, among_all),
             (7, misnamed),
         ] {
-            assert_eq!(part(&asked, Some(known), &senseless).unwrap_err(), Silence::Failed, "{senseless:?}");
+            assert_eq!(part(&asked, Some(known), &senseless).unwrap_err(), PeerError::Failed, "{senseless:?}");
         }
         let after = [Oddity::SenselessAnswer, Oddity::RepeatedRow].map(Oddity::count);
         assert_eq!([after[0] - before[0], after[1] - before[1]], [13, 1], "each is counted");

@@ -1,7 +1,7 @@
 //! The asking end of the mesh: a link to each address for what is answered at once, one for what may wait, and a deadline
 //! on every call.
 //!
-//! Owns the [links](super::channel), the circuit of each, and the translation of every failure into a [`Silence`]; what an
+//! Owns the [links](super::channel), the circuit of each, and the translation of every failure into a [`PeerError`]; what an
 //! answer tells is found out by [`answers`]. Never calls twice: a call that failed is an answer to its caller, who has a
 //! deadline of its own.
 
@@ -41,7 +41,7 @@ use crate::telemetry::traces;
 /// Why a peer's answer is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Silence {
+pub enum PeerError {
     /// It did not answer in time.
     Deadline,
     /// Nobody listens at its address, who listens there is another node, or one of the two does not trust the other.
@@ -52,7 +52,7 @@ pub enum Silence {
     Overloaded,
 }
 
-impl fmt::Display for Silence {
+impl fmt::Display for PeerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Deadline => "deadline",
@@ -63,12 +63,12 @@ impl fmt::Display for Silence {
     }
 }
 
-/// What a peer said to a lookup.
+/// The reply of a peer to a lookup.
 #[derive(Debug)]
-pub enum Reply {
-    Part(RoomSnapshot),
-    /// The node at that address goes by another id now.
-    Moved(NodeId),
+pub enum PeerReply {
+    Snapshot(RoomSnapshot),
+    /// The process at that address has another node id now, this one.
+    NodeIdChanged(NodeId),
 }
 
 /// Cheap to clone.
@@ -125,7 +125,7 @@ impl Peers {
         room: &Room,
         known: Option<u64>,
         within: Duration,
-    ) -> Result<Reply, Silence> {
+    ) -> Result<PeerReply, PeerError> {
         let peer = self.peer(mesh)?;
         let (call, within) = Call::begin(&peer.circuit, within).inspect_err(|_| peer.lookups.skipped())?;
         let lookup = peer.lookups.begin();
@@ -139,11 +139,12 @@ impl Peers {
         let span = traces::lookup(mesh, node, room);
         let answer = timeout(within, peer.ask(question, within, &span)).instrument(span.clone()).await;
         let reply = match call.end(answer) {
-            Ok(response) => answers::part(node, known, &response).map(Reply::Part),
-            Err(Failure::Said(status)) => {
-                moved(&status).filter(|now| now != node).map(Reply::Moved).ok_or_else(|| silence(&status))
-            }
-            Err(Failure::Late) => Err(Silence::Deadline),
+            Ok(response) => answers::part(node, known, &response).map(PeerReply::Snapshot),
+            Err(Failure::Said(status)) => moved(&status)
+                .filter(|now| now != node)
+                .map(PeerReply::NodeIdChanged)
+                .ok_or_else(|| peer_error(&status)),
+            Err(Failure::Late) => Err(PeerError::Deadline),
         };
         lookup.end(&reply);
         traces::looked_up(&span, &reply);
@@ -154,17 +155,17 @@ impl Peers {
     ///
     /// # Errors
     /// Whatever came instead of an answer within `within`.
-    pub async fn announce(&self, mesh: &SmolStr, said: &Said, within: Duration) -> Result<Said, Silence> {
+    pub async fn announce(&self, mesh: &SmolStr, said: &Said, within: Duration) -> Result<Said, PeerError> {
         let peer = self.peer(mesh)?;
         let call = Call { circuit: &peer.circuit, began: BootInstant::now(), probing: false };
         let request = proto::AnnounceRequest { status: Some(status::encode(said)) };
         match call.end(timeout(within, peer.client().announce(request)).await) {
             Ok(response) => {
-                let status = response.status.ok_or(Silence::Failed)?;
-                status::decode(status).map_err(|_| Silence::Failed)
+                let status = response.status.ok_or(PeerError::Failed)?;
+                status::decode(status).map_err(|_| PeerError::Failed)
             }
-            Err(Failure::Said(status)) => Err(silence(&status)),
-            Err(Failure::Late) => Err(Silence::Deadline),
+            Err(Failure::Said(status)) => Err(peer_error(&status)),
+            Err(Failure::Late) => Err(PeerError::Deadline),
         }
     }
 
@@ -177,7 +178,7 @@ impl Peers {
         mesh: &SmolStr,
         node: &NodeId,
         within: Duration,
-    ) -> Result<Option<Description>, Silence> {
+    ) -> Result<Option<Description>, PeerError> {
         let peer = self.peer(mesh)?;
         let mut client = peer.client().max_decoding_message_size(description::MAX_BYTES);
         let call = Call { circuit: &peer.circuit, began: BootInstant::now(), probing: false };
@@ -186,8 +187,8 @@ impl Peers {
         match call.end(timeout(within, client.describe(request)).await) {
             Ok(response) => answers::described(node, &response).map(Some),
             Err(Failure::Said(status)) if status.code() == Code::Unimplemented => Ok(None),
-            Err(Failure::Said(status)) => Err(silence(&status)),
-            Err(Failure::Late) => Err(Silence::Deadline),
+            Err(Failure::Said(status)) => Err(peer_error(&status)),
+            Err(Failure::Late) => Err(PeerError::Deadline),
         }
     }
 
@@ -201,18 +202,18 @@ impl Peers {
         mesh: &SmolStr,
         request: ForwardRequest,
         within: Duration,
-    ) -> Result<Response, Silence> {
+    ) -> Result<Response, PeerError> {
         let peer = self.peer(mesh)?;
         if lock(&peer.circuit).is_open() {
-            return Err(Silence::Deadline);
+            return Err(PeerError::Deadline);
         }
-        let _one = peer.forwards.try_acquire().map_err(|_| Silence::Overloaded)?;
+        let _one = peer.forwards.try_acquire().map_err(|_| PeerError::Overloaded)?;
         let mut request = tonic::Request::new(request);
         request.set_timeout(within);
         match timeout(within, peer.polling.clone().forward(request)).await {
-            Ok(Ok(answer)) => forward::decode_answer(answer.into_inner()).ok_or(Silence::Failed),
-            Ok(Err(status)) => Err(silence(&status)),
-            Err(_elapsed) => Err(Silence::Deadline),
+            Ok(Ok(answer)) => forward::decode_answer(answer.into_inner()).ok_or(PeerError::Failed),
+            Ok(Err(status)) => Err(peer_error(&status)),
+            Err(_elapsed) => Err(PeerError::Deadline),
         }
     }
 
@@ -234,12 +235,12 @@ impl Peers {
         self.lock().retain(|mesh, _| in_use(mesh));
     }
 
-    fn peer(&self, mesh: &SmolStr) -> Result<Arc<Peer>, Silence> {
+    fn peer(&self, mesh: &SmolStr) -> Result<Arc<Peer>, PeerError> {
         if let Some(peer) = self.lock().get(mesh) {
             return Ok(Arc::clone(peer));
         }
         // An address that is none came from a node entry or a status; it is that node's failure.
-        let link = || Link::secured(mesh, self.connect, self.security.clone()).map_err(|_| Silence::Failed);
+        let link = || Link::secured(mesh, self.connect, self.security.clone()).map_err(|_| PeerError::Failed);
         let peer = Arc::new(Peer {
             link: link()?,
             polling: PollingServiceClient::new(link()?).max_decoding_message_size(MAX_FORWARDED_BYTES),
@@ -292,33 +293,33 @@ enum Failure {
 
 impl<'a> Call<'a> {
     /// Returns how long it may take. Fails where the circuit is open and somebody else is asking.
-    fn begin(circuit: &'a Mutex<Circuit>, within: Duration) -> Result<(Self, Duration), Silence> {
+    fn begin(circuit: &'a Mutex<Circuit>, within: Duration) -> Result<(Self, Duration), PeerError> {
         let patience = lock(circuit).admit();
         let call = |probing| Self { circuit, began: BootInstant::now(), probing };
         match patience {
             Patience::Whole => Ok((call(false), within)),
             Patience::Probe(most) => Ok((call(true), within.min(most))),
-            Patience::None => Err(Silence::Deadline),
+            Patience::None => Err(PeerError::Deadline),
         }
     }
 
     fn end<T>(&self, answer: Result<Result<tonic::Response<T>, Status>, Elapsed>) -> Result<T, Failure> {
         let mut circuit = lock(self.circuit);
-        let (answer, silence) = match answer {
-            Err(_elapsed) => (Err(Failure::Late), Some(Silence::Deadline)),
+        let (answer, error) = match answer {
+            Err(_elapsed) => (Err(Failure::Late), Some(PeerError::Deadline)),
             Ok(Ok(response)) => (Ok(response.into_inner()), None),
             Ok(Err(status)) => {
-                let silence = silence(&status);
+                let error = peer_error(&status);
                 // What has no cause on this side is the peer's own word.
-                let answered = status.source().is_none() && silence != Silence::Deadline;
-                (Err(Failure::Said(status)), Some(silence).filter(|_| !answered))
+                let answered = status.source().is_none() && error != PeerError::Deadline;
+                (Err(Failure::Said(status)), Some(error).filter(|_| !answered))
             }
         };
-        match silence {
-            None | Some(Silence::Refused) => circuit.answered(),
-            Some(Silence::Deadline) => circuit.missed(self.began, BootInstant::now()),
+        match error {
+            None | Some(PeerError::Refused) => circuit.answered(),
+            Some(PeerError::Deadline) => circuit.missed(self.began, BootInstant::now()),
             // The connection broke; a peer that hangs breaks its connections too, by not keeping them alive.
-            Some(Silence::Failed | Silence::Overloaded) => {}
+            Some(PeerError::Failed | PeerError::Overloaded) => {}
         }
         answer
     }
@@ -344,18 +345,18 @@ fn moved(status: &Status) -> Option<NodeId> {
     NodeId::parse(named.to_str().ok()?).ok()
 }
 
-fn silence(status: &Status) -> Silence {
+fn peer_error(status: &Status) -> PeerError {
     match status.code() {
         // tonic calls it cancelled when the time that a call was given has run out, on either side.
-        Code::DeadlineExceeded | Code::Cancelled => Silence::Deadline,
-        Code::ResourceExhausted => Silence::Overloaded,
-        Code::FailedPrecondition | Code::Unauthenticated | Code::PermissionDenied => Silence::Refused,
-        _ => status.source().and_then(|cause| cause.downcast_ref()).map_or(Silence::Failed, |broken| match broken {
-            Broken::Silent => Silence::Deadline,
-            Broken::Distrusted(_) => Silence::Refused,
-            Broken::Unreachable(error) if error.kind() == io::ErrorKind::TimedOut => Silence::Deadline,
-            Broken::Unreachable(error) if error.kind() == io::ErrorKind::ConnectionRefused => Silence::Refused,
-            Broken::Unreachable(_) | Broken::Lost(_) | Broken::Unwritten(_) => Silence::Failed,
+        Code::DeadlineExceeded | Code::Cancelled => PeerError::Deadline,
+        Code::ResourceExhausted => PeerError::Overloaded,
+        Code::FailedPrecondition | Code::Unauthenticated | Code::PermissionDenied => PeerError::Refused,
+        _ => status.source().and_then(|cause| cause.downcast_ref()).map_or(PeerError::Failed, |broken| match broken {
+            Broken::Silent => PeerError::Deadline,
+            Broken::Distrusted(_) => PeerError::Refused,
+            Broken::Unreachable(error) if error.kind() == io::ErrorKind::TimedOut => PeerError::Deadline,
+            Broken::Unreachable(error) if error.kind() == io::ErrorKind::ConnectionRefused => PeerError::Refused,
+            Broken::Unreachable(_) | Broken::Lost(_) | Broken::Unwritten(_) => PeerError::Failed,
         }),
     }
 }

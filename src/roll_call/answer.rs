@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::list::List;
 use super::rows::Rows;
 use crate::directory::LeaseAndCount;
-use crate::mesh::peers::Silence;
+use crate::mesh::peers::PeerError;
 use crate::names::{NodeId, NodeName, Room};
 use crate::roster::Row;
 
@@ -52,7 +52,7 @@ pub struct Outcome {
     pub node: NodeId,
     pub name: NodeName,
     pub took: Duration,
-    pub reply: Result<Vouched, (Silence, Verdict)>,
+    pub reply: Result<Vouched, (PeerError, Verdict)>,
 }
 
 /// The answer to a roll call.
@@ -78,7 +78,7 @@ pub struct NodeAnswer {
     pub node: NodeId,
     pub name: NodeName,
     pub took: Duration,
-    pub said: Result<Vouched, Silence>,
+    pub said: Result<Vouched, PeerError>,
 }
 
 impl Verdict {
@@ -170,7 +170,7 @@ impl Answer {
     }
 
     /// The nodes that did not answer, and why.
-    pub fn unanswered(&self) -> impl Iterator<Item = (&NodeName, Silence)> {
+    pub fn unanswered(&self) -> impl Iterator<Item = (&NodeName, PeerError)> {
         self.nodes.iter().filter_map(|node| Some((&node.name, *node.said.as_ref().err()?)))
     }
 }
@@ -198,7 +198,7 @@ mod tests {
     use crate::directory::NodeEntry;
     use crate::names::{SocketId, UserId};
 
-    fn outcome(node: &NodeId, reply: Result<&[&str], (Silence, Verdict)>) -> Outcome {
+    fn outcome(node: &NodeId, reply: Result<&[&str], (PeerError, Verdict)>) -> Outcome {
         let rows = |ids: &[&str]| {
             let row =
                 |id: &&str| Row { id_socket: SocketId::parse(id).unwrap(), id_user: UserId::parse("foo").unwrap() };
@@ -221,8 +221,8 @@ mod tests {
         answer.rows().map(|(_, row)| row.id_socket.as_str()).collect()
     }
 
-    const OPEN: fn(Option<u64>) -> (Silence, Verdict) =
-        |unresolved| (Silence::Deadline, Verdict::Unanswered { unresolved });
+    const OPEN: fn(Option<u64>) -> (PeerError, Verdict) =
+        |unresolved| (PeerError::Deadline, Verdict::Unanswered { unresolved });
 
     #[test]
     fn parts_are_joined_and_every_silence_is_named_and_counted() {
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn the_dead_are_left_out_and_the_answer_is_complete() {
         let [one, dead] = [(); 2].map(|()| NodeId::new_process());
-        let answer = join(vec![outcome(&one, Ok(&["s1"])), outcome(&dead, Err((Silence::Refused, Verdict::Dead)))]);
+        let answer = join(vec![outcome(&one, Ok(&["s1"])), outcome(&dead, Err((PeerError::Refused, Verdict::Dead)))]);
         assert_eq!((answer.complete, ids(&answer), answer.nodes.len()), (true, vec!["s1"], 1));
     }
 

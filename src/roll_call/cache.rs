@@ -12,7 +12,7 @@ use quick_cache::{OptionsBuilder, Weighter};
 
 use super::answer::Vouched;
 use super::rows::Rows;
-use crate::mesh::peers::Silence;
+use crate::mesh::peers::PeerError;
 use crate::names::{NodeId, Room};
 use crate::roster::{RoomSnapshot, RowsUpdate};
 use crate::telemetry::anomalies::Oddity;
@@ -65,7 +65,7 @@ impl Parts {
     ///
     /// # Errors
     /// A failure where it tells changes that do not fit `held`.
-    pub fn take(&self, room: &Room, held: Option<Arc<Rows>>, part: RoomSnapshot) -> Result<Vouched, Silence> {
+    pub fn take(&self, room: &Room, held: Option<Arc<Rows>>, part: RoomSnapshot) -> Result<Vouched, PeerError> {
         let taken = match part.update {
             RowsUpdate::Unchanged => return Ok(Vouched { rows: held.unwrap_or_default(), unchanged: true }),
             RowsUpdate::Delta(changes) => held.as_ref().and_then(|held| held.with(part.version, changes)),
@@ -74,7 +74,7 @@ impl Parts {
         let Some(taken) = taken.map(Arc::new) else {
             Oddity::MisfitChanges.note(format_args!("{} tells changes of other rows than it told before", part.node));
             self.forget(room, &part.node);
-            return Err(Silence::Failed);
+            return Err(PeerError::Failed);
         };
         if part.version != 0 {
             self.0.insert((room.clone(), part.node), Arc::clone(&taken));
@@ -154,7 +154,7 @@ mod tests {
         ] {
             let held = hold();
             assert!(held.is_some());
-            assert_eq!(parts.take(&room, held, part(&node, 9, misfit)).unwrap_err(), Silence::Failed);
+            assert_eq!(parts.take(&room, held, part(&node, 9, misfit)).unwrap_err(), PeerError::Failed);
             assert!(parts.hold(&room, &node).is_none(), "and all is asked for next time");
         }
         assert_eq!(Oddity::MisfitChanges.count() - before, 4, "each is counted");

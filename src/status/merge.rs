@@ -54,7 +54,7 @@ pub fn merge(own: Own, asked: &[Asked], now: Timestamp) -> Status {
             let error = match &asked.reply {
                 Ok(Some(_)) => None,
                 Ok(None) => Some("older".into()),
-                Err(silence) => Some(smol_str::format_smolstr!("{silence}")),
+                Err(error) => Some(smol_str::format_smolstr!("{error}")),
             };
             Node {
                 id: described.map_or(&asked.member.node, |said| &said.node).as_str().into(),

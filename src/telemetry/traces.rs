@@ -22,7 +22,7 @@ use tracing::{Metadata, Span, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use crate::directory::RoomOwners;
-use crate::mesh::peers::{Reply, Silence};
+use crate::mesh::peers::{PeerError, PeerReply};
 use crate::names::{NodeId, Room};
 use crate::roll_call::answer::{Answer, Source};
 use crate::roster::RowsUpdate;
@@ -185,13 +185,13 @@ pub fn lookup(mesh: &str, node: &NodeId, room: &Room) -> Span {
 }
 
 /// What came of asking a peer.
-pub fn looked_up(span: &Span, reply: &Result<Reply, Silence>) {
+pub fn looked_up(span: &Span, reply: &Result<PeerReply, PeerError>) {
     if span.is_disabled() {
         return;
     }
     match reply {
-        Ok(Reply::Part(part)) => span.record("rollcall.unchanged", part.update == RowsUpdate::Unchanged),
-        Ok(Reply::Moved(_)) => span.record("error.type", "moved"),
+        Ok(PeerReply::Snapshot(part)) => span.record("rollcall.unchanged", part.update == RowsUpdate::Unchanged),
+        Ok(PeerReply::NodeIdChanged(_)) => span.record("error.type", "moved"),
         Err(silence) => {
             span.record("error.type", silence.to_string());
             span.record("otel.status_code", "ERROR")

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rollcall::mesh::channel::{Link, by_tcp};
-use rollcall::mesh::peers::{Peers, Reply, Silence};
+use rollcall::mesh::peers::{PeerError, PeerReply, Peers};
 use rollcall::mesh::proto::LookupSocketsRequest;
 use rollcall::mesh::security::Security;
 use rollcall::names::{NodeId, Room};
@@ -35,10 +35,10 @@ impl Holder {
     }
 
     /// Whether it is told that what it holds is still true.
-    pub async fn hears(&self) -> Result<(), Silence> {
+    pub async fn hears(&self) -> Result<(), PeerError> {
         match self.peers.lookup(&self.mesh, &self.node, &self.room, Some(self.version), PATIENCE).await? {
-            Reply::Part(part) => assert_eq!(part.update, RowsUpdate::Unchanged),
-            moved @ Reply::Moved(_) => panic!("{moved:?}"),
+            PeerReply::Snapshot(part) => assert_eq!(part.update, RowsUpdate::Unchanged),
+            moved @ PeerReply::NodeIdChanged(_) => panic!("{moved:?}"),
         }
         Ok(())
     }

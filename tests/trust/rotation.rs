@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rollcall::mesh::channel::{Link, by_tcp};
-use rollcall::mesh::peers::Silence;
+use rollcall::mesh::peers::PeerError;
 use rollcall::mesh::proto::LookupSocketsRequest;
 use rollcall::mesh::security::Security;
 use tokio::task::JoinHandle;
@@ -104,7 +104,7 @@ async fn a_new_ca_takes_over_without_an_incomplete_answer_and_the_old_one_opens_
     read_again(&nodes, 3).await;
     let refused = stolen.lookup_sockets(lookup()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated, "on the connection that it has");
-    assert_eq!(patient.hears().await, Err(Silence::Refused), "and on a stream that it has");
+    assert_eq!(patient.hears().await, Err(PeerError::Refused), "and on a stream that it has");
     let mut again = Link::secured(&mesh.as_str().into(), by_tcp, thief.security("127.0.0.1:1")).unwrap().client();
     assert!(again.lookup_sockets(lookup()).await.is_err(), "and on a new one");
     asking.end().await;
@@ -148,7 +148,7 @@ async fn a_new_token_takes_over_without_an_incomplete_answer_and_the_old_one_ope
         read_again(&nodes, times).await;
     }
     assert_eq!((told(TOKEN).await, told(OTHER_TOKEN).await), (Err(Code::Unauthenticated), Ok(())));
-    assert_eq!(patient.hears().await, Err(Silence::Refused), "on a stream that it has");
+    assert_eq!(patient.hears().await, Err(PeerError::Refused), "on a stream that it has");
     asking.end().await;
     let refusals = nodes[0].logged("a call over the mesh is refused");
     assert_eq!(refusals.len(), 0, "the node that asks it shows its new token from then on: {refusals:?}");

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::membership::Member;
-use crate::mesh::peers::Silence;
+use crate::mesh::peers::PeerError;
 use crate::names::{NodeId, NodeName};
 use crate::telemetry::metrics::recent::DURATIONS;
 
@@ -27,7 +27,7 @@ fn own(said: Description) -> Own {
     Own { name: "own".into(), mesh: "127.0.0.1:1".into(), directory: "ok", leased: true, said }
 }
 
-fn asked(name: &str, reply: Result<Option<Description>, Silence>) -> Asked {
+fn asked(name: &str, reply: Result<Option<Description>, PeerError>) -> Asked {
     let node = reply.as_ref().ok().and_then(Option::as_ref).map_or_else(NodeId::new_process, |said| said.node.clone());
     let member = Member::known(node, NodeName::from_any(name), "127.0.0.1:2".into(), None);
     Asked { member, heard: None, took: Duration::from_millis(1), circuit_open: false, reply }
@@ -50,7 +50,7 @@ fn a_cluster_is_well_when_every_node_answers_and_counts() {
         (vec![fine(), fine()], true),
         (vec![fine(), lost()], false),
         (vec![fine(), Ok(None)], false),
-        (vec![Err(Silence::Deadline)], false),
+        (vec![Err(PeerError::Deadline)], false),
     ] {
         let replies: Vec<_> = replies.into_iter().map(|reply| asked("peer", reply)).collect();
         assert_eq!(merge(own(description(1, &[("a", 1)])), &replies, now()).well, well, "{replies:?}");
@@ -62,7 +62,7 @@ fn a_cluster_is_well_when_every_node_answers_and_counts() {
 #[test]
 fn each_node_has_its_row_by_name_and_the_silent_say_why() {
     let replies = [
-        asked("node-10", Err(Silence::Refused)),
+        asked("node-10", Err(PeerError::Refused)),
         asked("node-2", Ok(None)),
         asked("node-9", Ok(Some(description(0, &[])))),
     ];

@@ -8,7 +8,7 @@ use prometheus::proto::{LabelPair, Metric, MetricFamily};
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge};
 use tokio::time::Instant;
 
-use crate::mesh::peers::{Reply, Silence};
+use crate::mesh::peers::{PeerError, PeerReply};
 
 /// What became of asking a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,14 +82,14 @@ impl Lookups {
 }
 
 impl Lookup<'_> {
-    pub fn end(mut self, answer: &Result<Reply, Silence>) {
+    pub fn end(mut self, answer: &Result<PeerReply, PeerError>) {
         self.outcome = match answer {
-            Ok(Reply::Part(_)) => Outcome::Answered,
-            Ok(Reply::Moved(_)) => Outcome::Moved,
-            Err(Silence::Deadline) => Outcome::Deadline,
-            Err(Silence::Refused) => Outcome::Refused,
-            Err(Silence::Failed) => Outcome::Failed,
-            Err(Silence::Overloaded) => Outcome::Overloaded,
+            Ok(PeerReply::Snapshot(_)) => Outcome::Answered,
+            Ok(PeerReply::NodeIdChanged(_)) => Outcome::Moved,
+            Err(PeerError::Deadline) => Outcome::Deadline,
+            Err(PeerError::Refused) => Outcome::Refused,
+            Err(PeerError::Failed) => Outcome::Failed,
+            Err(PeerError::Overloaded) => Outcome::Overloaded,
         };
     }
 }
@@ -164,7 +164,7 @@ mod tests {
             assert_eq!(outcome as usize, place);
         }
         let lookups = [Lookups::default(), Lookups::default()];
-        lookups[0].begin().end(&Err(Silence::Refused));
+        lookups[0].begin().end(&Err(PeerError::Refused));
         drop(lookups[0].begin());
         lookups[1].skipped();
         let mut families = Families::default();

@@ -24,7 +24,7 @@ pub use table::{Member, View};
 
 /// What a node is known by apart from its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
+pub struct NodeInfo {
     pub name: NodeName,
     /// Where its mesh is reached, `host:port`.
     pub mesh: SmolStr,
@@ -80,7 +80,7 @@ pub enum MeshState {
 
 /// Shared by `Arc`.
 pub struct Membership {
-    identity: Identity,
+    node_info: NodeInfo,
     lease: Duration,
     roster: Arc<Roster>,
     table: Mutex<Table>,
@@ -103,12 +103,12 @@ pub enum Leaving {
 impl Readiness {
     /// Whether clients should be sent here.
     pub fn is_ready(&self) -> bool {
-        self.mesh == MeshState::Known && !self.leaving
+        self.mesh == MeshState::Synced && !self.leaving
     }
 }
 
 impl Membership {
-    pub fn new(identity: Identity, lease: Duration, roster: Arc<Roster>) -> Arc<Self> {
+    pub fn new(node_info: NodeInfo, lease: Duration, roster: Arc<Roster>) -> Arc<Self> {
         let node = roster.incarnation();
         let (standing, _) = watch::channel(Standing {
             node: node.clone(),
@@ -120,11 +120,11 @@ impl Membership {
         let (leaving, _) = watch::channel(Leaving::default());
         let table = Mutex::new(Table::new(&node, lease));
         let (acknowledgements, _) = watch::channel(());
-        Arc::new(Self { identity, lease, roster, table, standing, leaving, news: Notify::new(), acknowledgements })
+        Arc::new(Self { node_info, lease, roster, table, standing, leaving, news: Notify::new(), acknowledgements })
     }
 
-    pub fn identity(&self) -> &Identity {
-        &self.identity
+    pub fn node_info(&self) -> &NodeInfo {
+        &self.node_info
     }
 
     /// The members other than this node, as known now.
@@ -229,7 +229,7 @@ impl Membership {
                 false => DirectoryState::NeverReached,
             },
             mesh: match known && knows {
-                true => MeshState::Known,
+                true => MeshState::Synced,
                 false if self.counts() || !standing.introduced => MeshState::Telling,
                 false => MeshState::Isolated,
             },
@@ -261,7 +261,7 @@ impl Membership {
         let mut table = self.lock();
         let leaving = *self.leaving.borrow();
         let word = self.roster.index_state().borrow().clone();
-        table.say(&self.identity, &word, leaving, BootInstant::now())
+        table.say(&self.node_info, &word, leaving, BootInstant::now())
     }
 
     /// The number of this node's word as it is now.
@@ -309,9 +309,9 @@ impl Membership {
 
     fn entry(&self) -> NodeEntry {
         NodeEntry {
-            name: self.identity.name.clone(),
-            mesh: self.identity.mesh.clone(),
-            since: self.identity.since.clone(),
+            name: self.node_info.name.clone(),
+            mesh: self.node_info.mesh.clone(),
+            since: self.node_info.since.clone(),
             draining: self.is_leaving(),
         }
     }

@@ -167,7 +167,7 @@ impl MeshService for Answering {
         let rooms = usize::try_from(request.get_ref().busiest_rooms).ok().filter(|rooms| *rooms <= ROOMS_MOST);
         let too_many = || Status::invalid_argument(format!("busiest_rooms must be at most {ROOMS_MOST}"));
         let description = self.describer.describe(rooms.ok_or_else(too_many)?).await;
-        Ok(Response::new(description::encode(self.describer.identity(), &description)))
+        Ok(Response::new(description::encode(self.describer.node_info(), &description)))
     }
 
     type ListRoomsStream = BoxStream<'static, Result<proto::ListRoomsResponse, Status>>;

@@ -49,7 +49,7 @@ use crate::edge::socketio::expiry::Expiry;
 use crate::http;
 use crate::http::admin::guard::Guard;
 use crate::http::request_id::RequestIds;
-use crate::membership::{Identity, Leaving, Membership};
+use crate::membership::{Leaving, Membership, NodeInfo};
 use crate::mesh::accept::{Accepted, accepted};
 use crate::mesh::peers::Peers;
 use crate::mesh::security::Security;
@@ -158,7 +158,7 @@ pub struct Node {
 impl Core {
     /// `linger`: how long a claim outlives the room's last socket.
     pub fn new(
-        identity: Identity,
+        node_info: NodeInfo,
         lease: Duration,
         linger: Duration,
         directory: Arc<dyn Directory>,
@@ -168,7 +168,7 @@ impl Core {
         let metrics = Metrics::default();
         let directory = metrics.calls.measure(directory);
         let roster = Roster::new(NodeId::new_process());
-        let membership = Membership::new(identity, lease, Arc::clone(&roster));
+        let membership = Membership::new(node_info, lease, Arc::clone(&roster));
         // Socket in: socket edge -> roster -> registrar -> directory.
         let registrar = Registrar::new(
             Arc::clone(&roster),
@@ -216,13 +216,13 @@ impl Core {
 
 impl Node {
     pub fn new(config: Config, listeners: Listeners, directory: Arc<dyn Directory>) -> Self {
-        let identity = Identity {
+        let node_info = NodeInfo {
             name: config.name.clone(),
             mesh: config.mesh_advertise.as_str().into(),
             since: format!("{:.3}", Timestamp::now()).into(),
         };
         let (peers, parts) = (Peers::secured(config.mesh_security.clone()), Parts::new(config.cache));
-        let core = Core::new(identity, config.lease, config.linger, directory, peers, parts);
+        let core = Core::new(node_info, config.lease, config.linger, directory, peers, parts);
         Self { config, listeners, core }
     }
 

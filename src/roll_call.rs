@@ -245,7 +245,7 @@ impl Caller {
         let held = self.parts.hold(room, &self.roster.incarnation());
         let known = held.as_ref().map(|held| CachedVersion { version: held.version, accepts_delta: true });
         let part = self.roster.snapshot(room, known);
-        let (node, name) = (part.node.clone(), self.membership.identity().name.clone());
+        let (node, name) = (part.node.clone(), self.membership.node_info().name.clone());
         let reply = self.parts.take(room, held, part);
         Asked { node, name, took: began.elapsed(), reply }
     }

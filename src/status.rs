@@ -156,10 +156,10 @@ impl Overview {
         let membership = &self.describer.membership;
         let asking = membership.view().members.into_iter().map(|member| self.ask(member));
         let (said, asked) = tokio::join!(self.describer.describe(ROOMS_MOST), join_all(asking));
-        let identity = self.describer.identity();
+        let info = self.describer.node_info();
         let own = Own {
-            name: identity.name.as_str().into(),
-            mesh: identity.mesh.clone(),
+            name: info.name.as_str().into(),
+            mesh: info.mesh.clone(),
             directory: Report::of(membership.readiness(), true).directory,
             leased: membership.has_lease(),
             said,

@@ -19,14 +19,14 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-use crate::{ROWS, identity, join, room};
+use crate::{ROWS, join, node_info, room};
 
 pub fn lookup(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let roster = Roster::new(NodeId::new_process());
     let (node, room) = (roster.incarnation(), room("Maths"));
     let _present = join(&roster, &room, 0..ROWS);
-    let membership = Membership::new(identity(), node::LEASE, roster.clone());
+    let membership = Membership::new(node_info(), node::LEASE, roster.clone());
     let mesh = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
     let address = format_smolstr!("{}", mesh.local_addr().unwrap());
     let connections = {

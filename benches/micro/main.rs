@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use criterion::{criterion_group, criterion_main};
-use rollcall::membership::Identity;
+use rollcall::membership::NodeInfo;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
 use rollcall::roster::{Registration, Roster, Row};
 use tikv_jemallocator::Jemalloc;
@@ -44,8 +44,8 @@ fn join(roster: &Arc<Roster>, room: &Room, numbers: Range<usize>) -> Vec<Registr
     rows.map(|row| roster.register(row.id_socket, row.id_user, std::slice::from_ref(room))).collect()
 }
 
-fn identity() -> Identity {
-    Identity { name: NodeName::from_any("node"), mesh: "127.0.0.1:1".into(), since: "now".into() }
+fn node_info() -> NodeInfo {
+    NodeInfo { name: NodeName::from_any("node"), mesh: "127.0.0.1:1".into(), since: "now".into() }
 }
 
 criterion_group!(pieces, roster::part, answer::rows, answer::users, plan::plan, lookup::lookup, registrar::flush);

@@ -13,7 +13,7 @@ use rollcall::roll_call::plan;
 use rollcall::roster::Roster;
 use tokio::runtime::Runtime;
 
-use crate::identity;
+use crate::node_info;
 
 /// A table that stays as it is needs no renewal meanwhile.
 const LEASE: Duration = Duration::from_secs(3600);
@@ -26,7 +26,7 @@ pub fn plan(criterion: &mut Criterion) {
     for nodes in [4, 64] {
         let roster = Roster::new(NodeId::new_process());
         let own = roster.incarnation();
-        let membership = Membership::new(identity(), LEASE, roster);
+        let membership = Membership::new(node_info(), LEASE, roster);
         let owners = runtime.block_on(meet(&membership, nodes - 1));
         let ask = || {
             let view = membership.view();
@@ -42,10 +42,10 @@ pub fn plan(criterion: &mut Criterion) {
 async fn meet(membership: &Membership, others: usize) -> RoomOwners {
     let directory = Memory::new();
     let mut owners = RoomOwners { nodes: Vec::new(), epoch: None };
-    let identity = identity();
+    let node_info = node_info();
     for _ in 0..others {
         let node = NodeId::new_process();
-        let (name, mesh, since) = (identity.name.clone(), identity.mesh.clone(), identity.since.clone());
+        let (name, mesh, since) = (node_info.name.clone(), node_info.mesh.clone(), node_info.since.clone());
         let entry = NodeEntry { name: name.clone(), mesh: mesh.clone(), since: since.clone(), draining: false };
         owners.epoch = directory.register(&node, &entry, LEASE).await.unwrap();
         let about = Known { node: node.clone(), name, mesh, since, age: None };

@@ -17,7 +17,7 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use crate::common::{PATIENCE, RedisServer};
-use crate::{identity, join, room};
+use crate::{join, node_info, room};
 
 const JOINS: usize = 1_000;
 /// Nothing renews it between two measurements.
@@ -33,7 +33,7 @@ pub fn flush(criterion: &mut Criterion) {
         [("in memory", Memory::new()), ("Redis", Arc::new(Redis::open(&redis.url(), "rollcall:", false).unwrap()))];
     for (name, directory) in indexes {
         let (peers, parts) = (Peers::default(), Parts::new(node::CACHE));
-        let core = Core::new(identity(), LEASE, LINGER, Arc::clone(&directory), peers, parts);
+        let core = Core::new(node_info(), LEASE, LINGER, Arc::clone(&directory), peers, parts);
         let mut tasks = Tasks::default();
         let entered = runtime.enter();
         core.start(&mut tasks);

@@ -83,7 +83,7 @@ impl Membership {
             self.standing.send_modify(|standing| standing.confirmed = Some(sent));
             return Ok(());
         }
-        info!(node = %node, name = %self.identity.name, mesh = %self.identity.mesh, "entered the directory");
+        info!(node = %node, name = %self.node_info.name, mesh = %self.node_info.mesh, "entered the directory");
         self.roster.entered(node, &index);
         let (entered, confirmed) = (Some(sent), Some(sent));
         self.standing.send_modify(|standing| {

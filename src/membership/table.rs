@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use smol_str::SmolStr;
 
-use super::{Identity, Leaving};
+use super::{Leaving, NodeInfo};
 use crate::clock::BootInstant;
 use crate::directory::{NodeEntry, NodeListing};
 use crate::index::Epoch;
@@ -320,7 +320,7 @@ impl Table {
     }
 
     /// This node's word now, and the members it knows.
-    pub fn say(&mut self, identity: &Identity, word: &IndexState, leaving: Leaving, now: BootInstant) -> Said {
+    pub fn say(&mut self, node_info: &NodeInfo, word: &IndexState, leaving: Leaving, now: BootInstant) -> Said {
         let sequence = self.number(word, leaving);
         let members = self.members.values().map(|member| {
             let Member { node, name, mesh, since, heard, .. } = member.clone();
@@ -329,9 +329,9 @@ impl Table {
         Said {
             about: Known {
                 node: word.incarnation.clone(),
-                name: identity.name.clone(),
-                mesh: identity.mesh.clone(),
-                since: identity.since.clone(),
+                name: node_info.name.clone(),
+                mesh: node_info.mesh.clone(),
+                since: node_info.since.clone(),
                 age: Some(Duration::ZERO),
             },
             sequence,

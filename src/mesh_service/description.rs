@@ -9,7 +9,7 @@ use smol_str::SmolStr;
 use thiserror::Error;
 
 use crate::clock::whole_milliseconds;
-use crate::membership::Identity;
+use crate::membership::NodeInfo;
 use crate::mesh::proto;
 use crate::names::{NameError, NodeId, Room};
 use crate::status::description::{Description, ROOMS_MOST};
@@ -38,7 +38,7 @@ pub fn question() -> proto::DescribeRequest {
     proto::DescribeRequest { busiest_rooms: u32::try_from(ROOMS_MOST).unwrap_or(u32::MAX) }
 }
 
-pub fn encode(about: &Identity, told: &Description) -> proto::DescribeResponse {
+pub fn encode(about: &NodeInfo, told: &Description) -> proto::DescribeResponse {
     let busiest = told.busiest.iter();
     proto::DescribeResponse {
         node_id: told.node.to_string(),
@@ -141,7 +141,7 @@ mod tests {
     }
 
     fn wire() -> proto::DescribeResponse {
-        let about = Identity { name: NodeName::from_any("node"), mesh: "127.0.0.1:1".into(), since: "now".into() };
+        let about = NodeInfo { name: NodeName::from_any("node"), mesh: "127.0.0.1:1".into(), since: "now".into() };
         encode(&about, &description())
     }
 

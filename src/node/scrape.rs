@@ -50,7 +50,7 @@ impl Scrape {
         let about = definitions.gauges("rollcall_build_info", "1, with the version of the program.", &["version"]);
         about.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let about = definitions.gauges("rollcall_node_info", "1, with the name of the node.", &["node"]);
-        about.with_label_values(&[sources.membership.identity().name.as_str()]).set(1);
+        about.with_label_values(&[sources.membership.node_info().name.as_str()]).set(1);
         let read = Mutex::new((State::define(definitions), System::define(definitions)));
         Arc::new(Self { metrics, sources, read })
     }

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::*;
 use crate::directory::faulty::{Call, Fault, Faulty};
 use crate::directory::memory::Memory;
-use crate::membership::Identity;
+use crate::membership::NodeInfo;
 use crate::membership::table::{Known, Said};
 use crate::mesh::peers::Peers;
 use crate::names::{NodeName, SocketId, UserId};
@@ -31,8 +31,8 @@ impl Bench {
         let directory = Faulty::new(Memory::new());
         let roster = Roster::new(NodeId::new_process());
         let name = NodeName::from_any("node");
-        let identity = Identity { name, mesh: "127.0.0.1:1".into(), since: "now".into() };
-        let membership = Membership::new(identity, LEASE, Arc::clone(&roster));
+        let node_info = NodeInfo { name, mesh: "127.0.0.1:1".into(), since: "now".into() };
+        let membership = Membership::new(node_info, LEASE, Arc::clone(&roster));
         let shared = Arc::clone(&directory) as Arc<dyn Directory>;
         let linger = Duration::from_millis(50);
         let registrar =

@@ -8,7 +8,7 @@ use std::time::Duration;
 use smol_str::SmolStr;
 
 use crate::clock::BootInstant;
-use crate::membership::{Identity, Membership};
+use crate::membership::{Membership, NodeInfo};
 use crate::names::{NodeId, Room};
 use crate::roster::Roster;
 use crate::telemetry::metrics::recent::{Recent, Series};
@@ -61,8 +61,8 @@ impl Describer {
         Self { roster, membership, recent, began: BootInstant::now(), busiest: Arc::default() }
     }
 
-    pub fn identity(&self) -> &Identity {
-        self.membership.identity()
+    pub fn node_info(&self) -> &NodeInfo {
+        self.membership.node_info()
     }
 
     /// This node now, with up to `rooms` of its busiest rooms.
@@ -71,7 +71,7 @@ impl Describer {
         let (size, word) = (self.roster.size(), self.roster.index_state().borrow().clone());
         Description {
             node: word.incarnation.clone(),
-            since: self.identity().since.clone(),
+            since: self.node_info().since.clone(),
             uptime: self.began.elapsed(),
             version: VERSION.into(),
             sockets: size.sockets as u64,

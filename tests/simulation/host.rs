@@ -11,7 +11,7 @@ use std::time::Duration;
 use rollcall::auth::By;
 use rollcall::directory::Directory;
 use rollcall::directory::faulty::Faulty;
-use rollcall::membership::{Identity, Leaving, Membership};
+use rollcall::membership::{Leaving, Membership, NodeInfo};
 use rollcall::mesh::peers::Peers;
 use rollcall::mesh::security::Security;
 use rollcall::mesh_service;
@@ -81,13 +81,13 @@ impl Host {
     /// The software of the host.
     pub async fn run(self) -> turmoil::Result {
         let mesh = format!("{}:{PORT}", self.name());
-        let identity = Identity {
+        let node_info = NodeInfo {
             name: NodeName::from_any(&self.name()),
             mesh: mesh.into(),
             since: format!("{:?}", turmoil::sim_elapsed().unwrap_or_default()).into(),
         };
         let directory = std::sync::Arc::clone(&self.directory) as std::sync::Arc<dyn Directory>;
-        let core = Core::new(identity, LEASE, LINGER, directory, Peers::new(network::connect), Parts::new(CACHE));
+        let core = Core::new(node_info, LEASE, LINGER, directory, Peers::new(network::connect), Parts::new(CACHE));
         let mut tasks = Tasks::default();
         core.start(&mut tasks);
         let stop_mesh = CancellationToken::new();

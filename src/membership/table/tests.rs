@@ -252,12 +252,12 @@ fn most_are_more_than_half_and_this_node_is_one_of_them() {
 #[test]
 fn a_word_is_repeated_while_somebody_is_not_whole_and_not_in_quiet_times() {
     let (mut table, now) = table();
-    let identity = Identity { name: NodeName::from_any("own"), mesh: "127.0.0.1:2".into(), since: SmolStr::default() };
+    let node_info = NodeInfo { name: NodeName::from_any("own"), mesh: "127.0.0.1:2".into(), since: SmolStr::default() };
     let (own, node) = (NodeId::new_process(), NodeId::new_process());
     let whole = Some(Epoch("E".into()));
     let say = |table: &mut Table, fully_indexed_in: &Option<Epoch>| {
         let word = IndexState { incarnation: own.clone(), fully_indexed_in: fully_indexed_in.clone() };
-        table.say(&identity, &word, Leaving::Staying, now).sequence
+        table.say(&node_info, &word, Leaving::Staying, now).sequence
     };
     let second = |count: u32| now.after(Duration::from_secs(1) * count);
     let told =
@@ -281,19 +281,19 @@ fn a_word_is_repeated_while_somebody_is_not_whole_and_not_in_quiet_times() {
 #[test]
 fn a_birth_is_over_when_all_of_a_list_read_after_it_know_this_incarnation() {
     let (mut table, now) = table();
-    let identity = Identity { name: NodeName::from_any("own"), mesh: "127.0.0.1:2".into(), since: SmolStr::default() };
+    let node_info = NodeInfo { name: NodeName::from_any("own"), mesh: "127.0.0.1:2".into(), since: SmolStr::default() };
     let node = NodeId::new_process();
     let own = NodeId::new_process();
     let word = |incarnation: &NodeId| IndexState { incarnation: incarnation.clone(), fully_indexed_in: None };
-    let hello = table.say(&identity, &word(&own), Leaving::Staying, now).sequence;
+    let hello = table.say(&node_info, &word(&own), Leaving::Staying, now).sequence;
     assert!(!table.greeted(now), "no list yet");
     table.list(&listing([(node.clone(), entry("node"))]), now, now, true);
     assert!(!table.greeted(now));
     assert_eq!(table.to_tell(hello, now, LEASE).len(), 1);
     table.acknowledged(&node, hello, now);
     assert!(table.greeted(now));
-    assert_eq!(table.say(&identity, &word(&own), Leaving::Staying, now).sequence, hello, "nothing new was said");
-    let next = table.say(&identity, &word(&own.next_incarnation()), Leaving::Staying, now).sequence;
+    assert_eq!(table.say(&node_info, &word(&own), Leaving::Staying, now).sequence, hello, "nothing new was said");
+    let next = table.say(&node_info, &word(&own.next_incarnation()), Leaving::Staying, now).sequence;
     assert!(next > hello && !table.greeted(now), "another incarnation says hello again");
     assert!(table.all_acknowledged(hello) && !table.all_acknowledged(next));
 }

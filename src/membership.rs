@@ -1,4 +1,4 @@
-//! Membership: who belongs to the cluster, as known here, and whether this node counts.
+//! Membership: who belongs to the cluster, as known here, and whether this node is active.
 //!
 //! Owns this node's lease ([`lease`]), its word to the others ([`announcer`]) and the table of what the others said
 //! ([`table`]). Owns no sockets and no claims: the roster says what this node's word is, and a roll call takes a
@@ -165,9 +165,9 @@ impl Membership {
         table.all_answered(sequence, self.trusted_since())
     }
 
-    /// Whether this node counts: it has a lease, or most of the members have acknowledged lately that they must ask it
-    /// always. Its sockets count with it, so without either it lets go of them.
-    pub fn counts(&self) -> bool {
+    /// Whether this node is active: it has a lease, or most of the members have acknowledged recently that they must
+    /// always ask it. A node that is not active disconnects its sockets, because others may list them as gone.
+    pub fn is_active(&self) -> bool {
         self.is_introduced() && (self.has_lease() || self.vouched_for_by().is_some())
     }
 
@@ -230,7 +230,7 @@ impl Membership {
             },
             mesh: match known && knows {
                 true => MeshState::Synced,
-                false if self.counts() || !standing.introduced => MeshState::Telling,
+                false if self.is_active() || !standing.introduced => MeshState::Telling,
                 false => MeshState::Isolated,
             },
             leaving: self.is_leaving(),

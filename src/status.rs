@@ -29,7 +29,7 @@ const WITHIN: Duration = Duration::from_secs(1);
 /// The cluster as one node sees it: what `/_/status` answers, and what `rollcall status` reads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// Every node answered, and its sockets count.
+    /// Every node answered and is active.
     pub well: bool,
     /// When the nodes were asked, RFC 3339.
     pub as_of: SmolStr,
@@ -76,7 +76,8 @@ pub struct Said {
     pub uptime_ms: u64,
     pub sockets: u64,
     pub rooms: u64,
-    pub counts: bool,
+    #[serde(rename = "counts")]
+    pub is_active: bool,
     pub whole: bool,
     pub draining: bool,
     pub lease_left_ms: Option<u64>,

@@ -93,10 +93,10 @@ pub enum Command {
     /// that are `not set` mean what `serve --help` says.
     Config(Effective),
 
-    /// Ask how the cluster is: its nodes, its busiest rooms, its roll calls. Exit code 0 when every node answers and counts
+    /// Ask how the cluster is: its nodes, its busiest rooms, its roll calls. Exit code 0 when every node answers and is active
     ///
     /// One node asks all that it knows, and each answers for itself; one that does not is listed with the reason. Exit
-    /// code 1 when a node does not answer, does not count, or is of a version that cannot say.
+    /// code 1 when a node does not answer, is not active, or is of a version that cannot say.
     Status(Status),
 
     /// Call the roll of a room: a line for each socket, its user and its node. Exit code 0 when that is complete

@@ -54,7 +54,7 @@ impl<S> ReadinessGate<S> {
         if !self.membership.is_introduced() {
             return Some("this node has not reached the directory yet");
         }
-        if !self.membership.counts() {
+        if !self.membership.is_active() {
             return Some("this node is cut off from the directory and from most other nodes");
         }
         if opens_session && !self.identity.is_ready() {
@@ -112,9 +112,9 @@ pub async fn disconnect_clients_while_inactive(membership: &Membership, connecti
     let mut failed_checks = 0;
     loop {
         checks.tick().await;
-        if membership.counts() || !membership.is_introduced() {
+        if membership.is_active() || !membership.is_introduced() {
             if failed_checks >= MIN_FAILED_CHECKS {
-                info!("this node counts again, clients are let in");
+                info!("this node is active again; accepting clients");
             }
             failed_checks = 0;
             continue;

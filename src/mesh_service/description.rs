@@ -52,7 +52,7 @@ pub fn encode(about: &NodeInfo, told: &Description) -> proto::DescribeResponse {
         busiest_rooms: busiest
             .map(|(room, sockets)| proto::RoomSize { room: room.to_string(), sockets: *sockets })
             .collect(),
-        counts: told.counts,
+        counts: told.is_active,
         whole: told.whole,
         draining: told.draining,
         lease_left_ms: told.lease_left.map(whole_milliseconds),
@@ -81,7 +81,7 @@ pub fn decode(told: &proto::DescribeResponse) -> Result<Description, Error> {
         sockets: told.sockets,
         rooms: told.rooms,
         busiest: busiest.collect::<Result<_, NameError>>()?,
-        counts: told.counts,
+        is_active: told.counts,
         whole: told.whole,
         draining: told.draining,
         lease_left: told.lease_left_ms.map(Duration::from_millis),
@@ -132,7 +132,7 @@ mod tests {
             sockets: 3,
             rooms: 2,
             busiest: vec![(Room::parse("Maths").unwrap(), 2), (Room::parse("café au lait").unwrap(), 1)],
-            counts: true,
+            is_active: true,
             whole: true,
             draining: false,
             lease_left: Some(Duration::from_millis(4_321)),

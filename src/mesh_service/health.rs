@@ -67,7 +67,7 @@ impl Statuses {
 
     async fn look(&mut self) {
         let ready = Report::of(self.membership.readiness(), self.identity.is_ready()).ready;
-        let serving = self.membership.counts() && !self.membership.is_leaving();
+        let serving = self.membership.is_active() && !self.membership.is_leaving();
         if self.said.replace([ready, serving]) == Some([ready, serving]) {
             return;
         }

@@ -111,7 +111,7 @@ impl State {
         let readiness = membership.readiness();
         self.ready.set(Report::of(readiness, sources.identity.is_ready()).ready.into());
         self.draining.set(readiness.leaving.into());
-        self.counts.set(membership.counts().into());
+        self.counts.set(membership.is_active().into());
         self.whole.set(roster.index_state().borrow().fully_indexed_in.is_some().into());
         set(&self.members, membership.view().members.len() + 1);
         self.lease.set(membership.lease().as_secs_f64());

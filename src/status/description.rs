@@ -32,7 +32,8 @@ pub struct Description {
     pub rooms: u64,
     /// The largest first, at most [`ROOMS_MOST`].
     pub busiest: Vec<(Room, u64)>,
-    pub counts: bool,
+    /// Its sockets are valid: it has a lease, or most members have acknowledged that they must ask it.
+    pub is_active: bool,
     pub whole: bool,
     pub draining: bool,
     /// `None`: there is no lease, or none that was confirmed lately enough to last.
@@ -77,7 +78,7 @@ impl Describer {
             sockets: size.sockets as u64,
             rooms: size.rooms as u64,
             busiest: busiest.iter().take(rooms).cloned().collect(),
-            counts: self.membership.counts(),
+            is_active: self.membership.is_active(),
             whole: word.fully_indexed_in.is_some(),
             draining: self.membership.is_leaving(),
             lease_left: self.membership.lease_left(&word.incarnation),

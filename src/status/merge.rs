@@ -41,7 +41,7 @@ pub fn merge(own: Own, asked: &[Asked], now: Timestamp) -> Status {
         uptime_ms: whole_milliseconds(description.uptime),
         sockets: description.sockets,
         rooms: description.rooms,
-        counts: description.counts,
+        is_active: description.is_active,
         whole: description.whole,
         draining: description.draining,
         lease_left_ms: description.lease_left.map(whole_milliseconds),
@@ -85,7 +85,7 @@ pub fn merge(own: Own, asked: &[Asked], now: Timestamp) -> Status {
     roll_calls.last_minute.per_second = rates.sum();
     nodes.sort_by(|one, next| natural(&one.name, &next.name).then_with(|| one.id.cmp(&next.id)));
     Status {
-        well: nodes.iter().all(|node| node.said.as_ref().is_some_and(|said| said.counts)),
+        well: nodes.iter().all(|node| node.said.as_ref().is_some_and(|said| said.is_active)),
         as_of: SmolStr::default(),
         took_ms: 0.0,
         asked: own.said.node.as_str().into(),

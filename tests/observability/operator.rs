@@ -88,8 +88,8 @@ async fn every_node_tells_the_same_of_all_and_a_hanging_and_a_dead_one_are_named
     .await;
 
     let (well, said) = command(nodes[3].admin, &["status"]).await;
-    assert!(well && said.contains("4 of 4 nodes answer and count; 10 sockets."), "{said}");
-    assert!(said.lines().any(|line| line.starts_with("node-4 *") && line.contains(" counts ")), "{said}");
+    assert!(well && said.contains("4 of 4 nodes answer and are active; 10 sockets."), "{said}");
+    assert!(said.lines().any(|line| line.starts_with("node-4 *") && line.contains(" active ")), "{said}");
     let (well, said) = command(nodes[3].admin, &["users", "a/b & 'c'"]).await;
     assert!(well && said.ends_with("\ncomplete: 10 sockets, 4 users\n"), "{said}");
     assert_eq!(said.lines().filter(|line| line.ends_with(" node-4")).count(), 4, "{said}");
@@ -102,7 +102,7 @@ async fn every_node_tells_the_same_of_all_and_a_hanging_and_a_dead_one_are_named
     let began = Instant::now();
     let (well, said) = command(nodes[0].admin, &["status"]).await;
     assert!(began.elapsed() < Duration::from_secs(3), "one that hangs costs a second: {:?}", began.elapsed());
-    assert!(!well && said.contains("3 of 4 nodes answer and count; 7 sockets."), "{said}");
+    assert!(!well && said.contains("3 of 4 nodes answer and are active; 7 sockets."), "{said}");
     assert!(said.lines().any(|line| line.starts_with("node-3 ") && line.contains("no answer (deadline)")), "{said}");
     let (well, said) = command(nodes[0].admin, &["users", "b"]).await;
     assert!(!well, "{said}");

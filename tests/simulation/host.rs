@@ -112,7 +112,7 @@ impl Host {
         loop {
             tokio::select! {
                 _ = looks.tick() => {
-                    let lost = core.membership.is_introduced() && !core.membership.counts();
+                    let lost = core.membership.is_introduced() && !core.membership.is_active();
                     in_vain = if lost { in_vain + 1 } else { 0 };
                     if in_vain >= LOOKS_IN_VAIN {
                         self.let_everybody_go();
@@ -163,7 +163,7 @@ impl Host {
         let Some(Life { core, .. }) = life.as_ref() else { return };
         let (node, membership) = (core.roster.incarnation(), &core.membership);
         let may_acknowledge = membership.may_acknowledge(&node) || membership.everybody_asks(&node);
-        let counts = membership.counts();
+        let counts = membership.is_active();
         let by_lease = membership.is_introduced() && membership.has_lease();
         let vouching = membership.vouched_for_by().filter(|_| membership.is_introduced()).unwrap_or_default();
         let vouches = |host: &Self| host.number == self.number || host.is_one_of(&vouching);
@@ -290,7 +290,7 @@ impl Host {
 
 /// As at the gate.
 fn is_open(membership: &Membership) -> bool {
-    membership.is_introduced() && membership.counts()
+    membership.is_introduced() && membership.is_active()
 }
 
 /// An answer as it is reported.

@@ -46,10 +46,10 @@ pub fn of(status: &Status) -> String {
 /// What a node is, in a word or two.
 pub fn state(said: &Said) -> &'static str {
     match said {
-        Said { counts: false, .. } => "does not count",
+        Said { is_active: false, .. } => "not active",
         Said { draining: true, .. } => "draining",
         Said { whole: false, .. } => "asked always",
-        _ => "counts",
+        _ => "active",
     }
 }
 
@@ -84,11 +84,11 @@ fn silence(node: &Node) -> String {
 }
 
 fn summary(status: &Status) -> String {
-    let fine = status.nodes.iter().filter(|node| node.said.as_ref().is_some_and(|said| said.counts)).count();
+    let fine = status.nodes.iter().filter(|node| node.said.as_ref().is_some_and(|said| said.is_active)).count();
     let Minute { per_second, incomplete, p50_ms, p99_ms } = status.roll_calls.last_minute;
     let per_second = rate(per_second);
     format!(
-        "{fine} of {} nodes answer and count; {} sockets.\nIn the last minute: {per_second} roll calls/s, half within {}, \
+        "{fine} of {} nodes answer and are active; {} sockets.\nIn the last minute: {per_second} roll calls/s, half within {}, \
          99 in 100 within {}, {incomplete} incomplete.",
         status.nodes.len(),
         status.sockets,
@@ -172,7 +172,7 @@ mod tests {
             uptime_ms: 90_061_000,
             sockets: 12_345_678,
             rooms: 1_234_567,
-            counts: true,
+            is_active: true,
             whole: true,
             draining: false,
             lease_left_ms: Some(4_321),
@@ -205,7 +205,7 @@ mod tests {
                         ..said()
                     }),
                 ),
-                node("lost", None, Some(Said { counts: false, ..said() })),
+                node("lost", None, Some(Said { is_active: false, ..said() })),
                 node("new", None, Some(Said { whole: false, ..said() })),
                 node("hangs", Some("deadline"), None),
                 node("old", Some("older"), None),
@@ -217,13 +217,13 @@ mod tests {
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
         assert!(!text.contains('\x1b'));
         for expected in [
-            "node-1 *                     counts         12345678 1234567  12345.6        -   4.3s       -   1d1h",
+            "node-1 *                     active         12345678 1234567  12345.6        -   4.3s       -   1d1h",
             "draining",
-            "does not count",
+            "not active",
             "asked always",
             "no answer (deadline), heard 1m5s ago, has a lease, given up",
             "answers, and is of a version that cannot say how it is",
-            "4 of 7 nodes answer and count",
+            "4 of 7 nodes answer and are active",
             "123456789 or more",
             "The directory does not answer",
         ] {

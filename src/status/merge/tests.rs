@@ -15,7 +15,7 @@ fn description(rooms: u64, busiest: &[(&str, u64)]) -> Description {
         sockets: 10,
         rooms,
         busiest: busiest.iter().map(|(room, sockets)| (Room::parse(room).unwrap(), *sockets)).collect(),
-        counts: true,
+        is_active: true,
         whole: true,
         draining: false,
         lease_left: None,
@@ -42,9 +42,9 @@ fn bucket(calls: u64) -> Bucket {
 }
 
 #[test]
-fn a_cluster_is_well_when_every_node_answers_and_counts() {
+fn a_cluster_is_well_when_every_node_answers_and_is_active() {
     let fine = || Ok(Some(description(1, &[("a", 1)])));
-    let lost = || Ok(Some(Description { counts: false, ..description(0, &[]) }));
+    let lost = || Ok(Some(Description { is_active: false, ..description(0, &[]) }));
     for (replies, well) in [
         (vec![], true),
         (vec![fine(), fine()], true),
@@ -55,7 +55,7 @@ fn a_cluster_is_well_when_every_node_answers_and_counts() {
         let replies: Vec<_> = replies.into_iter().map(|reply| asked("peer", reply)).collect();
         assert_eq!(merge(own(description(1, &[("a", 1)])), &replies, now()).well, well, "{replies:?}");
     }
-    let alone = Description { counts: false, ..description(0, &[]) };
+    let alone = Description { is_active: false, ..description(0, &[]) };
     assert!(!merge(own(alone), &[asked("peer", fine())], now()).well);
 }
 

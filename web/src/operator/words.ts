@@ -35,17 +35,17 @@ export function stateOf(node: NodeStatus): State {
     return { mood: "bad", word: "no answer", more: `${why}; ${heard}, ${lease}${circuit}` };
   }
   if (!node.counts) {
-    return { mood: "bad", word: "does not count", more: "it has no lease, and most nodes do not answer it" };
+    return { mood: "bad", word: "not active", more: "it has no lease, and most nodes do not answer it" };
   }
   if (node.draining) return { mood: "odd", word: "draining", more: "it lets its sockets go" };
   if (!node.whole) return { mood: "odd", word: "asked always", more: "not every room of it is claimed in the directory" };
-  return { mood: "fine", word: "counts", more: node.circuit_open ? "circuit open: hardly anybody waits for it" : "" };
+  return { mood: "fine", word: "active", more: node.circuit_open ? "circuit open: hardly anybody waits for it" : "" };
 }
 
 export function summary(status: Status): string {
   const fine = status.nodes.filter((node) => hasSaid(node) && node.counts).length;
   const all = status.nodes.length;
-  const nodes = all === 1 && fine === 1 ? "One node answers and counts" : `${fine} of ${all} nodes answer and count`;
+  const nodes = all === 1 && fine === 1 ? "One node answers and is active" : `${fine} of ${all} nodes answer and are active`;
   return `${nodes} · ${counted(status.sockets, "socket", "sockets")}`;
 }
 

@@ -16,9 +16,10 @@ use tokio::sync::{Notify, watch};
 
 use crate::clock::BootInstant;
 use crate::directory::NodeEntry;
+use crate::mesh::node_status::NodeStatus;
 use crate::names::{NodeId, NodeName};
 use crate::roster::Roster;
-use table::{Said, Table};
+use table::Table;
 
 pub use table::{Member, View};
 
@@ -59,9 +60,9 @@ pub struct Readiness {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DirectoryState {
     /// It has confirmed the lease lately.
-    Confirmed,
+    LeaseConfirmed,
     /// It has not, and the others know this node all the same.
-    Away,
+    Unavailable,
     /// It never has, so this node knows nobody.
     NeverReached,
 }
@@ -70,10 +71,10 @@ pub enum DirectoryState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MeshState {
     /// They know what they must, so that clients can be let in, and this node has heard what they know.
-    Known,
+    Synced,
     /// The hello has not gone round yet, or not everybody knows yet that it must be asked always; or this node cannot say
     /// yet that it knows everybody.
-    Telling,
+    Announcing,
     /// Without a lease, and without an answer of most of them.
     Isolated,
 }
@@ -224,13 +225,13 @@ impl Membership {
         let knows = self.lock().was_acquainted();
         Readiness {
             directory: match standing.confirmed_lately(self.lease) {
-                true => DirectoryState::Confirmed,
-                false if standing.introduced => DirectoryState::Away,
+                true => DirectoryState::LeaseConfirmed,
+                false if standing.introduced => DirectoryState::Unavailable,
                 false => DirectoryState::NeverReached,
             },
             mesh: match known && knows {
                 true => MeshState::Synced,
-                false if self.is_active() || !standing.introduced => MeshState::Telling,
+                false if self.is_active() || !standing.introduced => MeshState::Announcing,
                 false => MeshState::Isolated,
             },
             leaving: self.is_leaving(),
@@ -248,7 +249,7 @@ impl Membership {
     }
 
     /// Takes in what a node said of itself and of the members it knows.
-    pub fn told(&self, said: &Said) {
+    pub fn told(&self, said: &NodeStatus) {
         let changed = self.lock().told(said, BootInstant::now());
         if changed {
             self.news.notify_one();
@@ -256,7 +257,7 @@ impl Membership {
     }
 
     /// What this node says of itself now, and the members it knows.
-    pub fn say(&self) -> Said {
+    pub fn say(&self) -> NodeStatus {
         // Both are read under the table's lock: a later sequence number never carries an earlier word.
         let mut table = self.lock();
         let leaving = *self.leaving.borrow();

@@ -2,7 +2,7 @@
 //!
 //! Owns both ends of `rollcall.v1.MeshService`: [`server`] answers from the roster and the table, [`peers`] asks and takes
 //! [`answers`], over one [`link`] to each peer with a [`circuit`] of its own (of what it holds, over a stream of that link:
-//! [`revalidation`]), [`status`] translates a node's word and [`description`] how it is, [`accept`] takes connections and
+//! [`revalidation`]), [`node_status`] translates a node's word and [`description`] how it is, [`accept`] takes connections and
 //! [`preface`] bounds who never begins; of `rollcall.v1.PollingService` ([`forward`]); and what is said of their [`health`].
 //! What goes over it is [`metered`]. Who may speak is decided by [`security`]. Owns no other decision: whom to ask and what
 //! silence means is the roll call's.
@@ -12,11 +12,11 @@ pub mod answers;
 pub mod byte_counter;
 pub mod channel;
 pub mod circuit_breaker;
+pub mod node_status;
 pub mod peers;
 pub mod preface;
 pub mod revalidation;
 pub mod security;
-pub mod status;
 
 /// The compiled protocol.
 pub mod proto {

@@ -32,7 +32,7 @@ use crate::mesh::security::guard::Guard;
 use crate::mesh::security::{Peer, Security};
 use crate::mesh::{
     CALLS_PER_CONNECTION, MAX_ANSWER_BYTES, MAX_LOOKUP_IDS, MAX_REQUEST_BYTES, MAX_REVALIDATED_ROWS, NODE_ID_METADATA,
-    proto, status,
+    node_status, proto,
 };
 use crate::mesh_service::forward::Forwarded;
 use crate::mesh_service::health::Statuses;
@@ -143,7 +143,7 @@ impl MeshService for Answering {
         let missing = || Status::invalid_argument("status is missing");
         let (_, extensions, request) = request.into_parts();
         let peer = extensions.get::<Peer>();
-        let said = status::decode(request.status.ok_or_else(missing)?)
+        let said = node_status::decode(request.status.ok_or_else(missing)?)
             .map_err(|error| Status::invalid_argument(format!("the status {error}")))?;
         // Neither for another host nor for a node that is known to be at another.
         let known = self.membership.mesh_of(said.about.node.process());
@@ -156,7 +156,7 @@ impl MeshService for Answering {
             return Err(Status::permission_denied("the certificate does not name the host that the status is about"));
         }
         self.membership.told(&said);
-        let status = Some(status::encode(&self.membership.say()));
+        let status = Some(node_status::encode(&self.membership.say()));
         Ok(Response::new(proto::AnnounceResponse { status }))
     }
 
@@ -174,7 +174,7 @@ impl MeshService for Answering {
 
     async fn list_rooms(&self, _: Request<proto::ListRoomsRequest>) -> Result<Response<Self::ListRoomsStream>, Status> {
         let roster = Arc::clone(&self.roster);
-        let word = Some(status::encode(&self.membership.say()));
+        let word = Some(node_status::encode(&self.membership.say()));
         // A slice is read when the one before it was sent.
         let slices = stream::unfold((Some(Place::BEGIN), word), move |(place, word)| {
             let slice = place.map(|place| roster.slice(place));

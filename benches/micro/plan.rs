@@ -7,7 +7,7 @@ use rollcall::clock::BootInstant;
 use rollcall::directory::memory::Memory;
 use rollcall::directory::{Directory, NodeEntry, RoomOwners};
 use rollcall::membership::Membership;
-use rollcall::membership::table::{Known, Said};
+use rollcall::mesh::node_status::{MemberInfo, NodeStatus};
 use rollcall::names::NodeId;
 use rollcall::roll_call::plan;
 use rollcall::roster::Roster;
@@ -48,9 +48,9 @@ async fn meet(membership: &Membership, others: usize) -> RoomOwners {
         let (name, mesh, since) = (node_info.name.clone(), node_info.mesh.clone(), node_info.since.clone());
         let entry = NodeEntry { name: name.clone(), mesh: mesh.clone(), since: since.clone(), draining: false };
         owners.epoch = directory.register(&node, &entry, LEASE).await.unwrap();
-        let about = Known { node: node.clone(), name, mesh, since, age: None };
+        let about = MemberInfo { node: node.clone(), name, mesh, since, age: None };
         let fully_indexed_in = owners.epoch.clone();
-        membership.told(&Said {
+        membership.told(&NodeStatus {
             about,
             sequence: 1,
             fully_indexed_in,

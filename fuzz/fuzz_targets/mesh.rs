@@ -11,7 +11,7 @@ use rollcall::clock::BootInstant;
 use rollcall::membership::table::Table;
 use rollcall::mesh::proto::{AnnounceRequest, LookupSocketsRequest};
 use rollcall::mesh_service::Lookup;
-use rollcall::mesh::{MAX_LOOKUP_IDS, status};
+use rollcall::mesh::{MAX_LOOKUP_IDS, node_status};
 use rollcall::names::{NodeId, Room, SocketId, UserId};
 use rollcall::roster::{Registration, Roster, RowsUpdate};
 use tonic::Code;
@@ -72,17 +72,17 @@ fn lookup(request: &LookupSocketsRequest) {
 
 fn announce(request: AnnounceRequest) {
     let Some(status) = request.status else { return };
-    let Ok(said) = status::decode(status) else { return };
-    let again = AnnounceRequest { status: Some(status::encode(&said)) }.encode_to_vec();
+    let Ok(received) = node_status::decode(status) else { return };
+    let again = AnnounceRequest { status: Some(node_status::encode(&received)) }.encode_to_vec();
     let again = AnnounceRequest::decode(again.as_slice()).expect("what was encoded");
-    assert_eq!(again.status.map(status::decode), Some(Ok(said.clone())));
+    assert_eq!(again.status.map(node_status::decode), Some(Ok(received.clone())));
 
     let own = node().roster.incarnation();
     let mut table = Table::new(&own, Duration::from_secs(5));
     let now = BootInstant::now();
-    table.told(&said, now);
+    table.told(&received, now);
     let members = table.view().members;
-    assert!(members.len() <= 1 + said.members.len());
+    assert!(members.len() <= 1 + received.members.len());
     for (place, member) in members.iter().enumerate() {
         assert_ne!(member.node.process(), own.process(), "nobody else's word makes a node its own peer");
         let process = member.node.process();
@@ -92,7 +92,7 @@ fn announce(request: AnnounceRequest) {
     if said.goodbye {
         assert!(members.iter().all(|member| member.node != said.about.node), "who said goodbye is gone");
     }
-    assert!(!table.told(&said, now), "the same word again is no news");
+    assert!(!table.told(&received, now), "the same word again is no news");
 }
 
 fuzz_target!(|bytes: &[u8]| {

@@ -12,9 +12,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use super::table::Said;
 use super::{Leaving, Membership};
 use crate::clock::BootInstant;
+use crate::mesh::node_status::NodeStatus;
 use crate::mesh::peers::{PeerError, Peers};
 use crate::names::NodeId;
 
@@ -31,7 +31,7 @@ struct Told {
     node: NodeId,
     sequence: u64,
     sent: BootInstant,
-    answer: Result<Said, PeerError>,
+    answer: Result<NodeStatus, PeerError>,
 }
 
 impl Membership {

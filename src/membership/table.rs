@@ -15,33 +15,12 @@ use super::{Leaving, NodeInfo};
 use crate::clock::BootInstant;
 use crate::directory::{NodeEntry, NodeListing};
 use crate::index::Epoch;
+use crate::mesh::node_status::{MemberInfo, NodeStatus};
 use crate::names::{NodeId, NodeName};
 use crate::roster::IndexState;
 
 /// How many leases a goodbye is remembered, so that a list read just before it cannot bring the node back.
 const DEPARTED_LEASES: u32 = 10;
-
-/// A node's word about itself, as it travels over the mesh.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
-    pub about: Known,
-    pub sequence: u64,
-    pub fully_indexed_in: Option<Epoch>,
-    pub draining: bool,
-    pub goodbye: bool,
-    pub members: Vec<Known>,
-}
-
-/// A node as one other knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
-    pub node: NodeId,
-    pub name: NodeName,
-    pub mesh: SmolStr,
-    pub since: SmolStr,
-    /// Time since it was heard over the mesh; `None`: known from the index alone.
-    pub age: Option<Duration>,
-}
 
 /// A node of the cluster other than this one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,7 +160,7 @@ impl Table {
     }
 
     /// Returns whether a member was added, or spoke anew.
-    pub fn told(&mut self, said: &Said, now: BootInstant) -> bool {
+    pub fn told(&mut self, said: &NodeStatus, now: BootInstant) -> bool {
         let node = &said.about.node;
         if node.process() == self.process {
             return false;
@@ -212,7 +191,7 @@ impl Table {
 
     /// Returns whether it is a new member.
     pub fn found(&mut self, node: &NodeId, entry: &NodeEntry, now: BootInstant) -> bool {
-        let known = Known {
+        let known = MemberInfo {
             node: node.clone(),
             name: entry.name.clone(),
             mesh: entry.mesh.clone(),
@@ -320,14 +299,14 @@ impl Table {
     }
 
     /// This node's word now, and the members it knows.
-    pub fn say(&mut self, node_info: &NodeInfo, word: &IndexState, leaving: Leaving, now: BootInstant) -> Said {
+    pub fn say(&mut self, node_info: &NodeInfo, word: &IndexState, leaving: Leaving, now: BootInstant) -> NodeStatus {
         let sequence = self.number(word, leaving);
         let members = self.members.values().map(|member| {
             let Member { node, name, mesh, since, heard, .. } = member.clone();
-            Known { node, name, mesh, since, age: heard.map(|heard| now.since(heard)) }
+            MemberInfo { node, name, mesh, since, age: heard.map(|heard| now.since(heard)) }
         });
-        Said {
-            about: Known {
+        NodeStatus {
+            about: MemberInfo {
                 node: word.incarnation.clone(),
                 name: node_info.name.clone(),
                 mesh: node_info.mesh.clone(),
@@ -399,7 +378,7 @@ impl Table {
     }
 
     /// Hearsay makes members, and makes the evidence for known ones younger, but is not worth more than its age.
-    fn hearsay(&mut self, known: &Known, now: BootInstant) -> bool {
+    fn hearsay(&mut self, known: &MemberInfo, now: BootInstant) -> bool {
         let alive = known.age.is_some_and(|age| age < self.lease);
         if self.steady_since.is_some() && !alive {
             return false;
@@ -415,7 +394,7 @@ impl Table {
     }
 
     /// Adds a member that is not known yet, unless it is gone for good. Returns whether it was added.
-    fn meet(&mut self, known: &Known, now: BootInstant) -> bool {
+    fn meet(&mut self, known: &MemberInfo, now: BootInstant) -> bool {
         let node = &known.node;
         if node.process() == self.process || self.departed.contains_key(node) || self.members.contains_key(node) {
             return false;

@@ -28,9 +28,9 @@ use super::proto::ForwardRequest;
 use super::proto::mesh_service_client::MeshServiceClient;
 use super::proto::polling_service_client::PollingServiceClient;
 use super::security::Security;
-use super::{CALLS_PER_CONNECTION, MAX_FORWARDED_BYTES, NODE_ID_METADATA, answers, proto, status};
+use super::{CALLS_PER_CONNECTION, MAX_FORWARDED_BYTES, NODE_ID_METADATA, answers, node_status, proto};
 use crate::clock::BootInstant;
-use crate::membership::table::Said;
+use crate::mesh::node_status::NodeStatus;
 use crate::mesh_service::{description, forward};
 use crate::names::{NodeId, Room};
 use crate::roster::RoomSnapshot;
@@ -140,7 +140,7 @@ impl Peers {
         let answer = timeout(within, peer.ask(question, within, &span)).instrument(span.clone()).await;
         let reply = match call.end(answer) {
             Ok(response) => answers::part(node, known, &response).map(PeerReply::Snapshot),
-            Err(Failure::Said(status)) => moved(&status)
+            Err(Failure::NodeStatus(status)) => moved(&status)
                 .filter(|now| now != node)
                 .map(PeerReply::NodeIdChanged)
                 .ok_or_else(|| peer_error(&status)),
@@ -155,16 +155,16 @@ impl Peers {
     ///
     /// # Errors
     /// Whatever came instead of an answer within `within`.
-    pub async fn announce(&self, mesh: &SmolStr, said: &Said, within: Duration) -> Result<Said, PeerError> {
+    pub async fn announce(&self, mesh: &SmolStr, said: &NodeStatus, within: Duration) -> Result<NodeStatus, PeerError> {
         let peer = self.peer(mesh)?;
         let call = Call { circuit: &peer.circuit, began: BootInstant::now(), probing: false };
-        let request = proto::AnnounceRequest { status: Some(status::encode(said)) };
+        let request = proto::AnnounceRequest { status: Some(node_status::encode(said)) };
         match call.end(timeout(within, peer.client().announce(request)).await) {
             Ok(response) => {
                 let status = response.status.ok_or(PeerError::Failed)?;
-                status::decode(status).map_err(|_| PeerError::Failed)
+                node_status::decode(status).map_err(|_| PeerError::Failed)
             }
-            Err(Failure::Said(status)) => Err(peer_error(&status)),
+            Err(Failure::NodeStatus(status)) => Err(peer_error(&status)),
             Err(Failure::Late) => Err(PeerError::Deadline),
         }
     }
@@ -186,8 +186,8 @@ impl Peers {
         request.set_timeout(within);
         match call.end(timeout(within, client.describe(request)).await) {
             Ok(response) => answers::described(node, &response).map(Some),
-            Err(Failure::Said(status)) if status.code() == Code::Unimplemented => Ok(None),
-            Err(Failure::Said(status)) => Err(peer_error(&status)),
+            Err(Failure::NodeStatus(status)) if status.code() == Code::Unimplemented => Ok(None),
+            Err(Failure::NodeStatus(status)) => Err(peer_error(&status)),
             Err(Failure::Late) => Err(PeerError::Deadline),
         }
     }
@@ -288,7 +288,7 @@ impl Peer {
 /// What came instead of an answer.
 enum Failure {
     Late,
-    Said(Status),
+    NodeStatus(Status),
 }
 
 impl<'a> Call<'a> {
@@ -312,7 +312,7 @@ impl<'a> Call<'a> {
                 let error = peer_error(&status);
                 // What has no cause on this side is the peer's own word.
                 let answered = status.source().is_none() && error != PeerError::Deadline;
-                (Err(Failure::Said(status)), Some(error).filter(|_| !answered))
+                (Err(Failure::NodeStatus(status)), Some(error).filter(|_| !answered))
             }
         };
         match error {

@@ -8,7 +8,7 @@ use super::*;
 use crate::directory::faulty::{Call, Fault, Faulty};
 use crate::directory::memory::Memory;
 use crate::membership::NodeInfo;
-use crate::membership::table::{Known, Said};
+use crate::mesh::node_status::{MemberInfo, NodeStatus};
 use crate::mesh::peers::Peers;
 use crate::names::{NodeName, SocketId, UserId};
 use crate::roster::Registration;
@@ -55,8 +55,9 @@ impl Bench {
 
     fn meet_one_that_does_not_answer(&self) {
         let (node, name) = (NodeId::new_process(), NodeName::from_any("silent"));
-        let known = Known { node, name, mesh: "127.0.0.1:1".into(), since: "now".into(), age: Some(Duration::ZERO) };
-        let said = Said {
+        let known =
+            MemberInfo { node, name, mesh: "127.0.0.1:1".into(), since: "now".into(), age: Some(Duration::ZERO) };
+        let said = NodeStatus {
             about: known,
             sequence: 1,
             fully_indexed_in: None,

@@ -27,13 +27,13 @@ impl Report {
     /// `has_keys`: clients can be told apart, see [`crate::auth::By::is_ready`].
     pub fn of(readiness: Readiness, has_keys: bool) -> Self {
         let directory = match readiness.directory {
-            DirectoryState::Confirmed => "ok",
-            DirectoryState::Away => "does not answer; the other nodes are asked without it",
+            DirectoryState::LeaseConfirmed => "ok",
+            DirectoryState::Unavailable => "does not answer; the other nodes are asked without it",
             DirectoryState::NeverReached => "has not answered since this node started",
         };
         let mesh = match readiness.mesh {
-            MeshState::Known => "ok",
-            MeshState::Telling => "not introduced to every member yet",
+            MeshState::Synced => "ok",
+            MeshState::Announcing => "not introduced to every member yet",
             MeshState::Isolated => "most members do not answer, and there is no lease",
         };
         let identity = if has_keys { "ok" } else { "the source of --jwks has brought no keys yet" };
@@ -42,7 +42,7 @@ impl Report {
         if readiness.directory == DirectoryState::NeverReached && !ready {
             reasons.push(format!("directory: {directory}"));
         }
-        if readiness.mesh != MeshState::Known {
+        if readiness.mesh != MeshState::Synced {
             reasons.push(format!("mesh: {mesh}"));
         }
         if !has_keys {
@@ -61,14 +61,14 @@ mod tests {
 
     #[test]
     fn there_is_a_reason_exactly_when_a_node_is_not_ready() {
-        for directory in [DirectoryState::Confirmed, DirectoryState::Away, DirectoryState::NeverReached] {
-            for mesh in [MeshState::Known, MeshState::Telling, MeshState::Isolated] {
+        for directory in [DirectoryState::LeaseConfirmed, DirectoryState::Unavailable, DirectoryState::NeverReached] {
+            for mesh in [MeshState::Synced, MeshState::Announcing, MeshState::Isolated] {
                 for leaving in [false, true] {
                     for has_keys in [true, false] {
                         let report = Report::of(Readiness { directory, mesh, leaving }, has_keys);
                         assert_eq!(report.ready, report.reasons.is_empty(), "{report:?}");
-                        assert_eq!(report.ready, mesh == MeshState::Known && !leaving && has_keys, "{report:?}");
-                        assert_eq!(report.directory == "ok", directory == DirectoryState::Confirmed);
+                        assert_eq!(report.ready, mesh == MeshState::Synced && !leaving && has_keys, "{report:?}");
+                        assert_eq!(report.directory == "ok", directory == DirectoryState::LeaseConfirmed);
                     }
                 }
             }

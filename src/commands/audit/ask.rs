@@ -10,10 +10,10 @@ use thiserror::Error;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
-use crate::membership::table::Known;
 use crate::mesh::channel::{Link, by_tcp};
+use crate::mesh::node_status::MemberInfo;
 use crate::mesh::security::Security;
-use crate::mesh::{proto, status};
+use crate::mesh::{node_status, proto};
 use crate::names::{NodeId, Room, SocketId};
 
 /// The longest that a node may take for the next part of its answer.
@@ -28,7 +28,7 @@ pub struct Told {
     pub node: NodeId,
     pub roster: Roster,
     /// The nodes that it knows.
-    pub members: Vec<Known>,
+    pub members: Vec<MemberInfo>,
 }
 
 /// Why a node has not told what it has.
@@ -58,7 +58,7 @@ pub async fn whole(mesh: &SmolStr, security: &Security) -> Result<Told, Unheard>
     let mut parts = calling.await.map_err(|_elapsed| Unheard::Late)??.into_inner();
     let first = next(&mut parts).await?.ok_or(Unheard::Nonsense)?;
     let node = NodeId::parse(&first.node_id).map_err(|_| Unheard::Nonsense)?;
-    let word = status::decode(first.status.clone().ok_or(Unheard::Nonsense)?).map_err(|_| Unheard::Nonsense)?;
+    let word = node_status::decode(first.status.clone().ok_or(Unheard::Nonsense)?).map_err(|_| Unheard::Nonsense)?;
     let mut told = Told { node, roster: Roster::new(), members: word.members };
     let mut part = Some(first);
     while let Some(told_now) = part {

@@ -9,13 +9,13 @@ fn entry(name: &str) -> NodeEntry {
     NodeEntry { name, mesh: "127.0.0.1:1".into(), since: SmolStr::default(), draining: false }
 }
 
-fn known(node: &NodeId, age: impl Into<Option<Duration>>) -> Known {
+fn known(node: &NodeId, age: impl Into<Option<Duration>>) -> MemberInfo {
     let NodeEntry { name, mesh, since, .. } = entry("node");
-    Known { node: node.clone(), name, mesh, since, age: age.into() }
+    MemberInfo { node: node.clone(), name, mesh, since, age: age.into() }
 }
 
-fn said(node: &NodeId, sequence: u64, fully_indexed_in: Option<&str>) -> Said {
-    Said {
+fn said(node: &NodeId, sequence: u64, fully_indexed_in: Option<&str>) -> NodeStatus {
+    NodeStatus {
         about: known(node, Duration::ZERO),
         sequence,
         fully_indexed_in: fully_indexed_in.map(|epoch| Epoch(epoch.into())),
@@ -54,7 +54,7 @@ fn a_goodbye_is_for_good_whatever_a_list_says_that_was_read_before() {
     let node = NodeId::new_process();
     table.list(&listing([(node.clone(), entry("node"))]), now, now, true);
     assert_eq!(members(&table), HashSet::from([node.clone()]));
-    table.told(&Said { goodbye: true, ..said(&node, 1, None) }, now);
+    table.told(&NodeStatus { goodbye: true, ..said(&node, 1, None) }, now);
     table.list(&listing([(node.clone(), entry("node"))]), now, now, true);
     assert_eq!(members(&table), HashSet::new());
     assert!(table.view().departed.contains(&node));
@@ -128,7 +128,7 @@ fn whoever_has_a_lease_is_asked_before_a_silent_member_is_let_go() {
     assert_eq!(members(&table), both, "it was asked before there was a suspicion");
 
     let heard = vec![known(&suspect, Duration::from_secs(1))];
-    table.told(&Said { members: heard, ..said(&witness, 1, Some("E")) }, second(8));
+    table.told(&NodeStatus { members: heard, ..said(&witness, 1, Some("E")) }, second(8));
     table.acknowledged(&witness, 1, second(8));
     list(&mut table, 9);
     assert_eq!(members(&table), both, "the witness has heard it");
@@ -142,7 +142,7 @@ fn whoever_has_a_lease_is_asked_before_a_silent_member_is_let_go() {
     assert_eq!(members(&table), HashSet::from([witness.clone()]));
 
     let late = vec![known(&suspect, LEASE), known(&NodeId::new_process(), None)];
-    table.told(&Said { members: late, ..said(&witness, 3, Some("E")) }, second(14));
+    table.told(&NodeStatus { members: late, ..said(&witness, 3, Some("E")) }, second(14));
     assert_eq!(members(&table), HashSet::from([witness]), "who knows it from long ago does not bring it back");
 }
 
@@ -153,12 +153,12 @@ fn hearsay_makes_members_and_is_worth_no_more_than_its_age() {
     silence(&mut table, now, 0, 5);
     let moment = now.after(LEASE);
     let hearsay = vec![known(&young, Duration::from_secs(4)), known(&old, LEASE)];
-    table.told(&Said { members: hearsay.clone(), ..said(&speaker, 1, None) }, moment);
+    table.told(&NodeStatus { members: hearsay.clone(), ..said(&speaker, 1, None) }, moment);
     assert_eq!(members(&table), HashSet::from([speaker.clone(), young]));
     silence(&mut table, now, 6, 6);
     assert_eq!(members(&table), HashSet::from([speaker.clone()]), "five seconds without a sign of life");
     table.unreadable();
-    table.told(&Said { members: hearsay, ..said(&speaker, 3, None) }, moment);
+    table.told(&NodeStatus { members: hearsay, ..said(&speaker, 3, None) }, moment);
     assert!(members(&table).contains(&old), "without an index nobody is known to be dead");
 }
 

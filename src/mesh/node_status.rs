@@ -1,6 +1,7 @@
-//! A node's word on the wire: `Status` to [`Said`] and back.
+//! The status that nodes announce to each other, and its conversion to and from the wire message `Status`.
 //!
-//! Owns the checks of what comes in: names and ids that no node can have made refuse the whole status.
+//! Owns the validation of received statuses: one invalid name or id rejects the whole status. Does not own the rules by
+//! which a status is believed: those belong to the member table (`membership::table`).
 
 use std::time::Duration;
 
@@ -10,13 +11,39 @@ use thiserror::Error;
 use super::proto;
 use crate::clock::whole_milliseconds;
 use crate::index::Epoch;
-use crate::membership::table::{Known, Said};
 use crate::names::{NameError, NodeId, NodeName};
 
 /// The most members a status may name.
 const MAX_MEMBERS: usize = 10_000;
 
-/// Why a status makes no sense. `Display` completes the sentence "the status …".
+/// The state of a node as the node itself reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeStatus {
+    pub about: MemberInfo,
+    /// Numbers the statuses of one process; a receiver keeps the one with the highest number.
+    pub sequence: u64,
+    /// The epoch in which every room of the node is in the directory; `None` while one may be missing.
+    pub fully_indexed_in: Option<Epoch>,
+    pub draining: bool,
+    pub goodbye: bool,
+    /// The members that the node knows, so that two nodes with different lists converge.
+    pub members: Vec<MemberInfo>,
+}
+
+/// A node as another node knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberInfo {
+    pub node: NodeId,
+    pub name: NodeName,
+    /// The address of its mesh port, `host:port`.
+    pub mesh: SmolStr,
+    /// When the process started, RFC 3339.
+    pub since: SmolStr,
+    /// Time since the last message from it over the mesh; `None`: known from the directory alone.
+    pub age: Option<Duration>,
+}
+
+/// Why a received status is invalid. `Display` completes the sentence "the status …".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Error {
     #[error("has a name or an id that {0}")]
@@ -25,7 +52,7 @@ pub enum Error {
     TooManyMembers,
 }
 
-pub fn encode(said: &Said) -> proto::Status {
+pub fn encode(said: &NodeStatus) -> proto::Status {
     proto::Status {
         node_id: said.about.node.to_string(),
         name: said.about.name.to_string(),
@@ -41,12 +68,12 @@ pub fn encode(said: &Said) -> proto::Status {
 
 /// # Errors
 /// When a name or an id in it is none, or it names too many members.
-pub fn decode(status: proto::Status) -> Result<Said, Error> {
+pub fn decode(status: proto::Status) -> Result<NodeStatus, Error> {
     if status.members.len() > MAX_MEMBERS {
         return Err(Error::TooManyMembers);
     }
     let fully_indexed_in = Some(status.whole_under).filter(|epoch| !epoch.is_empty());
-    Ok(Said {
+    Ok(NodeStatus {
         about: known(&status.node_id, &status.name, &status.mesh, &status.since, Some(Duration::ZERO))?,
         sequence: status.sequence,
         fully_indexed_in: fully_indexed_in.map(|epoch| Epoch(epoch.into())),
@@ -56,7 +83,7 @@ pub fn decode(status: proto::Status) -> Result<Said, Error> {
     })
 }
 
-fn encode_member(known: &Known) -> proto::KnownMember {
+fn encode_member(known: &MemberInfo) -> proto::KnownMember {
     proto::KnownMember {
         node_id: known.node.to_string(),
         name: known.name.to_string(),
@@ -66,13 +93,13 @@ fn encode_member(known: &Known) -> proto::KnownMember {
     }
 }
 
-fn decode_member(member: &proto::KnownMember) -> Result<Known, NameError> {
+fn decode_member(member: &proto::KnownMember) -> Result<MemberInfo, NameError> {
     let age = member.age_ms.map(Duration::from_millis);
     known(&member.node_id, &member.name, &member.mesh, &member.since, age)
 }
 
-fn known(node: &str, name: &str, mesh: &str, since: &str, age: Option<Duration>) -> Result<Known, NameError> {
-    Ok(Known {
+fn known(node: &str, name: &str, mesh: &str, since: &str, age: Option<Duration>) -> Result<MemberInfo, NameError> {
+    Ok(MemberInfo {
         node: NodeId::parse(node)?,
         name: NodeName::parse(name)?,
         mesh: SmolStr::new(mesh),

@@ -267,7 +267,7 @@ async fn run_serve(serve: Serve, logging: Logging, shutdown: CancellationToken) 
             ping_timeout: serve.ping_timeout,
         },
         access,
-        linger: reconciler::LINGER,
+        release_delay: reconciler::RELEASE_DELAY,
         limits,
         cors_origins: serve.cors_origins,
         tls,

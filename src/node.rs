@@ -56,7 +56,7 @@ use crate::mesh::security::Security;
 use crate::mesh_service;
 use crate::names::{NodeId, NodeName};
 use crate::node::scrape::{Scrape, Sources};
-use crate::reconciler::Registrar;
+use crate::reconciler::Reconciler;
 use crate::roll_call::RollCall;
 use crate::roll_call::cache::Parts;
 use crate::roster::Roster;
@@ -101,7 +101,7 @@ pub struct Config {
     /// How long stopping may take.
     pub drain: Duration,
     /// How long a claim outlives the room's last socket.
-    pub linger: Duration,
+    pub release_delay: Duration,
     /// How many bytes of the answers of nodes are held, at most.
     pub cache: u64,
     /// What Socket.IO clients are held to.
@@ -136,7 +136,7 @@ pub struct Listeners {
 pub struct Core {
     pub roster: Arc<Roster>,
     pub membership: Arc<Membership>,
-    pub registrar: Arc<Registrar>,
+    pub reconciler: Arc<Reconciler>,
     pub roll_call: RollCall,
     /// What says how this node is.
     pub describer: Describer,
@@ -156,11 +156,11 @@ pub struct Node {
 }
 
 impl Core {
-    /// `linger`: how long a claim outlives the room's last socket.
+    /// `release_delay`: how long a claim outlives the room's last socket.
     pub fn new(
         node_info: NodeInfo,
         lease: Duration,
-        linger: Duration,
+        release_delay: Duration,
         directory: Arc<dyn Directory>,
         peers: Peers,
         parts: Parts,
@@ -169,12 +169,12 @@ impl Core {
         let directory = metrics.calls.measure(directory);
         let roster = Roster::new(NodeId::new_process());
         let membership = Membership::new(node_info, lease, Arc::clone(&roster));
-        // Socket in: socket edge -> roster -> registrar -> directory.
-        let registrar = Registrar::new(
+        // Socket in: socket edge -> roster -> reconciler -> directory.
+        let reconciler = Reconciler::new(
             Arc::clone(&roster),
             Arc::clone(&membership),
             Arc::clone(&directory),
-            linger,
+            release_delay,
             metrics.flushes.clone(),
         );
         // Question in: HTTP -> roll call -> directory -> mesh.
@@ -190,7 +190,7 @@ impl Core {
         );
         let recent = metrics.roll_calls.recent().clone();
         let describer = Describer::new(Arc::clone(&roster), Arc::clone(&membership), recent);
-        Self { roster, membership, registrar, roll_call, describer, directory, peers, parts, metrics, background }
+        Self { roster, membership, reconciler, roll_call, describer, directory, peers, parts, metrics, background }
     }
 
     /// Starts what keeps going. None of these tasks ends by itself.
@@ -207,9 +207,9 @@ impl Core {
             let (membership, peers) = (Arc::clone(&self.membership), self.peers.clone());
             async move { membership.announce(&peers).await }
         });
-        tasks.spawn("registrar", {
-            let registrar = Arc::clone(&self.registrar);
-            async move { registrar.keep_equal().await }
+        tasks.spawn("reconciler", {
+            let reconciler = Arc::clone(&self.reconciler);
+            async move { reconciler.run().await }
         });
     }
 }
@@ -222,7 +222,7 @@ impl Node {
             since: format!("{:.3}", Timestamp::now()).into(),
         };
         let (peers, parts) = (Peers::secured(config.mesh_security.clone()), Parts::new(config.cache));
-        let core = Core::new(node_info, config.lease, config.linger, directory, peers, parts);
+        let core = Core::new(node_info, config.lease, config.release_delay, directory, peers, parts);
         Self { config, listeners, core }
     }
 
@@ -258,7 +258,7 @@ impl Node {
     /// When a part of the node ended that must not.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self { config, listeners, core } = self;
-        let Core { roster, membership, registrar, .. } = &core;
+        let Core { roster, membership, reconciler, .. } = &core;
         // The longest that a poll may take to be answered: by then its session would have ended.
         let poll_most = config.clients.ping_interval + config.clients.ping_timeout;
         let longest_wait = poll_most.max(DEADLINE_MOST);
@@ -270,7 +270,7 @@ impl Node {
         let expiry = Arc::new(Expiry::default());
         let (socket_io, live) = socketio::build(
             Arc::clone(roster),
-            Arc::clone(registrar),
+            Arc::clone(reconciler),
             identity.clone(),
             Arc::clone(&expiry),
             core.metrics.refusals.clone(),
@@ -388,12 +388,12 @@ impl Node {
         stop_public.cancel();
         // 2. The sockets go. Their transports end without a Socket.IO disconnect, so clients come back elsewhere; the
         //    claim of a room goes with its last socket.
-        registrar.give_back_at_once();
+        reconciler.release_immediately();
         readiness_gate::disconnect_clients_over(config.drain.mul_f64(CLIENTS_SHARE), &connections).await;
         step("answering requests", within, &mut public).await;
         step("letting sockets go", within, empty(roster)).await;
         // 3. The last claims.
-        step("giving rooms back", within, registrar.everything_is_given_back()).await;
+        step("giving rooms back", within, reconciler.wait_until_released()).await;
         // 4. The others hear that there is nobody to ask here any more.
         membership.leave(Leaving::Goodbye);
         step("saying goodbye", within, membership.everyone_knows()).await;

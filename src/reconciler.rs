@@ -1,7 +1,7 @@
-//! The registrar: keeps the directory equal to the roster.
+//! The reconciler: keeps the directory equal to the roster.
 //!
 //! Owns the commands that claim rooms, give them back and list sockets, and the one wait of a client: until its rooms
-//! are claimed and this node counts ([`Registrar::settle`]). Owns no state of the rooms: what is due is asked of the
+//! are claimed and this node counts ([`Reconciler::settle`]). Owns no state of the rooms: what is due is asked of the
 //! roster, level-triggered, and what was answered is told to it. One command per room is under way at a time; a
 //! removal without an answer ends the incarnation, because it may still run later and take a newer claim away.
 
@@ -24,31 +24,31 @@ use crate::roster::ownership::{Abandoned, Holding};
 use crate::telemetry::metrics::flushes::{Behind, Flushes};
 
 /// How long a claim outlives the room's last socket: a reload of the page costs nothing.
-pub const LINGER: Duration = Duration::from_millis(1500);
+pub const RELEASE_DELAY: Duration = Duration::from_millis(1500);
 /// How often held claims are asserted again.
-const ASSERT_EVERY: Duration = Duration::from_secs(30);
+const REASSERT_INTERVAL: Duration = Duration::from_secs(30);
 /// How long after a failure a command is sent again.
-const AGAIN_AFTER: Duration = Duration::from_millis(200);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// How long after a list was written the next one may be. Nobody waits for lists, and with one command for what comes in
 /// this time instead of one for each two sockets, four nodes on two cores let in a tenth more clients per second.
-pub const LIST_AFTER: Duration = Duration::from_millis(10);
+pub const SOCKET_WRITE_INTERVAL: Duration = Duration::from_millis(10);
 /// The most rooms in one command.
-const ROOMS_PER_COMMAND: usize = 500;
+const MAX_ROOMS_PER_COMMAND: usize = 500;
 /// The most seats in one command.
-const SEATS_PER_COMMAND: usize = 1_000;
+const MAX_SOCKETS_PER_COMMAND: usize = 1_000;
 
 /// A client could not be told in time that its rooms are its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the directory did not confirm the rooms within {0:?}")]
-pub struct Unsettled(Duration);
+pub struct OwnershipTimeout(Duration);
 
 /// Shared by `Arc`.
-pub struct Registrar {
+pub struct Reconciler {
     roster: Arc<Roster>,
     membership: Arc<Membership>,
     directory: Arc<dyn Directory>,
     /// How long a claim outlives the room's last socket; nothing once this node leaves.
-    linger: watch::Sender<Duration>,
+    release_delay: watch::Sender<Duration>,
     /// Nothing is due, and nothing is under way.
     equal: watch::Sender<bool>,
     flushes: Flushes,
@@ -64,11 +64,11 @@ enum Done {
 
 /// What the loop remembers between two looks at the roster: commands under way, and those to be sent again.
 #[derive(Default)]
-struct Desk {
+struct InFlight {
     /// The incarnation that the rest is about.
     node: Option<NodeId>,
     commands: JoinSet<Done>,
-    busy: HashSet<Room>,
+    rooms: HashSet<Room>,
     listing: bool,
     wanting: HashSet<Room>,
     /// Rooms whose key is another program's: they are asked for again when claims are asserted.
@@ -85,7 +85,7 @@ struct Desk {
     lists_after: Option<Instant>,
 }
 
-impl Desk {
+impl InFlight {
     /// Forgets pauses that are over.
     fn resume(&mut self, now: Instant) {
         for pause in [&mut self.claims_after, &mut self.removals_after, &mut self.lists_after] {
@@ -99,26 +99,26 @@ impl Desk {
     }
 }
 
-impl Registrar {
+impl Reconciler {
     pub fn new(
         roster: Arc<Roster>,
         membership: Arc<Membership>,
         directory: Arc<dyn Directory>,
-        linger: Duration,
+        release_delay: Duration,
         flushes: Flushes,
     ) -> Arc<Self> {
-        let (linger, _) = watch::channel(linger);
+        let (release_delay, _) = watch::channel(release_delay);
         let (equal, _) = watch::channel(false);
-        Arc::new(Self { roster, membership, directory, linger, equal, flushes })
+        Arc::new(Self { roster, membership, directory, release_delay, equal, flushes })
     }
 
     /// From now on claims go with the room's last socket.
-    pub fn give_back_at_once(&self) {
-        self.linger.send_replace(Duration::ZERO);
+    pub fn release_immediately(&self) {
+        self.release_delay.send_replace(Duration::ZERO);
     }
 
     /// Ends when nothing of this node's rooms is in the directory.
-    pub async fn everything_is_given_back(&self) {
+    pub async fn wait_until_released(&self) {
         let mut equal = self.equal.subscribe();
         // The sender lives in `self`, so waiting cannot fail.
         let _ = equal.wait_for(|equal| *equal && self.roster.is_clear()).await;
@@ -127,12 +127,12 @@ impl Registrar {
     /// Ends when a client that has joined these rooms may be told so.
     ///
     /// # Errors
-    /// [`Unsettled`] after `within`: the client should be dropped, so that it tries again.
-    pub async fn settle(&self, rooms: &[Room], within: Duration) -> Result<(), Unsettled> {
-        timeout(within, self.settled(rooms)).await.map_err(|_elapsed| Unsettled(within))
+    /// [`OwnershipTimeout`] after `within`: the client should be dropped, so that it tries again.
+    pub async fn wait_until_owned(&self, rooms: &[Room], within: Duration) -> Result<(), OwnershipTimeout> {
+        timeout(within, self.until_owned(rooms)).await.map_err(|_elapsed| OwnershipTimeout(within))
     }
 
-    async fn settled(&self, rooms: &[Room]) {
+    async fn until_owned(&self, rooms: &[Room]) {
         let mut standing = self.membership.standing();
         let mut word = self.roster.index_state();
         let mut acknowledgements = self.membership.acknowledgements();
@@ -168,35 +168,35 @@ impl Registrar {
     }
 
     /// Carries what is due to the directory, for ever.
-    pub async fn keep_equal(&self) {
-        let mut desk = Desk::default();
+    pub async fn run(&self) {
+        let mut in_flight = InFlight::default();
         let mut flush = self.flushes.watch();
-        let mut asserting = interval_at(Instant::now() + ASSERT_EVERY, ASSERT_EVERY);
+        let mut asserting = interval_at(Instant::now() + REASSERT_INTERVAL, REASSERT_INTERVAL);
         asserting.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut standing = self.membership.standing();
-        let mut linger = self.linger.subscribe();
+        let mut release_delay = self.release_delay.subscribe();
         loop {
             let entered = standing.borrow_and_update().entered.is_some();
             let node = standing.borrow().node.clone();
             // Claims follow the lease: without one, they would be repaired away.
             let now = Instant::now();
-            desk.resume(now);
+            in_flight.resume(now);
             // While the directory is away, removals would go unanswered, and each of those costs an incarnation.
             if entered && node == self.roster.incarnation() && !self.roster.is_directory_away() {
-                self.look(&node, &mut desk, now);
+                self.look(&node, &mut in_flight, now);
             }
-            self.equal.send_replace(desk.is_clear());
-            flush.note(self.behind(&desk));
-            let next = self.next_look(&desk, now);
+            self.equal.send_replace(in_flight.is_clear());
+            flush.note(self.behind(&in_flight));
+            let next = self.next_look(&in_flight, now);
             tokio::select! {
                 () = self.roster.something_due() => {}
                 _ = standing.changed() => {}
-                _ = linger.changed() => {}
-                Some(Ok(done)) = desk.commands.join_next() => self.file(done, &mut desk),
+                _ = release_delay.changed() => {}
+                Some(Ok(done)) = in_flight.commands.join_next() => self.file(done, &mut in_flight),
                 () = sleep_until(next) => {}
                 _ = asserting.tick() => {
                     if !self.roster.is_directory_away() {
-                        self.assert_again(&node, &mut desk);
+                        self.assert_again(&node, &mut in_flight);
                     }
                 }
             }
@@ -204,61 +204,64 @@ impl Registrar {
     }
 
     /// What the directory is behind by.
-    fn behind(&self, desk: &Desk) -> Behind {
+    fn behind(&self, in_flight: &InFlight) -> Behind {
         let [wanting, emptied, seats] = self.roster.due();
         Behind {
-            claims: wanting + desk.wanting.len(),
-            removals: emptied + desk.unreleased.len(),
+            claims: wanting + in_flight.wanting.len(),
+            removals: emptied + in_flight.unreleased.len(),
             seats,
-            level: wanting == 0 && seats == 0 && desk.is_clear(),
+            level: wanting == 0 && seats == 0 && in_flight.is_clear(),
         }
     }
 
     /// Sends what is due and not under way.
-    fn look(&self, node: &NodeId, desk: &mut Desk, now: Instant) {
+    fn look(&self, node: &NodeId, in_flight: &mut InFlight, now: Instant) {
         self.roster.republish();
-        if desk.node.as_ref() != Some(node) {
+        if in_flight.node.as_ref() != Some(node) {
             // What runs late for another incarnation is nobody's, and repaired by whoever reads it.
-            desk.doubtful_rooms.clear();
-            desk.doubtful_seats.clear();
+            in_flight.doubtful_rooms.clear();
+            in_flight.doubtful_seats.clear();
             // What was still to be given back is left behind with the incarnation that held it.
-            let rooms: Vec<Room> = desk.unreleased.drain().collect();
-            if let Some(node) = desk.node.replace(node.clone()).filter(|_| !rooms.is_empty()) {
-                desk.abandoned.push(Abandoned { node, rooms });
+            let rooms: Vec<Room> = in_flight.unreleased.drain().collect();
+            if let Some(node) = in_flight.node.replace(node.clone()).filter(|_| !rooms.is_empty()) {
+                in_flight.abandoned.push(Abandoned { node, rooms });
             }
         }
-        desk.wanting.extend(self.roster.take_wanting());
-        desk.abandoned.extend(self.roster.take_abandoned());
-        if desk.claims_after.is_none() {
-            self.send_claims(node, desk);
+        in_flight.wanting.extend(self.roster.take_wanting());
+        in_flight.abandoned.extend(self.roster.take_abandoned());
+        if in_flight.claims_after.is_none() {
+            self.send_claims(node, in_flight);
         }
-        if desk.removals_after.is_none() {
-            self.send_removals(node, desk, now);
+        if in_flight.removals_after.is_none() {
+            self.send_removals(node, in_flight, now);
         }
-        if desk.lists_after.is_none() && !desk.listing {
-            self.send_list(node, desk);
+        if in_flight.lists_after.is_none() && !in_flight.listing {
+            self.send_list(node, in_flight);
         }
     }
 
-    fn send_claims(&self, node: &NodeId, desk: &mut Desk) {
-        let wanting =
-            desk.wanting.extract_if(|room| !desk.busy.contains(room) && !desk.foreign.contains(room)).collect();
+    fn send_claims(&self, node: &NodeId, in_flight: &mut InFlight) {
+        let wanting = in_flight
+            .wanting
+            .extract_if(|room| !in_flight.rooms.contains(room) && !in_flight.foreign.contains(room))
+            .collect();
         let asked = self.roster.ask_for(node, wanting);
         for room in &asked {
-            desk.unreleased.remove(room);
+            in_flight.unreleased.remove(room);
         }
-        self.claim(node, &asked, desk);
+        self.claim(node, &asked, in_flight);
     }
 
-    fn send_removals(&self, node: &NodeId, desk: &mut Desk, now: Instant) {
-        let emptied_before = now.checked_sub(*self.linger.borrow());
-        let given = emptied_before.map(|before| self.roster.give_back(node, before, &desk.busy)).unwrap_or_default();
-        desk.unreleased.extend(given);
-        let releasing: Vec<Room> = desk.unreleased.extract_if(|room| !desk.busy.contains(room)).collect();
-        for rooms in releasing.chunks(ROOMS_PER_COMMAND) {
+    fn send_removals(&self, node: &NodeId, in_flight: &mut InFlight, now: Instant) {
+        let emptied_before = now.checked_sub(*self.release_delay.borrow());
+        let given =
+            emptied_before.map(|before| self.roster.give_back(node, before, &in_flight.rooms)).unwrap_or_default();
+        in_flight.unreleased.extend(given);
+        let releasing: Vec<Room> = in_flight.unreleased.extract_if(|room| !in_flight.rooms.contains(room)).collect();
+        for rooms in releasing.chunks(MAX_ROOMS_PER_COMMAND) {
             let (directory, node, rooms) = (Arc::clone(&self.directory), node.clone(), rooms.to_vec());
-            desk.busy.extend(rooms.iter().cloned());
-            desk.commands.spawn(async move {
+            in_flight.rooms.extend(rooms.iter().cloned());
+            in_flight.commands.spawn(async move {
                 let answer = directory.remove_owner(&node, &rooms).await;
                 Done::Released { node, rooms, answer }
             });
@@ -267,34 +270,34 @@ impl Registrar {
         // The others may still take the retired incarnation's word that it is whole. While its claims stand, they ask
         // it; they may go when every room has a claim of the present one.
         let whole = self.roster.index_state().borrow().fully_indexed_in.is_some();
-        for abandoned in desk.abandoned.extract_if(.., |_| whole) {
+        for abandoned in in_flight.abandoned.extract_if(.., |_| whole) {
             let directory = Arc::clone(&self.directory);
-            desk.commands.spawn(async move {
+            in_flight.commands.spawn(async move {
                 let answer = clear(&*directory, &abandoned).await;
                 Done::Cleared { abandoned, answer }
             });
         }
     }
 
-    fn send_list(&self, node: &NodeId, desk: &mut Desk) {
-        let mut changes = self.roster.take_seats(node, SEATS_PER_COMMAND);
+    fn send_list(&self, node: &NodeId, in_flight: &mut InFlight) {
+        let mut changes = self.roster.take_seats(node, MAX_SOCKETS_PER_COMMAND);
         if changes.is_empty() {
             return;
         }
         changes.sort_by(|one, next| (&one.entry.room, one.present).cmp(&(&next.entry.room, next.present)));
-        desk.listing = true;
+        in_flight.listing = true;
         let (directory, node) = (Arc::clone(&self.directory), node.clone());
-        desk.commands.spawn(async move {
+        in_flight.commands.spawn(async move {
             let answer = directory.write_sockets(&node, &changes).await;
             Done::Listed { node, changes, answer }
         });
     }
 
-    fn claim(&self, node: &NodeId, rooms: &[Room], desk: &mut Desk) {
-        for rooms in rooms.chunks(ROOMS_PER_COMMAND) {
+    fn claim(&self, node: &NodeId, rooms: &[Room], in_flight: &mut InFlight) {
+        for rooms in rooms.chunks(MAX_ROOMS_PER_COMMAND) {
             let (directory, node, rooms) = (Arc::clone(&self.directory), node.clone(), rooms.to_vec());
-            desk.busy.extend(rooms.iter().cloned());
-            desk.commands.spawn(async move {
+            in_flight.rooms.extend(rooms.iter().cloned());
+            in_flight.commands.spawn(async move {
                 let answer = directory.add_owner(&node, &rooms).await;
                 Done::Claimed { node, rooms, answer }
             });
@@ -303,20 +306,20 @@ impl Registrar {
 
     /// Claims are asserted with the command that makes them, so one that was lost comes back. What is doubtful is made
     /// true once more.
-    fn assert_again(&self, node: &NodeId, desk: &mut Desk) {
-        desk.wanting.extend(desk.foreign.drain());
+    fn assert_again(&self, node: &NodeId, in_flight: &mut InFlight) {
+        in_flight.wanting.extend(in_flight.foreign.drain());
         let held = self.roster.held_rooms();
-        let rooms: Vec<Room> = held.into_iter().filter(|room| !desk.busy.contains(room)).collect();
-        self.claim(node, &rooms, desk);
-        desk.unreleased.extend(self.roster.unknown(desk.doubtful_rooms.drain()));
-        self.roster.return_seats(node, desk.doubtful_seats.drain());
+        let rooms: Vec<Room> = held.into_iter().filter(|room| !in_flight.rooms.contains(room)).collect();
+        self.claim(node, &rooms, in_flight);
+        in_flight.unreleased.extend(self.roster.unknown(in_flight.doubtful_rooms.drain()));
+        self.roster.return_seats(node, in_flight.doubtful_seats.drain());
     }
 
     /// Tells the roster what was answered.
-    fn file(&self, done: Done, desk: &mut Desk) {
+    fn file(&self, done: Done, in_flight: &mut InFlight) {
         match done {
             Done::Claimed { node, rooms, answer } => {
-                free(&rooms, desk);
+                free(&rooms, in_flight);
                 match answer {
                     Ok(Some(index)) if self.roster.index_is(&node, &index) => self.roster.claimed(&node, &rooms),
                     Ok(_) => self.roster.retire(&node),
@@ -324,90 +327,92 @@ impl Registrar {
                         // One room may be at fault: from now on each answers for itself.
                         debug!(reason, "a claim of several rooms was refused, claiming them one by one");
                         for room in rooms {
-                            self.claim(&node, &[room], desk);
+                            self.claim(&node, &[room], in_flight);
                         }
                     }
                     Err(directory::Error::Foreign(_)) => {
                         self.roster.unclaimed(&node, &rooms);
-                        desk.foreign.extend(rooms);
+                        in_flight.foreign.extend(rooms);
                     }
                     Err(error) => {
                         debug!(%error, "a claim failed");
                         self.roster.unclaimed(&node, &rooms);
-                        if matches!(error, directory::Error::Unanswered(_)) && desk.node.as_ref() == Some(&node) {
-                            desk.doubtful_rooms.extend(rooms.iter().cloned());
+                        if matches!(error, directory::Error::Unanswered(_)) && in_flight.node.as_ref() == Some(&node) {
+                            in_flight.doubtful_rooms.extend(rooms.iter().cloned());
                         }
-                        desk.wanting.extend(rooms);
-                        desk.claims_after = Some(Instant::now() + AGAIN_AFTER);
+                        in_flight.wanting.extend(rooms);
+                        in_flight.claims_after = Some(Instant::now() + RETRY_DELAY);
                     }
                 }
             }
             Done::Released { node, rooms, answer } => {
-                free(&rooms, desk);
+                free(&rooms, in_flight);
                 match answer {
                     Ok(()) => {}
                     Err(directory::Error::Unanswered(reason)) => {
                         warn!(node = %node, reason, "a removal was not answered, taking a new incarnation");
                         self.roster.retire(&node);
-                        desk.abandoned.push(Abandoned { node, rooms });
+                        in_flight.abandoned.push(Abandoned { node, rooms });
                     }
                     Err(directory::Error::Refused(reason) | directory::Error::Foreign(reason)) => {
                         debug!(reason, "a removal was refused");
                         if node == self.roster.incarnation() {
-                            desk.unreleased.extend(rooms);
+                            in_flight.unreleased.extend(rooms);
                         } else {
-                            desk.abandoned.push(Abandoned { node, rooms });
+                            in_flight.abandoned.push(Abandoned { node, rooms });
                         }
-                        desk.removals_after = Some(Instant::now() + AGAIN_AFTER);
+                        in_flight.removals_after = Some(Instant::now() + RETRY_DELAY);
                     }
                 }
             }
             Done::Listed { node, changes, answer } => {
-                desk.listing = false;
+                in_flight.listing = false;
                 // A full one is followed at once by what did not fit.
-                desk.lists_after = (changes.len() < SEATS_PER_COMMAND).then(|| Instant::now() + LIST_AFTER);
+                in_flight.lists_after =
+                    (changes.len() < MAX_SOCKETS_PER_COMMAND).then(|| Instant::now() + SOCKET_WRITE_INTERVAL);
                 if let Err(error) = answer {
                     debug!(%error, "sockets were not listed");
                     let seats: Vec<SocketEntry> = changes.into_iter().map(|change| change.entry).collect();
-                    if matches!(error, directory::Error::Unanswered(_)) && desk.node.as_ref() == Some(&node) {
-                        desk.doubtful_seats.extend(seats.iter().cloned());
+                    if matches!(error, directory::Error::Unanswered(_)) && in_flight.node.as_ref() == Some(&node) {
+                        in_flight.doubtful_seats.extend(seats.iter().cloned());
                     }
                     self.roster.return_seats(&node, seats);
-                    desk.lists_after = Some(Instant::now() + AGAIN_AFTER);
+                    in_flight.lists_after = Some(Instant::now() + RETRY_DELAY);
                 }
             }
             Done::Cleared { abandoned, answer } => {
                 if let Err(error) = answer {
                     debug!(node = %abandoned.node, %error, "what a retired incarnation left is still there");
-                    desk.abandoned.push(abandoned);
-                    desk.removals_after = Some(Instant::now() + AGAIN_AFTER);
+                    in_flight.abandoned.push(abandoned);
+                    in_flight.removals_after = Some(Instant::now() + RETRY_DELAY);
                 }
             }
         }
     }
 
     /// `now` is when the last look began: what fell due since is looked at at once.
-    fn next_look(&self, desk: &Desk, now: Instant) -> Instant {
-        let linger = *self.linger.borrow();
-        let emptied = self.roster.next_emptied().map(|emptied| emptied + linger);
+    fn next_look(&self, in_flight: &InFlight, now: Instant) -> Instant {
+        let release_delay = *self.release_delay.borrow();
+        let emptied = self.roster.next_emptied().map(|emptied| emptied + release_delay);
         // A room that is due to be given back but busy is looked at again when its command ends.
         let due = emptied.filter(|due| *due > now);
-        let next = [due, desk.claims_after, desk.removals_after, desk.lists_after].into_iter().flatten().min();
-        next.unwrap_or(now + ASSERT_EVERY)
+        let next =
+            [due, in_flight.claims_after, in_flight.removals_after, in_flight.lists_after].into_iter().flatten().min();
+        next.unwrap_or(now + REASSERT_INTERVAL)
     }
 }
 
 /// Removes what a retired incarnation left, its lease last.
 async fn clear(directory: &dyn Directory, abandoned: &Abandoned) -> directory::Result<()> {
-    for rooms in abandoned.rooms.chunks(ROOMS_PER_COMMAND) {
+    for rooms in abandoned.rooms.chunks(MAX_ROOMS_PER_COMMAND) {
         directory.remove_owner(&abandoned.node, rooms).await?;
     }
     directory.deregister(&abandoned.node).await
 }
 
-fn free(rooms: &[Room], desk: &mut Desk) {
+fn free(rooms: &[Room], in_flight: &mut InFlight) {
     for room in rooms {
-        desk.busy.remove(room);
+        in_flight.rooms.remove(room);
     }
 }
 

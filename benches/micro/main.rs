@@ -2,7 +2,7 @@
 //!
 //! Owns what they are measured on: one owner's share of a room of 10,000 on four nodes. [`roster`] and [`answer`] are
 //! what each node does for a question, [`plan`] is whom the asked one asks, [`lookup`] is one question over the wire, and
-//! [`registrar`] is what a crowd costs that comes in.
+//! [`reconciler`] is what a crowd costs that comes in.
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
@@ -10,7 +10,7 @@ mod common;
 mod answer;
 mod lookup;
 mod plan;
-mod registrar;
+mod reconciler;
 mod roster;
 
 use std::ops::Range;
@@ -48,5 +48,5 @@ fn node_info() -> NodeInfo {
     NodeInfo { name: NodeName::from_any("node"), mesh: "127.0.0.1:1".into(), since: "now".into() }
 }
 
-criterion_group!(pieces, roster::part, answer::rows, answer::users, plan::plan, lookup::lookup, registrar::flush);
+criterion_group!(pieces, roster::part, answer::rows, answer::users, plan::plan, lookup::lookup, reconciler::flush);
 criterion_main!(pieces);

@@ -69,7 +69,7 @@ pub async fn run(
             cache: node::CACHE,
             clients,
             access: Access::default(),
-            linger: reconciler::LINGER,
+            release_delay: reconciler::RELEASE_DELAY,
             limits: Limits::default(),
             cors_origins: Vec::new(),
             tls: acceptor.clone().map(|acceptor| Tls { acceptor, files: None }),

@@ -31,7 +31,7 @@ use crate::edge::limits::Limits;
 use crate::edge::limits::rate::Verdict;
 use crate::edge::limits::turnstile::Client;
 use crate::names::{Room, SocketId};
-use crate::reconciler::Registrar;
+use crate::reconciler::Reconciler;
 use crate::roster::{JoinError, Registration, Roster};
 use crate::telemetry::metrics::refusals::{Refusals, Wanted};
 use admission::{Admitted, Turned};
@@ -96,7 +96,7 @@ impl FromStr for Transports {
 
 struct SocketEdge {
     roster: Arc<Roster>,
-    registrar: Arc<Registrar>,
+    reconciler: Arc<Reconciler>,
     identity: By,
     expiry: Arc<Expiry>,
     refusals: Refusals,
@@ -124,7 +124,7 @@ struct Ack {
 /// The layer that takes Socket.IO requests out of an HTTP service, and the sockets it holds.
 pub fn build(
     roster: Arc<Roster>,
-    registrar: Arc<Registrar>,
+    reconciler: Arc<Reconciler>,
     identity: By,
     expiry: Arc<Expiry>,
     refusals: Refusals,
@@ -154,7 +154,7 @@ pub fn build(
         .build_layer();
     let edge = Arc::new(SocketEdge {
         roster: Arc::clone(&roster),
-        registrar,
+        reconciler,
         identity,
         expiry,
         refusals,
@@ -249,7 +249,7 @@ impl SocketEdge {
             }
         };
         let still_there = tokio::select! {
-            settled = self.registrar.settle(rooms, within) => match settled {
+            settled = self.reconciler.wait_until_owned(rooms, within) => match settled {
                 Ok(()) => return true,
                 Err(unsettled) => {
                     debug!(%unsettled, "dropping a client so that it tries again");

@@ -1,4 +1,4 @@
-//! The registrar's decisions, against a directory that fails as it is told.
+//! The reconciler's decisions, against a directory that fails as it is told.
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -17,11 +17,11 @@ use crate::telemetry::metrics::Metrics;
 const LEASE: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(5);
 
-/// A registrar at work, without sockets and peers.
+/// A reconciler at work, without sockets and peers.
 struct Bench {
     roster: Arc<Roster>,
     membership: Arc<Membership>,
-    registrar: Arc<Registrar>,
+    reconciler: Arc<Reconciler>,
     directory: Arc<Faulty>,
     _tasks: JoinSet<()>,
 }
@@ -34,9 +34,14 @@ impl Bench {
         let node_info = NodeInfo { name, mesh: "127.0.0.1:1".into(), since: "now".into() };
         let membership = Membership::new(node_info, LEASE, Arc::clone(&roster));
         let shared = Arc::clone(&directory) as Arc<dyn Directory>;
-        let linger = Duration::from_millis(50);
-        let registrar =
-            Registrar::new(Arc::clone(&roster), Arc::clone(&membership), shared, linger, Metrics::default().flushes);
+        let release_delay = Duration::from_millis(50);
+        let reconciler = Reconciler::new(
+            Arc::clone(&roster),
+            Arc::clone(&membership),
+            shared,
+            release_delay,
+            Metrics::default().flushes,
+        );
         let mut tasks = JoinSet::new();
         tasks.spawn({
             let (membership, directory) = (Arc::clone(&membership), Arc::clone(&directory));
@@ -47,10 +52,10 @@ impl Bench {
             async move { membership.announce(&Peers::default()).await }
         });
         tasks.spawn({
-            let registrar = Arc::clone(&registrar);
-            async move { registrar.keep_equal().await }
+            let reconciler = Arc::clone(&reconciler);
+            async move { reconciler.run().await }
         });
-        Self { roster, membership, registrar, directory, _tasks: tasks }
+        Self { roster, membership, reconciler, directory, _tasks: tasks }
     }
 
     fn meet_one_that_does_not_answer(&self) {
@@ -96,12 +101,12 @@ async fn a_client_is_settled_when_its_rooms_are_claimed_and_rooms_are_given_back
     let node = bench.roster.incarnation();
     let rooms = [room("a"), room("b")];
     let presence = bench.register("s1", &rooms);
-    bench.registrar.settle(&rooms, SOON).await.unwrap();
+    bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
     assert_eq!(bench.owners(&rooms[0]).await, std::slice::from_ref(&node));
     assert_eq!(bench.owners(&rooms[1]).await, std::slice::from_ref(&node));
     let calls = bench.directory.calls(Call::Claim).len();
     let second = bench.register("s2", &rooms);
-    bench.registrar.settle(&rooms, SOON).await.unwrap();
+    bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
     assert_eq!(bench.directory.calls(Call::Claim).len(), calls, "only the first join waits for the directory");
     drop((presence, second));
     bench.until_owners(&rooms[0], &[]).await;
@@ -114,15 +119,15 @@ async fn a_claim_without_an_answer_is_sent_again_and_nobody_is_told_before() {
     let bench = Bench::start();
     let first = [room("first")];
     let _first = bench.register("s0", &first);
-    bench.registrar.settle(&first, SOON).await.unwrap();
+    bench.reconciler.wait_until_owned(&first, SOON).await.unwrap();
     bench.meet_one_that_does_not_answer();
     bench.directory.will(Call::Claim, Fault::FailBefore);
     bench.directory.will(Call::Claim, Fault::FailAfter);
     let rooms = [room("a")];
     let _presence = bench.register("s1", &rooms);
-    let early = bench.registrar.settle(&rooms, Duration::from_millis(100)).await;
-    assert_eq!(early, Err(Unsettled(Duration::from_millis(100))));
-    bench.registrar.settle(&rooms, SOON).await.unwrap();
+    let early = bench.reconciler.wait_until_owned(&rooms, Duration::from_millis(100)).await;
+    assert_eq!(early, Err(OwnershipTimeout(Duration::from_millis(100))));
+    bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
     assert_eq!(bench.directory.calls(Call::Claim), [1, 1, 1, 1]);
 }
 
@@ -131,7 +136,7 @@ async fn a_room_that_cannot_be_claimed_is_owed_and_where_everybody_knows_that_it
     let bench = Bench::start();
     let first = [room("first")];
     let _first = bench.register("s0", &first);
-    bench.registrar.settle(&first, SOON).await.unwrap();
+    bench.reconciler.wait_until_owned(&first, SOON).await.unwrap();
     let mut word = bench.roster.index_state();
     assert!(word.borrow_and_update().fully_indexed_in.is_some());
     let (go, held) = oneshot::channel();
@@ -139,7 +144,7 @@ async fn a_room_that_cannot_be_claimed_is_owed_and_where_everybody_knows_that_it
     bench.directory.will(Call::Claim, Fault::Hold(held));
     let rooms = [room("a")];
     let _presence = bench.register("s1", &rooms);
-    bench.registrar.settle(&rooms, SOON).await.expect("there is nobody who would have to know");
+    bench.reconciler.wait_until_owned(&rooms, SOON).await.expect("there is nobody who would have to know");
     assert_eq!(word.borrow_and_update().fully_indexed_in, None, "whoever asks must ask this node");
     go.send(()).unwrap();
     let whole = timeout(SOON, word.wait_for(|word| word.fully_indexed_in.is_some())).await;
@@ -154,7 +159,7 @@ async fn one_room_that_is_refused_does_not_keep_the_others_waiting() {
     let both = [room("good"), room("bad")];
     let _presence = bench.register("s1", &both);
     for name in both {
-        bench.registrar.settle(&[name], SOON).await.unwrap();
+        bench.reconciler.wait_until_owned(&[name], SOON).await.unwrap();
     }
     assert_eq!(bench.directory.calls(Call::Claim), [2, 1, 1], "one by one after the refusal");
 }
@@ -166,14 +171,14 @@ async fn a_removal_without_an_answer_ends_the_incarnation_and_loses_nothing() {
         let first = bench.roster.incarnation();
         let _stays = bench.register("s1", &[room("stays")]);
         let leaves = bench.register("s2", &[room("leaves")]);
-        bench.registrar.settle(&[room("stays"), room("leaves")], SOON).await.unwrap();
+        bench.reconciler.wait_until_owned(&[room("stays"), room("leaves")], SOON).await.unwrap();
         bench.directory.will(Call::Release, fault);
         drop(leaves);
         let mut word = bench.roster.index_state();
         timeout(SOON, word.wait_for(|word| word.incarnation != first)).await.unwrap().unwrap();
         let second = bench.roster.incarnation();
         assert_eq!(second.process(), first.process());
-        bench.registrar.settle(&[room("stays")], SOON).await.unwrap();
+        bench.reconciler.wait_until_owned(&[room("stays")], SOON).await.unwrap();
         bench.until_owners(&room("stays"), std::slice::from_ref(&second)).await;
         bench.until_owners(&room("leaves"), &[]).await;
         let listed = async {
@@ -191,7 +196,7 @@ async fn a_room_that_fills_while_its_removal_is_under_way_is_claimed_after_it() 
     let node = bench.roster.incarnation();
     let rooms = [room("a")];
     let leaves = bench.register("s1", &rooms);
-    bench.registrar.settle(&rooms, SOON).await.unwrap();
+    bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
     let (go, held) = oneshot::channel();
     bench.directory.will(Call::Release, Fault::Hold(held));
     drop(leaves);
@@ -203,11 +208,11 @@ async fn a_room_that_fills_while_its_removal_is_under_way_is_claimed_after_it() 
     timeout(SOON, removing).await.expect("the removal is sent");
     let claims = bench.directory.calls(Call::Claim).len();
     let _comes = bench.register("s2", &rooms);
-    let early = bench.registrar.settle(&rooms, Duration::from_millis(100)).await;
+    let early = bench.reconciler.wait_until_owned(&rooms, Duration::from_millis(100)).await;
     assert!(early.is_err(), "the removal may still take the claim away");
     assert_eq!(bench.directory.calls(Call::Claim).len(), claims, "one command for a room at a time");
     go.send(()).unwrap();
-    bench.registrar.settle(&rooms, SOON).await.unwrap();
+    bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
     assert_eq!(bench.owners(&rooms[0]).await, [node]);
 }
 
@@ -217,7 +222,7 @@ async fn a_removal_that_is_refused_is_sent_again_unless_the_room_is_wanted_again
     let node = bench.roster.incarnation();
     let rooms = [room("a")];
     let leaves = bench.register("s1", &rooms);
-    bench.registrar.settle(&rooms, SOON).await.unwrap();
+    bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
     bench.directory.will(Call::Release, Fault::Refuse);
     drop(leaves);
     bench.until_owners(&rooms[0], &[]).await;
@@ -225,7 +230,7 @@ async fn a_removal_that_is_refused_is_sent_again_unless_the_room_is_wanted_again
     assert_eq!(bench.roster.incarnation(), node, "a refusal is an answer");
 
     let leaves = bench.register("s2", &rooms);
-    bench.registrar.settle(&rooms, SOON).await.unwrap();
+    bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
     bench.directory.will(Call::Release, Fault::Refuse);
     drop(leaves);
     let refused = async {
@@ -235,7 +240,7 @@ async fn a_removal_that_is_refused_is_sent_again_unless_the_room_is_wanted_again
     };
     timeout(SOON, refused).await.expect("refused once");
     let _comes = bench.register("s3", &rooms);
-    bench.registrar.settle(&rooms, SOON).await.unwrap();
+    bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
     assert_eq!(bench.owners(&rooms[0]).await, [node]);
     assert_eq!(bench.directory.calls(Call::Release).len(), 3);
 }
@@ -269,7 +274,7 @@ async fn what_runs_late_is_put_right_with_the_next_assertion() {
     assert_eq!(bench.directory.run_late().await, 2);
     bench.until_owners(&rooms[0], std::slice::from_ref(&node)).await;
     timeout(SOON, listed(2)).await.expect("what ran late has brought it back");
-    sleep(ASSERT_EVERY).await;
+    sleep(REASSERT_INTERVAL).await;
     bench.until_owners(&rooms[0], &[]).await;
     timeout(SOON, listed(1)).await.expect("put right");
     assert_eq!(bench.roster.incarnation(), node);

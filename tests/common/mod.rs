@@ -257,7 +257,7 @@ impl Cluster {
             clients: self.clients,
             access: self.access.clone(),
             limits: self.limits.clone(),
-            linger: reconciler::LINGER,
+            release_delay: reconciler::RELEASE_DELAY,
             cors_origins: vec!["https://allowed.example".parse().unwrap()],
             tls: None,
             mesh_security: Security::default(),

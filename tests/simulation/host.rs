@@ -31,7 +31,7 @@ use crate::world::{Record, Shared};
 
 /// Short, so that a seed sees many of them run out.
 pub const LEASE: Duration = Duration::from_secs(2);
-const LINGER: Duration = Duration::from_millis(400);
+const RELEASE_DELAY: Duration = Duration::from_millis(400);
 /// As at the socket edge.
 const SETTLE_WITHIN: Duration = Duration::from_secs(4);
 /// As at the gate: how often it is looked whether the node counts, and how often in a row it must not.
@@ -87,7 +87,8 @@ impl Host {
             since: format!("{:?}", turmoil::sim_elapsed().unwrap_or_default()).into(),
         };
         let directory = std::sync::Arc::clone(&self.directory) as std::sync::Arc<dyn Directory>;
-        let core = Core::new(node_info, LEASE, LINGER, directory, Peers::new(network::connect), Parts::new(CACHE));
+        let core =
+            Core::new(node_info, LEASE, RELEASE_DELAY, directory, Peers::new(network::connect), Parts::new(CACHE));
         let mut tasks = Tasks::default();
         core.start(&mut tasks);
         let stop_mesh = CancellationToken::new();
@@ -137,12 +138,12 @@ impl Host {
 
     /// As a node stops in production, and in that order. Meanwhile it answers the others, and takes no orders.
     async fn stop(&self, core: &Core, tasks: Tasks) {
-        let Core { membership, registrar, .. } = core;
+        let Core { membership, reconciler, .. } = core;
         membership.leave(Leaving::Draining);
-        registrar.give_back_at_once();
+        reconciler.release_immediately();
         self.let_everybody_go();
         // A step that takes too long is not waited for.
-        let _ = timeout(STEP_MOST, registrar.everything_is_given_back()).await;
+        let _ = timeout(STEP_MOST, reconciler.wait_until_released()).await;
         membership.leave(Leaving::Goodbye);
         let _ = timeout(STEP_MOST, membership.everyone_knows()).await;
         drop(tasks);
@@ -219,7 +220,7 @@ impl Host {
 
     /// Waits until the client may be told, or lets it go.
     fn settle(&self, core: &Core, socket: SocketId, rooms: Vec<Room>, presence: Registration) {
-        let (host, registrar) = (self.clone(), core.registrar.clone());
+        let (host, reconciler) = (self.clone(), core.reconciler.clone());
         spawn_local(async move {
             let told = |host: &Host| {
                 for room in &rooms {
@@ -229,7 +230,7 @@ impl Host {
             if host.shared.flaw == Flaw::HastyEdge {
                 told(&host);
             }
-            match registrar.settle(&rooms, SETTLE_WITHIN).await {
+            match reconciler.wait_until_owned(&rooms, SETTLE_WITHIN).await {
                 Ok(()) => {
                     told(&host);
                     presence.settled();

@@ -57,7 +57,7 @@ pub async fn run(redis: &str, name: &str) -> Result<()> {
         lease: node::LEASE,
         deadline: node::DEADLINE,
         drain: node::DRAIN,
-        linger: reconciler::LINGER,
+        release_delay: reconciler::RELEASE_DELAY,
         cache: node::CACHE,
         clients: SocketIoConfig::default(),
         access: Access::default(),

@@ -1,4 +1,4 @@
-//! A flush of the registrar: from the first of 1,000 joins of a claimed room until the directory lists all of them.
+//! A flush of the reconciler: from the first of 1,000 joins of a claimed room until the directory lists all of them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use rollcall::directory::redis::Redis;
 use rollcall::mesh::peers::Peers;
 use rollcall::names::{NodeId, Room};
 use rollcall::node::{self, Core, Tasks};
-use rollcall::reconciler::{LINGER, LIST_AFTER};
+use rollcall::reconciler::{RELEASE_DELAY, SOCKET_WRITE_INTERVAL};
 use rollcall::roll_call::cache::Parts;
 use tokio::runtime::Builder;
 use tokio::task::yield_now;
@@ -33,7 +33,7 @@ pub fn flush(criterion: &mut Criterion) {
         [("in memory", Memory::new()), ("Redis", Arc::new(Redis::open(&redis.url(), "rollcall:", false).unwrap()))];
     for (name, directory) in indexes {
         let (peers, parts) = (Peers::default(), Parts::new(node::CACHE));
-        let core = Core::new(node_info(), LEASE, LINGER, Arc::clone(&directory), peers, parts);
+        let core = Core::new(node_info(), LEASE, RELEASE_DELAY, Arc::clone(&directory), peers, parts);
         let mut tasks = Tasks::default();
         let entered = runtime.enter();
         core.start(&mut tasks);
@@ -41,13 +41,13 @@ pub fn flush(criterion: &mut Criterion) {
         let (node, room) = (core.roster.incarnation(), room("Maths"));
         // Keeps the room claimed.
         let _resident = join(&core.roster, &room, 0..1);
-        runtime.block_on(core.registrar.settle(std::slice::from_ref(&room), PATIENCE)).unwrap();
+        runtime.block_on(core.reconciler.wait_until_owned(std::slice::from_ref(&room), PATIENCE)).unwrap();
         group.bench_function(name, |bencher| {
             bencher.to_async(&runtime).iter_custom(async |times| {
                 let mut took = Duration::ZERO;
                 for _ in 0..times {
                     // It is the work that is measured, and not the pause after the last list.
-                    sleep(2 * LIST_AFTER).await;
+                    sleep(2 * SOCKET_WRITE_INTERVAL).await;
                     let began = Instant::now();
                     let joined = join(&core.roster, &room, 1..1 + JOINS);
                     listed(&*directory, &room, &node, 1 + JOINS).await;

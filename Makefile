@@ -78,6 +78,9 @@ check: tools $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) $(WEB) ## formatting, lints, 
 check-deploy: tools ## what is in deploy/, against what reads it: image, compose file, balancer, manifests, units
 	tests/deploy/check
 
+docs/CONFIGURATION.md: build ## write the reference of flags and variables anew
+	target/release/rollcall man --markdown > $@
+
 advisories: $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) ## what is known against the dependencies; asks the network
 	$(TOOLS)/bin/cargo-deny-$(CARGO_DENY) --locked check advisories
 

@@ -1,4 +1,7 @@
 //! The command line: one module for each subcommand, and their arguments.
+//!
+//! Owns which subcommand runs. What they share of the process (runtime, signals, exit codes, standard output) is in
+//! [`process`], and the HTTP client of the admin port in [`admin_client`].
 
 pub mod admin_client;
 pub mod args;
@@ -7,4 +10,45 @@ pub mod certs;
 pub mod dev;
 pub mod health;
 pub mod log;
-pub mod operator;
+mod node_api;
+mod process;
+mod serve;
+mod status;
+mod terminal;
+mod users;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+
+/// Runs the subcommand that these arguments name. Returns when it ends, or when a signal ended it.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::read(arguments) {
+        Ok(cli) => cli,
+        Err(exit) if exit.failed => {
+            eprint!("{}", exit.text);
+            return ExitCode::from(process::EXIT_USAGE);
+        }
+        Err(exit) => {
+            print!("{}", exit.text);
+            return ExitCode::SUCCESS;
+        }
+    };
+    let logging = cli.logging();
+    match cli.command {
+        // These ask a running node, or print what this program knows.
+        Command::Health(args) => process::block_on(health::run(&args)),
+        Command::Log(args) => process::block_on(log::run(&args)),
+        Command::Status(args) => process::block_on(status::run(&args)),
+        Command::Users(args) => process::block_on(users::run(&args)),
+        Command::Config(args) => process::print(args.show(process::raise_open_file_limit()).map(String::into_bytes)),
+        Command::Completions(args) => process::print(Ok(args.render())),
+        Command::Man(args) => process::print(args.render()),
+        // These log, and end at a signal.
+        Command::Serve(args) => serve::run(*args, logging),
+        Command::Dev(args) => dev::run(*args, logging),
+        Command::Audit(args) => audit::run(*args, logging),
+        Command::Certs(args) => certs::run(&args, logging),
+    }
+}

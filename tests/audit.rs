@@ -80,7 +80,7 @@ async fn where_redis_says_what_the_nodes_say_nothing_is_found() {
     assert_eq!(names.len(), 2, "{}", audited.report);
     let output = run(&["--redis", &cluster.index.server().url()]).await;
     let text = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(text, "2 of 2 nodes, 2 rooms, 2502 sockets in them: redis says the same\n");
+    assert_eq!(text, "2 of 2 nodes, 2 rooms, 2502 sockets in them: redis agrees\n");
     cluster.stop().await;
 }
 
@@ -119,7 +119,7 @@ async fn whatever_differs_is_told_by_its_kind() {
     for line in [
         format!("ghost         ghost in \"hall\" is listed for {name} ({two}), which does not have it"),
         format!("missing       h7 in \"hall\" on {name} ({two}) is not listed"),
-        "abandoned     \"b\" has what node 00000000deadbeef-1 left, which is gone".to_owned(),
+        "abandoned     \"b\" has entries of node 00000000deadbeef-1, which is gone".to_owned(),
         "2 of 2 nodes, 2 rooms, 2502 sockets in them: 9 differences".to_owned(),
     ] {
         assert!(text.lines().any(|told| told == line), "{line} is not in\n{text}");

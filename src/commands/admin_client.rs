@@ -1,7 +1,7 @@
-//! Asks a node's admin port: for probes, and for the commands that a person types.
+//! An HTTP client for the admin port of a node.
 //!
-//! Owns one request at a time, bounded in time and in what is read of the answer, whatever listens there; and what of an
-//! answer that is none is shown to a person, which stays one line. The token that it shows is never printed.
+//! Owns the bounds of a request in time and size, since another program may listen on that port, and the one line that an
+//! unexpected answer becomes. The token of the client is never printed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -20,63 +20,64 @@ use tokio::time::timeout;
 
 use crate::auth::tokens::Secret;
 
-/// The longest that asking may take unless told otherwise.
-pub const WITHIN: Duration = Duration::from_secs(5);
-/// The most bytes that are read of an answer unless told otherwise.
-pub const ANSWER_MOST: usize = 1 << 20;
-/// The longest line of somebody else that is shown, in characters.
-const LINE_MOST: usize = 400;
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+pub const DEFAULT_MAX_ANSWER_BYTES: usize = 1 << 20;
+/// The longest line of a foreign answer that is printed, in characters.
+const MAX_LINE_CHARS: usize = 400;
 
-/// Asks one node.
 #[derive(Debug, Clone)]
 pub struct AdminClient {
     address: String,
     token: Option<Arc<Secret>>,
-    within: Duration,
-    most: usize,
+    timeout: Duration,
+    max_answer_bytes: usize,
 }
 
-/// What a node answered, well or not.
+/// The answer of a node, of any status.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct AdminAnswer {
     pub status: StatusCode,
     pub body: Bytes,
-    showed_token: bool,
+    sent_token: bool,
 }
 
-/// Why there is no answer, or not the one that was asked for. One line each.
+/// Why a request failed. `Display` is one line.
 #[derive(Debug, Error)]
 pub enum Error {
     #[error("cannot be reached ({0})")]
     Unreachable(std::io::Error),
     #[error("no answer ({0})")]
-    Broken(Box<dyn std::error::Error + Send + Sync>),
-    #[error("no answer within {0:?}")]
-    Late(Duration),
-    #[error("what answers is not a node{0}")]
-    Stranger(String),
-    #[error("it wants a token: pass --token-file, or set ROLLCALL_ADMIN_TOKEN_FILE")]
+    Connection(Box<dyn std::error::Error + Send + Sync>),
+    #[error("timeout after {0:?}")]
+    Timeout(Duration),
+    #[error("the answer is not that of a node{0}")]
+    NotANode(String),
+    #[error("the node requires a token: pass --token-file, or set ROLLCALL_ADMIN_TOKEN_FILE")]
     TokenMissing,
     #[error("{0}")]
     Refused(String),
 }
 
-/// What matters here of a problem document.
+/// The part of a problem document that is printed.
 #[derive(Deserialize)]
-struct Problem {
+struct ProblemDetail {
     detail: String,
 }
 
 impl AdminClient {
-    /// `address`: `host:port`; a node that listens on every address is asked over loopback.
+    /// `address`: `host:port`. An unspecified address, such as 0.0.0.0, means loopback.
     pub fn new(address: &str, token: Option<Arc<Secret>>) -> Self {
-        Self { address: address.to_owned(), token, within: WITHIN, most: ANSWER_MOST }
+        Self {
+            address: address.to_owned(),
+            token,
+            timeout: DEFAULT_TIMEOUT,
+            max_answer_bytes: DEFAULT_MAX_ANSWER_BYTES,
+        }
     }
 
-    /// The same with other limits.
     #[must_use]
-    pub fn bounded(self, within: Duration, most: usize) -> Self {
-        Self { within, most, ..self }
+    pub fn bounded(self, timeout: Duration, max_answer_bytes: usize) -> Self {
+        Self { timeout, max_answer_bytes, ..self }
     }
 
     pub fn address(&self) -> &str {
@@ -84,83 +85,82 @@ impl AdminClient {
     }
 
     /// # Errors
-    /// Why there is no answer.
-    pub async fn get(&self, path: &str) -> Result<Answer, Error> {
-        self.ask(Method::GET, path, Bytes::new()).await
+    /// The node cannot be reached, or did not answer in time.
+    pub async fn get(&self, path: &str) -> Result<AdminAnswer, Error> {
+        self.request(Method::GET, path, Bytes::new()).await
     }
 
     /// # Errors
-    /// Why there is no answer. The node may have done it all the same.
-    pub async fn put(&self, path: &str, body: impl Into<Bytes>) -> Result<Answer, Error> {
-        self.ask(Method::PUT, path, body.into()).await
+    /// The node cannot be reached, or did not answer in time; it may have applied the change.
+    pub async fn put(&self, path: &str, body: impl Into<Bytes>) -> Result<AdminAnswer, Error> {
+        self.request(Method::PUT, path, body.into()).await
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Error> {
-        timeout(self.within, self.exchange(method, path, body)).await.unwrap_or(Err(Error::Late(self.within)))
+    async fn request(&self, method: Method, path: &str, body: Bytes) -> Result<AdminAnswer, Error> {
+        timeout(self.timeout, self.exchange(method, path, body)).await.unwrap_or(Err(Error::Timeout(self.timeout)))
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Error> {
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<AdminAnswer, Error> {
         let addresses = lookup_host(&self.address).await.map_err(Error::Unreachable)?;
-        let addresses: Vec<SocketAddr> = addresses.map(dialled).collect();
+        let addresses: Vec<SocketAddr> = addresses.map(loopback_if_unspecified).collect();
         let stream = TcpStream::connect(addresses.as_slice()).await.map_err(Error::Unreachable)?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(connection_error)?;
         let mut request = Request::builder().method(method).uri(path);
         request = request.header(header::HOST, &self.address).header(header::CONNECTION, "close");
         if let Some(token) = &self.token {
-            let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose())).map_err(broken)?;
+            let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose())).map_err(connection_error)?;
             value.set_sensitive(true);
             request = request.header(header::AUTHORIZATION, value);
         }
-        let request = request.body(Full::new(body)).map_err(broken)?;
+        let request = request.body(Full::new(body)).map_err(connection_error)?;
         let exchange = async move {
-            let (head, body) = sender.send_request(request).await.map_err(broken)?.into_parts();
-            let body = Limited::new(body, self.most).collect().await.map_err(Error::Broken)?;
-            Ok(Answer { status: head.status, body: body.to_bytes(), showed_token: self.token.is_some() })
+            let (head, body) = sender.send_request(request).await.map_err(connection_error)?.into_parts();
+            let body = Limited::new(body, self.max_answer_bytes).collect().await.map_err(Error::Connection)?;
+            Ok(AdminAnswer { status: head.status, body: body.to_bytes(), sent_token: self.token.is_some() })
         };
-        // How the connection ends says nothing more: without it, the exchange has failed.
+        // The result of the exchange says everything: it fails when the connection does.
         let (answer, _) = tokio::join!(exchange, connection);
         answer
     }
 }
 
-impl Answer {
-    /// The body, where the answer is what was asked for.
+impl AdminAnswer {
+    /// The body of a successful answer.
     ///
     /// # Errors
-    /// What the node says of it instead.
-    pub fn expected(self) -> Result<Bytes, Error> {
+    /// The detail of the problem document, or that this is no answer of a node.
+    pub fn success_body(self) -> Result<Bytes, Error> {
         if self.status.is_success() {
             return Ok(self.body);
         }
-        if self.status == StatusCode::UNAUTHORIZED && !self.showed_token {
+        if self.status == StatusCode::UNAUTHORIZED && !self.sent_token {
             return Err(Error::TokenMissing);
         }
-        Err(match serde_json::from_slice::<Problem>(&self.body) {
+        Err(match serde_json::from_slice::<ProblemDetail>(&self.body) {
             Ok(problem) => Error::Refused(one_line(&problem.detail)),
-            Err(_) => Error::Stranger(format!(": it says {}", self.status)),
+            Err(_) => Error::NotANode(format!(": status {}", self.status)),
         })
     }
 
-    /// What the body says, where the answer is what was asked for.
+    /// The JSON body of a successful answer.
     ///
     /// # Errors
-    /// What the node says of it instead.
+    /// As [`Self::success_body`].
     pub fn json<T: DeserializeOwned>(self) -> Result<T, Error> {
-        serde_json::from_slice(&self.expected()?).map_err(|_| Error::Stranger(String::new()))
+        serde_json::from_slice(&self.success_body()?).map_err(|_| Error::NotANode(String::new()))
     }
 }
 
-/// Whatever listens there, what it says stays one line.
+/// Foreign text as one line of bounded length.
 pub fn one_line(text: &str) -> String {
-    text.chars().take(LINE_MOST).map(|character| if character.is_control() { ' ' } else { character }).collect()
+    text.chars().take(MAX_LINE_CHARS).map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
-fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::Broken(error.into())
+fn connection_error(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::Connection(error.into())
 }
 
-/// Where somebody is reached who listens at this address.
-fn dialled(mut address: SocketAddr) -> SocketAddr {
+fn loopback_if_unspecified(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),

@@ -1,64 +1,54 @@
-//! The command line: flags, their environment variables, and what is refused before anything starts.
+//! The arguments of the command line: flags, environment variables and the configuration file.
 //!
-//! Owns the words of `--help` and of every refusal: one plain line, exit code 2. What the flags mean is decided where
-//! they end up; here they become checked values.
+//! Owns the texts of `--help`, and the checks before anything starts. A wrong command line is one line on standard error
+//! and exit code 2. Each flag becomes a checked value here; its effect is decided where it is used.
 
 mod access;
-mod admin;
+mod admin_port;
 mod advertise;
-mod audit;
-mod certs;
+mod config_file;
 mod effective;
-mod file;
-mod health;
+mod exit;
+mod generated;
 mod limits;
-mod logs;
-mod operator;
 mod origin;
-mod pages;
 mod redis;
-mod sentinel;
-mod traces;
-mod trust;
-mod values;
+mod telemetry;
+mod tls;
+pub(in crate::commands) mod values;
 
 use std::ffi::OsString;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
 use bytesize::ByteSize;
-use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::commands::audit::AuditArgs;
+use crate::commands::certs::CertsArgs;
 use crate::edge::socketio::Transports;
 use crate::names::NodeName;
 use crate::telemetry::logging;
 use crate::telemetry::logging::Logging;
 pub use access::AccessArgs;
-pub use admin::{AdminArgs, Asked};
+pub use admin_port::{AdminPortArgs, AdminTarget, HealthArgs, LogLevelArgs, StatusArgs, UsersArgs};
 pub use advertise::Advertise;
-pub use audit::Audit;
-pub use certs::Certs;
-pub use effective::Effective;
-use effective::{Implied, Setting};
-pub use file::FileArgs;
-pub use health::Health;
+pub use config_file::ConfigFileArgs;
+pub use effective::ConfigArgs;
+use effective::{ImpliedValue, Setting};
+pub use exit::CliExit;
+use exit::{exit_for, refuse};
+pub use generated::{CompletionsArgs, ManualArgs};
 pub use limits::LimitArgs;
-pub use logs::{Log, LogArgs};
-pub use operator::{Status, Users};
-use origin::{Given, Origins};
-pub use pages::{Completions, Manual};
+use origin::{MergedArgs, Origins};
 pub use redis::RedisArgs;
-pub use sentinel::SentinelArgs;
-pub use traces::TraceArgs;
-pub use trust::Trust;
-pub use values::{Advertised, ListenAddress, RedisUrl};
+pub use telemetry::{LogArgs, TraceArgs};
+pub use tls::{MeshAuthArgs, TlsArgs};
+pub use values::{HostPort, ListenAddress, RedisUrl};
 use values::{cache, deadline, drain, lease, node_name, origin, ping};
 
-/// The port that `dev` is reached on.
 const DEV_LISTEN: &str = "localhost:5009";
-/// What `serve` logs unless told otherwise.
-const LOG_OF_SERVE: &str = "info";
+const DEFAULT_SERVE_LOG: &str = "info";
 
 /// Who is in this Socket.IO room right now, across the whole cluster, and which user is each socket?
 #[derive(Debug, Parser)]
@@ -73,82 +63,84 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a cluster in this process, to see it work: four nodes behind one https address
+    /// Run a cluster of four nodes in this process, for a first look and for development
     ///
-    /// Clients say who they are in the query (`?id_user=`), and anyone who reaches the address can call the roll: this
-    /// is for development.
-    Dev(Box<Dev>),
+    /// All nodes share one https address. Clients send their user id in the query (`?id_user=`) unchecked, and anyone who
+    /// reaches the address can call the roll.
+    Dev(Box<DevArgs>),
 
     /// Run one node
     ///
-    /// Nodes that share a Redis are one cluster: any of them answers for all. Without Redis the node is a cluster of
-    /// one. Every flag can be set by its environment variable, and in a configuration file; a flag outranks both, and the
-    /// environment the file.
-    Serve(Box<Serve>),
+    /// Nodes that share a Redis are one cluster, and each of them answers for all. Without Redis the node is a cluster of
+    /// one. Every flag can also be set by its environment variable or in a configuration file. A flag overrides the
+    /// environment, and the environment overrides the file.
+    Serve(Box<ServeArgs>),
 
-    /// Print what `serve` would run with, as a configuration file, and where each value came from
+    /// Print the effective configuration of `serve`, with the origin of each value
     ///
-    /// Give it the flags, the environment and the file of `serve`: what that would refuse is refused here. Nothing is
-    /// opened or connected to. Passwords are replaced by `REDACTED`; the rest can be used as a file for --config. Flags
-    /// that are `not set` mean what `serve --help` says.
-    Config(Effective),
+    /// Takes the flags, the environment and the file of `serve`, and fails where `serve` would. Opens no file but that of
+    /// --config, and connects to nothing. Passwords are replaced by `REDACTED`; otherwise the output is a file for --config.
+    /// For a flag that is `not set`, see `serve --help`.
+    Config(ConfigArgs),
 
-    /// Ask how the cluster is: its nodes, its busiest rooms, its roll calls. Exit code 0 when every node answers and is active
+    /// Print the state of the cluster: its nodes, its busiest rooms and its roll calls
     ///
-    /// One node asks all that it knows, and each answers for itself; one that does not is listed with the reason. Exit
-    /// code 1 when a node does not answer, is not active, or is of a version that cannot say.
-    Status(Status),
+    /// One node asks all nodes that it knows; a node that does not respond is listed with the reason. Exit code 0: every
+    /// node responds and is active. Exit code 1: a node does not respond, is isolated, or has a version that cannot report
+    /// its state.
+    Status(StatusArgs),
 
-    /// Call the roll of a room: a line for each socket, its user and its node. Exit code 0 when that is complete
+    /// Call the roll of a room: a line for each socket, with its user and its node
     ///
-    /// The last line says how complete it is, and which nodes did not answer; the exit code is then 1.
-    Users(Users),
+    /// The last line says whether the answer is complete, and which nodes did not answer. Exit code 0: complete; 1:
+    /// incomplete.
+    Users(UsersArgs),
 
-    /// Compare what Redis says with what every node says, and print what differs
+    /// Compare the content of Redis with the sockets of every node, and print the differences
     ///
-    /// Asks the nodes that are registered in Redis, and those that they know, for everything they have, and reads all that
-    /// is under the prefix. What differs is looked at a second time: what was under way differs only once. Mends nothing.
-    /// Exit code 0: nothing differs; 1: something does; 2: Redis or a node could not be asked.
-    Audit(Box<Audit>),
+    /// Asks the nodes that are registered in Redis, and the members that they know, for their sockets, and reads all keys
+    /// under the prefix. Differences are checked a second time, since a change in progress differs in one pass only.
+    /// Repairs nothing. Exit code 0: no difference; 1: differences; 2: Redis or a node could not be asked.
+    Audit(Box<AuditArgs>),
 
-    /// Say what a node logs, or change that while it runs
-    Log(Log),
+    /// Print the log levels of a running node, or change them
+    Log(LogLevelArgs),
 
-    /// Ask a node on this machine whether it is well, for probes: exit code 0 or 1, and one line that says why
-    Health(Health),
+    /// Probe a node: exit code 0 or 1, and one line with the reason
+    Health(HealthArgs),
 
-    /// Make a CA and certificates for the nodes of a mesh
+    /// Create a CA and certificates for the nodes of a mesh
     ///
-    /// For `--mesh-ca`, `--mesh-cert` and `--mesh-key` of `serve`. Whoever has a CA already needs none of this: any
-    /// certificate does that names the node's host and is for both server and client authentication.
-    Certs(Certs),
+    /// They are for `--mesh-ca`, `--mesh-cert` and `--mesh-key` of `serve`. An existing CA works as well: a certificate must
+    /// name the host of the node and allow both server and client authentication.
+    Certs(CertsArgs),
 
-    /// Print the completions of this command line for a shell
+    /// Print shell completions
     ///
     /// For bash: `rollcall completions bash > /etc/bash_completion.d/rollcall`.
-    Completions(Completions),
+    Completions(CompletionsArgs),
 
-    /// Print a page of the manual, or write all of them
+    /// Print a manual page, or write all of them
     ///
     /// To read one: `rollcall man serve | man -l -`.
-    Man(Manual),
+    Man(ManualArgs),
 }
 
 #[derive(Debug, Args)]
-pub struct Dev {
-    /// How many nodes
+pub struct DevArgs {
+    /// Number of nodes
     #[arg(long, default_value_t = 4, env = "ROLLCALL_NODES", value_parser = clap::value_parser!(u8).range(1..=32))]
     pub nodes: u8,
 
-    /// The one address that all nodes accept on
+    /// The address that all nodes share
     #[arg(long, default_value = DEV_LISTEN, env = "ROLLCALL_LISTEN", value_name = "HOST:PORT")]
     pub listen: ListenAddress,
 
-    /// By what clients may come: `websocket`, or `websocket,polling`
+    /// Transports for clients: `websocket`, or `websocket,polling`
     #[arg(long, default_value = "websocket", env = "ROLLCALL_TRANSPORTS", value_name = "TRANSPORTS")]
     pub transports: Transports,
 
-    /// `on`: https, with a certificate made at start. `off`: http
+    /// `on`: https with a self-signed certificate, created at the start. `off`: http
     #[arg(long, default_value = "on", env = "ROLLCALL_TLS")]
     pub tls: OnOff,
 
@@ -157,82 +149,82 @@ pub struct Dev {
 }
 
 #[derive(Debug, Args)]
-pub struct Serve {
+pub struct ServeArgs {
     #[command(flatten)]
-    pub file: FileArgs,
+    pub file: ConfigFileArgs,
 
     #[command(flatten)]
     pub access: AccessArgs,
 
-    /// Where clients connect: Socket.IO, REST and the page
+    /// Public address: Socket.IO, REST and the web page
     #[arg(long, default_value = "127.0.0.1:5001", env = "ROLLCALL_LISTEN", value_name = "HOST:PORT")]
     pub listen: ListenAddress,
 
-    /// Where the other nodes connect. Off loopback addresses the mesh must be closed: by certificates (--mesh-ca) or by a
-    /// token (--mesh-token-file)
+    /// Mesh address, to which the other nodes connect. Other than on loopback, nodes must authenticate: with certificates
+    /// (--mesh-ca) or with a token (--mesh-token-file)
     #[arg(long, default_value = "127.0.0.1:7001", env = "ROLLCALL_MESH_LISTEN", value_name = "HOST:PORT")]
     pub mesh_listen: ListenAddress,
 
-    /// Where the other nodes reach this one, if that is not the address it listens on (a proxy, an address translation).
-    /// `auto`: the address from which this machine reaches Redis, for containers that all start with the same words
+    /// Address at which other nodes reach the mesh port, if it differs from --mesh-listen. `auto`: the local address on the
+    /// route to Redis, for containers that all start with the same command line. Default: --mesh-listen
     #[arg(long, env = "ROLLCALL_MESH_ADVERTISE", value_name = "HOST:PORT|auto")]
     pub mesh_advertise: Option<Advertise>,
 
-    /// Where probes and Prometheus connect (/livez, /readyz and /metrics, which ask nobody who it is), and the operator
-    /// (what is under /_/, which asks for a token where other machines reach it)
+    /// Admin address: /livez, /readyz and /metrics for probes and Prometheus, without authentication, and the operators'
+    /// page under /_/, with a token unless the address is loopback
     #[arg(long, default_value = "127.0.0.1:9001", env = "ROLLCALL_ADMIN_LISTEN", value_name = "HOST:PORT")]
     pub admin_listen: ListenAddress,
 
     #[command(flatten)]
-    pub admin: AdminArgs,
+    pub admin: AdminPortArgs,
 
     #[command(flatten)]
-    pub trust: Trust,
+    pub tls: TlsArgs,
 
     #[command(flatten)]
     pub redis: RedisArgs,
 
-    /// What people call this node, `[A-Za-z0-9._-]{1,64}`. Unless told otherwise `<hostname>-<mesh port>`
+    /// Name of this node, `[A-Za-z0-9._-]{1,64}`. Default: `<hostname>-<mesh port>`
     #[arg(long, env = "ROLLCALL_NODE_NAME", value_name = "NAME", value_parser = node_name)]
     pub node_name: Option<NodeName>,
 
-    /// How long a roll call may take that names no deadline; what was not answered by then is reported as missing
+    /// Deadline of a roll call that names none. Nodes that did not answer by then are reported as missing
     #[arg(long, default_value = "500ms", env = "ROLLCALL_DEADLINE", value_name = "DURATION", value_parser = deadline)]
     pub deadline: Duration,
 
-    /// How long this node counts as alive after its last sign of life. Renewed five times as often
+    /// Lease of this node in Redis: the time after which a node that vanished is considered dead. Renewed five times per
+    /// lease
     #[arg(long, default_value = "5s", env = "ROLLCALL_LEASE", value_name = "DURATION", value_parser = lease)]
     pub lease: Duration,
 
-    /// How long stopping may take, from the signal to the exit. Clients are let go one by one in its first half, so that
-    /// they come back elsewhere; keep the time after which the process is killed longer than this
+    /// Maximum duration of a shutdown, from the signal to the exit. Clients are disconnected one by one in its first half,
+    /// so that they reconnect to other nodes. Configure a longer time before the process is killed
     #[arg(long, default_value = "10s", env = "ROLLCALL_DRAIN", value_name = "DURATION", value_parser = drain)]
     pub drain: Duration,
 
-    /// How much of what nodes answered is held, so that a room which has not changed need not be told again
+    /// Memory for cached answers of other nodes. An unchanged room is then confirmed by version, without its rows
     #[arg(long, default_value = "64MiB", env = "ROLLCALL_CACHE", value_name = "SIZE", value_parser = cache)]
     pub cache: ByteSize,
 
-    /// How many threads do the work. Fewer is faster where machines are shared: give each of four nodes on two cores
-    /// one. Unless told otherwise: as many as this process has cores
+    /// Number of worker threads. Fewer are faster when nodes share cores: with four nodes on two cores, use 1. Default: the
+    /// number of cores
     #[arg(long, env = "ROLLCALL_THREADS", value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 
-    /// By what clients may come: `websocket`, or `websocket,polling` to let those in, too, that begin with HTTP
-    /// long-polling or cannot do anything else. No sticky sessions are needed: whichever node a request gets to hands it
-    /// on to the one that has the session
+    /// Transports for clients: `websocket`, or `websocket,polling` for clients that start with HTTP long-polling or support
+    /// nothing else. No sticky sessions are needed: a node forwards a polling request to the node of its session
     #[arg(long, default_value = "websocket", env = "ROLLCALL_TRANSPORTS", value_name = "TRANSPORTS")]
     pub transports: Transports,
 
-    /// How often a client is asked for a sign of life
+    /// Interval of the heartbeat pings to a client
     #[arg(long, default_value = "25s", env = "ROLLCALL_PING_INTERVAL", value_name = "DURATION", value_parser = ping)]
     pub ping_interval: Duration,
 
-    /// How long a client may take to answer, and to read what it was sent; then it is out
+    /// Timeout for the pong of a client, and for reading what was sent to it; then it is disconnected
     #[arg(long, default_value = "20s", env = "ROLLCALL_PING_TIMEOUT", value_name = "DURATION", value_parser = ping)]
     pub ping_timeout: Duration,
 
-    /// How many rooms a socket can be in
+    /// Maximum of rooms for one socket
     #[arg(
         long,
         default_value_t = 64,
@@ -242,8 +234,8 @@ pub struct Serve {
     )]
     pub rooms_per_socket: u32,
 
-    /// An origin whose pages may read the answers and poll, as in `https://example.org`. May be repeated or separated by
-    /// commas. Unless told otherwise: none
+    /// Origin whose pages may read answers and use polling (CORS), as in `https://example.org`; may be repeated or separated
+    /// by commas. Default: none
     #[arg(long = "cors-origin", env = "ROLLCALL_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub cors_origins: Vec<HeaderValue>,
 
@@ -260,39 +252,31 @@ pub enum OnOff {
     Off,
 }
 
-/// What goes to the user instead of a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stop {
-    pub text: String,
-    /// Help and version are no failures.
-    pub failed: bool,
-}
-
 impl Cli {
     /// Reads and checks the command line, the environment and the configuration file.
     ///
     /// # Errors
-    /// [`Stop`]: help, or the one line that says what is wrong.
-    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Stop> {
-        let Given { arguments, origins } = Given::read(arguments.into_iter().collect())?;
-        let matches = Self::command().try_get_matches_from(arguments).map_err(|error| stop(&error, &origins))?;
-        let mut cli = Self::from_arg_matches(&matches).map_err(|error| stop(&error, &origins))?;
-        cli.check(&origins).map_err(|what| refuse(&origins.explain(&what)))?;
+    /// Help, or one line that says what is wrong.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, CliExit> {
+        let MergedArgs { arguments, origins } = MergedArgs::read(arguments.into_iter().collect())?;
+        let matches = Self::command().try_get_matches_from(arguments).map_err(|error| exit_for(&error, &origins))?;
+        let mut cli = Self::from_arg_matches(&matches).map_err(|error| exit_for(&error, &origins))?;
+        cli.check(&origins).map_err(|error| refuse(&origins.explain(&error)))?;
         if let (Command::Config(config), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
             config.settings = Setting::all(matches, &origins);
         }
         Ok(cli)
     }
 
-    /// What is logged.
+    /// The log of the subcommand.
     ///
     /// # Errors
-    /// When the levels make no sense.
+    /// The levels cannot be parsed.
     pub fn logging(&self) -> Result<Logging, logging::Error> {
         self.log.open(match self.command {
             Command::Dev(_) => "warn",
             Command::Audit(_) => "warn,rollcall::commands::audit=info",
-            _ => LOG_OF_SERVE,
+            _ => DEFAULT_SERVE_LOG,
         })
     }
 
@@ -311,12 +295,12 @@ impl Cli {
     }
 }
 
-impl Serve {
-    /// What is in effect of flags that nobody was given, and follows from others or from this machine.
-    fn implied(&self, files: Option<u64>) -> Vec<Implied> {
+impl ServeArgs {
+    /// The defaults that depend on other flags or on this machine.
+    fn implied(&self, files: Option<u64>) -> Vec<ImpliedValue> {
         let mut implied = self.access.implied();
         implied.extend(self.limits.implied(files));
-        implied.push(Implied { flag: "log", value: LOG_OF_SERVE.to_owned(), by: "command" });
+        implied.push(ImpliedValue { flag: "log", value: DEFAULT_SERVE_LOG.to_owned(), by: "command" });
         implied
     }
 
@@ -327,36 +311,16 @@ impl Serve {
         let mesh = self.mesh_listen.address;
         if mesh.ip().is_unspecified() && self.mesh_advertise.is_none() {
             return Err(format!(
-                "--mesh-listen {mesh} listens on every address, so the others must be told one: pass --mesh-advertise \
+                "--mesh-listen {mesh} listens on all interfaces, so other nodes need one address: pass --mesh-advertise \
                  HOST:PORT, or --mesh-advertise auto"
             ));
         }
         if self.mesh_advertise == Some(Advertise::Auto) && self.redis.url.is_none() {
-            return Err("--mesh-advertise auto is the address on the way to Redis, and --redis is missing".to_owned());
+            return Err("--mesh-advertise auto is the address on the route to Redis, and --redis is missing".to_owned());
         }
-        self.trust.check(mesh)?;
+        self.tls.check(mesh)?;
         self.redis.check(origins)
     }
-}
-
-fn stop(error: &clap::Error, origins: &Origins) -> Stop {
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop { text: error.to_string(), failed: false },
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Stop { text: error.to_string(), failed: true },
-        _ => {
-            let text = error.to_string();
-            let first = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
-            let first = first.split_whitespace().collect::<Vec<_>>().join(" ");
-            match origins.place(error) {
-                Some(place) => refuse(&format!("{place}: {first}")),
-                None => refuse(&origins.explain(&first)),
-            }
-        }
-    }
-}
-
-fn refuse(what: &str) -> Stop {
-    Stop { text: format!("rollcall: {what}\n"), failed: true }
 }
 
 #[cfg(test)]

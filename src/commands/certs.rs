@@ -1,17 +1,19 @@
-//! `rollcall certs`: a CA and certificates for the nodes of a mesh, for people who have none.
+//! `rollcall certs`: creates a CA and certificates for the nodes of a mesh.
 //!
-//! Owns the files: the CA is made once and used from then on, nothing is replaced unless that was asked for, and no file
-//! is ever there in part. Keys can be read by their owner alone. What is written is what a node accepts: it is tried
-//! first.
+//! Owns the files. The CA is created once and reused. Existing files are replaced only with `--force`. Each file is written
+//! atomically, and keys are readable by their owner only. A certificate is checked as a node would check it, before it is
+//! written.
 
 use std::fmt::{self, Write as _};
 use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::str::FromStr;
 
 use anyhow::{Context as _, bail, ensure};
+use clap::Args;
 use jiff::{Span, Zoned};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -19,136 +21,161 @@ use rcgen::{
 };
 use rustls::pki_types::ServerName;
 
+use crate::commands::process::{EXIT_FAILED, run_until_signal, start_logging};
 use crate::mesh::security::Files;
 use crate::mesh::security::certificates::Certificates;
+use crate::telemetry::logging::{self, Logging};
 
-const CA_DAYS: u16 = 3650;
-/// How long before now a certificate is valid already, in days: clocks differ.
-const EARLIER_DAYS: u16 = 1;
-const OWNER_ALONE: u32 = 0o600;
-const EVERYBODY_READS: u32 = 0o644;
+const CA_VALIDITY_DAYS: u16 = 3650;
+/// A certificate is valid from one day before it is created, because clocks differ.
+const BACKDATED_DAYS: u16 = 1;
+const MODE_OWNER_ONLY: u32 = 0o600;
+const MODE_WORLD_READABLE: u32 = 0o644;
 
-/// The names of one node, of which the first names its files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Names(Vec<String>);
+#[derive(Debug, Args)]
+pub struct CertsArgs {
+    /// The folder for the files. A CA that it contains (`ca.pem` and `ca.key`) is reused, so that nodes can be added later.
+    /// Do not copy `ca.key` to the nodes: its holder can create certificates
+    #[arg(long, env = "ROLLCALL_CERTS_OUT", value_name = "DIR")]
+    pub out: PathBuf,
 
-/// What is to be made.
-pub struct Order<'a> {
-    pub out: &'a Path,
-    pub names: &'a [Names],
+    /// The validity of the certificates of the nodes, in days
+    #[arg(long, default_value_t = 365, env = "ROLLCALL_CERTS_DAYS", value_parser = clap::value_parser!(u16).range(1..=3650))]
     pub days: u16,
+
+    /// Replace existing certificates. The CA is never replaced
+    #[arg(long, env = "ROLLCALL_CERTS_FORCE")]
     pub force: bool,
+
+    /// One certificate for each NAME: the host name or IP address at which other nodes reach the mesh of the node
+    /// (--mesh-advertise). Separate several names of one node by commas; the first one names the files
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<CertificateNames>,
 }
 
+/// The names of one node. The first one names its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateNames(Vec<String>);
+
 /// The CA of a folder.
-struct Ca {
+struct CertificateAuthority {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
-impl FromStr for Names {
+impl FromStr for CertificateNames {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let names: Vec<String> = text.split(',').map(str::to_owned).collect();
         match names.iter().find(|name| ServerName::try_from(name.as_str()).is_err()) {
-            // What the CA's files are called.
-            None if names[0] == "ca" => Err("must not be `ca`".to_owned()),
+            // `ca` would overwrite the files of the CA.
+            None if names[0] == "ca" => Err("must not be `ca`, the name of the files of the CA".to_owned()),
             None => Ok(Self(names)),
             Some(wrong) => Err(format!("{wrong:?} is neither a host name nor an IP address")),
         }
     }
 }
 
-impl Names {
+impl CertificateNames {
     fn first(&self) -> &str {
         &self.0[0]
     }
 }
 
-impl fmt::Display for Names {
+impl fmt::Display for CertificateNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join(","))
     }
 }
 
-/// Makes what is missing, and returns what to say of it.
-///
-/// # Errors
-/// When the folder cannot be written to, its CA cannot be used, or a file is there already.
-pub fn make(order: &Order<'_>) -> anyhow::Result<String> {
-    let Order { out, names, days, force } = *order;
-    fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+/// Runs the subcommand.
+pub(super) fn run(args: &CertsArgs, logging: Result<Logging, logging::Error>) -> ExitCode {
+    run_until_signal(logging, None, EXIT_FAILED, |logging, _| {
+        start_logging(logging, None);
+        async move {
+            print!("{}", create(args)?);
+            Ok(ExitCode::SUCCESS)
+        }
+    })
+}
+
+/// Creates the missing files, and returns the text to print.
+fn create(args: &CertsArgs) -> anyhow::Result<String> {
+    let CertsArgs { out, names, days, force } = args;
+    let (days, force) = (*days, *force);
+    fs::create_dir_all(out).with_context(|| format!("cannot create the folder {}", out.display()))?;
     if !force {
         for name in names {
             for path in [certificate_file(out, name), key_file(out, name)] {
-                ensure!(!path.exists(), "{} is there already; --force replaces it", path.display());
+                ensure!(!path.exists(), "{} exists already; --force replaces it", path.display());
             }
         }
     }
-    let mut said = String::new();
-    let ca = match Ca::of(out)? {
+    let mut output = String::new();
+    let ca = match CertificateAuthority::open(out)? {
         Some(ca) => ca,
         None => {
             writeln!(
-                said,
-                "made a CA: {}, {} (keep this one away from the nodes)",
+                output,
+                "created a CA: {}, {} (do not copy the second file to the nodes)",
                 ca_file(out).display(),
                 ca_key(out).display()
             )?;
-            Ca::make(out)?
+            CertificateAuthority::create(out)?
         }
     };
     for name in names {
         let (certificate, key) = ca.certify(out, name, days)?;
         let files = Files { ca: ca_file(out), certificate: certificate_file(out, name), key: key_file(out, name) };
-        write(&files.key, &key, OWNER_ALONE, force)?;
-        write(&files.certificate, &certificate, EVERYBODY_READS, force)?;
+        write(&files.key, &key, MODE_OWNER_ONLY, force)?;
+        write(&files.certificate, &certificate, MODE_WORLD_READABLE, force)?;
         writeln!(
-            said,
+            output,
             "for {name}, {days} days: --mesh-ca {} --mesh-cert {} --mesh-key {}",
             files.ca.display(),
             files.certificate.display(),
             files.key.display()
         )?;
     }
-    Ok(said)
+    Ok(output)
 }
 
-impl Ca {
-    /// The one that is there.
-    fn of(out: &Path) -> anyhow::Result<Option<Self>> {
+impl CertificateAuthority {
+    /// The CA of the folder, if it contains one.
+    fn open(out: &Path) -> anyhow::Result<Option<Self>> {
         let (file, key_file) = (ca_file(out), ca_key(out));
         let (Some(pem), Some(key)) = (read(&file)?, read(&key_file)?) else {
-            for (there, missing) in [(&file, &key_file), (&key_file, &file)] {
-                ensure!(!there.exists(), "{} is there without {}", there.display(), missing.display());
+            for (existing, missing) in [(&file, &key_file), (&key_file, &file)] {
+                ensure!(!existing.exists(), "{} exists, but {} is missing", existing.display(), missing.display());
             }
             return Ok(None);
         };
-        let key = KeyPair::from_pem(&key).with_context(|| format!("{} is no key", key_file.display()))?;
-        let issuer = Issuer::from_ca_cert_pem(&pem, key).with_context(|| format!("{} is no CA", file.display()))?;
+        let key = KeyPair::from_pem(&key).with_context(|| format!("{} is not a private key", key_file.display()))?;
+        let issuer = Issuer::from_ca_cert_pem(&pem, key)
+            .with_context(|| format!("{} is not a CA certificate", file.display()))?;
         Ok(Some(Self { pem, issuer }))
     }
 
-    fn make(out: &Path) -> anyhow::Result<Self> {
-        let mut terms = terms(Vec::new(), CA_DAYS, "Rollcall mesh CA")?;
-        terms.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        terms.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    fn create(out: &Path) -> anyhow::Result<Self> {
+        let mut params = certificate_params(Vec::new(), CA_VALIDITY_DAYS, "Rollcall mesh CA")?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate()?;
-        let pem = terms.self_signed(&key)?.pem();
-        write(&ca_key(out), &key.serialize_pem(), OWNER_ALONE, false)?;
-        write(&ca_file(out), &pem, EVERYBODY_READS, false)?;
-        Ok(Self { pem, issuer: Issuer::new(terms, key) })
+        let pem = params.self_signed(&key)?.pem();
+        write(&ca_key(out), &key.serialize_pem(), MODE_OWNER_ONLY, false)?;
+        write(&ca_file(out), &pem, MODE_WORLD_READABLE, false)?;
+        Ok(Self { pem, issuer: Issuer::new(params, key) })
     }
 
-    /// A certificate and its key that nodes which go by this CA accept.
-    fn certify(&self, out: &Path, names: &Names, days: u16) -> anyhow::Result<(String, String)> {
-        let mut terms = terms(names.0.clone(), days, names.first())?;
-        terms.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        terms.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        terms.use_authority_key_identifier_extension = true;
+    /// A certificate and its key, checked as a node with this CA checks them.
+    fn certify(&self, out: &Path, names: &CertificateNames, days: u16) -> anyhow::Result<(String, String)> {
+        let mut params = certificate_params(names.0.clone(), days, names.first())?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate()?;
-        let (certificate, key) = (terms.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem());
+        let (certificate, key) = (params.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem());
         let files = Files { ca: ca_file(out), certificate: certificate_file(out, names), key: key_file(out, names) };
         let contents = [&self.pem, &certificate, &key].map(|contents| contents.as_bytes());
         for name in &names.0 {
@@ -159,20 +186,19 @@ impl Ca {
     }
 }
 
-/// A certificate's names, its time, and what people call it.
-fn terms(names: Vec<String>, days: u16, called: &str) -> anyhow::Result<CertificateParams> {
-    let mut terms = CertificateParams::new(names)?;
+fn certificate_params(names: Vec<String>, days: u16, common_name: &str) -> anyhow::Result<CertificateParams> {
+    let mut params = CertificateParams::new(names)?;
     let now = Zoned::now();
     let day = |span: Span| {
         let then = now.checked_add(span)?;
         anyhow::Ok(date_time_ymd(then.year().into(), then.month().unsigned_abs(), then.day().unsigned_abs()))
     };
-    terms.not_before = day(Span::new().days(-i64::from(EARLIER_DAYS)))?;
-    // Whole days: the rest of the last one is lost.
-    terms.not_after = day(Span::new().days(i64::from(days) + 1))?;
-    terms.distinguished_name = DistinguishedName::new();
-    terms.distinguished_name.push(DnType::CommonName, called);
-    Ok(terms)
+    params.not_before = day(Span::new().days(-i64::from(BACKDATED_DAYS)))?;
+    // rcgen takes whole days: one more, since the certificate would end at the start of the last day.
+    params.not_after = day(Span::new().days(i64::from(days) + 1))?;
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    Ok(params)
 }
 
 fn read(path: &Path) -> anyhow::Result<Option<String>> {
@@ -183,17 +209,17 @@ fn read(path: &Path) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// Writes a file that is there as a whole or not at all.
+/// Writes a file atomically.
 fn write(path: &Path, contents: &str, mode: u32, replace: bool) -> anyhow::Result<()> {
-    let written = || {
+    let persist = || {
         let folder = path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(folder)?;
         file.write_all(contents.as_bytes())?;
         file.as_file().sync_all()?;
-        let kept = if replace { file.persist(path) } else { file.persist_noclobber(path) };
-        kept.map(drop).map_err(|error| error.error)
+        let persisted = if replace { file.persist(path) } else { file.persist_noclobber(path) };
+        persisted.map(drop).map_err(|error| error.error)
     };
-    written().with_context(|| format!("cannot write {}", path.display()))
+    persist().with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn ca_file(out: &Path) -> PathBuf {
@@ -204,10 +230,10 @@ fn ca_key(out: &Path) -> PathBuf {
     out.join("ca.key")
 }
 
-fn certificate_file(out: &Path, names: &Names) -> PathBuf {
+fn certificate_file(out: &Path, names: &CertificateNames) -> PathBuf {
     out.join(format!("{}.pem", names.first()))
 }
 
-fn key_file(out: &Path, names: &Names) -> PathBuf {
+fn key_file(out: &Path, names: &CertificateNames) -> PathBuf {
     out.join(format!("{}.key", names.first()))
 }

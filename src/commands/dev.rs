@@ -1,11 +1,11 @@
-//! `rollcall dev`: a cluster in one process, to see it work.
+//! `rollcall dev`: a cluster in one process, for a first look and for development.
 //!
-//! Owns the set-up that `serve` leaves to its operator: how many nodes, one address that all of them accept on, a
-//! certificate made at start, and the few lines that say where everything is. Every node is a whole one, with its own
-//! sockets and its own mesh port.
+//! Owns the set-up that `serve` leaves to the operator: the number of nodes, the one address that all of them accept on,
+//! a self-signed certificate, and the printed introduction. Each node is complete, with its own sockets and mesh port.
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::Access;
 use crate::auth::tls::Tls;
-use crate::commands::args::ListenAddress;
+use crate::commands::args::{DevArgs, ListenAddress, OnOff};
+use crate::commands::process::{EXIT_FAILED, run_until_signal, start_logging};
+use crate::commands::serve::check_redis;
 use crate::directory::Directory;
+use crate::directory::memory::Memory;
 use crate::edge::connections::listen;
 use crate::edge::limits::Limits;
 use crate::edge::socketio::SocketIoConfig;
@@ -24,37 +27,61 @@ use crate::mesh::security::Security;
 use crate::names::NodeName;
 use crate::node::{self, Config, Listeners, Node};
 use crate::reconciler;
+use crate::telemetry::logging::{self, Logging};
 
-/// How long stopping may take: whoever stops it wants it stopped, and there is nowhere to go for its clients.
+/// Short, because all nodes stop together: the clients have no other node to reconnect to.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// What the cluster is told.
-pub struct Cluster {
+/// The settings of the cluster.
+pub struct DevCluster {
     pub nodes: usize,
     pub listen: ListenAddress,
     pub tls: bool,
     pub clients: SocketIoConfig,
 }
 
-/// Runs the cluster until `shutdown`. `directory` is called once for each node; `print` gets the lines that say where
-/// everything is, once everything is there.
+/// Runs the cluster until a signal.
+pub(super) fn run(dev: DevArgs, logging: Result<Logging, logging::Error>) -> ExitCode {
+    run_until_signal(logging, None, EXIT_FAILED, |logging, shutdown| async move {
+        start_logging(logging, None);
+        let clients = SocketIoConfig { transports: dev.transports, ..SocketIoConfig::default() };
+        let nodes = usize::from(dev.nodes);
+        let cluster = DevCluster { nodes, listen: dev.listen, tls: dev.tls == OnOff::On, clients };
+        let memory = Memory::new();
+        if let Some(redis) = dev.redis.open()? {
+            check_redis(&redis).await?;
+        }
+        // Each node has its own connection to Redis.
+        let directory = || {
+            Ok(match dev.redis.open()? {
+                Some(redis) => Arc::new(redis) as Arc<dyn Directory>,
+                None => Arc::clone(&memory) as Arc<dyn Directory>,
+            })
+        };
+        run_cluster(cluster, directory, |introduction| println!("{introduction}"), shutdown).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Runs the cluster until `shutdown`. Calls `directory` once for each node, and `print` with the introduction when all
+/// nodes listen.
 ///
 /// # Errors
-/// When an address is taken, or a node ended that should not have.
-pub async fn run(
-    cluster: Cluster,
+/// An address is in use, or a node ended before `shutdown`.
+pub async fn run_cluster(
+    cluster: DevCluster,
     directory: impl Fn() -> anyhow::Result<Arc<dyn Directory>>,
     print: impl FnOnce(&str),
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Cluster { nodes, listen: address, tls, clients } = cluster;
+    let DevCluster { nodes, listen: address, tls, clients } = cluster;
     let acceptor = if tls { Some(Tls::self_signed(address.certificate_names())?.acceptor) } else { None };
     let mut public = address.address;
     let mut running = JoinSet::new();
     let mut meshes = Vec::with_capacity(nodes);
     for number in 1..=nodes {
         let listener = listen(public, true).with_context(|| format!("cannot listen on {public}"))?;
-        // Port 0 picks a port for the first node, and the others share it.
+        // With port 0 the system picks the port for the first node, and the others share it.
         public = listener.local_addr()?;
         let mesh = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), false).context("cannot listen for the mesh")?;
         let mesh_address = mesh.local_addr()?;
@@ -97,7 +124,7 @@ fn introduction(origin: &str, tls: bool, meshes: &[(NodeName, SocketAddr)]) -> S
     }
     line("stop", "Ctrl-C");
     if tls {
-        text.push_str("\nThe certificate was made just now, so a browser asks once whether to trust it.\n");
+        text.push_str("\nThe certificate is self-signed and new: a browser asks once whether to trust it.\n");
     }
     text
 }

@@ -1,48 +1,51 @@
-//! `rollcall health`: asks a node's admin port, for the probes of those who run nodes.
-//!
-//! Owns what is asked and how the answer is read; the asking itself is [`crate::commands::admin_client`]'s.
+//! `rollcall health`: a probe for container runtimes and init systems, which asks the admin port of a node.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use axum::http::StatusCode;
 use serde::Deserialize;
 
 use crate::commands::admin_client::{AdminClient, one_line};
+use crate::commands::args::HealthArgs;
+use crate::commands::process::print_line;
 
-/// The longest that asking may take.
-pub const WITHIN: Duration = Duration::from_secs(2);
-/// The most bytes that are read of an answer, which has a few hundred.
-const ANSWER_MOST: usize = 16 << 10;
+/// The timeout of the probe, from the DNS lookup to the answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// An answer has a few hundred bytes.
+const MAX_ANSWER_BYTES: usize = 16 << 10;
 
-/// What is asked.
+/// The two questions that a probe may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Question {
-    /// Should new clients be sent there?
+pub enum ProbeKind {
+    /// `/readyz`: whether a balancer should send new clients to the node.
     Ready,
-    /// Does the process answer?
+    /// `/livez`: whether the process answers.
     Live,
 }
 
-/// What matters here of what `/readyz` answers.
+/// The fields of `/readyz` that the probe prints.
 #[derive(Deserialize)]
-struct Told {
+struct ReadinessFields {
     #[serde(default)]
     reasons: Vec<String>,
     #[serde(default)]
     directory: String,
 }
 
-/// Asks the admin port at `admin`, `host:port`; one that listens on every address is asked over loopback.
-///
-/// # Errors
-/// One line that says why the answer is no, or why there is none within [`WITHIN`].
-pub async fn ask(admin: &str, question: Question) -> Result<String, String> {
-    let client = AdminClient::new(admin, None).bounded(WITHIN, ANSWER_MOST);
-    let answer = client.get(question.path()).await.map_err(|error| error.to_string());
-    answer.and_then(|answer| question.read(answer.status, &answer.body)).map_err(|why| format!("{admin}: {why}"))
+/// Runs the subcommand.
+pub(super) async fn run(args: &HealthArgs) -> ExitCode {
+    print_line(probe(args.admin.as_str(), args.kind()).await)
 }
 
-impl Question {
+/// Probes the admin port at `admin` (`host:port`). An unspecified address, such as 0.0.0.0, means loopback.
+async fn probe(admin: &str, kind: ProbeKind) -> Result<String, String> {
+    let client = AdminClient::new(admin, None).bounded(PROBE_TIMEOUT, MAX_ANSWER_BYTES);
+    let answer = client.get(kind.path()).await.map_err(|error| error.to_string());
+    answer.and_then(|answer| kind.verdict(answer.status, &answer.body)).map_err(|error| format!("{admin}: {error}"))
+}
+
+impl ProbeKind {
     fn path(self) -> &'static str {
         match self {
             Self::Ready => "/readyz",
@@ -50,18 +53,19 @@ impl Question {
         }
     }
 
-    fn read(self, status: StatusCode, body: &[u8]) -> Result<String, String> {
+    fn verdict(self, status: StatusCode, body: &[u8]) -> Result<String, String> {
         match (self, status) {
             (Self::Live, StatusCode::OK) => Ok("alive".to_owned()),
             (Self::Ready, StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE) => {
-                let told: Told = serde_json::from_slice(body).map_err(|_| "what answers is not a node".to_owned())?;
+                let fields: ReadinessFields =
+                    serde_json::from_slice(body).map_err(|_| "the answer is not that of a node".to_owned())?;
                 match status {
-                    StatusCode::OK if told.directory == "ok" => Ok("ready".to_owned()),
-                    StatusCode::OK => Ok(one_line(&format!("ready, though the directory {}", told.directory))),
-                    _ => Err(one_line(&format!("not ready: {}", told.reasons.join("; ")))),
+                    StatusCode::OK if fields.directory == "ok" => Ok("ready".to_owned()),
+                    StatusCode::OK => Ok(one_line(&format!("ready, though the directory {}", fields.directory))),
+                    _ => Err(one_line(&format!("not ready: {}", fields.reasons.join("; ")))),
                 }
             }
-            (_, status) => Err(format!("what answers is not a node: it says {status}")),
+            (_, status) => Err(format!("the answer is not that of a node: status {status}")),
         }
     }
 }

@@ -1,32 +1,40 @@
-//! `rollcall log`: what a node logs, and changing it while it runs.
-//!
-//! Owns what is asked and how the answer is told; the asking itself is [`crate::commands::admin_client`]'s.
+//! `rollcall log`: prints the log levels of a running node, or changes them.
+
+use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
 use crate::commands::admin_client::{AdminClient, Error, one_line};
+use crate::commands::args::LogLevelArgs;
+use crate::commands::process::print_line;
 
-/// Where the admin port has it.
+/// The path on the admin port.
 pub const PATH: &str = "/_/log";
 
-/// What the admin port says.
+/// The body of an answer of `/_/log`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
     pub levels: String,
 }
 
-/// The levels of a node, after they were changed to `levels` where any are given.
-///
-/// # Errors
-/// One line that says why not.
-pub async fn ask(client: &AdminClient, levels: Option<&str>) -> Result<String, String> {
-    let asked = async {
+/// Runs the subcommand.
+pub(super) async fn run(args: &LogLevelArgs) -> ExitCode {
+    let result = match args.target.client() {
+        Ok(client) => request(&client, args.change.as_deref()).await,
+        Err(error) => Err(format!("{error:#}")),
+    };
+    print_line(result)
+}
+
+/// Sets the levels if any are given, and returns the levels that are then in force.
+async fn request(client: &AdminClient, levels: Option<&str>) -> Result<String, String> {
+    let exchange = async {
         let answer = match levels {
             None => client.get(PATH).await?,
             Some(levels) => client.put(PATH, levels.to_owned()).await?,
         };
         answer.json::<Told>()
     };
-    let told = asked.await.map_err(|error: Error| format!("{}: {error}", client.address()))?;
-    Ok(one_line(&told.levels))
+    let body = exchange.await.map_err(|error: Error| format!("{}: {error}", client.address()))?;
+    Ok(one_line(&body.levels))
 }

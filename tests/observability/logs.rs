@@ -44,7 +44,7 @@ async fn levels_are_told_and_changed_while_a_node_runs_by_whoever_has_a_token() 
     assert_eq!(log(node.admin, Some(&tokens), &[]).await, told("info"));
     assert_eq!(node.ask("/a/users").await.status(), 200);
 
-    for (tokens, why) in [(None, "it wants a token"), (Some(wrong.as_path()), "this is no token")] {
+    for (tokens, why) in [(None, "requires a token"), (Some(wrong.as_path()), "this is no token")] {
         for levels in [&[][..], &["debug"]] {
             let (well, said) = log(node.admin, tokens, levels).await;
             assert!(!well && said.contains(why), "{said}");

@@ -88,8 +88,8 @@ async fn every_node_tells_the_same_of_all_and_a_hanging_and_a_dead_one_are_named
     .await;
 
     let (well, said) = command(nodes[3].admin, &["status"]).await;
-    assert!(well && said.contains("4 of 4 nodes answer and are active; 10 sockets."), "{said}");
-    assert!(said.lines().any(|line| line.starts_with("node-4 *") && line.contains(" active ")), "{said}");
+    assert!(well && said.contains("4 of 4 nodes respond and are active; 10 sockets."), "{said}");
+    assert!(said.lines().any(|line| line.starts_with("node-4 *") && line.contains(" healthy ")), "{said}");
     let (well, said) = command(nodes[3].admin, &["users", "a/b & 'c'"]).await;
     assert!(well && said.ends_with("\ncomplete: 10 sockets, 4 users\n"), "{said}");
     assert_eq!(said.lines().filter(|line| line.ends_with(" node-4")).count(), 4, "{said}");
@@ -102,12 +102,15 @@ async fn every_node_tells_the_same_of_all_and_a_hanging_and_a_dead_one_are_named
     let began = Instant::now();
     let (well, said) = command(nodes[0].admin, &["status"]).await;
     assert!(began.elapsed() < Duration::from_secs(3), "one that hangs costs a second: {:?}", began.elapsed());
-    assert!(!well && said.contains("3 of 4 nodes answer and are active; 7 sockets."), "{said}");
-    assert!(said.lines().any(|line| line.starts_with("node-3 ") && line.contains("no answer (deadline)")), "{said}");
+    assert!(!well && said.contains("3 of 4 nodes respond and are active; 7 sockets."), "{said}");
+    assert!(
+        said.lines().any(|line| line.starts_with("node-3 ") && line.contains("not responding (deadline)")),
+        "{said}"
+    );
     let (well, said) = command(nodes[0].admin, &["users", "b"]).await;
     assert!(!well, "{said}");
     assert!(
-        said.ends_with("incomplete: 3 sockets, 1 user; no answer of node-3 (deadline); 1 socket left open\n"),
+        said.ends_with("incomplete: 3 sockets, 1 user; no answer from node-3 (deadline); 1 socket unresolved\n"),
         "{said}"
     );
     nodes[2].go_on();
@@ -290,7 +293,7 @@ async fn an_admin_port_that_is_open_to_others_tells_nothing_of_rooms_and_users_w
     let (closed, admin) = node(&["--admin-token-file", &tokens]);
     closed.is_ready().await;
     let (well, said) = command(admin, &["status"]).await;
-    assert!(!well && said.contains("it wants a token: pass --token-file"), "{said}");
+    assert!(!well && said.contains("requires a token: pass --token-file"), "{said}");
     for arguments in [&["status", "--token-file", &tokens][..], &["users", "a", "--token-file", &tokens]] {
         let (well, said) = command(admin, arguments).await;
         assert!(well, "{said}");

@@ -24,7 +24,7 @@ async fn nodes_with_what_it_made_answer_for_each_other_also_one_that_was_added_l
         // As it says, word by word.
         let line = said.lines().find(|line| line.starts_with("for ")).unwrap();
         let flags: Vec<&str> = line.split_once(": ").unwrap().1.split(' ').collect();
-        assert_eq!(said.contains("made a CA"), nodes.is_empty(), "the CA is made once");
+        assert_eq!(said.contains("created a CA"), nodes.is_empty(), "the CA is made once");
         nodes.push(Start::named(name).redis(&redis).with(&flags));
     }
     let mut nodes = nodes.into_iter();
@@ -54,7 +54,7 @@ fn keys_are_their_owners_alone_and_nothing_that_is_there_is_replaced_unasked() {
     let before = (read("ca.pem"), read("ca.key"), read("node-1.internal.key"));
     // One of two is there: neither is written.
     let refused = make(&["node-2.internal", "node-1.internal"]);
-    assert!(!refused.status.success() && said(&refused).contains("node-1.internal.pem is there already; --force"));
+    assert!(!refused.status.success() && said(&refused).contains("node-1.internal.pem exists already; --force"));
     assert!(!out.join("node-2.internal.pem").exists());
     assert!(make(&["--force", "node-1.internal"]).status.success());
     assert_eq!((read("ca.pem"), read("ca.key")), (before.0.clone(), before.1));

@@ -142,7 +142,7 @@ async fn a_mesh_that_cannot_be_closed_as_asked_does_not_start() {
         let [ca, certificate, key] = files.map(|file| folder.text(file));
         let flags = ["--mesh-ca", &ca, "--mesh-cert", &certificate, "--mesh-key", &key];
         let said = Start::named("one").with(&flags).refused();
-        assert!(said.contains(says) && said.contains("the mesh cannot be closed"), "{files:?}: {said}");
+        assert!(said.contains(says) && said.contains("cannot authenticate the mesh"), "{files:?}: {said}");
         assert_eq!(said.lines().filter(|line| line.contains("ERROR")).count(), 1, "{said}");
     }
     for (file, says) in [("short", "short is too short"), ("empty", "no token in"), ("nothing", "cannot read")] {

@@ -1,7 +1,6 @@
-//! The flags that say who is let in and who may call the roll.
+//! The flags of authentication: how clients prove their user id, and who may call the roll.
 //!
-//! Owns how they fit together, and what they become: keys and tokens are read here once, and again by the node when
-//! their files change. The secrets themselves are in files, never in a flag.
+//! Owns which flags belong together. Secrets are in files, never in a flag; the node reloads the files when they change.
 
 use std::error::Error;
 use std::fmt;
@@ -14,7 +13,7 @@ use clap::{Args, ValueEnum};
 use reqwest::Url;
 use url::Host;
 
-use super::effective::Implied;
+use super::effective::ImpliedValue;
 use super::values;
 use crate::auth::jwks::{Jwks, Pace};
 use crate::auth::keys::KeySet;
@@ -25,107 +24,105 @@ use crate::auth::{Access, By, Callers};
 
 #[derive(Debug, Args)]
 pub struct AccessArgs {
-    /// How users are known. Required, since it decides who can be whom.
-    /// `query`: a client says who it is (`id_user` in the handshake) and is believed, and anyone who reaches the port
-    /// can call the roll. For development, and for networks where everybody is trusted.
-    /// `jwt`: a token says it, checked with the keys of --jwt-key or --jwks
+    /// Source of user ids. Required, because it decides whether a client can claim any user id.
+    /// `query`: the client sends its `id_user` unchecked, and anyone who reaches the port can call the roll: for
+    /// development and trusted networks.
+    /// `jwt`: a JSON Web Token proves it, verified with --jwt-key or --jwks
     #[arg(long, env = "ROLLCALL_IDENTITY", value_name = "HOW")]
-    identity: Option<IdentityBy>,
+    identity: Option<IdentitySource>,
 
-    /// The key that tokens are checked with: a file with a public key as PEM (RS, PS, ES or EdDSA by what key it is),
-    /// or with a secret of 32 bytes or more (HS256, with 48 HS384 too, with 64 HS512 too). Read again when it changes
+    /// File with the key that verifies tokens: a public key in PEM (RS, PS, ES or EdDSA, depending on the key), or a secret
+    /// of at least 32 bytes (HS256; from 48 bytes also HS384, from 64 also HS512). Reloaded when it changes
     #[arg(long, env = "ROLLCALL_JWT_KEY", value_name = "FILE")]
     jwt_key: Option<PathBuf>,
 
-    /// The set of public keys (JWKS) that tokens are checked with: an https URL, or a file. A URL is asked every five
-    /// minutes, and early when a token names a key that is not known; a file is read again when it changes
+    /// Set of public keys (JWKS) that verify tokens: an https URL or a file. A URL is fetched every five minutes, and
+    /// earlier when a token names an unknown key. A file is reloaded when it changes
     #[arg(long, env = "ROLLCALL_JWKS", value_name = "URL|FILE", hide_env_values = true)]
-    jwks: Option<KeySource>,
+    jwks: Option<JwksLocation>,
 
-    /// Who must have issued a token (`iss`). May be repeated or separated by commas: one of them. Unless told
-    /// otherwise: whoever has the key
+    /// Accepted issuers (`iss`) of tokens; may be repeated or separated by commas. Default: any issuer whose signature is
+    /// valid
     #[arg(long = "jwt-issuer", env = "ROLLCALL_JWT_ISSUER", value_name = "ISSUER", value_delimiter = ',')]
     jwt_issuers: Vec<String>,
 
-    /// For whom a token must be meant (`aud`). May be repeated or separated by commas: one of them. Unless told
-    /// otherwise a token that is meant for somebody is refused
+    /// Accepted audiences (`aud`) of tokens; may be repeated or separated by commas. Default: only tokens without an
+    /// audience
     #[arg(long = "jwt-audience", env = "ROLLCALL_JWT_AUDIENCE", value_name = "AUDIENCE", value_delimiter = ',')]
     jwt_audiences: Vec<String>,
 
-    /// The claim that is `id_user`. Unless told otherwise `sub`
+    /// Claim that contains the user id. Default: sub
     #[arg(long, env = "ROLLCALL_JWT_USER_CLAIM", value_name = "CLAIM")]
     jwt_user_claim: Option<String>,
 
-    /// How long a socket may stay after its token has expired; then its connection ends, and its client comes back with
-    /// a new one. Unless told otherwise not at all
+    /// Time that a socket may stay connected after its token expired. Then its connection is closed, and the client
+    /// reconnects with a new token. Default: 0s
     #[arg(long, env = "ROLLCALL_JWT_GRACE", value_name = "DURATION", value_parser = values::grace)]
     jwt_grace: Option<Duration>,
 
-    /// Who may call the roll. `open`: whoever reaches the port. `token`: whoever has one of --api-token-file. `jwt`:
-    /// whoever has a token whose `roll_call` claim covers the room. Unless told otherwise `open` with --identity query,
-    /// and `jwt` with --identity jwt
+    /// Who may call the roll. `open`: anyone who reaches the port. `token`: holders of a token of --api-token-file. `jwt`:
+    /// holders of a JSON Web Token whose claim `roll_call` covers the room. Default: open with --identity query, jwt with
+    /// --identity jwt
     #[arg(long, env = "ROLLCALL_API_ACCESS", value_name = "WHO")]
-    api_access: Option<ApiAccess>,
+    api_access: Option<ApiAccessMode>,
 
-    /// A file of lines `<name>: <token>`: each token may call every roll. Read again when it changes
+    /// File with lines `<name>: <token>`: each token may call the roll of every room. Reloaded when it changes
     #[arg(long, env = "ROLLCALL_API_TOKEN_FILE", value_name = "FILE")]
     api_token_file: Option<PathBuf>,
 }
 
-/// How users are known.
+/// The values of --identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum IdentityBy {
-    /// Clients say who they are.
+enum IdentitySource {
     Query,
-    /// Tokens say it.
     Jwt,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum ApiAccess {
+enum ApiAccessMode {
     Open,
     Token,
     Jwt,
 }
 
-/// Where a set of keys is said to be. Its `Debug` shows nothing: the query of a URL may be a secret.
+/// The text of --jwks. Its `Debug` shows nothing, because the query of a URL may be a secret.
 #[derive(Clone)]
-struct KeySource(String);
+struct JwksLocation(String);
 
-/// Where a set of keys is.
-enum Keyring {
+/// The parsed --jwks.
+enum JwksSource {
     Url(Url),
     File(PathBuf),
 }
 
-impl FromStr for KeySource {
+impl FromStr for JwksLocation {
     type Err = std::convert::Infallible;
 
-    /// Takes any text: a refusal here would be shown together with the value. It is checked with the flags.
+    /// Accepts any text: clap would print an invalid value, and with it a secret. The flags are checked later.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(Self(text.to_owned()))
     }
 }
 
-impl fmt::Debug for KeySource {
+impl fmt::Debug for JwksLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("KeySource(…)")
+        f.write_str("JwksLocation(…)")
     }
 }
 
-impl Keyring {
-    fn parse(KeySource(text): &KeySource) -> Result<Self, &'static str> {
+impl JwksSource {
+    fn parse(JwksLocation(text): &JwksLocation) -> Result<Self, &'static str> {
         if !text.contains("://") {
             return if text.is_empty() { Err("must be a URL or a file") } else { Ok(Self::File(text.into())) };
         }
         let url = Url::parse(text).map_err(|_| "is not a URL")?;
         if !url.username().is_empty() || url.password().is_some() {
-            return Err("must not hold a name or a password");
+            return Err("must not contain a user or a password");
         }
         match url.scheme() {
             "https" => Ok(Self::Url(url)),
             "http" if is_loopback(&url) => Ok(Self::Url(url)),
-            "http" => Err("must be https, since whoever can change the answer decides who is let in"),
+            "http" => Err("must be https: a forged answer would let an attacker sign tokens"),
             _ => Err("must be an https URL or a file"),
         }
     }
@@ -133,52 +130,52 @@ impl Keyring {
 
 impl AccessArgs {
     /// # Errors
-    /// What does not fit together, in one line.
+    /// One line that names the flag to mend.
     pub(super) fn check(&self) -> Result<(), String> {
         let Some(identity) = self.identity else {
             return Err(
-                "--identity is missing, and it decides who can be whom: `--identity jwt` takes it from tokens, `--identity \
-                 query` believes every client and opens the roll to whoever reaches the port (development, trusted networks)"
+                "--identity is missing: pass `--identity jwt` to verify user ids with tokens, or `--identity query` to trust \
+                 every client and to let anyone who reaches the port call the roll (development, trusted networks)"
                     .to_owned(),
             );
         };
         let refuse = |what: &str| Err(what.to_owned());
         match (identity, self.jwt_key.is_some(), self.jwks.is_some()) {
-            (IdentityBy::Jwt, false, false) => {
-                return refuse("--identity jwt needs a key to check tokens with: pass --jwt-key FILE or --jwks URL");
+            (IdentitySource::Jwt, false, false) => {
+                return refuse("--identity jwt needs a key to verify tokens: pass --jwt-key FILE or --jwks URL");
             }
-            (IdentityBy::Jwt, true, true) => {
-                return refuse("--jwt-key and --jwks exclude each other: several keys go into one set");
+            (IdentitySource::Jwt, true, true) => {
+                return refuse("--jwt-key and --jwks exclude each other: put several keys into one JWKS");
             }
-            (IdentityBy::Query, ..) => {
-                if let Some(flag) = self.of_tokens() {
+            (IdentitySource::Query, ..) => {
+                if let Some(flag) = self.token_flag() {
                     return Err(format!(
-                        "{flag} is about tokens, and with --identity query there are none: pass --identity jwt"
+                        "{flag} is about tokens, which --identity query does not use: pass --identity jwt"
                     ));
                 }
             }
-            (IdentityBy::Jwt, ..) => {}
+            (IdentitySource::Jwt, ..) => {}
         }
         if self.jwt_issuers.iter().chain(&self.jwt_audiences).chain(&self.jwt_user_claim).any(String::is_empty) {
             return refuse("--jwt-issuer, --jwt-audience and --jwt-user-claim must not be empty");
         }
         if let Some(jwks) = &self.jwks {
-            Keyring::parse(jwks).map_err(|error| format!("--jwks {error}"))?;
+            JwksSource::parse(jwks).map_err(|error| format!("--jwks {error}"))?;
         }
         match (self.api(), &self.api_token_file) {
-            (ApiAccess::Token, None) => refuse("--api-access token needs the tokens: pass --api-token-file FILE"),
-            (ApiAccess::Open | ApiAccess::Jwt, Some(_)) => {
-                refuse("--api-token-file lets nobody in unless --api-access token says so")
+            (ApiAccessMode::Token, None) => refuse("--api-access token needs tokens: pass --api-token-file FILE"),
+            (ApiAccessMode::Open | ApiAccessMode::Jwt, Some(_)) => {
+                refuse("--api-token-file is unused unless --api-access token is passed")
             }
-            (ApiAccess::Jwt, None) if identity == IdentityBy::Query => {
-                refuse("--api-access jwt is about the tokens of --identity jwt: pass that, or --api-access token")
+            (ApiAccessMode::Jwt, None) if identity == IdentitySource::Query => {
+                refuse("--api-access jwt verifies the tokens of --identity jwt: pass that, or --api-access token")
             }
             _ => Ok(()),
         }
     }
 
-    /// The first flag given that is about tokens.
-    fn of_tokens(&self) -> Option<&'static str> {
+    /// The first given flag that is about tokens.
+    fn token_flag(&self) -> Option<&'static str> {
         let given = [
             (self.jwt_key.is_some(), "--jwt-key"),
             (self.jwks.is_some(), "--jwks"),
@@ -190,10 +187,10 @@ impl AccessArgs {
         given.into_iter().find_map(|(given, flag)| given.then_some(flag))
     }
 
-    fn api(&self) -> ApiAccess {
+    fn api(&self) -> ApiAccessMode {
         self.api_access.unwrap_or(match self.identity {
-            Some(IdentityBy::Query) => ApiAccess::Open,
-            Some(IdentityBy::Jwt) | None => ApiAccess::Jwt,
+            Some(IdentitySource::Query) => ApiAccessMode::Open,
+            Some(IdentitySource::Jwt) | None => ApiAccessMode::Jwt,
         })
     }
 
@@ -205,15 +202,15 @@ impl AccessArgs {
         self.jwt_grace.unwrap_or_default()
     }
 
-    /// What follows from --identity.
-    pub(super) fn implied(&self) -> Vec<Implied> {
+    /// The defaults that --identity implies.
+    pub(super) fn implied(&self) -> Vec<ImpliedValue> {
         let by = "identity";
         let who = self.api().to_possible_value().map(|who| who.get_name().to_owned()).unwrap_or_default();
-        let mut implied = vec![Implied { flag: "api-access", value: who, by }];
-        if self.identity == Some(IdentityBy::Jwt) {
+        let mut implied = vec![ImpliedValue { flag: "api-access", value: who, by }];
+        if self.identity == Some(IdentitySource::Jwt) {
             let grace = humantime::format_duration(self.grace()).to_string();
-            implied.push(Implied { flag: "jwt-user-claim", value: self.user_claim().to_owned(), by });
-            implied.push(Implied { flag: "jwt-grace", value: grace, by });
+            implied.push(ImpliedValue { flag: "jwt-user-claim", value: self.user_claim().to_owned(), by });
+            implied.push(ImpliedValue { flag: "jwt-grace", value: grace, by });
         }
         implied
     }
@@ -223,11 +220,12 @@ impl AccessArgs {
     /// # Errors
     /// The flag, and what is wrong with its file.
     pub fn open(&self) -> anyhow::Result<Access> {
-        let set = self.jwks.as_ref().map(Keyring::parse).transpose().map_err(anyhow::Error::msg).context("--jwks")?;
+        let set =
+            self.jwks.as_ref().map(JwksSource::parse).transpose().map_err(anyhow::Error::msg).context("--jwks")?;
         let keys = match (&self.jwt_key, set) {
-            (Some(file), _) => Some(Keys::File(read("--jwt-key", file, KeySet::of_file)?)),
-            (None, Some(Keyring::File(file))) => Some(Keys::File(read("--jwks", &file, KeySet::of_jwks)?)),
-            (None, Some(Keyring::Url(url))) => Some(Keys::Url(Jwks::new(url, Pace::default())?)),
+            (Some(file), _) => Some(Keys::File(open_file("--jwt-key", file, KeySet::of_file)?)),
+            (None, Some(JwksSource::File(file))) => Some(Keys::File(open_file("--jwks", &file, KeySet::of_jwks)?)),
+            (None, Some(JwksSource::Url(url))) => Some(Keys::Url(Jwks::new(url, Pace::default())?)),
             (None, None) => None,
         };
         let rules = Rules {
@@ -241,17 +239,25 @@ impl AccessArgs {
             None => By::Query,
         };
         let callers = match (self.api(), verifier, &self.api_token_file) {
-            (ApiAccess::Open, ..) => Callers::Anyone,
-            (ApiAccess::Token, _, Some(file)) => Callers::Named(read("--api-token-file", file, Tokens::parse)?),
-            (ApiAccess::Jwt, Some(verifier), _) => Callers::Jwt(verifier),
-            (ApiAccess::Token | ApiAccess::Jwt, ..) => bail!("--api-access: nothing says whom to let in"),
+            (ApiAccessMode::Open, ..) => Callers::Anyone,
+            (ApiAccessMode::Token, _, Some(file)) => {
+                Callers::Named(open_file("--api-token-file", file, Tokens::parse)?)
+            }
+            (ApiAccessMode::Jwt, Some(verifier), _) => Callers::Jwt(verifier),
+            (ApiAccessMode::Token | ApiAccessMode::Jwt, ..) => {
+                bail!("--api-access: no tokens and no key are configured")
+            }
         };
         Ok(Access { identity, callers })
     }
 }
 
-/// Watches a file. What is wrong with it is said with its flag and its name, and without what is in it.
-pub(super) fn read<T, E>(flag: &'static str, file: &Path, make: fn(&[u8]) -> Result<T, E>) -> anyhow::Result<Watched<T>>
+/// Reads a file, which is reloaded when it changes. An error names the flag and the file, and repeats no content.
+pub(super) fn open_file<T, E>(
+    flag: &'static str,
+    file: &Path,
+    make: fn(&[u8]) -> Result<T, E>,
+) -> anyhow::Result<Watched<T>>
 where
     T: Send + Sync + 'static,
     E: Error + Send + Sync + 'static,

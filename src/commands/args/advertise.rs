@@ -1,8 +1,8 @@
-//! Where the other nodes are told to reach this one's mesh: `--mesh-advertise`.
+//! `--mesh-advertise`: the address at which other nodes reach the mesh port of this node.
 //!
-//! Owns its forms, and what `auto` comes to: the address from which this machine reaches Redis, since the nodes of a
-//! cluster have that network in common. The kernel is asked for it; nothing is sent. So nodes that are made by the
-//! number, containers or pods, all start with the same words and need no shell to find their own address.
+//! Owns the meaning of `auto`: the local address from which this machine reaches Redis, since all nodes of a cluster share
+//! that network. The kernel's routing table answers this without a packet. So replicated containers and pods can all
+//! start with the same command line.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
@@ -12,25 +12,25 @@ use anyhow::Context as _;
 use tokio::net::{UdpSocket, lookup_host};
 use tokio::time::timeout;
 
-use super::values::Advertised;
+use super::values::HostPort;
 
-/// How long looking up the name of Redis may take.
-const LOOK_UP_WITHIN: Duration = Duration::from_secs(5);
+/// The timeout of the DNS lookup of Redis.
+const DNS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How the others are told.
+/// The value of `--mesh-advertise`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Advertise {
-    /// As they are told.
-    At(Advertised),
-    /// Found at the start.
+    At(HostPort),
+    /// Found when the node starts.
     Auto,
 }
 
 impl Advertise {
-    /// What the others are told. `listening`: where the mesh does; `redis`: where that may be, each `host:port`.
+    /// The address to announce. `listening`: the address of the mesh listener; `redis`: its possible addresses, each
+    /// `host:port`.
     ///
     /// # Errors
-    /// When `auto` finds none: the name of Redis cannot be looked up, or there is no way to it.
+    /// With `auto`: the name of Redis cannot be resolved, or there is no route to it.
     pub async fn resolve(self, listening: SocketAddr, redis: &[String]) -> anyhow::Result<String> {
         match self {
             Self::At(address) => Ok(address.as_str().to_owned()),
@@ -59,7 +59,7 @@ impl FromStr for Advertise {
     }
 }
 
-/// That on the way to the first of these that there is a way to.
+/// The local address on the route to the first reachable host.
 async fn first_own_address(listening: SocketAddr, hosts: &[String]) -> anyhow::Result<IpAddr> {
     let mut failed = None;
     for host in hosts {
@@ -68,17 +68,17 @@ async fn first_own_address(listening: SocketAddr, hosts: &[String]) -> anyhow::R
             Err(error) => failed = failed.or(Some(error)),
         }
     }
-    Err(failed.unwrap_or_else(|| anyhow::anyhow!("it is nowhere")))
+    Err(failed.unwrap_or_else(|| anyhow::anyhow!("no address of redis is known")))
 }
 
-/// The first address of this machine on the way to `host` that a listener on every address of its family is reached at.
+/// The first local address on the route to `host` that a listener on an unspecified address accepts connections at.
 async fn own_address(listening: SocketAddr, host: &str) -> anyhow::Result<IpAddr> {
-    let found = timeout(LOOK_UP_WITHIN, lookup_host(host)).await.context("looking it up takes too long")??;
-    // A listener on [::] is reached by IPv4 too, one on 0.0.0.0 by nothing else.
+    let found = timeout(DNS_TIMEOUT, lookup_host(host)).await.context("the DNS lookup timed out")??;
+    // A listener on [::] accepts IPv4 as well; one on 0.0.0.0 accepts only IPv4.
     let mut failed = "it has no address that can be used".to_owned();
     for peer in found.filter(|peer| listening.is_ipv6() || peer.is_ipv4()) {
         match source_towards(peer).await {
-            // An address that means something on one link only cannot be told to others.
+            // A link-local address is meaningless on other machines.
             Ok(IpAddr::V6(address)) if address.is_unicast_link_local() => {}
             Ok(address) => return Ok(address),
             Err(error) => failed = error.to_string(),
@@ -87,7 +87,7 @@ async fn own_address(listening: SocketAddr, host: &str) -> anyhow::Result<IpAddr
     anyhow::bail!(failed)
 }
 
-/// What the kernel would write as the source of what is sent there. Connecting a datagram socket sends nothing.
+/// The source address that the kernel would choose. Connecting a UDP socket sends no packet.
 async fn source_towards(peer: SocketAddr) -> std::io::Result<IpAddr> {
     let any = match peer {
         SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn auto_is_where_the_mesh_listens_or_on_every_address_the_one_on_the_way_to_redis() {
+    async fn auto_is_the_local_address_on_the_route_to_redis() {
         assert_eq!(auto("127.0.0.9:7001", "nowhere.invalid:6379").await.unwrap(), "127.0.0.9:7001");
         assert_eq!(auto("0.0.0.0:7001", "127.0.0.1:6379").await.unwrap(), "127.0.0.1:7001");
         assert_eq!(auto("[::]:7001", "127.0.0.1:6379").await.unwrap(), "127.0.0.1:7001");
@@ -118,7 +118,7 @@ mod tests {
             assert_eq!(auto("[::]:7001", "[::1]:6379").await.unwrap(), "[::1]:7001");
         }
         let several = "nowhere.invalid:6379 127.0.0.1:6379 127.0.0.2:6379";
-        assert_eq!(auto("0.0.0.0:7001", several).await.unwrap(), "127.0.0.1:7001", "the first that there is a way to");
+        assert_eq!(auto("0.0.0.0:7001", several).await.unwrap(), "127.0.0.1:7001", "the first reachable address");
         let error = auto("0.0.0.0:7001", "[::1]:6379").await.unwrap_err();
         assert!(error.contains("no address that can be used"), "{error}");
         let error = auto("0.0.0.0:7001", "nowhere.invalid:6379").await.unwrap_err();
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_a_host_with_a_port_or_auto() {
+    fn the_value_is_a_host_with_a_port_or_auto() {
         assert_eq!("auto".parse(), Ok(Advertise::Auto));
         for address in ["node-1:7001", "10.0.0.1:7001", "[fd00::1]:7001"] {
             assert_eq!(address.parse(), Ok(Advertise::At(address.parse().unwrap())));

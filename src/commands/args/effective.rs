@@ -1,7 +1,7 @@
-//! `rollcall config`: what `serve` would run with, and where each value came from.
+//! `rollcall config`: the effective configuration of `serve`, with the origin of each value.
 //!
-//! Owns how that is shown: as a configuration file, or as JSON. What may be secret never gets this far: it is taken out of
-//! a value as soon as that is read. What a flag means that nobody was given is asked of those who decide it.
+//! Owns the output, as a configuration file or as JSON. Secrets are redacted when the values are read. The modules that
+//! decide a default also report it here.
 
 use std::collections::BTreeMap;
 
@@ -9,20 +9,19 @@ use clap::{Arg, ArgAction, ArgMatches, Args};
 use serde::Serialize;
 use toml::Value as Toml;
 
-use super::Serve;
+use super::ServeArgs;
 use super::origin::{Origin, Origins, long, settings};
 
-/// What is shown in place of a secret.
 const REDACTED: &str = "REDACTED";
-/// What the query of a URL may say that is no secret.
-const PLAIN_PARAMETERS: [&str; 2] = ["db", "protocol"];
+/// The query parameters of a Redis URL that are no secrets.
+const PUBLIC_PARAMETERS: [&str; 2] = ["db", "protocol"];
 
 #[derive(Debug, Args)]
-pub struct Effective {
+pub struct ConfigArgs {
     #[command(flatten)]
-    pub serve: Box<Serve>,
+    pub serve: Box<ServeArgs>,
 
-    /// Print JSON: of each flag its value, as text, and its source
+    /// Print JSON: the value of each flag as text, and its source
     #[arg(long)]
     json: bool,
 
@@ -30,35 +29,35 @@ pub struct Effective {
     pub(super) settings: Vec<Setting>,
 }
 
-/// A flag, what it was given, and by whom. `None`: nothing.
+/// A flag with its value, if it has one.
 #[derive(Debug)]
 pub(super) struct Setting {
     flag: String,
-    value: Option<Value>,
+    value: Option<SettingValue>,
     origin: Origin,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
-enum Value {
+enum SettingValue {
     Switch(bool),
     One(String),
     Many(Vec<String>),
 }
 
-/// What is in effect of a flag that nobody was given.
+/// The default of a flag that depends on another flag or on the machine.
 #[derive(Debug)]
-pub(super) struct Implied {
+pub(super) struct ImpliedValue {
     pub(super) flag: &'static str,
     pub(super) value: String,
-    /// What it follows from.
+    /// The flag or the limit that it depends on.
     pub(super) by: &'static str,
 }
 
 /// One flag in JSON.
 #[derive(Debug, Serialize)]
-struct Shown<'a> {
-    value: Option<&'a Value>,
+struct JsonSetting<'a> {
+    value: Option<&'a SettingValue>,
     source: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     variable: Option<&'a str>,
@@ -71,29 +70,29 @@ struct Shown<'a> {
 }
 
 impl Setting {
-    /// All that can be in a file, in the order of `--help`.
+    /// All flags that may be in the file, in the order of `--help`.
     pub(super) fn all(matches: &ArgMatches, origins: &Origins) -> Vec<Self> {
         let of = |flag: &Arg| Self {
             flag: long(flag),
-            value: Value::of(flag, matches, origins.of(&long(flag))),
+            value: SettingValue::of(flag, matches, origins.of(&long(flag))),
             origin: origins.of(&long(flag)).clone(),
         };
         settings().iter().map(of).collect()
     }
 }
 
-impl Value {
+impl SettingValue {
     fn of(flag: &Arg, matches: &ArgMatches, origin: &Origin) -> Option<Self> {
         let id = flag.get_id().as_str();
         let texts: Vec<String> = matches
             .get_raw(id)
             .into_iter()
             .flatten()
-            .map(|text| redact(&text.to_string_lossy(), flag.is_hide_env_values_set(), may_be_a_file(flag)))
+            .map(|text| redact(&text.to_string_lossy(), flag.is_hide_env_values_set(), takes_file(flag)))
             .collect();
         match flag.get_action() {
             ArgAction::SetTrue | ArgAction::SetFalse => Some(Self::Switch(matches.get_flag(id))),
-            // A list in a file may be empty, which outranks a default and is not the same as none.
+            // An empty list in a file overrides a default, and differs from a missing key.
             ArgAction::Append if !texts.is_empty() || *origin != Origin::Default => Some(Self::Many(texts)),
             _ => texts.into_iter().next().map(Self::One),
         }
@@ -108,25 +107,27 @@ impl Value {
     }
 }
 
-impl Effective {
-    /// All of it, in a process that may have so many files open.
+impl ConfigArgs {
+    /// The output, for a process that may open `files` files.
     ///
     /// # Errors
-    /// Never, but for what JSON might not take.
+    /// The JSON cannot be serialised, which is a bug.
     pub fn show(&self, files: Option<u64>) -> anyhow::Result<String> {
         let implied = self.serve.implied(files);
         let rows = self.settings.iter().map(|setting| {
             let implied = implied.iter().find(|implied| setting.value.is_none() && implied.flag == setting.flag);
-            let value = implied.map(|implied| Value::One(implied.value.clone())).or_else(|| setting.value.clone());
+            let value =
+                implied.map(|implied| SettingValue::One(implied.value.clone())).or_else(|| setting.value.clone());
             (setting, value, implied.map(|implied| implied.by))
         });
         if self.json {
             let all: Vec<_> = rows.collect();
-            let shown =
-                all.iter().map(|(setting, value, by)| (&setting.flag, shown(&setting.origin, value.as_ref(), *by)));
+            let shown = all
+                .iter()
+                .map(|(setting, value, by)| (&setting.flag, json_setting(&setting.origin, value.as_ref(), *by)));
             return Ok(serde_json::to_string_pretty(&shown.collect::<BTreeMap<_, _>>())? + "\n");
         }
-        let mut text = "# What `rollcall serve` would run with.\n".to_owned();
+        let mut text = "# The effective configuration of `rollcall serve`.\n".to_owned();
         for (setting, value, by) in rows {
             let Setting { flag, origin, .. } = setting;
             let by = by.map(|by| format!(", by {by}")).unwrap_or_default();
@@ -139,20 +140,20 @@ impl Effective {
     }
 }
 
-fn shown<'a>(origin: &'a Origin, value: Option<&'a Value>, by: Option<&'static str>) -> Shown<'a> {
-    let mut shown = Shown { value, source: "default", variable: None, file: None, line: None, by };
+fn json_setting<'a>(origin: &'a Origin, value: Option<&'a SettingValue>, by: Option<&'static str>) -> JsonSetting<'a> {
+    let mut shown = JsonSetting { value, source: "default", variable: None, file: None, line: None, by };
     match origin {
         Origin::Flag => shown.source = "flag",
         Origin::Environment(variable) => (shown.source, shown.variable) = ("environment", Some(variable.as_str())),
-        Origin::File(place) => {
-            (shown.source, shown.file, shown.line) = ("file", Some(&*place.file), Some(place.line));
+        Origin::File(location) => {
+            (shown.source, shown.file, shown.line) = ("file", Some(&*location.file), Some(location.line));
         }
         Origin::Default => {}
     }
     shown
 }
 
-/// A number where a number says the same.
+/// A TOML integer if the text is one.
 fn scalar(text: &str) -> Toml {
     match text.parse::<i64>() {
         Ok(number) if number.to_string() == text => Toml::Integer(number),
@@ -160,16 +161,16 @@ fn scalar(text: &str) -> Toml {
     }
 }
 
-fn may_be_a_file(flag: &Arg) -> bool {
+fn takes_file(flag: &Arg) -> bool {
     let mut names = flag.get_value_names().unwrap_or_default().iter();
     names.any(|name| name.split('|').any(|form| form == "FILE"))
 }
 
-/// A value without the secrets that may be in it: the password of a URL; and of a flag whose variable `--help` does not
-/// show, the query of a URL as well, and all of what is neither a URL nor a file.
-fn redact(text: &str, hidden: bool, may_be_a_file: bool) -> String {
+/// A value without its secrets. A URL loses its password. A flag whose value `--help` hides also loses the query of a URL,
+/// and any value that is neither a URL nor a file.
+fn redact(text: &str, hidden: bool, takes_file: bool) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
-        return if hidden && !may_be_a_file { REDACTED.to_owned() } else { text.to_owned() };
+        return if hidden && !takes_file { REDACTED.to_owned() } else { text.to_owned() };
     };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, rest) = rest.split_at(end);
@@ -184,7 +185,7 @@ fn redact(text: &str, hidden: bool, may_be_a_file: bool) -> String {
     format!("{scheme}://{authority}{rest}")
 }
 
-/// A path, and of the query and the fragment after it only what is known to be no secret.
+/// A path, and the query without secrets. A fragment is redacted.
 fn without_parameters(rest: &str) -> String {
     let (rest, fragment) = match rest.split_once('#') {
         Some((rest, _)) => (rest, format!("#{REDACTED}")),
@@ -192,7 +193,7 @@ fn without_parameters(rest: &str) -> String {
     };
     let Some((path, query)) = rest.split_once('?') else { return format!("{rest}{fragment}") };
     let parameters = query.split('&').map(|parameter| match parameter.split_once('=') {
-        Some((name, _)) if PLAIN_PARAMETERS.contains(&name) => parameter.to_owned(),
+        Some((name, _)) if PUBLIC_PARAMETERS.contains(&name) => parameter.to_owned(),
         Some((name, _)) => format!("{name}={REDACTED}"),
         None => REDACTED.to_owned(),
     });
@@ -204,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_be_secret_is_left_out_and_the_rest_is_as_it_was() {
+    fn only_secrets_are_redacted() {
         for (text, hidden, file, shown) in [
             ("redis://me:hunter2@a:1/0", true, false, "redis://me:REDACTED@a:1/0"),
             ("redis://:hunter2@a", true, false, "redis://:REDACTED@a"),

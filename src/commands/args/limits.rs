@@ -1,8 +1,7 @@
-//! The flags of the limits: what one address, one user, one client and all callers together may take of a node.
+//! The flags of the limits: resources of a node for one address, one user, one client, and all callers together.
 //!
-//! Owns their words, their ranges and which of them are on unless told otherwise. Those that count by address are not,
-//! since a node cannot know by itself whether an address is a client's or that of a balancer with all clients behind it;
-//! they are as soon as `--trusted-proxy` has said so.
+//! Owns their ranges and defaults. Limits by address are off by default, because a node cannot distinguish the address of
+//! a client from that of a balancer with all clients behind it. `--trusted-proxy` answers that and turns them on.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,75 +13,72 @@ use bytesize::ByteSize;
 use clap::Args;
 use ipnet::IpNet;
 
-use super::effective::Implied;
+use super::effective::ImpliedValue;
 use super::values::{duration, in_range};
 use crate::edge::limits::address::Proxies;
 use crate::edge::limits::rate::Rate;
 use crate::edge::limits::{FILES_RESERVED, HANDSHAKES, Limits, PER_ADDRESS};
 
-/// The most that any count may be.
-const COUNT_MOST: u32 = 10_000_000;
-/// A forwarded request of a polling client must fit into a message between nodes.
-const MESSAGE_MOST: ByteSize = ByteSize::kib(512);
-const MESSAGE_LEAST: ByteSize = ByteSize::kib(1);
-const PACE_LEAST: ByteSize = ByteSize::kib(1);
-const PACE_MOST: ByteSize = ByteSize::mib(256);
-/// hyper needs so much.
-const HEAD_LEAST: ByteSize = ByteSize::kib(8);
-const HEAD_MOST: ByteSize = ByteSize::mib(1);
+const MAX_COUNT: u32 = 10_000_000;
+/// A forwarded polling request must fit into one message between nodes.
+const MAX_MESSAGE_SIZE: ByteSize = ByteSize::kib(512);
+const MIN_MESSAGE_SIZE: ByteSize = ByteSize::kib(1);
+const MIN_READ_RATE: ByteSize = ByteSize::kib(1);
+const MAX_READ_RATE: ByteSize = ByteSize::mib(256);
+/// The smallest buffer that hyper accepts.
+const MIN_HEAD_SIZE: ByteSize = ByteSize::kib(8);
+const MAX_HEAD_SIZE: ByteSize = ByteSize::mib(1);
 
-/// What anybody may take of the node.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
-    /// A balancer or proxy in front, an address or a network as in `10.0.0.0/8`; may be repeated or separated by commas.
-    /// Whoever comes from there is who its `X-Forwarded-For` names last that is no such proxy; of nobody else is that
-    /// header read. `none`: there is no proxy, and every address is a client's own. Either turns the limits by address
-    /// on, which are off otherwise: behind a balancer that nobody named, all clients would be one address. An IPv6
-    /// address counts as its /64 network
+    /// Address or network (as in `10.0.0.0/8`) of a balancer in front of the node; may be repeated or separated by commas.
+    /// For its connections, the client is the last address in `X-Forwarded-For` that is not such a proxy; on other
+    /// connections the header is ignored. `none`: there is no proxy. Either value turns on the limits by address, which
+    /// are off by default: behind an unnamed balancer all clients would share one address. An IPv6 address is limited
+    /// together with its /64 network
     #[arg(long = "trusted-proxy", env = "ROLLCALL_TRUSTED_PROXY", value_name = "ADDRESS", value_delimiter = ',')]
     trusted_proxies: Vec<TrustedProxy>,
 
-    /// How many connections may be open on the public port, upgraded ones included; one more is answered `503`. Unless
-    /// told otherwise: what open files there may be, less 256 for the other nodes, Redis and the probes
+    /// Maximum of open connections on the public port, WebSockets included; one more is answered `503`. Default: the limit
+    /// of open files, less 256 for other nodes, Redis and probes
     #[arg(long, env = "ROLLCALL_CONNECTIONS", value_name = "COUNT|none")]
-    connections: Option<Most>,
+    connections: Option<CountLimit>,
 
-    /// How many connections one address may have open; one more is answered `429`. Trusted proxies are not counted.
-    /// Unless told otherwise: none, or 1000 with --trusted-proxy
+    /// Maximum of open connections for one address; one more is answered `429`. Trusted proxies are exempt. Default: none,
+    /// or 1000 with --trusted-proxy
     #[arg(long, env = "ROLLCALL_CONNECTIONS_PER_ADDRESS", value_name = "COUNT|none")]
-    connections_per_address: Option<Most>,
+    connections_per_address: Option<CountLimit>,
 
-    /// How many Socket.IO clients one address may have here, by whatever transport; one more is answered `429`, and
-    /// official clients try again. Unless told otherwise: none, or 1000 with --trusted-proxy
+    /// Maximum of Socket.IO clients for one address on this node, of any transport; one more is answered `429`, and official
+    /// clients retry. Default: none, or 1000 with --trusted-proxy
     #[arg(long, env = "ROLLCALL_SOCKETS_PER_ADDRESS", value_name = "COUNT|none")]
-    sockets_per_address: Option<Most>,
+    sockets_per_address: Option<CountLimit>,
 
-    /// How many sockets one user may have on this node; one more is refused by a `connect_error`, `sockets_too_many`,
-    /// after which official clients do not try again. A client whose connection was lost without a word still counts
-    /// for a ping interval and timeout, so leave room for that. With `--identity query` anybody can use up the sockets of
-    /// anybody, so none unless told otherwise
+    /// Maximum of sockets for one user on this node; one more gets the `connect_error` `sockets_too_many`, after which
+    /// official clients do not retry. A connection that was lost silently remains until ping interval plus ping timeout, so
+    /// leave room for that. Off by default, because with `--identity query` one user could use up the sockets of another
     #[arg(long, default_value = "none", env = "ROLLCALL_SOCKETS_PER_USER", value_name = "COUNT|none")]
-    sockets_per_user: Most,
+    sockets_per_user: CountLimit,
 
-    /// How many Socket.IO sessions one address may open each second, and after the colon how many at once (ten times as
-    /// many unless given); more are answered `429`. Unless told otherwise: none, or 50:1000 with --trusted-proxy, so that
-    /// all of one address may come back together
+    /// Rate of new Socket.IO sessions for one address: per second, and after the colon the burst (default: ten times the
+    /// rate); more are answered `429`. Default: none, or 50:1000 with --trusted-proxy, so that all clients of one address
+    /// can reconnect together
     #[arg(long, env = "ROLLCALL_HANDSHAKES_PER_SECOND", value_name = "RATE|none")]
-    handshakes_per_second: Option<AtMost<Rate>>,
+    handshakes_per_second: Option<LimitArg<Rate>>,
 
-    /// How many events one client may send each second, unknown ones and its connecting included, and after the colon
-    /// how many at once. More are acknowledged with `events_too_many`, and who sends twice as many is disconnected
+    /// Rate of events of one client: per second, and after the colon the burst. The connect and unknown events are included.
+    /// Further events are acknowledged with `events_too_many`; at twice the rate the client is disconnected
     #[arg(long, default_value = "20:200", env = "ROLLCALL_EVENTS_PER_SECOND", value_name = "RATE|none")]
-    events_per_second: AtMost<Rate>,
+    events_per_second: LimitArg<Rate>,
 
-    /// How fast a WebSocket is read, eight seconds' worth at once. Who sends more is not refused, but read slowly: that
-    /// bounds what is no event
+    /// Read rate of one WebSocket, with a burst of eight seconds. A faster sender is read more slowly, not refused: this
+    /// limits packets that are not events
     #[arg(long, default_value = "64KiB", env = "ROLLCALL_BYTES_PER_SECOND", value_name = "SIZE|none")]
-    bytes_per_second: AtMost<Pace>,
+    bytes_per_second: LimitArg<ReadRate>,
 
-    /// How many roll calls are answered at the same time; one more is answered `503` at once instead of waiting. They
-    /// take memory while nodes that are asked do not answer
+    /// Maximum of concurrent roll calls; one more is answered `503` at once. A roll call holds memory until all nodes
+    /// answered or its deadline passed
     #[arg(
         long,
         default_value_t = crate::edge::limits::REQUESTS_AT_ONCE,
@@ -92,50 +88,48 @@ pub struct LimitArgs {
     )]
     requests_at_once: u32,
 
-    /// How large the head of a request may be, about; a larger one is answered `431`. No head has more than 100 headers
-    /// over HTTP/1.1
+    /// Approximate maximum size of a request head; a larger one is answered `431`. HTTP/1.1 requests are limited to 100
+    /// headers
     #[arg(long, default_value = "32KiB", env = "ROLLCALL_HEAD_SIZE", value_name = "SIZE", value_parser = head_size)]
     head_size: ByteSize,
 
-    /// How large a message of a client may be, its `auth` payload included; a larger one ends its connection, or is
-    /// answered `413` where it came by long-polling
+    /// Maximum size of a client's message, its `auth` payload included; a larger one closes the connection, or is answered
+    /// `413` with long-polling
     #[arg(long, default_value = "64KiB", env = "ROLLCALL_MESSAGE_SIZE", value_name = "SIZE", value_parser = message_size)]
     message_size: ByteSize,
 
-    /// How long each of these may take: a TLS handshake, the head of a request, and the body of a polling client's
-    #[arg(long, default_value = "10s", env = "ROLLCALL_HEAD_WITHIN", value_name = "DURATION", value_parser = within)]
+    /// Timeout for each of: the TLS handshake, the head of a request, the body of a polling request
+    #[arg(long, default_value = "10s", env = "ROLLCALL_HEAD_WITHIN", value_name = "DURATION", value_parser = timeout)]
     head_within: Duration,
 
-    /// How long a client may take from its transport to being connected to Socket.IO
-    #[arg(long, default_value = "5s", env = "ROLLCALL_CONNECT_WITHIN", value_name = "DURATION", value_parser = within)]
+    /// Timeout from the open transport to the Socket.IO connect
+    #[arg(long, default_value = "5s", env = "ROLLCALL_CONNECT_WITHIN", value_name = "DURATION", value_parser = timeout)]
     connect_within: Duration,
 
-    /// How long a reader may take to take an answer, or each MiB of a large one; then its connection is closed
-    #[arg(long, default_value = "60s", env = "ROLLCALL_ANSWER_WITHIN", value_name = "DURATION", value_parser = within)]
+    /// Timeout for a client to read an answer, or each MiB of a large one; then its connection is closed
+    #[arg(long, default_value = "60s", env = "ROLLCALL_ANSWER_WITHIN", value_name = "DURATION", value_parser = timeout)]
     answer_within: Duration,
 }
 
-/// A limit that can be turned off.
+/// A limit, or `none`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AtMost<T> {
+enum LimitArg<T> {
     None,
-    So(T),
+    Max(T),
 }
 
-/// A count that can be.
-type Most = AtMost<Count>;
+type CountLimit = LimitArg<Count>;
 
 /// From 1 to ten million.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Count(u32);
 
-/// Bytes each second.
+/// Bytes per second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Pace(NonZeroU32);
+struct ReadRate(NonZeroU32);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TrustedProxy {
-    /// There is none.
     None,
     Network(IpNet),
 }
@@ -143,13 +137,13 @@ enum TrustedProxy {
 impl LimitArgs {
     pub(super) fn check(&self) -> Result<(), String> {
         if self.trusted_proxies.contains(&TrustedProxy::None) && self.trusted_proxies.len() > 1 {
-            return Err("--trusted-proxy: `none` says that there is no proxy, so no other can be named".to_owned());
+            return Err("--trusted-proxy: `none` and an address exclude each other".to_owned());
         }
         Ok(())
     }
 
-    /// What follows from --trusted-proxy and from how many files may be open.
-    pub(super) fn implied(&self, files: Option<u64>) -> Vec<Implied> {
+    /// The defaults that --trusted-proxy and the limit of open files imply.
+    pub(super) fn implied(&self, files: Option<u64>) -> Vec<ImpliedValue> {
         fn text<T: fmt::Display>(limit: Option<T>) -> String {
             limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string())
         }
@@ -161,34 +155,34 @@ impl LimitArgs {
             ("sockets-per-address", text(limits.sockets_per_address), proxies),
             ("handshakes-per-second", text(limits.handshakes), proxies),
         ]
-        .map(|(flag, value, by)| Implied { flag, value, by })
+        .map(|(flag, value, by)| ImpliedValue { flag, value, by })
         .into()
     }
 
-    /// What these flags mean in a process that may have so many files open.
+    /// The limits, in a process that may open this number of files.
     pub fn limits(&self, files: Option<u64>) -> Limits {
-        let known = !self.trusted_proxies.is_empty();
+        let proxies_known = !self.trusted_proxies.is_empty();
         let networks = self.trusted_proxies.iter().filter_map(|proxy| match proxy {
             TrustedProxy::None => None,
             TrustedProxy::Network(network) => Some(*network),
         });
-        let per_address = |told: Option<Most>| match told {
-            Some(told) => told.count(),
-            None => known.then_some(PER_ADDRESS),
+        let per_address = |given: Option<CountLimit>| match given {
+            Some(limit) => limit.count(),
+            None => proxies_known.then_some(PER_ADDRESS),
         };
         let of_files = files.map(|files| {
-            let left = files.saturating_sub(FILES_RESERVED).max(files / 2);
-            u32::try_from(left).unwrap_or(u32::MAX)
+            let remaining = files.saturating_sub(FILES_RESERVED).max(files / 2);
+            u32::try_from(remaining).unwrap_or(u32::MAX)
         });
         Limits {
             proxies: Proxies::new(networks),
-            connections: self.connections.map_or(of_files, AtMost::count),
+            connections: self.connections.map_or(of_files, LimitArg::count),
             connections_per_address: per_address(self.connections_per_address),
             sockets_per_address: per_address(self.sockets_per_address),
             sockets_per_user: self.sockets_per_user.count(),
-            handshakes: self.handshakes_per_second.map_or(known.then_some(HANDSHAKES), AtMost::some),
+            handshakes: self.handshakes_per_second.map_or(proxies_known.then_some(HANDSHAKES), LimitArg::some),
             events: self.events_per_second.some(),
-            bytes: self.bytes_per_second.some().map(|Pace(bytes)| bytes),
+            bytes: self.bytes_per_second.some().map(|ReadRate(bytes)| bytes),
             requests_at_once: self.requests_at_once,
             head_size: bytes(self.head_size),
             message_size: bytes(self.message_size),
@@ -199,22 +193,22 @@ impl LimitArgs {
     }
 }
 
-impl<T> AtMost<T> {
+impl<T> LimitArg<T> {
     fn some(self) -> Option<T> {
         match self {
             Self::None => None,
-            Self::So(limit) => Some(limit),
+            Self::Max(limit) => Some(limit),
         }
     }
 }
 
-impl Most {
+impl CountLimit {
     fn count(self) -> Option<u32> {
         self.some().map(|Count(count)| count)
     }
 }
 
-impl<T: FromStr> FromStr for AtMost<T>
+impl<T: FromStr> FromStr for LimitArg<T>
 where
     T::Err: fmt::Display,
 {
@@ -224,7 +218,7 @@ where
         if text == "none" {
             return Ok(Self::None);
         }
-        text.parse().map(Self::So).map_err(|error: T::Err| format!("{error}; `none` turns the limit off"))
+        text.parse().map(Self::Max).map_err(|error: T::Err| format!("{error}; `none` turns the limit off"))
     }
 }
 
@@ -232,16 +226,16 @@ impl FromStr for Count {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let count = text.parse().ok().filter(|count| (1..=COUNT_MOST).contains(count));
-        count.map(Self).ok_or_else(|| format!("must be a whole number from 1 to {COUNT_MOST}"))
+        let count = text.parse().ok().filter(|count| (1..=MAX_COUNT).contains(count));
+        count.map(Self).ok_or_else(|| format!("must be a whole number from 1 to {MAX_COUNT}"))
     }
 }
 
-impl FromStr for Pace {
+impl FromStr for ReadRate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bytes = bytes(size(text, PACE_LEAST, PACE_MOST)?);
+        let bytes = bytes(size(text, MIN_READ_RATE, MAX_READ_RATE)?);
         Ok(Self(NonZeroU32::new(bytes).unwrap_or(NonZeroU32::MIN)))
     }
 }
@@ -259,19 +253,19 @@ impl FromStr for TrustedProxy {
 }
 
 fn head_size(text: &str) -> Result<ByteSize, String> {
-    size(text, HEAD_LEAST, HEAD_MOST)
+    size(text, MIN_HEAD_SIZE, MAX_HEAD_SIZE)
 }
 
 fn message_size(text: &str) -> Result<ByteSize, String> {
-    size(text, MESSAGE_LEAST, MESSAGE_MOST)
+    size(text, MIN_MESSAGE_SIZE, MAX_MESSAGE_SIZE)
 }
 
-fn size(text: &str, least: ByteSize, most: ByteSize) -> Result<ByteSize, String> {
+fn size(text: &str, min: ByteSize, max: ByteSize) -> Result<ByteSize, String> {
     let parsed = text.parse().map_err(|_| "is not a size; write it as 64KiB".to_owned())?;
-    in_range(parsed, least..=most, |size: &ByteSize| size.to_string())
+    in_range(parsed, min..=max, |size: &ByteSize| size.to_string())
 }
 
-fn within(text: &str) -> Result<Duration, String> {
+fn timeout(text: &str) -> Result<Duration, String> {
     duration(text, Duration::from_millis(100), Duration::from_secs(3600))
 }
 
@@ -290,18 +284,18 @@ mod tests {
     fn limits(arguments: &str) -> Limits {
         let arguments = "rollcall serve --identity query".split(' ').chain(arguments.split_whitespace());
         let Ok(Cli { command: Command::Serve(serve), .. }) = Cli::read(arguments.map(OsString::from)) else {
-            panic!("they are refused")
+            panic!("the arguments are refused")
         };
         serve.limits.limits(Some(10_000))
     }
 
-    /// What is counted by address: connections, sockets, handshakes.
+    /// The limits by address: connections, sockets, handshakes.
     fn by_address(limits: &Limits) -> (Option<u32>, Option<u32>, Option<Rate>) {
         (limits.connections_per_address, limits.sockets_per_address, limits.handshakes)
     }
 
     #[test]
-    fn addresses_are_counted_once_it_is_known_whose_they_are() {
+    fn limits_by_address_need_trusted_proxy() {
         assert_eq!(by_address(&limits("")), (None, None, None));
         let counted = (Some(PER_ADDRESS), Some(PER_ADDRESS), Some(HANDSHAKES));
         for known in ["none", "10.0.0.1", "10.0.0.0/8,2001:db8::/32"] {
@@ -314,18 +308,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_on_by_default_and_how_it_is_changed() {
+    fn defaults_can_be_changed_and_turned_off() {
         let default = limits("");
         assert_eq!((default.connections, default.events), (Some(10_000 - 256), Some(EVENTS)));
         assert_eq!(default.sockets_per_user, None);
-        let told = limits("--connections 5 --events-per-second none --sockets-per-user 3 --message-size 2KiB");
-        assert_eq!((told.connections, told.events, told.sockets_per_user), (Some(5), None, Some(3)));
-        assert_eq!(told.message_size, 2048);
+        let changed = limits("--connections 5 --events-per-second none --sockets-per-user 3 --message-size 2KiB");
+        assert_eq!((changed.connections, changed.events, changed.sockets_per_user), (Some(5), None, Some(3)));
+        assert_eq!(changed.message_size, 2048);
         assert_eq!(limits("--connections none").connections, None);
     }
 
     #[test]
-    fn the_defaults_of_the_flags_are_those_of_the_library() {
+    fn flags_and_library_have_the_same_defaults() {
         let library = Limits { connections: Some(10_000 - 256), ..Limits::default() };
         assert_eq!(format!("{:?}", limits("")), format!("{library:?}"));
     }

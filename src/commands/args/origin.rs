@@ -1,8 +1,8 @@
-//! Where the value of each flag came from, and how those of a configuration file get among the flags.
+//! The origin of each flag's value, and the merge of the configuration file with the flags.
 //!
-//! Owns the order: a flag outranks the environment, which outranks the file, which outranks the default. What the file
-//! says of a flag that nobody else was given is put among the arguments, so that its value and what goes together are
-//! checked as they always are. Everything is derived from what clap knows of the flags: there is no second list of them.
+//! Owns the precedence: flag, environment variable, file, default. A value of the file is inserted into the arguments,
+//! so that the parsers and checks of the flags apply to it. All of it is derived from clap's definition of the flags:
+//! there is no second list.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,28 +13,29 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, CommandFactory as _};
 
-use super::file::{File, FileArgs, Place};
-use super::{Cli, Stop, refuse, stop};
+use super::Cli;
+use super::config_file::{ConfigFile, ConfigFileArgs, FileLocation};
+use super::exit::{CliExit, exit_for, refuse};
 
-/// Whose flags are the keys of a file.
-const OWNER: &str = "serve";
+/// The subcommand whose flags are the keys of the file.
+const CONFIGURED_COMMAND: &str = "serve";
 
-/// Where a value came from.
+/// The origin of one value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     Flag,
-    /// With the name of the variable.
+    /// The name of the variable.
     Environment(String),
-    File(Place),
+    File(FileLocation),
     Default,
 }
 
-/// Where that of each flag came from, by its long name.
+/// The origin of each flag's value, by its long name.
 #[derive(Debug, Default)]
 pub(super) struct Origins(BTreeMap<String, Origin>);
 
-/// What was said on the command line and in the file.
-pub(super) struct Given {
+/// The command line, merged with the file.
+pub(super) struct MergedArgs {
     pub(super) arguments: Vec<OsString>,
     pub(super) origins: Origins,
 }
@@ -44,52 +45,52 @@ impl fmt::Display for Origin {
         match self {
             Self::Flag => f.write_str("flag"),
             Self::Environment(variable) => write!(f, "environment {variable}"),
-            Self::File(place) => write!(f, "file {place}"),
+            Self::File(location) => write!(f, "file {location}"),
             Self::Default => f.write_str("default"),
         }
     }
 }
 
-impl Given {
-    /// Reads the file, if these arguments or the environment name one.
+impl MergedArgs {
+    /// Reads the file, if the arguments or the environment name one.
     ///
     /// # Errors
-    /// [`Stop`]: help, or what is wrong with the file. What is wrong with the arguments is found by whoever reads them.
-    pub(super) fn read(arguments: Vec<OsString>) -> Result<Self, Stop> {
+    /// Help, or what is wrong with the file. Wrong arguments are found when the merged arguments are parsed.
+    pub(super) fn read(arguments: Vec<OsString>) -> Result<Self, CliExit> {
         let first = Cli::command().ignore_errors(true).try_get_matches_from(&arguments);
-        let first = first.map_err(|error| stop(&error, &Origins::default()))?;
-        let command = built();
-        let mut given = Self { arguments, origins: Origins::default() };
-        let Some((name, matches)) = first.subcommand() else { return Ok(given) };
-        let Some(command_flags) = command.find_subcommand(name).map(flags) else { return Ok(given) };
+        let first = first.map_err(|error| exit_for(&error, &Origins::default()))?;
+        let command = built_command();
+        let mut merged = Self { arguments, origins: Origins::default() };
+        let Some((name, matches)) = first.subcommand() else { return Ok(merged) };
+        let Some(command_flags) = command.find_subcommand(name).map(flags) else { return Ok(merged) };
         for flag in &command_flags {
-            given.origins.0.insert(long(flag), Origin::of(flag, matches));
+            merged.origins.0.insert(long(flag), Origin::of(flag, matches));
         }
-        let Ok(Some(path)) = matches.try_get_one::<PathBuf>(FileArgs::ID) else { return Ok(given) };
+        let Ok(Some(path)) = matches.try_get_one::<PathBuf>(ConfigFileArgs::ID) else { return Ok(merged) };
         let keys = keys(&command);
-        let file = File::read(path, &keys).map_err(|error| refuse(&error.to_string()))?;
+        let file = ConfigFile::read(path, &keys).map_err(|error| refuse(&error.to_string()))?;
         for entry in file.entries {
-            // Other commands may have a flag of `serve` by another name: then they share its variable.
+            // A flag may have another name in another subcommand; its variable is the same.
             let variable = keys.iter().find(|key| key.get_long() == Some(&entry.key)).and_then(|key| key.get_env());
             let Some(flag) = command_flags.iter().find(|flag| flag.get_env() == variable) else { continue };
-            if given.origins.of(&long(flag)) == &Origin::Default {
-                given.put(flag, &entry.values);
-                given.origins.0.insert(long(flag), Origin::File(entry.place));
+            if merged.origins.of(&long(flag)) == &Origin::Default {
+                merged.insert(flag, &entry.values);
+                merged.origins.0.insert(long(flag), Origin::File(entry.location));
             }
         }
-        Ok(given)
+        Ok(merged)
     }
 
-    fn put(&mut self, flag: &Arg, values: &[String]) {
+    fn insert(&mut self, flag: &Arg, values: &[String]) {
         let takes_values = flag.get_action().takes_values();
-        let put = values.iter().filter_map(|value| match (takes_values, value.as_str()) {
+        let inserted = values.iter().filter_map(|value| match (takes_values, value.as_str()) {
             (true, value) => Some(format!("--{}={value}", long(flag)).into()),
             (false, "true") => Some(format!("--{}", long(flag)).into()),
             (false, _) => None,
         });
-        // What comes after `--` is no flag.
+        // Arguments after `--` are not flags.
         let end = self.arguments.iter().position(|argument| argument == "--").unwrap_or(self.arguments.len());
-        self.arguments.splice(end..end, put.collect::<Vec<OsString>>());
+        self.arguments.splice(end..end, inserted.collect::<Vec<OsString>>());
     }
 }
 
@@ -110,64 +111,64 @@ impl Origins {
         self.0.get(flag).unwrap_or(&Origin::Default)
     }
 
-    /// A refusal, and where to find what it speaks of.
-    pub(super) fn explain(&self, refusal: &str) -> String {
+    /// Appends to an error where the values of the flags that it names come from.
+    pub(super) fn explain(&self, error: &str) -> String {
         let mut found = Vec::new();
-        for flag in flags_in(refusal) {
-            let place = match self.of(flag) {
+        for flag in flags_in(error) {
+            let origin = match self.of(flag) {
                 Origin::Flag | Origin::Default => continue,
                 Origin::Environment(variable) => format!("--{flag} is {variable}"),
-                Origin::File(place) => format!("--{flag} is in {place}"),
+                Origin::File(location) => format!("--{flag} is in {location}"),
             };
-            if !found.contains(&place) {
-                found.push(place);
+            if !found.contains(&origin) {
+                found.push(origin);
             }
         }
-        if found.is_empty() { refusal.to_owned() } else { format!("{refusal} ({})", found.join(", ")) }
+        if found.is_empty() { error.to_owned() } else { format!("{error} ({})", found.join(", ")) }
     }
 
-    /// The line of the file that has the value which is refused by this error.
-    pub(super) fn place(&self, error: &clap::Error) -> Option<&Place> {
+    /// The line of the file that contains the invalid value.
+    pub(super) fn location(&self, error: &clap::Error) -> Option<&FileLocation> {
         if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
             return None;
         }
         let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return None };
         match self.of(flags_in(flag).next()?) {
-            Origin::File(place) => Some(place),
+            Origin::File(location) => Some(location),
             _ => None,
         }
     }
 }
 
-/// All commands, with the flags that they share.
-fn built() -> Command {
+/// All subcommands, with the global flags.
+fn built_command() -> Command {
     let mut command = Cli::command();
     command.build();
     command
 }
 
-/// The flags of a command that can be set elsewhere, too.
+/// The flags of a subcommand that have an environment variable.
 pub(super) fn flags(command: &Command) -> Vec<&Arg> {
     command.get_arguments().filter(|arg| arg.get_long().is_some() && arg.get_env().is_some()).collect()
 }
 
-/// The flags whose names are the keys of a file.
+/// The flags that may be in the file.
 fn keys(command: &Command) -> Vec<&Arg> {
-    let mut keys = command.find_subcommand(OWNER).map(flags).unwrap_or_default();
-    keys.retain(|flag| flag.get_id() != FileArgs::ID);
+    let mut keys = command.find_subcommand(CONFIGURED_COMMAND).map(flags).unwrap_or_default();
+    keys.retain(|flag| flag.get_id() != ConfigFileArgs::ID);
     keys
 }
 
-/// The flags whose names are the keys of a file, as they are described to clap.
+/// The flags that may be in the file, as clap knows them.
 pub(super) fn settings() -> Vec<Arg> {
-    keys(&built()).into_iter().cloned().collect()
+    keys(&built_command()).into_iter().cloned().collect()
 }
 
 pub(super) fn long(flag: &Arg) -> String {
     flag.get_long().unwrap_or_default().to_owned()
 }
 
-/// The long names that a text speaks of.
+/// The long names of flags in a text.
 fn flags_in(text: &str) -> impl Iterator<Item = &str> {
     text.split("--").skip(1).filter_map(|rest| {
         let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '-').unwrap_or(rest.len());

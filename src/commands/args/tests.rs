@@ -1,4 +1,4 @@
-//! What is refused, and how it is said.
+//! The errors of the command line and of the configuration file.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,16 +7,16 @@ use tempfile::TempDir;
 
 use super::*;
 
-fn refusal(arguments: &str) -> String {
+fn error(arguments: &str) -> String {
     let arguments = ["rollcall"].into_iter().chain(arguments.split_whitespace()).map(OsString::from);
-    let stop = Cli::read(arguments).expect_err("refused");
+    let stop = Cli::read(arguments).expect_err("an error");
     assert!(stop.failed);
     assert_eq!(stop.text.matches('\n').count(), 1, "one line: {}", stop.text);
     stop.text
 }
 
 #[test]
-fn every_refusal_is_one_line_that_names_the_flag() {
+fn every_error_is_one_line_that_names_the_flag() {
     for (arguments, named) in [
         ("serve", "--identity"),
         ("serve --identity jwt", "pass --jwt-key FILE or --jwks URL"),
@@ -31,7 +31,7 @@ fn every_refusal_is_one_line_that_names_the_flag() {
         ("serve --identity jwt --jwt-key a --jwt-issuer a,,b", "--jwt-issuer, --jwt-audience"),
         ("serve --identity jwt --jwks http://example.org/keys", "must be https"),
         ("serve --identity jwt --jwks http://127.0.0.1.example.org/keys", "must be https"),
-        ("serve --identity jwt --jwks http://localhost@example.org/keys", "must not hold a name"),
+        ("serve --identity jwt --jwks http://localhost@example.org/keys", "must not contain a user"),
         ("serve --identity jwt --jwks ftp://example.org/keys", "an https URL or a file"),
         ("serve --identity jwt --jwks https://", "is not a URL"),
         ("serve --identity jwt --jwt-key a --api-access token", "pass --api-token-file"),
@@ -114,12 +114,12 @@ fn every_refusal_is_one_line_that_names_the_flag() {
         ("dev --nodes 33", "--nodes"),
         ("dev --tls perhaps", "--tls"),
     ] {
-        assert!(refusal(arguments).contains(named), "{arguments}");
+        assert!(error(arguments).contains(named), "{arguments}");
     }
 }
 
 #[test]
-fn a_password_is_neither_taken_from_the_command_line_nor_repeated() {
+fn a_password_on_the_command_line_is_refused_and_not_printed() {
     for url in [
         "redis://:hunter2@127.0.0.1",
         "redis://me:hunter2@127.0.0.1/0",
@@ -129,21 +129,21 @@ fn a_password_is_neither_taken_from_the_command_line_nor_repeated() {
         "redis-cluster://a,b:hunter2",
         "hunter2",
     ] {
-        let text = refusal(&format!("serve --identity query --redis {url}"));
+        let text = error(&format!("serve --identity query --redis {url}"));
         assert!(text.contains("--redis") && !text.contains("hunter2"), "{text}");
     }
     assert_eq!(format!("{:?}", "redis://:hunter2@127.0.0.1".parse::<RedisUrl>().unwrap()), "RedisUrl(…)");
 }
 
 #[test]
-fn what_may_be_secret_in_the_url_of_keys_is_not_repeated() {
+fn secrets_in_the_jwks_url_are_not_printed() {
     for url in [
         "https://me:hunter2@example.org/keys",
         "http://example.org/keys?secret=hunter2",
         "x://hunter2",
         "https://:hunter2",
     ] {
-        let text = refusal(&format!("serve --identity jwt --jwks {url}"));
+        let text = error(&format!("serve --identity jwt --jwks {url}"));
         assert!(text.contains("--jwks") && !text.contains("hunter2"), "{text}");
     }
     let cli = ["rollcall", "serve", "--identity", "jwt", "--jwks", "https://example.org/keys?secret=hunter2"];
@@ -152,7 +152,7 @@ fn what_may_be_secret_in_the_url_of_keys_is_not_repeated() {
 }
 
 #[test]
-fn keys_come_from_files_from_https_and_from_this_machine() {
+fn keys_come_from_files_https_or_loopback() {
     for arguments in [
         "serve --identity jwt --jwks keys.json --jwt-issuer a,b --jwt-issuer c --jwt-audience d --jwt-grace 0s",
         "serve --identity jwt --jwks https://example.org/keys?tenant=a --api-access open",
@@ -169,41 +169,44 @@ fn keys_come_from_files_from_https_and_from_this_machine() {
 }
 
 #[test]
-fn help_is_no_failure() {
+fn help_is_not_a_failure() {
     let stop = Cli::read(["rollcall", "serve", "--help"].map(OsString::from)).expect_err("help");
     assert!(!stop.failed && stop.text.contains("ROLLCALL_MESH_ADVERTISE"));
 }
 
-/// What is said of a file with these lines and this mode, its folder left out.
-fn refusal_of_file(lines: &str, mode: u32) -> String {
+/// The error for a file with these lines and this mode, without the name of its folder.
+fn file_error(lines: &str, mode: u32) -> String {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("a.toml");
     fs::write(&file, lines).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
-    let text = refusal(&format!("serve --config {}", file.display()));
+    let text = error(&format!("serve --config {}", file.display()));
     text.replace(&format!("{}/", folder.path().display()), "")
 }
 
 #[test]
-fn every_refusal_of_a_file_is_one_line_with_its_place_and_without_its_secrets() {
+fn every_file_error_names_the_line_and_no_secret() {
     for (lines, named) in [
-        ("identity = 'query'\nleese = '4s'", "a.toml:2: `leese` is no flag of `rollcall serve`: did you mean `lease`?"),
+        (
+            "identity = 'query'\nleese = '4s'",
+            "a.toml:2: `leese` is not a flag of `rollcall serve`: did you mean `lease`?",
+        ),
         (
             "ROLLCALL_MESH_LISTEN = ''",
-            "a.toml:1: `ROLLCALL_MESH_LISTEN` is no flag of `rollcall serve`: did you mean `mesh-listen`?",
+            "a.toml:1: `ROLLCALL_MESH_LISTEN` is not a flag of `rollcall serve`: did you mean `mesh-listen`?",
         ),
         ("redis_password = 'hunter2'", "did you mean `redis-password-file`?"),
-        ("hunter = 'hunter2'", "a.toml:1: `hunter` is no flag of `rollcall serve`\n"),
-        ("config = 'a.toml'", "`config` is no flag"),
-        ("json = true", "`json` is no flag"),
-        ("help = true", "`help` is no flag"),
-        ("\n\n[redis]\nurl = 'redis://:hunter2@a'", "a.toml:3: there are no sections"),
-        ("redis.url = 'redis://:hunter2@a'", "a.toml:1: there are no sections"),
-        ("redis = {url = 'redis://:hunter2@a'}", "a.toml:1: there are no sections"),
-        ("[[redis]]\nurl = 'redis://:hunter2@a'", "a.toml:1: there are no sections"),
-        ("redis = 'redis://:hunter2@a", "a.toml:1: this is no TOML: "),
-        ("a = 1\nredis = hunter2", "a.toml:2: this is no TOML: "),
-        ("lease = '5s'\nlease = '6s'", "a.toml:2: this is no TOML: duplicate key"),
+        ("hunter = 'hunter2'", "a.toml:1: `hunter` is not a flag of `rollcall serve`\n"),
+        ("config = 'a.toml'", "`config` is not a flag"),
+        ("json = true", "`json` is not a flag"),
+        ("help = true", "`help` is not a flag"),
+        ("\n\n[redis]\nurl = 'redis://:hunter2@a'", "a.toml:3: sections are not supported"),
+        ("redis.url = 'redis://:hunter2@a'", "a.toml:1: sections are not supported"),
+        ("redis = {url = 'redis://:hunter2@a'}", "a.toml:1: sections are not supported"),
+        ("[[redis]]\nurl = 'redis://:hunter2@a'", "a.toml:1: sections are not supported"),
+        ("redis = 'redis://:hunter2@a", "a.toml:1: not valid TOML: "),
+        ("a = 1\nredis = hunter2", "a.toml:2: not valid TOML: "),
+        ("lease = '5s'\nlease = '6s'", "a.toml:2: not valid TOML: duplicate key"),
         ("redis = ['redis://:hunter2@a']", "a.toml:1: redis must be one value, not a list"),
         ("redis = 1979-05-27", "a.toml:1: redis must be a string or a number"),
         ("cors-origin = [['hunter2']]", "a.toml:1: cors-origin must be a list of strings or numbers"),
@@ -221,47 +224,47 @@ fn every_refusal_of_a_file_is_one_line_with_its_place_and_without_its_secrets() 
         ("redis = 'hunter2'\nidentity = 'query'", "(--redis is in a.toml:1)"),
         (
             "jwks = 'https://:hunter2@a/'\nidentity = 'jwt'",
-            "--jwks must not hold a name or a password (--jwks is in a.toml:1)",
+            "--jwks must not contain a user or a password (--jwks is in a.toml:1)",
         ),
         ("lease = '5s'", "--identity is missing"),
         ("", "--identity is missing"),
     ] {
-        let text = refusal_of_file(lines, 0o600);
+        let text = file_error(lines, 0o600);
         assert!(text.contains(named) && !text.contains("hunter2"), "{lines}: {text}");
     }
 }
 
 #[test]
-fn a_password_is_taken_from_a_file_that_not_everybody_can_read() {
+fn a_password_is_read_from_a_private_file_only() {
     let lines = "identity = 'query'\nredis = 'redis://:hunter2@a'\nlease = '1ms'";
-    // Whether it is taken shows by what is refused next.
-    assert!(refusal_of_file(lines, 0o640).contains("--lease"));
+    // The error about the lease shows that the password was accepted.
+    assert!(file_error(lines, 0o640).contains("--lease"));
     let lines = lines.replace("1ms", "5s");
-    let text = refusal_of_file(&lines, 0o644);
+    let text = file_error(&lines, 0o644);
     assert!(text.contains("every user of this machine can read a.toml") && text.contains("(--redis is in a.toml:2)"));
     assert!(!text.contains("hunter2"));
 }
 
 #[test]
-fn what_is_no_file_of_a_megabyte_or_less_is_not_read() {
+fn only_regular_files_up_to_a_megabyte_are_read() {
     let folder = TempDir::new().unwrap();
     let of = |name: &str| folder.path().join(name).display().to_string();
     fs::write(of("large"), "#".repeat((1 << 20) + 1)).unwrap();
     fs::write(of("bytes"), b"identity = '\xff'").unwrap();
     for (file, named) in [
-        (of(""), "is no file"),
-        ("/dev/zero".to_owned(), "is no file"),
+        (of(""), "is not a regular file"),
+        ("/dev/zero".to_owned(), "is not a regular file"),
         (of("nowhere"), "cannot be read"),
         (of("large"), "larger than 1 MiB"),
         (of("bytes"), "not UTF-8"),
     ] {
-        let text = refusal(&format!("serve --config {file}"));
+        let text = error(&format!("serve --config {file}"));
         assert!(text.contains(named) && text.contains("--config"), "{text}");
     }
 }
 
 #[test]
-fn what_is_wrong_on_the_command_line_is_said_though_there_is_a_file() {
+fn command_line_errors_are_reported_despite_a_file() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("a.toml");
     fs::write(&file, "identity = 'query'\nlease = '6s'\nlog = 'debug'\n").unwrap();
@@ -273,7 +276,7 @@ fn what_is_wrong_on_the_command_line_is_said_though_there_is_a_file() {
         (format!("serve --config {file} --config {file}"), "cannot be used multiple times"),
         (format!("serve --config {file} -- more"), "'more'"),
     ] {
-        assert!(refusal(&arguments).contains(named), "{arguments}");
+        assert!(error(&arguments).contains(named), "{arguments}");
     }
     let read = |arguments: String| {
         let arguments = arguments.split_whitespace().map(OsString::from).collect::<Vec<_>>();
@@ -287,7 +290,7 @@ fn what_is_wrong_on_the_command_line_is_said_though_there_is_a_file() {
 }
 
 #[test]
-fn a_probe_and_an_audit_find_in_the_file_of_a_node_what_they_need() {
+fn probe_and_audit_read_the_file_of_a_node() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("a.toml");
     fs::write(&file, "identity = 'jwt'\nadmin-listen = '127.0.0.1:9007'\nredis = 'redis://a'\n").unwrap();
@@ -299,7 +302,7 @@ fn a_probe_and_an_audit_find_in_the_file_of_a_node_what_they_need() {
 }
 
 #[test]
-fn the_variable_of_every_flag_has_its_name() {
+fn every_variable_is_named_after_its_flag() {
     let mut command = Cli::command();
     command.build();
     for name in ["serve", "config"] {

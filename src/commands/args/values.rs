@@ -1,6 +1,6 @@
-//! The values that flags are given: what each may be, and what is said of one that is not.
+//! The types of flag values, and their parsers.
 //!
-//! Owns their types and parsers, which read text and look at nothing else, but for names of hosts, which are resolved.
+//! A parser reads only its text, except that host names of listeners are resolved. Its error says what the value must be.
 
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -15,23 +15,23 @@ use bytesize::ByteSize;
 use crate::names::{NodeName, Room};
 use crate::node;
 
-const CACHE_LEAST: ByteSize = ByteSize::mib(1);
-const CACHE_MOST: ByteSize = ByteSize::gib(64);
+const MIN_CACHE: ByteSize = ByteSize::mib(1);
+const MAX_CACHE: ByteSize = ByteSize::gib(64);
 
 /// A Redis URL. Its `Debug` shows no credentials.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl(String);
 
-/// `host:port`, resolved.
+/// `host:port` of a listener, resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenAddress {
     host: String,
     pub address: SocketAddr,
 }
 
-/// `host:port` as others use it. Not resolved here: the name may mean something to them alone.
+/// `host:port`, not resolved: the name may resolve on other machines only.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Advertised(String);
+pub struct HostPort(String);
 
 impl RedisUrl {
     pub fn as_str(&self) -> &str {
@@ -61,14 +61,14 @@ impl fmt::Debug for RedisUrl {
 impl FromStr for RedisUrl {
     type Err = std::convert::Infallible;
 
-    /// Takes any text: a refusal here would be shown together with the value. It is checked with the flags.
+    /// Accepts any text: clap would print an invalid value, and with it the password. The flags are checked later.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(Self(text.to_owned()))
     }
 }
 
 impl ListenAddress {
-    /// The names and addresses that a certificate for this address should carry.
+    /// The names and addresses for a certificate of this listener.
     pub fn certificate_names(&self) -> Vec<String> {
         let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
         if !names.contains(&self.host) && !self.address.ip().is_unspecified() {
@@ -77,7 +77,7 @@ impl ListenAddress {
         names
     }
 
-    /// The origin that people type to reach it.
+    /// The origin that a browser uses.
     pub fn origin(&self, tls: bool, port: u16) -> String {
         let scheme = if tls { "https" } else { "http" };
         let host = match self.host.as_str() {
@@ -95,19 +95,19 @@ impl FromStr for ListenAddress {
     fn from_str(text: &str) -> Result<Self, String> {
         let (host, _port) = text.rsplit_once(':').ok_or("must be HOST:PORT, as in 127.0.0.1:5001")?;
         let addresses = text.to_socket_addrs().map_err(|error| format!("must be HOST:PORT ({error})"))?;
-        // `localhost` is both ::1 and 127.0.0.1 on most machines, and every client tries the second after the first.
-        let address = addresses.min_by_key(SocketAddr::is_ipv6).ok_or("names no address")?;
+        // `localhost` is both ::1 and 127.0.0.1 on most machines. IPv4: every client falls back to it.
+        let address = addresses.min_by_key(SocketAddr::is_ipv6).ok_or("the name resolves to no address")?;
         Ok(Self { host: host.trim_matches(['[', ']']).to_owned(), address })
     }
 }
 
-impl Advertised {
+impl HostPort {
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-impl FromStr for Advertised {
+impl FromStr for HostPort {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -141,7 +141,7 @@ pub(super) fn drain(text: &str) -> Result<Duration, String> {
 
 pub(super) fn cache(text: &str) -> Result<ByteSize, String> {
     let parsed = text.parse().map_err(|_| "is not a size; write it as 64MiB or 1GiB".to_owned())?;
-    in_range(parsed, CACHE_LEAST..=CACHE_MOST, |size| size.to_string())
+    in_range(parsed, MIN_CACHE..=MAX_CACHE, |size| size.to_string())
 }
 
 pub(super) fn ping(text: &str) -> Result<Duration, String> {
@@ -152,13 +152,13 @@ pub(super) fn grace(text: &str) -> Result<Duration, String> {
     duration(text, Duration::ZERO, Duration::from_secs(86_400))
 }
 
-pub(super) fn pause(text: &str) -> Result<Duration, String> {
+pub(in crate::commands) fn pause(text: &str) -> Result<Duration, String> {
     duration(text, Duration::from_millis(100), Duration::from_secs(60))
 }
 
-pub(super) fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+pub(super) fn duration(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
     let parsed = humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 500ms or 5s"))?;
-    in_range(parsed, least..=most, |duration| humantime::format_duration(*duration).to_string())
+    in_range(parsed, min..=max, |duration| humantime::format_duration(*duration).to_string())
 }
 
 pub(super) fn in_range<T: PartialOrd>(
@@ -172,13 +172,13 @@ pub(super) fn in_range<T: PartialOrd>(
     Err(format!("must be from {} to {}", show(range.start()), show(range.end())))
 }
 
-/// An origin as browsers send it: scheme, host, port where it is not the scheme's own, nothing else.
+/// An origin as browsers send it: scheme, host, and a port that is not the default of the scheme.
 pub(super) fn origin(text: &str) -> Result<HeaderValue, String> {
-    let wrong = || "must be an origin, as in https://example.org".to_owned();
-    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).ok_or_else(wrong)?;
-    let authority: Authority = rest.parse().map_err(|_| wrong())?;
+    let invalid = || "must be an origin, as in https://example.org".to_owned();
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).ok_or_else(invalid)?;
+    let authority: Authority = rest.parse().map_err(|_| invalid())?;
     if authority.as_str().contains('@') {
-        return Err(wrong());
+        return Err(invalid());
     }
-    HeaderValue::from_str(text).map_err(|_| wrong())
+    HeaderValue::from_str(text).map_err(|_| invalid())
 }

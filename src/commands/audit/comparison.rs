@@ -1,79 +1,79 @@
-//! What Redis says beside what the nodes say: pure, and in one pass over Redis.
+//! The comparison of Redis with the rosters of the nodes: pure, in one pass over the keys of Redis.
 //!
-//! Owns what counts as a difference. A node that was not heard has none: nobody knows what it has.
+//! Owns the definition of a difference. A node that did not answer has none, because its roster is unknown.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde::Serialize;
 
-use super::ask::Roster;
+use super::roster_client::RoomSockets;
 use crate::directory::redis::scan::Found;
 use crate::names::{NodeId, Room, SocketId};
 
-/// One thing in which Redis and the nodes differ.
+/// One difference between Redis and the nodes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Difference {
-    /// A node runs that is not registered.
+    /// A running node is not registered.
     Unregistered { node: NodeId },
-    /// A socket that Redis lists, and its node does not have. `on`: where it is instead.
+    /// Redis lists a socket that its node does not have. `on`: the node that has it.
     Ghost { node: NodeId, room: Room, id_socket: SocketId, on: Option<NodeId> },
-    /// A socket that its node has, and Redis does not list.
+    /// Redis does not list a socket of a node.
     Missing { node: NodeId, room: Room, id_socket: SocketId },
-    /// A node has sockets of a room whose owner set does not name it.
+    /// A node has sockets in a room whose owner set does not name it.
     Unclaimed { node: NodeId, room: Room },
-    /// An owner set names a node that has no sockets of the room.
+    /// An owner set names a node without sockets in the room.
     Stale { node: NodeId, room: Room },
-    /// What a node has left that is not there any more. The next roll call of the room removes it, or time does.
+    /// An entry of a node that is gone. The next roll call of the room removes it, or its TTL does.
     Abandoned { node: NodeId, room: Room },
-    /// A key, or a member of a set, that no node has written; escaped, and cut where it is long.
+    /// A key or a set member that no node writes; escaped and truncated.
     Foreign { key: String, member: Option<String> },
 }
 
-/// The differences so far.
+/// The differences found so far.
 pub struct Comparison<'a> {
-    rosters: &'a HashMap<NodeId, Roster>,
-    /// Nodes that run, and have not said what they have.
+    rosters: &'a HashMap<NodeId, RoomSockets>,
+    /// Nodes that run and did not answer.
     unheard: &'a HashSet<NodeId>,
     listed: HashSet<(NodeId, Room)>,
-    claimed: HashSet<(NodeId, Room)>,
+    owned: HashSet<(NodeId, Room)>,
     differences: BTreeSet<Difference>,
 }
 
 impl<'a> Comparison<'a> {
-    pub fn new(rosters: &'a HashMap<NodeId, Roster>, unheard: &'a HashSet<NodeId>) -> Self {
-        let (listed, claimed) = (HashSet::new(), HashSet::new());
-        Self { rosters, unheard, listed, claimed, differences: BTreeSet::new() }
+    pub fn new(rosters: &'a HashMap<NodeId, RoomSockets>, unheard: &'a HashSet<NodeId>) -> Self {
+        let (listed, owned) = (HashSet::new(), HashSet::new());
+        Self { rosters, unheard, listed, owned, differences: BTreeSet::new() }
     }
 
-    /// Redis says this. Doing it twice is fine.
-    pub fn see(&mut self, found: Found) {
+    /// Compares one key of Redis. A scan may return a key twice: the result is the same.
+    pub fn compare_key(&mut self, found: Found) {
         match found {
-            Found::Owners { room, nodes } => self.see_owners(&room, nodes),
-            Found::Sockets { node, room, sockets } => self.see_sockets(&node, &room, sockets),
+            Found::Owners { room, nodes } => self.compare_owners(&room, nodes),
+            Found::Sockets { node, room, sockets } => self.compare_sockets(&node, &room, sockets),
             Found::Foreign { key, member } => {
                 self.differences.insert(Difference::Foreign { key, member });
             }
         }
     }
 
-    fn see_owners(&mut self, room: &Room, nodes: Vec<NodeId>) {
+    fn compare_owners(&mut self, room: &Room, nodes: Vec<NodeId>) {
         for node in nodes {
             let room = room.clone();
             match self.rosters.get(&node) {
                 Some(roster) if roster.contains_key(&room) => {
-                    self.claimed.insert((node, room));
+                    self.owned.insert((node, room));
                 }
                 Some(_) => {
                     self.differences.insert(Difference::Stale { node, room });
                 }
-                None => self.see_absent(&node, &room),
+                None => self.report_abandoned(&node, &room),
             }
         }
     }
 
-    fn see_sockets(&mut self, node: &NodeId, room: &Room, sockets: Vec<SocketId>) {
-        let Some(roster) = self.rosters.get(node) else { return self.see_absent(node, room) };
+    fn compare_sockets(&mut self, node: &NodeId, room: &Room, sockets: Vec<SocketId>) {
+        let Some(roster) = self.rosters.get(node) else { return self.report_abandoned(node, room) };
         let listed: HashSet<_> = sockets.into_iter().collect();
         let empty = HashSet::new();
         let has = roster.get(room).unwrap_or(&empty);
@@ -83,33 +83,33 @@ impl<'a> Comparison<'a> {
             self.differences.insert(Difference::Ghost { node: node.clone(), room: room.clone(), id_socket, on });
         }
         for id_socket in has.difference(&listed) {
-            self.miss(node, room, id_socket);
+            self.report_missing(node, room, id_socket);
         }
         self.listed.insert((node.clone(), room.clone()));
     }
 
-    fn see_absent(&mut self, node: &NodeId, room: &Room) {
+    fn report_abandoned(&mut self, node: &NodeId, room: &Room) {
         if !self.unheard.contains(node) {
             self.differences.insert(Difference::Abandoned { node: node.clone(), room: room.clone() });
         }
     }
 
-    fn miss(&mut self, node: &NodeId, room: &Room, id_socket: &SocketId) {
+    fn report_missing(&mut self, node: &NodeId, room: &Room, id_socket: &SocketId) {
         let (node, room, id_socket) = (node.clone(), room.clone(), id_socket.clone());
         self.differences.insert(Difference::Missing { node, room, id_socket });
     }
 
-    /// Redis has said all.
-    pub fn end(mut self) -> BTreeSet<Difference> {
+    /// Adds what no key of Redis contained, and returns all differences.
+    pub fn finish(mut self) -> BTreeSet<Difference> {
         for (node, roster) in self.rosters {
             for (room, sockets) in roster {
-                let place = (node.clone(), room.clone());
-                if !self.listed.contains(&place) {
+                let owner = (node.clone(), room.clone());
+                if !self.listed.contains(&owner) {
                     for id_socket in sockets {
-                        self.miss(node, room, id_socket);
+                        self.report_missing(node, room, id_socket);
                     }
                 }
-                if !self.claimed.contains(&place) {
+                if !self.owned.contains(&owner) {
                     self.differences.insert(Difference::Unclaimed { node: node.clone(), room: room.clone() });
                 }
             }
@@ -130,7 +130,7 @@ mod tests {
         SocketId::parse(id).unwrap()
     }
 
-    fn roster(rooms: &[(&str, &[&str])]) -> Roster {
+    fn roster(rooms: &[(&str, &[&str])]) -> RoomSockets {
         let sockets = |ids: &[&str]| ids.iter().map(|id| socket(id)).collect();
         rooms.iter().map(|(name, ids)| (room(name), sockets(ids))).collect()
     }
@@ -144,18 +144,18 @@ mod tests {
         Found::Sockets { node: node.clone(), room: room(name), sockets }
     }
 
-    fn compare(rosters: &[(&NodeId, Roster)], unheard: &[&NodeId], found: Vec<Found>) -> Vec<Difference> {
+    fn compare(rosters: &[(&NodeId, RoomSockets)], unheard: &[&NodeId], found: Vec<Found>) -> Vec<Difference> {
         let rosters = rosters.iter().map(|(node, roster)| ((*node).clone(), roster.clone())).collect();
         let unheard = unheard.iter().map(|node| (*node).clone()).collect();
         let mut comparison = Comparison::new(&rosters, &unheard);
         for found in found {
-            comparison.see(found);
+            comparison.compare_key(found);
         }
-        comparison.end().into_iter().collect()
+        comparison.finish().into_iter().collect()
     }
 
     #[test]
-    fn where_both_say_the_same_nothing_differs() {
+    fn equal_rosters_have_no_difference() {
         let (one, two) = (NodeId::new_process(), NodeId::new_process());
         let rosters = [(&one, roster(&[("a", &["s1", "s2"])])), (&two, roster(&[("a", &["s3"]), ("b", &["s3"])]))];
         let found = || {
@@ -168,12 +168,12 @@ mod tests {
             ]
         };
         assert_eq!(compare(&rosters, &[], found()), []);
-        // A scan may show a key twice.
+        // A scan may return a key twice.
         assert_eq!(compare(&rosters, &[], [found(), found()].concat()), []);
     }
 
     #[test]
-    fn a_ghost_is_told_with_the_node_that_has_the_socket() {
+    fn a_ghost_names_the_node_that_has_the_socket() {
         let (one, two) = (NodeId::new_process(), NodeId::new_process());
         let rosters = [(&one, roster(&[("a", &["s1"])])), (&two, roster(&[("a", &["s2"])]))];
         let found =
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_redis_lacks_is_missing_and_unclaimed() {
+    fn a_room_absent_from_redis_is_missing_and_unclaimed() {
         let node = NodeId::new_process();
         let rosters = [(&node, roster(&[("a", &["s1", "s2"]), ("b", &["s1"])]))];
         let found = vec![owners("a", &[&node]), sockets(&node, "a", &["s1"])];
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_gone_have_left_is_abandoned_and_what_the_silent_have_is_unknown() {
+    fn entries_of_dead_nodes_are_abandoned_of_silent_ones_unknown() {
         let (gone, silent) = (NodeId::new_process(), NodeId::new_process());
         let left = |node| vec![owners("a", &[node]), sockets(node, "a", &["s1"])];
         let abandoned = Difference::Abandoned { node: gone.clone(), room: room("a") };
@@ -208,13 +208,13 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_without_sockets_is_stale_and_what_no_node_writes_is_foreign() {
+    fn an_owner_without_sockets_is_stale_and_other_keys_foreign() {
         let node = NodeId::new_process();
         let foreign = Found::Foreign { key: "rollcall:other".to_owned(), member: None };
         let expected = [
             Difference::Stale { node: node.clone(), room: room("a") },
             Difference::Foreign { key: "rollcall:other".to_owned(), member: None },
         ];
-        assert_eq!(compare(&[(&node, Roster::new())], &[], vec![owners("a", &[&node]), foreign]), expected);
+        assert_eq!(compare(&[(&node, RoomSockets::new())], &[], vec![owners("a", &[&node]), foreign]), expected);
     }
 }

@@ -1,4 +1,4 @@
-//! What an audit has found, as it is read by people (`Display`) and by programs (JSON).
+//! The report of an audit, for people (`Display`) and for programs (JSON).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,49 +9,48 @@ use smol_str::SmolStr;
 use super::comparison::Difference;
 use crate::names::{NodeId, NodeName};
 
-/// What an audit has found.
 #[derive(Debug, Serialize)]
-pub struct Report {
-    /// Every node that is registered has said what it has.
+pub struct AuditReport {
+    /// Every registered node answered.
     pub complete: bool,
-    /// How often was looked: a second time where something differed at first.
+    /// The number of passes: 2 if anything differed in the first.
     pub looks: u8,
     /// Rooms with sockets.
     pub rooms: usize,
-    /// Sockets in rooms; one that is in two rooms counts twice.
+    /// Pairs of room and socket.
     pub sockets: usize,
-    pub nodes: Vec<Asked>,
-    /// What differed each time.
+    pub nodes: Vec<AuditedNode>,
+    /// The differences found in every pass.
     pub differences: Vec<Difference>,
 }
 
-/// A node that was asked.
+/// One node of the report.
 #[derive(Debug, Serialize)]
-pub struct Asked {
+pub struct AuditedNode {
     pub id: NodeId,
     pub name: NodeName,
     pub mesh: SmolStr,
     pub rooms: usize,
     pub sockets: usize,
-    /// Why it has not said what it has.
+    /// Why there is no roster of it.
     pub error: Option<String>,
 }
 
-impl Report {
-    /// Whether Redis says what the nodes say, all of them.
+impl AuditReport {
+    /// Whether all nodes answered and nothing differs.
     pub fn is_clean(&self) -> bool {
         self.complete && self.differences.is_empty()
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for AuditReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: HashMap<_, _> = self.nodes.iter().map(|node| (&node.id, &node.name)).collect();
         let called = |id: &NodeId| names.get(id).map_or_else(|| format!("node {id}"), |name| format!("{name} ({id})"));
         for difference in &self.differences {
             match difference {
                 Difference::Unregistered { node } => {
-                    writeln!(f, "unregistered  {} runs, and redis does not know it", called(node))
+                    writeln!(f, "unregistered  {} runs and is not registered in redis", called(node))
                 }
                 Difference::Ghost { node, room, id_socket, on } => {
                     write!(
@@ -68,32 +67,42 @@ impl fmt::Display for Report {
                     writeln!(f, "missing       {id_socket} in {room:?} on {} is not listed", called(node))
                 }
                 Difference::Unclaimed { node, room } => {
-                    writeln!(f, "unclaimed     {room:?} has sockets on {}, which is not among its owners", called(node))
+                    writeln!(f, "unclaimed     {room:?} has sockets on {}, which is not in its owner set", called(node))
                 }
                 Difference::Stale { node, room } => {
-                    writeln!(f, "stale         {room:?} names {} as an owner, which has no sockets of it", called(node))
+                    writeln!(
+                        f,
+                        "stale         {room:?} has {} in its owner set, which has no sockets in it",
+                        called(node)
+                    )
                 }
                 Difference::Abandoned { node, room } => {
-                    writeln!(f, "abandoned     {room:?} has what {} left, which is gone", called(node))
+                    writeln!(f, "abandoned     {room:?} has entries of {}, which is gone", called(node))
                 }
                 Difference::Foreign { key, member: None } => {
-                    writeln!(f, "foreign       {key} is nothing that a node writes")
+                    writeln!(f, "foreign       {key} is not written by any node")
                 }
                 Difference::Foreign { key, member: Some(member) } => {
-                    writeln!(f, "foreign       \"{member}\" in {key} is nothing that a node writes")
+                    writeln!(f, "foreign       \"{member}\" in {key} is not written by any node")
                 }
             }?;
         }
         for node in &self.nodes {
             if let Some(error) = &node.error {
-                writeln!(f, "unheard       {}: {error}", called(&node.id))?;
+                writeln!(f, "no answer     {}: {error}", called(&node.id))?;
             }
         }
-        let heard = self.nodes.iter().filter(|node| node.error.is_none()).count();
-        write!(f, "{heard} of {} nodes, {} rooms, {} sockets in them: ", self.nodes.len(), self.rooms, self.sockets)?;
+        let answered = self.nodes.iter().filter(|node| node.error.is_none()).count();
+        write!(
+            f,
+            "{answered} of {} nodes, {} rooms, {} sockets in them: ",
+            self.nodes.len(),
+            self.rooms,
+            self.sockets
+        )?;
         match self.differences.len() {
-            0 if self.complete => f.write_str("redis says the same"),
-            0 => f.write_str("redis says the same of those that answered"),
+            0 if self.complete => f.write_str("redis agrees"),
+            0 => f.write_str("redis agrees with the nodes that answered"),
             1 => f.write_str("1 difference"),
             count => write!(f, "{count} differences"),
         }

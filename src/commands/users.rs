@@ -1,13 +1,25 @@
-//! `rollcall users`: who is in a room, a line for each socket, and one that says how complete that is.
+//! `rollcall users`: the roll call of a room, a line for each socket, and a last line with its completeness.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::process::ExitCode;
 
-use super::remote::Roll;
-use super::shown::one_line;
+use crate::commands::args::UsersArgs;
+use crate::commands::node_api::{self, Roll};
+use crate::commands::terminal::{CommandOutput, finish, json, one_line};
 
-/// The lines, by user.
-pub fn of(roll: &Roll) -> String {
+/// Runs the subcommand. The exit code says whether the answer is complete.
+pub(super) async fn run(args: &UsersArgs) -> ExitCode {
+    let output = node_api::roll(&args.target, &args.room).await.and_then(|roll| {
+        let success = roll.complete;
+        let text = if args.json { json(&roll)? } else { table(&roll) };
+        Ok(CommandOutput { text, success })
+    });
+    finish(output)
+}
+
+/// The sockets, sorted by user, and the last line.
+fn table(roll: &Roll) -> String {
     let mut rows: Vec<[String; 3]> =
         roll.users.iter().map(|user| [&user.id_socket, &user.id_user, &user.node].map(|name| one_line(name))).collect();
     rows.sort_by(|one, next| (&one[1], &one[0]).cmp(&(&next[1], &next[0])));
@@ -31,10 +43,10 @@ fn completeness(roll: &Roll) -> String {
     let silent: Vec<_> = silent.map(|(node, why)| one_line(&format!("{} ({why})", node.name))).collect();
     let who = match silent.is_empty() {
         true => "the directory could not be read".to_owned(),
-        false => format!("no answer of {}", silent.join(", ")),
+        false => format!("no answer from {}", silent.join(", ")),
     };
     let open = roll.unresolved.map_or_else(|| "an unknown number of sockets".to_owned(), counted_open);
-    format!("incomplete: {counted}; {who}; {open} left open")
+    format!("incomplete: {counted}; {who}; {open} unresolved")
 }
 
 fn counted_open(open: u64) -> String {
@@ -52,7 +64,7 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::operator::remote::{Node, User};
+    use crate::commands::node_api::{Node, User};
 
     fn roll(complete: bool, unresolved: Option<u64>, error: Option<&str>) -> Roll {
         let user = |id_socket: &str, id_user: &str| User {
@@ -81,13 +93,12 @@ mod tests {
     }
 
     #[test]
-    fn each_socket_has_its_line_and_the_last_says_how_complete_it_is() {
+    fn the_last_line_reports_the_completeness() {
         let lines = "s-2   b\\u{1b}ar  node-1\ns-1   foo        node-1\ns-10  foo        node-1\n";
-        assert_eq!(of(&roll(true, Some(0), None)), format!("{lines}complete: 3 sockets, 2 users\n"));
-        let last = "incomplete: 3 sockets, 2 users; no answer of node-2 (deadline); 1 socket left open\n";
-        assert_eq!(of(&roll(false, Some(1), Some("deadline"))), format!("{lines}{last}"));
-        let last =
-            "incomplete: 3 sockets, 2 users; the directory could not be read; an unknown number of sockets left open\n";
-        assert_eq!(of(&roll(false, None, None)), format!("{lines}{last}"));
+        assert_eq!(table(&roll(true, Some(0), None)), format!("{lines}complete: 3 sockets, 2 users\n"));
+        let last = "incomplete: 3 sockets, 2 users; no answer from node-2 (deadline); 1 socket unresolved\n";
+        assert_eq!(table(&roll(false, Some(1), Some("deadline"))), format!("{lines}{last}"));
+        let last = "incomplete: 3 sockets, 2 users; the directory could not be read; an unknown number of sockets unresolved\n";
+        assert_eq!(table(&roll(false, None, None)), format!("{lines}{last}"));
     }
 }

@@ -1,31 +1,70 @@
-//! `rollcall status`: how the cluster is, as a table for a terminal of a hundred columns.
+//! `rollcall status`: the state of the cluster, as JSON or as a table of at most 100 columns.
 
 use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
 
-use super::shown::{one_line, shortened};
+use tokio::time::sleep;
+
+use crate::commands::args::StatusArgs;
+use crate::commands::node_api;
+use crate::commands::terminal::{CommandOutput, finish, json, one_line, print, print_error, shortened};
 use crate::status::{BusyRoom, Minute, Node, Said, Status};
 
-/// How many of the busiest rooms are told.
-const ROOMS: usize = 5;
-const NAME: usize = 28;
-const ROOM: usize = 60;
+/// The interval of `--watch`.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+/// ANSI: cursor to the upper left corner, erase the screen and the scrollback.
+const CLEAR_SCREEN: &str = "\x1b[H\x1b[2J\x1b[3J";
+/// The busiest rooms in the table.
+const ROOM_ROWS: usize = 5;
+const NAME_COLUMNS: usize = 28;
+const ROOM_COLUMNS: usize = 60;
 
-/// The table, the sums, and the busiest rooms.
-pub fn of(status: &Status) -> String {
+/// Runs the subcommand. With `--watch` it ends at Ctrl-C, or when standard output is closed.
+pub(super) async fn run(args: &StatusArgs) -> ExitCode {
+    loop {
+        let output = node_api::status(&args.target).await.and_then(|status| {
+            let success = status.well;
+            let text = if args.json { json(&status)? } else { table(&status) };
+            Ok(CommandOutput { text, success })
+        });
+        if !args.watch {
+            return finish(output);
+        }
+        if io::stdout().is_terminal() && !args.json {
+            let _ = io::stdout().write_all(CLEAR_SCREEN.as_bytes());
+        }
+        let printed = match output {
+            Ok(output) => print(&output.text),
+            Err(error) => {
+                print_error(&error);
+                Ok(())
+            }
+        };
+        if printed.is_err() {
+            return ExitCode::FAILURE;
+        }
+        sleep(WATCH_INTERVAL).await;
+    }
+}
+
+/// The nodes, the totals, and the busiest rooms.
+fn table(status: &Status) -> String {
     let mut text = String::new();
     let mut line = |line: std::fmt::Arguments<'_>| {
         writeln!(text, "{}", line.to_string().trim_end()).expect("a String takes any text");
     };
     line(format_args!(
-        "{:NAME$} {:14} {:>8} {:>7} {:>8} {:>8} {:>6} {:>7} {:>6}",
+        "{:NAME_COLUMNS$} {:14} {:>8} {:>7} {:>8} {:>8} {:>6} {:>7} {:>6}",
         "NODE", "STATE", "SOCKETS", "ROOMS", "CALLS/S", "P99", "LEASE", "RTT", "UP"
     ));
     for node in &status.nodes {
         let asked = if node.id == status.asked { " *" } else { "" };
-        let name = format!("{}{asked}", shortened(&node.name, NAME - asked.len()));
+        let name = format!("{}{asked}", shortened(&node.name, NAME_COLUMNS - asked.len()));
         match &node.said {
-            Some(said) => line(format_args!("{name:NAME$} {}", row(node, said, !asked.is_empty()))),
-            None => line(format_args!("{name:NAME$} {}", silence(node))),
+            Some(said) => line(format_args!("{name:NAME_COLUMNS$} {}", row(node, said, !asked.is_empty()))),
+            None => line(format_args!("{name:NAME_COLUMNS$} {}", silence(node))),
         }
     }
     line(format_args!(""));
@@ -35,21 +74,27 @@ pub fn of(status: &Status) -> String {
     }
     if !status.busiest_rooms.is_empty() {
         line(format_args!(""));
-        line(format_args!("{:ROOM$} {:>18} {:>6}", "BUSIEST ROOMS", "SOCKETS", "NODES"));
+        line(format_args!("{:ROOM_COLUMNS$} {:>18} {:>6}", "BUSIEST ROOMS", "SOCKETS", "NODES"));
     }
-    for room in status.busiest_rooms.iter().take(ROOMS) {
-        line(format_args!("{:ROOM$} {:>18} {:>6}", shortened(&room.room, ROOM), sockets(room), room.nodes));
+    for room in status.busiest_rooms.iter().take(ROOM_ROWS) {
+        line(format_args!(
+            "{:ROOM_COLUMNS$} {:>18} {:>6}",
+            shortened(&room.room, ROOM_COLUMNS),
+            sockets(room),
+            room.nodes
+        ));
     }
     text
 }
 
-/// What a node is, in a word or two.
-pub fn state(said: &Said) -> &'static str {
+/// The word in the column STATE. "Isolated": the node has no lease and too few nodes confirmed it. "Not indexed": the
+/// directory does not hold all of its rooms yet, so every roll call asks it.
+fn state(said: &Said) -> &'static str {
     match said {
-        Said { is_active: false, .. } => "not active",
+        Said { is_active: false, .. } => "isolated",
         Said { draining: true, .. } => "draining",
-        Said { whole: false, .. } => "asked always",
-        _ => "active",
+        Said { whole: false, .. } => "not indexed",
+        _ => "healthy",
     }
 }
 
@@ -75,12 +120,12 @@ fn row(node: &Node, said: &Said, is_asked: bool) -> String {
 fn silence(node: &Node) -> String {
     let error = one_line(node.error.as_deref().unwrap_or("nothing"));
     if error == "older" {
-        return "answers, and is of a version that cannot say how it is".to_owned();
+        return "responds, but its version is too old to report its state".to_owned();
     }
-    let heard = node.heard_ms.map_or_else(|| "never heard".to_owned(), |ms| format!("heard {} ago", age(ms / 1000)));
+    let heard = node.heard_ms.map_or_else(|| "never seen".to_owned(), |ms| format!("last seen {} ago", age(ms / 1000)));
     let lease = if node.leased { "has a lease" } else { "no lease" };
-    let circuit = if node.circuit_open { ", given up" } else { "" };
-    format!("no answer ({error}), {heard}, {lease}{circuit}")
+    let circuit = if node.circuit_open { ", circuit open" } else { "" };
+    format!("not responding ({error}), {heard}, {lease}{circuit}")
 }
 
 fn summary(status: &Status) -> String {
@@ -88,8 +133,8 @@ fn summary(status: &Status) -> String {
     let Minute { per_second, incomplete, p50_ms, p99_ms } = status.roll_calls.last_minute;
     let per_second = rate(per_second);
     format!(
-        "{fine} of {} nodes answer and are active; {} sockets.\nIn the last minute: {per_second} roll calls/s, half within {}, \
-         99 in 100 within {}, {incomplete} incomplete.",
+        "{fine} of {} nodes respond and are active; {} sockets.\nIn the last minute: {per_second} roll calls/s, p50 {}, \
+         p99 {}, {incomplete} incomplete.",
         status.nodes.len(),
         status.sockets,
         milliseconds(p50_ms),
@@ -111,7 +156,7 @@ fn milliseconds(ms: Option<f64>) -> String {
     }
 }
 
-/// In so many columns at most. What nobody can have is told all the same, by somebody who lies.
+/// At most `columns` characters: a faulty node may report a number that no node can have.
 fn short(count: u64, columns: usize) -> String {
     let text = count.to_string();
     if text.len() <= columns { text } else { format!("{:.1e}", count as f64) }
@@ -121,7 +166,7 @@ fn rate(per_second: f64) -> String {
     if per_second < 100_000.0 { format!("{per_second:.1}") } else { format!("{per_second:.1e}") }
 }
 
-/// Of seconds, the two largest units.
+/// The two largest units of a duration in seconds.
 fn age(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
     match () {
@@ -181,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_fits_a_hundred_columns_whatever_it_holds() {
+    fn the_table_is_never_wider_than_a_hundred_columns() {
         let busy = BusyRoom { room: "r\x1b".repeat(100).into(), sockets: 123_456_789, most: 987_654_321, nodes: 1_000 };
         let status = Status {
             well: false,
@@ -213,22 +258,22 @@ mod tests {
             busiest_rooms: vec![busy; 20],
             roll_calls: calls(12_345.6),
         };
-        let text = of(&status);
+        let text = table(&status);
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
         assert!(!text.contains('\x1b'));
         for expected in [
-            "node-1 *                     active         12345678 1234567  12345.6        -   4.3s       -   1d1h",
+            "node-1 *                     healthy        12345678 1234567  12345.6        -   4.3s       -   1d1h",
             "draining",
-            "not active",
-            "asked always",
-            "no answer (deadline), heard 1m5s ago, has a lease, given up",
-            "answers, and is of a version that cannot say how it is",
-            "4 of 7 nodes answer and are active",
+            "isolated",
+            "not indexed",
+            "not responding (deadline), last seen 1m5s ago, has a lease, circuit open",
+            "responds, but its version is too old to report its state",
+            "4 of 7 nodes respond and are active",
             "123456789 or more",
             "The directory does not answer",
         ] {
             assert!(text.contains(expected), "{expected}:\n{text}");
         }
-        assert_eq!(text.matches("123456789 or more").count(), ROOMS);
+        assert_eq!(text.matches("123456789 or more").count(), ROOM_ROWS);
     }
 }

@@ -13,7 +13,7 @@ BENCH ?=
 FUZZ_SECONDS ?= 20
 # Most tests wait for something most of the time.
 TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
-FUZZ_TARGETS := handshake names directory mesh seal token
+FUZZ_TARGETS := handshake names directory mesh session_id token
 CARGO_FUZZ := 0.13.1
 CARGO_DENY := 0.20.2
 

@@ -1,0 +1,148 @@
+//! The TCP stream of one client connection, as hyper and rustls see it.
+//!
+//! Owns what lasts as long as the connection: its entry in the registry, its [`ConnectionPermit`], the timeout for a slow
+//! reader, and the rate at which a WebSocket is read. Reads and writes fail once the connection's handle has closed it.
+
+use std::io;
+use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
+
+use super::handle::RegisteredHandle;
+use super::slow_reader::WriteWatchdog;
+use crate::edge::limits::connection_limiter::ConnectionPermit;
+
+/// How many seconds' worth of bytes a WebSocket may send in a burst.
+const READ_BURST_SECONDS: u32 = 8;
+
+pub struct TrackedStream {
+    stream: TcpStream,
+    registered: RegisteredHandle,
+    watchdog: WriteWatchdog,
+    /// Applies to WebSockets only.
+    read_rate: Option<ReadRateLimiter>,
+    _permit: ConnectionPermit,
+}
+
+/// Bounds the work that a client causes without sending an event: packets for unknown namespaces, unexpected
+/// acknowledgements, pings.
+///
+/// Nothing is refused: the client's data waits in its own kernel. Takes a few words of memory, and no timer while the
+/// client stays below the rate.
+struct ReadRateLimiter {
+    bytes: DefaultDirectRateLimiter,
+    burst: NonZeroU32,
+    /// Bytes that were read and are not charged to `bytes` yet: how many come is known only after the read.
+    uncharged: Option<NonZeroU32>,
+    delay: Option<Pin<Box<Sleep>>>,
+}
+
+impl TrackedStream {
+    /// `answer_timeout` bounds how slowly the peer may read, and `read_rate` how many bytes per second are read from a
+    /// WebSocket.
+    pub fn new(
+        stream: TcpStream,
+        registered: RegisteredHandle,
+        answer_timeout: Duration,
+        read_rate: Option<NonZeroU32>,
+        permit: ConnectionPermit,
+    ) -> Self {
+        let watchdog = WriteWatchdog::new(answer_timeout);
+        Self { stream, registered, watchdog, read_rate: read_rate.map(ReadRateLimiter::new), _permit: permit }
+    }
+
+    fn watch(&mut self, written: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Err(error) = self.watchdog.on_write(&written, context) {
+            // Otherwise the kernel would keep the unsent data and try to deliver it.
+            let _ = self.stream.set_zero_linger();
+            return Poll::Ready(Err(error));
+        }
+        written
+    }
+}
+
+impl AsyncRead for TrackedStream {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.registered.handle().check_read(context)?;
+        let Self { stream, registered, read_rate, .. } = &mut *self;
+        let Some(read_rate) = read_rate.as_mut().filter(|_| registered.handle().is_websocket()) else {
+            return Pin::new(stream).poll_read(context, buf);
+        };
+        ready!(read_rate.poll_ready(context));
+        let before = buf.filled().len();
+        ready!(Pin::new(stream).poll_read(context, buf))?;
+        read_rate.record(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for TrackedStream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.registered.handle().check_write(context)?;
+        let written = Pin::new(&mut self.stream).poll_write(context, buf);
+        self.watch(written, context)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.registered.handle().check_write(context)?;
+        // hyper, tungstenite and rustls flush when they have nothing left to write.
+        self.watchdog.on_flush();
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.registered.handle().check_write(context)?;
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.registered.handle().check_write(context)?;
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, bufs);
+        self.watch(written, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+impl ReadRateLimiter {
+    fn new(bytes_per_second: NonZeroU32) -> Self {
+        let burst = bytes_per_second.saturating_mul(NonZeroU32::new(READ_BURST_SECONDS).unwrap_or(NonZeroU32::MIN));
+        let bytes = RateLimiter::direct(Quota::per_second(bytes_per_second).allow_burst(burst));
+        Self { bytes, burst, uncharged: None, delay: None }
+    }
+
+    /// Ready when the next read may take place.
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while let Some(uncharged) = self.uncharged {
+            if let Some(delay) = &mut self.delay {
+                ready!(delay.as_mut().poll(context));
+                self.delay = None;
+            }
+            match self.bytes.check_n(uncharged) {
+                Ok(Err(early)) => {
+                    let wait = early.wait_time_from(DefaultClock::default().now());
+                    self.delay = Some(Box::pin(sleep(wait)));
+                }
+                Ok(Ok(())) | Err(_) => self.uncharged = None,
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn record(&mut self, bytes: usize) {
+        self.uncharged = u32::try_from(bytes).ok().and_then(NonZeroU32::new).map(|bytes| bytes.min(self.burst));
+    }
+}

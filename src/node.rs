@@ -32,12 +32,12 @@ use crate::auth::reload::{LOOK_EVERY, Watched};
 use crate::auth::tls::Tls;
 use crate::auth::tokens::Tokens;
 use crate::directory::Directory;
-use crate::edge::connections;
-use crate::edge::connections::Connections;
+use crate::edge::connections::ConnectionServer;
+use crate::edge::connections::handle::ConnectionRegistry;
 use crate::edge::limits::Limits;
 use crate::edge::limits::at_once::AtOnce;
-use crate::edge::limits::counted::so_many;
-use crate::edge::limits::turnstile::Turnstile;
+use crate::edge::limits::connection_limiter::limit_connections;
+use crate::edge::limits::session_limiter::SessionLimiter;
 use crate::edge::polling;
 use crate::edge::polling::Polling;
 use crate::edge::polling::sessions::{Engine, Sessions};
@@ -262,8 +262,10 @@ impl Node {
         // The longest that a poll may take to be answered: by then its session would have ended.
         let poll_most = config.clients.ping_interval + config.clients.ping_timeout;
         let longest_wait = poll_most.max(DEADLINE_MOST);
-        let connections = Connections::new(config.clients.ping_timeout, longest_wait, &config.limits);
-        let turnstile = Turnstile::new(&config.limits);
+        let connections = ConnectionRegistry::default();
+        let unacked_timeout = config.clients.ping_timeout;
+        let public_server = ConnectionServer::new(connections.clone(), unacked_timeout, longest_wait, &config.limits);
+        let session_limiter = SessionLimiter::new(&config.limits);
         let (stop_public, stop_mesh) = (CancellationToken::new(), CancellationToken::new());
 
         let Access { identity, callers } = config.access.clone();
@@ -282,7 +284,7 @@ impl Node {
             callers,
             deadline: config.deadline,
             deadline_most: DEADLINE_MOST,
-            at_once: AtOnce::new(config.limits.requests_at_once),
+            at_once: AtOnce::new(config.limits.concurrent_roll_calls),
         });
         // Socket.IO stands in front of the router, or a room's path could shadow it; polling before it, and the gate
         // before all of them.
@@ -301,7 +303,7 @@ impl Node {
             layer_fn(move |inner| Polling::new(Arc::clone(&cluster), inner))
         });
         let public = option_layer(polling).layer(public);
-        let public = ReadinessGate::new(Arc::clone(membership), identity.clone(), Arc::clone(&turnstile), public);
+        let public = ReadinessGate::new(Arc::clone(membership), identity.clone(), Arc::clone(&session_limiter), public);
         let public = option_layer(http::cors(config.cors_origins)).layer(public);
         let files = config.tls.as_ref().and_then(|tls| tls.files.clone());
         let public = option_layer(files.as_ref().map(|_| http::https_only())).layer(public);
@@ -325,7 +327,7 @@ impl Node {
             let (membership, connections) = (Arc::clone(membership), connections.clone());
             async move { readiness_gate::disconnect_clients_while_inactive(&membership, &connections).await }
         });
-        tasks.spawn("turnstile", async move { turnstile.upkeep().await });
+        tasks.spawn("session limiter", async move { session_limiter.forget_idle_addresses().await });
         if let Some(tokens) = config.admin_tokens.clone() {
             tasks.spawn("admin tokens", tokens.keep(LOOK_EVERY));
         }
@@ -352,11 +354,15 @@ impl Node {
             });
             let connections = Some(ADMIN_CONNECTIONS);
             let limits = Limits { connections, connections_per_address: None, ..config.limits.clone() };
-            let connections = Connections::new(config.clients.ping_timeout, DEADLINE_MOST, &limits);
-            tasks.spawn("admin", connections::serve(admin, None, service, connections, stop_mesh.clone()));
+            let server = ConnectionServer::new(ConnectionRegistry::default(), unacked_timeout, DEADLINE_MOST, &limits);
+            tasks.spawn("admin", server.serve(admin, None, service, stop_mesh.clone()));
         }
         let mut mesh = tokio::spawn(mesh_service::serve(
-            so_many(accepted(listeners.mesh, config.mesh_security.clone()), MESH_CONNECTIONS, Accepted::counted),
+            limit_connections(
+                accepted(listeners.mesh, config.mesh_security.clone()),
+                MESH_CONNECTIONS,
+                Accepted::counted,
+            ),
             core.describer.clone(),
             identity,
             sessions,
@@ -365,11 +371,11 @@ impl Node {
         ));
         let mut public = tokio::spawn({
             let tls = config.tls.map(|tls| tls.acceptor);
-            let (membership, connections, stop) = (Arc::clone(membership), connections.clone(), stop_public.clone());
+            let (membership, stop) = (Arc::clone(membership), stop_public.clone());
             async move {
                 // Whoever comes in the first moments waits in the kernel instead of being turned away.
                 let _ = timeout(INTRODUCED_WITHIN, membership.introduced()).await;
-                connections::serve(listeners.public, tls, public, connections, stop).await;
+                public_server.serve(listeners.public, tls, public, stop).await;
             }
         });
         tokio::select! {

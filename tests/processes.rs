@@ -9,7 +9,7 @@ use common::holder::Holder;
 use common::process::{Process, serve};
 use common::{Client, PATIENCE, RedisServer, open, text, until};
 use futures::StreamExt;
-use rollcall::edge::connections::raise_file_limit;
+use rollcall::edge::connections::listener::raise_file_limit;
 use rollcall::mesh::security::Security;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

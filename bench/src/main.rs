@@ -121,7 +121,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    rollcall::edge::connections::raise_file_limit();
+    rollcall::edge::connections::listener::raise_file_limit();
     let mut runtime = match cli.command {
         // Whoever keeps a system busy should keep the machine as little busy as can be: a question that is asked on one
         // thread and whose answer is heard of on another wakes a processor more, which every system would pay for.

@@ -20,7 +20,7 @@ use crate::commands::process::{EXIT_FAILED, run_until_signal, start_logging};
 use crate::commands::serve::check_redis;
 use crate::directory::Directory;
 use crate::directory::memory::Memory;
-use crate::edge::connections::listen;
+use crate::edge::connections::listener::listen;
 use crate::edge::limits::Limits;
 use crate::edge::socketio::SocketIoConfig;
 use crate::mesh::security::Security;

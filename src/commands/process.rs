@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use crate::edge::connections::raise_file_limit;
+use crate::edge::connections::listener::raise_file_limit;
 use crate::telemetry::logging::{self, Logging};
 use crate::telemetry::traces::export::Traces;
 

@@ -17,7 +17,7 @@ use crate::commands::process::{EXIT_FAILED, run_until_signal, start_logging};
 use crate::directory::Directory;
 use crate::directory::memory::Memory;
 use crate::directory::redis::Redis;
-use crate::edge::connections::{file_limit, listen};
+use crate::edge::connections::listener::{file_limit, listen};
 use crate::edge::socketio::SocketIoConfig;
 use crate::names::NodeName;
 use crate::node::{Config, Listeners, Node};

@@ -1,36 +1,29 @@
-//! Connections: the accept loop of the HTTP ports, TLS included, and a switch for every connection.
+//! The accept loop of the public and admin ports, and HTTP over each accepted connection.
 //!
-//! Owns TCP and TLS up to the request: no delay on small writes, limits on how many connections there are, on how long a
-//! request head may take and on how slowly an answer may be taken, and one [`Switch`] per connection in its requests'
-//! extensions. The switch ends the transport itself, a WebSocket that was upgraded long ago too: what stands above can
-//! neither close one transport from outside nor be asked to. A client that comes by many connections has a switch of its
-//! own, found among those of the others.
+//! Owns TCP and TLS below the request: the limit of open connections, the timeouts of handshakes and request heads, and
+//! the [`ConnectionHandle`] that each request carries in its extensions. An upgraded WebSocket stays open when the server
+//! stops: only its handle closes it. Knows no Socket.IO.
 
-mod backlog;
-mod pace;
-mod streams;
-mod switched;
-mod terms;
+pub mod handle;
+mod http2;
+pub mod listener;
+mod slow_reader;
+mod tracked_stream;
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::error::Error as StdError;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::Context;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{Request, Response};
-use futures::task::AtomicWaker;
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustix::process::{Resource, getrlimit, setrlimit};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
@@ -41,226 +34,62 @@ use tower::{Service, ServiceExt};
 use tracing::{debug, warn};
 
 use crate::edge::limits::Limits;
-use crate::edge::limits::door;
-use crate::edge::limits::door::{Door, Pass, TurnedAway};
+use crate::edge::limits::connection_limiter::{ConnectionLimiter, ConnectionPermit, REJECTION_TIMEOUT, Rejection};
 use crate::mesh::preface::Prompt;
-use streams::{Pieces, Streams};
-use switched::Switched;
-use terms::Terms;
+use handle::{ConnectionHandle, ConnectionRegistry};
+use http2::{ChunkedBody, StreamExecutor};
+use tracked_stream::TrackedStream;
 
-/// How many connections may wait to be accepted, as far as the kernel allows: a cluster that reconnects comes at once.
-const BACKLOG: i32 = 4096;
-/// How long to wait when no connection can be accepted, which passes when file descriptors are free again.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// How long to wait after a failed accept. The usual cause is a lack of file descriptors, which passes.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Ends one connection, from anywhere. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Switch(Arc<SwitchState>);
-
-type BeforeEnd = Box<dyn FnOnce() + Send + Sync>;
-type AtEnd = Box<dyn Fn() + Send + Sync>;
-
-#[derive(Default)]
-struct SwitchState {
-    ended: AtomicBool,
-    /// The stream was dropped.
-    gone: AtomicBool,
-    /// A Socket.IO client came in on it.
-    client: AtomicBool,
-    /// It becomes a WebSocket.
-    websocket: AtomicBool,
-    /// What must be done before its end can be seen at the other end.
-    before_end: Mutex<Option<BeforeEnd>>,
-    /// The other end of the connection.
-    peer: Option<IpAddr>,
-    /// How to end what is no connection.
-    at_end: Option<AtEnd>,
-    reader: AtomicWaker,
-    writer: AtomicWaker,
-}
-
-/// Every connection that is open now, upgraded ones included. Cheap to clone.
+/// Serves the connections of one port. Cheap to clone.
 #[derive(Clone)]
-pub struct Connections(Arc<Registry>);
-
-struct Registry {
-    terms: Terms,
-    door: Door,
-    next: AtomicU64,
-    open: Mutex<HashMap<u64, Switch>>,
+pub struct ConnectionServer {
+    registry: ConnectionRegistry,
+    limiter: Arc<ConnectionLimiter>,
+    settings: ConnectionSettings,
 }
 
-/// A switch that is found among the others for as long as this is there.
-pub struct Tracked {
-    switch: Switch,
-    id: u64,
-    registry: Arc<Registry>,
+#[derive(Debug, Clone, Copy)]
+struct ConnectionSettings {
+    /// `TCP_USER_TIMEOUT`: how long sent data may stay unacknowledged.
+    unacked_timeout: Duration,
+    /// For a TLS handshake, and for each request head.
+    head_timeout: Duration,
+    max_head_size: u32,
+    answer_timeout: Duration,
+    /// Of an HTTP/2 request with its answer.
+    stream_timeout: Duration,
+    websocket_read_rate: Option<NonZeroU32>,
 }
 
-impl Switch {
-    /// Ends the connection: its reads and writes fail from now on, so whoever holds it lets go.
-    pub fn end(&self) {
-        if let Some(before_end) = self.0.before_end().take() {
-            before_end();
-        }
-        self.0.ended.store(true, Ordering::Release);
-        self.0.reader.wake();
-        self.0.writer.wake();
-        if let Some(at_end) = &self.0.at_end {
-            at_end();
-        }
-    }
-
-    /// Whether the connection has ended, from whichever side.
-    pub fn is_gone(&self) -> bool {
-        self.0.gone.load(Ordering::Acquire)
-    }
-
-    /// When the connection is ended from here, this is done first, and nothing that was to be done before.
-    pub fn before_end(&self, act: impl FnOnce() + Send + Sync + 'static) {
-        *self.0.before_end() = Some(Box::new(act));
-    }
-
-    /// The other end of the connection; `None` where it is on none.
-    pub fn peer(&self) -> Option<IpAddr> {
-        self.0.peer
-    }
-
-    /// A Socket.IO client came in on this connection.
-    pub fn mark_client(&self) {
-        self.0.client.store(true, Ordering::Release);
-    }
-
-    /// This connection becomes a WebSocket, and is read as slowly as one from now on.
-    pub fn mark_websocket(&self) {
-        self.0.websocket.store(true, Ordering::Relaxed);
-    }
-
-    fn check(&self, waker: &AtomicWaker, context: &Context<'_>) -> io::Result<()> {
-        // Registered first: an end between the two lines wakes this task again.
-        waker.register(context.waker());
-        if self.0.ended.load(Ordering::Acquire) { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
-    }
-}
-
-impl SwitchState {
-    fn before_end(&self) -> MutexGuard<'_, Option<BeforeEnd>> {
-        self.before_end.lock().expect("no code panics before the end of a connection")
-    }
-}
-
-impl Connections {
-    /// A connection whose other end takes nothing of what was sent to it for `stuck_after` is ended by the kernel: who
-    /// stopped reading, and who is unreachable. No answer here is waited for longer than `longest_wait`.
-    pub fn new(stuck_after: Duration, longest_wait: Duration, limits: &Limits) -> Self {
-        let terms = Terms::new(stuck_after, longest_wait, limits);
-        let door = Door::new(limits);
-        Self(Arc::new(Registry { terms, door, next: AtomicU64::default(), open: Mutex::default() }))
-    }
-
-    /// The switches of the Socket.IO clients that are there.
-    pub fn clients(&self) -> Vec<Switch> {
-        self.0.lock().values().filter(|switch| switch.0.client.load(Ordering::Acquire)).cloned().collect()
-    }
-
-    /// How many connections are open, and clients that are not on one.
-    pub fn count(&self) -> usize {
-        self.0.lock().len()
-    }
-
-    /// A switch for a Socket.IO client that is not on one connection. `end` lets it go, and may be called again.
-    pub fn client(&self, end: impl Fn() + Send + Sync + 'static) -> Tracked {
-        let state = SwitchState { at_end: Some(Box::new(end)), ..SwitchState::default() };
-        let switch = Switch(Arc::new(state));
-        switch.mark_client();
-        self.track(switch)
-    }
-
-    fn track(&self, switch: Switch) -> Tracked {
-        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
-        self.0.lock().insert(id, switch.clone());
-        Tracked { switch, id, registry: Arc::clone(&self.0) }
-    }
-}
-
-impl Tracked {
-    pub fn switch(&self) -> &Switch {
-        &self.switch
-    }
-}
-
-impl Drop for Tracked {
-    fn drop(&mut self) {
-        self.switch.0.gone.store(true, Ordering::Release);
-        self.registry.lock().remove(&self.id);
-    }
-}
-
-impl Registry {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Switch>> {
-        self.open.lock().expect("no code panics while it holds the connections")
-    }
-}
-
-/// Accepts connections and serves their requests until `stop`; then closes idle connections at once and ends when the
-/// requests under way have been answered. Upgraded connections stay open: they end by their switches.
-pub async fn serve<S, B>(
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    service: S,
-    connections: Connections,
-    stop: CancellationToken,
-) where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
-    let tasks = TaskTracker::new();
-    let mut complained = false;
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => break,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                if !complained {
-                    warn!(%error, "no connection can be accepted, trying again until one can");
-                    complained = true;
-                }
-                sleep(ACCEPT_AGAIN).await;
-                continue;
-            }
-        };
-        complained = false;
-        let pass = match connections.0.door.enter(peer.ip()) {
-            Ok(pass) => Ok(pass),
-            Err(Some(turned_away)) => Err(turned_away),
-            Err(None) => continue,
-        };
-        let connection = Connection { stream, peer, tls: tls.clone(), connections: connections.clone() };
-        match pass {
-            Ok(pass) => tasks.spawn(connection.serve(pass, service.clone(), stop.clone())),
-            Err(turned_away) => tasks.spawn(connection.turn_away(turned_away, stop.clone())),
-        };
-    }
-    drop(listener);
-    tasks.close();
-    tasks.wait().await;
-}
-
-struct Connection {
+/// An accepted connection.
+struct AcceptedConnection {
     stream: TcpStream,
     peer: SocketAddr,
     tls: Option<TlsAcceptor>,
-    connections: Connections,
+    server: ConnectionServer,
 }
 
-impl Connection {
-    async fn serve<S, B>(self, pass: Pass, service: S, stop: CancellationToken)
+impl ConnectionServer {
+    /// The kernel ends a connection whose peer takes nothing for `unacked_timeout`: the peer stopped reading, or cannot
+    /// be reached. `max_wait` is the longest that the service waits before it answers.
+    pub fn new(registry: ConnectionRegistry, unacked_timeout: Duration, max_wait: Duration, limits: &Limits) -> Self {
+        let settings = ConnectionSettings {
+            unacked_timeout,
+            head_timeout: limits.head_timeout,
+            max_head_size: limits.head_size,
+            answer_timeout: limits.answer_timeout,
+            stream_timeout: max_wait + limits.answer_timeout,
+            websocket_read_rate: limits.websocket_read_rate,
+        };
+        Self { registry, limiter: Arc::new(ConnectionLimiter::new(limits)), settings }
+    }
+
+    /// Accepts connections and serves their requests until `stop`. Then closes idle connections, and returns when the
+    /// requests in flight are answered. Upgraded connections stay open.
+    pub async fn serve<S, B>(self, listener: TcpListener, tls: Option<TlsAcceptor>, service: S, stop: CancellationToken)
     where
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send + 'static,
@@ -268,28 +97,74 @@ impl Connection {
         B::Data: Send,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
-        if let Err(error) = self.stream.set_nodelay(true) {
-            debug!(peer = %self.peer, %error, "small writes may be delayed");
+        let tasks = TaskTracker::new();
+        let mut is_failing = false;
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stop.cancelled() => break,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    if !is_failing {
+                        warn!(%error, "cannot accept connections; retrying");
+                        is_failing = true;
+                    }
+                    sleep(ACCEPT_RETRY_DELAY).await;
+                    continue;
+                }
+            };
+            is_failing = false;
+            let permit = match self.limiter.acquire(peer.ip()) {
+                Ok(permit) => Ok(permit),
+                Err(Some(rejection)) => Err(rejection),
+                Err(None) => continue,
+            };
+            let connection = AcceptedConnection { stream, peer, tls: tls.clone(), server: self.clone() };
+            match permit {
+                Ok(permit) => tasks.spawn(connection.serve(permit, service.clone(), stop.clone())),
+                Err(rejection) => tasks.spawn(connection.reject(rejection, stop.clone())),
+            };
         }
-        let terms = self.connections.0.terms;
-        if let Err(error) = SockRef::from(&self.stream).set_tcp_user_timeout(Some(terms.stuck_after)) {
-            debug!(peer = %self.peer, %error, "a client that stops reading may be kept");
+        drop(listener);
+        tasks.close();
+        tasks.wait().await;
+    }
+}
+
+impl AcceptedConnection {
+    async fn serve<S, B>(self, permit: ConnectionPermit, service: S, stop: CancellationToken)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let Self { stream, peer, tls, server } = self;
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%peer, %error, "cannot set TCP_NODELAY; small writes may be delayed");
         }
-        let peer = self.peer;
-        let switch = Switch(Arc::new(SwitchState { peer: Some(peer.ip()), ..SwitchState::default() }));
-        let tracked = self.connections.track(switch.clone());
-        let tracked = Switched::new(self.stream, tracked, &terms, pass);
-        let served: Result<(), Box<dyn StdError + Send + Sync>> = match self.tls {
-            None => serve_http(tracked, switch, service, false, terms, stop).await.map_err(Into::into),
+        let settings = server.settings;
+        if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(settings.unacked_timeout)) {
+            debug!(%peer, %error, "cannot set TCP_USER_TIMEOUT; a client that stops reading may be kept");
+        }
+        let handle = ConnectionHandle::of_connection(peer.ip());
+        let registered = server.registry.register(handle.clone());
+        let (answer_timeout, read_rate) = (settings.answer_timeout, settings.websocket_read_rate);
+        let stream = TrackedStream::new(stream, registered, answer_timeout, read_rate, permit);
+        let served: Result<(), Box<dyn StdError + Send + Sync>> = match tls {
+            None => serve_http(stream, handle, service, false, settings, stop).await.map_err(Into::into),
             Some(tls) => {
                 let handshake = tokio::select! {
-                    handshake = timeout(terms.head_within, tls.accept(tracked)) => handshake,
+                    handshake = timeout(settings.head_timeout, tls.accept(stream)) => handshake,
                     () = stop.cancelled() => return,
                 };
                 match handshake {
                     Ok(Ok(stream)) => {
-                        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                        serve_http(stream, switch, service, http2, terms, stop).await.map_err(Into::into)
+                        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                        serve_http(stream, handle, service, is_http2, settings, stop).await.map_err(Into::into)
                     }
                     Ok(Err(error)) => Err(error.into()),
                     Err(elapsed) => Err(elapsed.into()),
@@ -297,24 +172,24 @@ impl Connection {
             }
         };
         if let Err(error) = served {
-            debug!(%peer, error, "a connection ended early");
+            debug!(%peer, error, "connection failed");
         }
     }
 
-    /// Tells the other end, if it is quick, that it is one too many.
-    async fn turn_away(self, turned_away: TurnedAway, stop: CancellationToken) {
-        let told = async {
+    /// Answers the first request with the rejection, if the client sends it in time.
+    async fn reject(self, rejection: Rejection, stop: CancellationToken) {
+        let answered = async {
             match self.tls {
-                None => drop(turned_away.tell(self.stream, false).await),
+                None => drop(rejection.answer(self.stream, false).await),
                 Some(tls) => {
                     let Ok(stream) = tls.accept(self.stream).await else { return };
-                    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                    drop(turned_away.tell(stream, http2).await);
+                    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    drop(rejection.answer(stream, is_http2).await);
                 }
             }
         };
         tokio::select! {
-            _ = timeout(door::TELL_WITHIN, told) => {}
+            _ = timeout(REJECTION_TIMEOUT, answered) => {}
             () = stop.cancelled() => {}
         }
     }
@@ -322,10 +197,10 @@ impl Connection {
 
 async fn serve_http<T, S, B>(
     stream: T,
-    switch: Switch,
+    handle: ConnectionHandle,
     service: S,
-    http2: bool,
-    terms: Terms,
+    is_http2: bool,
+    settings: ConnectionSettings,
     stop: CancellationToken,
 ) -> Result<(), hyper::Error>
 where
@@ -337,16 +212,18 @@ where
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let service = service.map_request(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(switch.clone());
+        request.extensions_mut().insert(handle.clone());
         request
     });
-    // hyper-util's builder that serves either protocol would wait for the first byte of a connection without a limit.
-    if http2 {
-        let service = service.map_response(|response: Response<B>| response.map(|body| Pieces::new(Box::pin(body))));
-        // And hyper waits for the preface of HTTP/2 without one.
-        let stream = TokioIo::new(Prompt::new(stream, terms.head_within));
-        let streams = Streams { within: terms.stream_within };
-        let builder = streams::builder(streams, terms.head_size, terms.head_within);
+    let (head_timeout, head_size) = (settings.head_timeout, settings.max_head_size);
+    // Not hyper-util's builder for both protocols: it waits for the first byte of a connection without a timeout.
+    if is_http2 {
+        let service =
+            service.map_response(|response: Response<B>| response.map(|body| ChunkedBody::new(Box::pin(body))));
+        // hyper waits for the HTTP/2 preface without a timeout, too.
+        let stream = TokioIo::new(Prompt::new(stream, head_timeout));
+        let executor = StreamExecutor { stream_timeout: settings.stream_timeout };
+        let builder = http2::builder(executor, head_size, head_timeout);
         let mut connection =
             pin!(builder.serve_connection(stream, service_fn(move |request| service.clone().oneshot(request))));
         tokio::select! {
@@ -356,7 +233,7 @@ where
         connection.await
     } else {
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(terms.head_within).max_buf_size(terms.head_size as usize);
+        builder.timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(head_size as usize);
         let connection =
             builder.serve_connection(TokioIo::new(stream), service_fn(move |request| service.clone().oneshot(request)));
         let mut connection = pin!(connection.with_upgrades());
@@ -366,33 +243,4 @@ where
         }
         connection.await
     }
-}
-
-/// Listens on an address. `shared`: others of this user may listen on it too, and connections are spread over them.
-///
-/// # Errors
-/// When the address is taken or not of this machine.
-pub fn listen(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
-}
-
-/// Raises this process's limit of open files, and so of connections, as far as it may without privileges. Returns it.
-pub fn raise_file_limit() -> Option<u64> {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        warn!(%error, "the limit of open files stays as it is");
-    }
-    file_limit()
-}
-
-/// How many files this process may have open, connections included. `None`: any number.
-pub fn file_limit() -> Option<u64> {
-    getrlimit(Resource::Nofile).current
 }

@@ -63,7 +63,7 @@ pub struct Payload {
 
 impl Payload {
     pub fn of(limits: &Limits) -> Self {
-        Self { most: limits.message_size as usize, within: limits.head_within }
+        Self { most: limits.message_size as usize, within: limits.head_timeout }
     }
 }
 

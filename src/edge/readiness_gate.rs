@@ -4,7 +4,7 @@
 //! transports when that is so: always without a Socket.IO disconnect, after which official clients would not come back.
 //! While the node is on its way out, requests of sessions pass: their own end comes, and others' go on elsewhere. Owns no
 //! sockets and no connections: whether the node counts is the membership's, how many clients are too many is the
-//! turnstile's, transports end by their switches.
+//! session_limiter's, transports end by their switches.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -20,8 +20,8 @@ use tower::Service;
 use tracing::{info, warn};
 
 use crate::auth::By;
-use crate::edge::connections::{Connections, Switch};
-use crate::edge::limits::turnstile::Turnstile;
+use crate::edge::connections::handle::{ConnectionHandle, ConnectionRegistry};
+use crate::edge::limits::session_limiter::SessionLimiter;
 use crate::edge::polling::query::Query;
 use crate::edge::trim_request::trim_request;
 use crate::membership::Membership;
@@ -37,13 +37,13 @@ const MIN_FAILED_CHECKS: u32 = 10;
 pub struct ReadinessGate<S> {
     membership: Arc<Membership>,
     identity: By,
-    turnstile: Arc<Turnstile>,
+    session_limiter: Arc<SessionLimiter>,
     inner: S,
 }
 
 impl<S> ReadinessGate<S> {
-    pub fn new(membership: Arc<Membership>, identity: By, turnstile: Arc<Turnstile>, inner: S) -> Self {
-        Self { membership, identity, turnstile, inner }
+    pub fn new(membership: Arc<Membership>, identity: By, session_limiter: Arc<SessionLimiter>, inner: S) -> Self {
+        Self { membership, identity, session_limiter, inner }
     }
 
     /// Why a request gets nowhere now: one that opens_session a session, or one of a session that is there already.
@@ -86,14 +86,14 @@ where
         }
         let websocket = query.transport == Some("websocket");
         if opens_session
-            && let Some(peer) = request.extensions().get::<Switch>().and_then(Switch::peer)
-            && let Err(refusal) = self.turnstile.enter(peer, &mut request)
+            && let Some(peer) = request.extensions().get::<ConnectionHandle>().and_then(ConnectionHandle::peer)
+            && let Err(refusal) = self.session_limiter.admit(peer, &mut request)
         {
             return Either::Right(ready(Ok(*refusal)));
         }
         if websocket
             && request.headers().contains_key(header::SEC_WEBSOCKET_KEY)
-            && let Some(switch) = request.extensions().get::<Switch>()
+            && let Some(switch) = request.extensions().get::<ConnectionHandle>()
         {
             switch.mark_websocket();
             // A polling client is not on one connection, and one that upgrades is ended by its session.
@@ -106,7 +106,7 @@ where
 }
 
 /// Lets go of every client, for as long as this node does not count. Goes on for ever.
-pub async fn disconnect_clients_while_inactive(membership: &Membership, connections: &Connections) {
+pub async fn disconnect_clients_while_inactive(membership: &Membership, connections: &ConnectionRegistry) {
     let mut checks = interval(membership.lease() / CHECKS_PER_LEASE);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failed_checks = 0;
@@ -124,21 +124,21 @@ pub async fn disconnect_clients_while_inactive(membership: &Membership, connecti
             warn!("cut off from the directory and from most other nodes, letting clients go to those that count");
         }
         if failed_checks >= MIN_FAILED_CHECKS {
-            connections.clients().iter().for_each(Switch::end);
+            connections.clients().iter().for_each(ConnectionHandle::close);
         }
     }
 }
 
 /// Lets go of every client, one by one and evenly over `time`, so that the others are not stormed.
-pub async fn disconnect_clients_over(time: Duration, connections: &Connections) {
+pub async fn disconnect_clients_over(time: Duration, connections: &ConnectionRegistry) {
     let clients = connections.clients();
     let count = u32::try_from(clients.len()).unwrap_or(u32::MAX);
     for (place, client) in clients.iter().enumerate() {
         if place > 0 {
             sleep(time / count).await;
         }
-        client.end();
+        client.close();
     }
     // Those that were let in while the door was closing.
-    connections.clients().iter().for_each(Switch::end);
+    connections.clients().iter().for_each(ConnectionHandle::close);
 }

@@ -26,10 +26,10 @@ use tracing::{debug, warn};
 
 use crate::auth::By;
 use crate::auth::claims::Rooms;
-use crate::edge::connections::Switch;
+use crate::edge::connections::handle::ConnectionHandle;
 use crate::edge::limits::Limits;
-use crate::edge::limits::rate::Verdict;
-use crate::edge::limits::turnstile::Client;
+use crate::edge::limits::rate::EventVerdict;
+use crate::edge::limits::session_limiter::ClientLimits;
 use crate::names::{Room, SocketId};
 use crate::reconciler::Reconciler;
 use crate::roster::{JoinError, Registration, Roster};
@@ -142,7 +142,7 @@ pub fn build(
         }
     };
     let (layer, io) = builder
-        .connect_timeout(limits.connect_within)
+        .connect_timeout(limits.connect_timeout)
         .ping_interval(config.ping_interval)
         .ping_timeout(config.ping_timeout)
         .max_payload(limits.message_size.into())
@@ -160,7 +160,7 @@ pub fn build(
         refusals,
         rooms_most: config.rooms,
         users: Users::new(limits.sockets_per_user),
-        settle_within: limits.connect_within.mul_f64(SETTLE_SHARE),
+        settle_within: limits.connect_timeout.mul_f64(SETTLE_SHARE),
     });
     let middleware = move |socket: SocketRef, auth: TryData<Auth>| {
         let edge = Arc::clone(&edge);
@@ -219,12 +219,12 @@ impl SocketEdge {
         self.listen(&socket);
         if let Some(switch) = &switch {
             // Whoever sees that its transport was ended here is not listed any more.
-            switch.before_end(presence.closer());
+            switch.set_before_close(presence.closer());
         }
         if let (Some(until), Some(switch)) = (until, &switch) {
             socket.extensions.insert(self.expiry.watch(until, switch.clone()));
         }
-        let gone = || switch.as_ref().is_some_and(Switch::is_gone);
+        let gone = || switch.as_ref().is_some_and(ConnectionHandle::is_gone);
         let within = self.settle_within.saturating_sub(began.elapsed());
         if !self.settled(&rooms, &presence, switch.as_ref(), within, gone).await {
             return Err(Refusal::gone());
@@ -239,7 +239,7 @@ impl SocketEdge {
         &self,
         rooms: &[Room],
         presence: &Registration,
-        switch: Option<&Switch>,
+        switch: Option<&ConnectionHandle>,
         within: Duration,
         mut gone: impl FnMut() -> bool,
     ) -> bool {
@@ -341,11 +341,11 @@ impl Ack {
 /// One more event of a client, its connecting included. Events beyond its rate are refused, and who goes on all the same
 /// loses its transport.
 fn allowed(socket: &SocketRef) -> Result<(), Refusal> {
-    let Some(client) = socket.req_parts().extensions.get::<Arc<Client>>() else { return Ok(()) };
-    match client.event() {
-        Verdict::Fine => Ok(()),
-        Verdict::TooMany => Err(Refusal::events_too_many()),
-        Verdict::Flood => {
+    let Some(client) = socket.req_parts().extensions.get::<Arc<ClientLimits>>() else { return Ok(()) };
+    match client.check_event() {
+        EventVerdict::Allowed => Ok(()),
+        EventVerdict::TooMany => Err(Refusal::events_too_many()),
+        EventVerdict::Flood => {
             end(switch(socket).as_ref());
             Err(Refusal::events_too_many())
         }
@@ -359,7 +359,7 @@ fn leave(socket: &SocketRef, room: Option<Given>) -> Result<(), Refusal> {
 }
 
 /// A client that reads so slowly that an answer finds no place loses its connection rather than the answer.
-fn acknowledge(ack: AckSender, answer: &Ack, switch: Option<&Switch>) {
+fn acknowledge(ack: AckSender, answer: &Ack, switch: Option<&ConnectionHandle>) {
     if let Err(error) = ack.send(answer) {
         debug!(%error, "dropping a client that cannot be answered");
         end(switch);
@@ -367,13 +367,13 @@ fn acknowledge(ack: AckSender, answer: &Ack, switch: Option<&Switch>) {
 }
 
 /// The switch of the connection that a socket came in on, or of its session if it came by polling.
-fn switch(socket: &SocketRef) -> Option<Switch> {
+fn switch(socket: &SocketRef) -> Option<ConnectionHandle> {
     socket.req_parts().extensions.get().cloned()
 }
 
-fn end(switch: Option<&Switch>) {
+fn end(switch: Option<&ConnectionHandle>) {
     if let Some(switch) = switch {
-        switch.end();
+        switch.close();
     }
 }
 

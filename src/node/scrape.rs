@@ -9,7 +9,7 @@ use prometheus::{IntGauge, TEXT_FORMAT, TextEncoder};
 use tokio::runtime::Handle;
 
 use crate::auth::By;
-use crate::edge::connections::Connections;
+use crate::edge::connections::handle::ConnectionRegistry;
 use crate::edge::polling::sessions::Sessions;
 use crate::membership::Membership;
 use crate::mesh::peers::Peers;
@@ -31,7 +31,7 @@ pub struct Sources {
     pub peers: Peers,
     pub parts: Parts,
     /// Those of the public port.
-    pub connections: Connections,
+    pub connections: ConnectionRegistry,
     pub sessions: Option<Arc<Sessions>>,
     pub runtime: Handle,
 }

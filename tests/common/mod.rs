@@ -21,7 +21,7 @@ use rollcall::auth::Access;
 use rollcall::directory::Directory;
 use rollcall::directory::memory::Memory;
 use rollcall::directory::redis::Redis;
-use rollcall::edge::connections::listen;
+use rollcall::edge::connections::listener::listen;
 use rollcall::edge::limits::Limits;
 use rollcall::edge::socketio::SocketIoConfig;
 use rollcall::membership::Membership;

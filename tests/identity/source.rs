@@ -270,7 +270,7 @@ async fn a_node_starts_without_its_source_and_sends_clients_and_callers_away_unt
     assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (503, &"1".parse().unwrap()));
     assert_eq!(refused.headers()["content-type"], "application/problem+json");
 
-    let listener = rollcall::edge::connections::listen(address, false).unwrap();
+    let listener = rollcall::edge::connections::listener::listen(address, false).unwrap();
     let source = Source::on(listener, set(&[issuer.jwk("one")]));
     ready(&verifier).await;
     let client = Client::with(node, "", &auth).await.unwrap();

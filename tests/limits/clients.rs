@@ -7,7 +7,7 @@ use futures::future::join_all;
 use futures::{SinkExt, StreamExt};
 use ipnet::IpNet;
 use rollcall::edge::limits::Limits;
-use rollcall::edge::limits::address::Proxies;
+use rollcall::edge::limits::address::TrustedProxies;
 use rollcall::edge::limits::rate::Rate;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::MaybeTlsStream;
@@ -135,8 +135,8 @@ async fn nobody_gives_itself_out_as_another_address_without_a_trusted_proxy() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_a_trusted_proxy_each_client_is_counted_by_what_the_proxy_says() {
-    let proxies = Proxies::new(["127.0.0.0/8".parse::<IpNet>().unwrap()]);
-    let cluster = node(Limits { proxies, sockets_per_address: Some(1), ..Limits::default() }).await;
+    let proxies = TrustedProxies::new(["127.0.0.0/8".parse::<IpNet>().unwrap()]);
+    let cluster = node(Limits { trusted_proxies: proxies, sockets_per_address: Some(1), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let _one = websocket(address, "foo", &[("x-forwarded-for", "203.0.113.1")]).await.unwrap();
     let _two = websocket(address, "foo", &[("x-forwarded-for", "203.0.113.2")]).await.unwrap();
@@ -153,8 +153,9 @@ async fn behind_a_trusted_proxy_each_client_is_counted_by_what_the_proxy_says() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_that_opens_sessions_too_fast_waits_and_others_do_not() {
-    let proxies = Proxies::new(["127.0.0.1".parse::<IpAddr>().unwrap().into()]);
-    let cluster = node(Limits { proxies, handshakes: Some(Rate::new(1, 5)), ..Limits::default() }).await;
+    let proxies = TrustedProxies::new(["127.0.0.1".parse::<IpAddr>().unwrap().into()]);
+    let cluster =
+        node(Limits { trusted_proxies: proxies, handshake_rate: Some(Rate::new(1, 5)), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let one = [("x-forwarded-for", "203.0.113.1")];
     let mut refused = None;

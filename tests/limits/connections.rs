@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use futures::{SinkExt, StreamExt};
 use ipnet::IpNet;
 use rollcall::auth::tls::Tls;
-use rollcall::edge::connections;
-use rollcall::edge::connections::Connections;
+use rollcall::edge::connections::ConnectionServer;
+use rollcall::edge::connections::handle::ConnectionRegistry;
 use rollcall::edge::limits::Limits;
-use rollcall::edge::limits::address::Proxies;
+use rollcall::edge::limits::address::TrustedProxies;
 use rollcall::roster::Registration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -118,8 +118,9 @@ async fn an_address_has_so_many_connections_and_others_are_not_concerned() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_connections_of_a_trusted_proxy_are_not_counted_by_its_address() {
-    let proxies = Proxies::new(["127.0.0.2/32".parse::<IpNet>().unwrap()]);
-    let cluster = node(Limits { proxies, connections_per_address: Some(2), ..Limits::default() }).await;
+    let proxies = TrustedProxies::new(["127.0.0.2/32".parse::<IpNet>().unwrap()]);
+    let cluster =
+        node(Limits { trusted_proxies: proxies, connections_per_address: Some(2), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let mut idle = Vec::new();
     for _ in 0..5 {
@@ -178,7 +179,7 @@ async fn a_message_beyond_its_size_ends_its_connection_or_is_answered_413() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_sends_a_request_byte_by_byte_is_not_waited_for() {
-    let cluster = node(Limits { head_within: SOON, ..Limits::default() }).await;
+    let cluster = node(Limits { head_timeout: SOON, ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let opened =
         cluster.http.get(format!("http://{address}/socket.io/?EIO=4&transport=polling&id_user=foo&room=a")).send();
@@ -219,7 +220,7 @@ async fn whoever_sends_a_request_byte_by_byte_is_not_waited_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_websocket_on_which_nobody_connects_is_ended() {
-    let cluster = node(Limits { connect_within: Duration::from_millis(500), ..Limits::default() }).await;
+    let cluster = node(Limits { connect_timeout: Duration::from_millis(500), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let mut socket = websocket(address, "foo", &[]).await.unwrap();
     let began = Instant::now();
@@ -241,7 +242,7 @@ async fn a_websocket_on_which_nobody_connects_is_ended() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_takes_a_byte_now_and_then_is_cut_off_and_a_quick_one_gets_all() {
-    let cluster = node(Limits { answer_within: SOON, ..Limits::default() }).await;
+    let cluster = node(Limits { answer_timeout: SOON, ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let crowd = crowd(&cluster);
     assert_eq!(cluster.users(0, "crowd").await.1.len(), crowd.len());
@@ -263,13 +264,13 @@ async fn a_reader_that_takes_a_byte_now_and_then_is_cut_off_and_a_quick_one_gets
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tls_handshake_that_is_not_done_is_not_waited_for_and_counts() {
-    let limits = Limits { head_within: SOON, connections: Some(1), ..Limits::default() };
-    let connections = Connections::new(PATIENCE, PATIENCE, &limits);
+    let limits = Limits { head_timeout: SOON, connections: Some(1), ..Limits::default() };
+    let server = ConnectionServer::new(ConnectionRegistry::default(), PATIENCE, PATIENCE, &limits);
     let listener = listen_anywhere();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let tls = Tls::self_signed(vec!["localhost".to_owned()]).unwrap().acceptor;
-    let serving = tokio::spawn(connections::serve(listener, Some(tls), axum::Router::new(), connections, stop.clone()));
+    let serving = tokio::spawn(server.serve(listener, Some(tls), axum::Router::new(), stop.clone()));
     // The beginning of a TLS handshake, and nothing at all.
     for begins in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b""] {
         let mut stream = TcpStream::connect(address).await.unwrap();

@@ -16,7 +16,7 @@ use super::common::{Client, Cluster, PATIENCE, open, text, until};
 use super::node;
 
 async fn slow_node() -> Cluster {
-    node(Limits { events: Some(Rate::new(1, 20)), ..Limits::default() }).await
+    node(Limits { event_rate: Some(Rate::new(1, 20)), ..Limits::default() }).await
 }
 
 /// Others are let in and may change their rooms.
@@ -127,7 +127,7 @@ async fn a_flood_in_one_request_of_a_polling_client_ends_its_session() {
 async fn a_flood_of_what_is_no_event_is_read_slowly_and_the_others_are_not() {
     const RATE: u32 = 4 << 10;
     let bytes = NonZeroU32::new(RATE);
-    let cluster = node(Limits { bytes, ..Limits::default() }).await;
+    let cluster = node(Limits { websocket_read_rate: bytes, ..Limits::default() }).await;
     // A namespace that does not exist, in a frame of 11 bytes; each is answered.
     let packet = "40/x,";
     let socket = open(cluster.nodes[0].public, "id_user=foo&room=a", "").await;

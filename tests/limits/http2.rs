@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use axum::http::{Request, Version};
 use bytes::Bytes;
 use rollcall::auth::tls::{Tls, provider};
-use rollcall::edge::connections;
-use rollcall::edge::connections::Connections;
+use rollcall::edge::connections::ConnectionServer;
+use rollcall::edge::connections::handle::ConnectionRegistry;
 use rollcall::edge::limits::Limits;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -56,10 +56,10 @@ impl Port {
         let answer = move || std::future::ready(Bytes::from_owner(Large(Arc::clone(&body.0))));
         let router =
             axum::Router::new().route("/large", axum::routing::get(answer)).fallback(|| std::future::ready("small"));
-        let connections = Connections::new(PATIENCE, Duration::ZERO, limits);
+        let server = ConnectionServer::new(ConnectionRegistry::default(), PATIENCE, Duration::ZERO, limits);
         let tls = Tls::self_signed(vec!["localhost".to_owned()]).unwrap().acceptor;
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(connections::serve(listener, Some(tls), router, connections, stop.clone()));
+        let serving = tokio::spawn(server.serve(listener, Some(tls), router, stop.clone()));
         Self { address, large, stop, serving }
     }
 
@@ -123,7 +123,7 @@ async fn a_thousand_headers_are_answered_431_and_some_are_fine() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_whose_reader_takes_nothing_is_reset_and_the_others_go_on() {
-    let port = Port::open(&Limits { answer_within: SOON, ..Limits::default() });
+    let port = Port::open(&Limits { answer_timeout: SOON, ..Limits::default() });
     let mut client = port.client().await.ready().await.unwrap();
     let (response, _) = client.send_request(get("/large"), true).unwrap();
     let mut body = timeout(PATIENCE, response).await.unwrap().unwrap().into_body();
@@ -179,7 +179,7 @@ async fn streams_that_are_opened_only_to_be_reset_end_their_connection() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_agrees_on_http2_and_does_not_begin_it_is_not_waited_for() {
-    let port = Port::open(&Limits { head_within: SOON, ..Limits::default() });
+    let port = Port::open(&Limits { head_timeout: SOON, ..Limits::default() });
     for begins in [&b""[..], &PREFACE[..16]] {
         let mut stream = port.connect().await;
         stream.write_all(begins).await.unwrap();

@@ -44,7 +44,7 @@ fn valve(to: SocketAddr, open: watch::Receiver<bool>) -> SocketAddr {
 async fn one_roll_call_too_many_is_refused_at_once_while_others_hang_and_then_all_are_answered() {
     const AT_ONCE: usize = 4;
     const HANG: Duration = Duration::from_secs(4);
-    let limits = Limits { requests_at_once: AT_ONCE as u32, ..Limits::default() };
+    let limits = Limits { concurrent_roll_calls: AT_ONCE as u32, ..Limits::default() };
     let mut cluster = Cluster::bounded(1, Index::memory(), SocketIoConfig::default(), limits).await;
     let mesh = listen_anywhere();
     let (shut, open) = watch::channel(true);
@@ -96,7 +96,7 @@ async fn one_roll_call_too_many_is_refused_at_once_while_others_hang_and_then_al
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_nobody_reads_does_not_count_as_a_request() {
-    let cluster = node(Limits { requests_at_once: 1, ..Limits::default() }).await;
+    let cluster = node(Limits { concurrent_roll_calls: 1, ..Limits::default() }).await;
     let mut unread = Vec::new();
     for _ in 0..20 {
         let mut stream = TcpStream::connect(cluster.nodes[0].public).await.unwrap();

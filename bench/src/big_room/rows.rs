@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rollcall::auth::Access;
 use rollcall::directory::redis::Redis;
-use rollcall::edge::connections::listen;
+use rollcall::edge::connections::listener::listen;
 use rollcall::edge::limits::Limits;
 use rollcall::edge::socketio::SocketIoConfig;
 use rollcall::mesh::security::Security;

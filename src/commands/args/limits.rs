@@ -15,9 +15,9 @@ use ipnet::IpNet;
 
 use super::effective::ImpliedValue;
 use super::values::{duration, in_range};
-use crate::edge::limits::address::Proxies;
+use crate::edge::limits::address::TrustedProxies;
 use crate::edge::limits::rate::Rate;
-use crate::edge::limits::{FILES_RESERVED, HANDSHAKES, Limits, PER_ADDRESS};
+use crate::edge::limits::{HANDSHAKE_RATE, Limits, MAX_PER_ADDRESS, RESERVED_FILES};
 
 const MAX_COUNT: u32 = 10_000_000;
 /// A forwarded polling request must fit into one message between nodes.
@@ -81,7 +81,7 @@ pub struct LimitArgs {
     /// answered or its deadline passed
     #[arg(
         long,
-        default_value_t = crate::edge::limits::REQUESTS_AT_ONCE,
+        default_value_t = crate::edge::limits::MAX_CONCURRENT_ROLL_CALLS,
         env = "ROLLCALL_REQUESTS_AT_ONCE",
         value_name = "COUNT",
         value_parser = clap::value_parser!(u32).range(1..=1_000_000)
@@ -153,7 +153,7 @@ impl LimitArgs {
             ("connections", text(limits.connections), files),
             ("connections-per-address", text(limits.connections_per_address), proxies),
             ("sockets-per-address", text(limits.sockets_per_address), proxies),
-            ("handshakes-per-second", text(limits.handshakes), proxies),
+            ("handshakes-per-second", text(limits.handshake_rate), proxies),
         ]
         .map(|(flag, value, by)| ImpliedValue { flag, value, by })
         .into()
@@ -168,27 +168,27 @@ impl LimitArgs {
         });
         let per_address = |given: Option<CountLimit>| match given {
             Some(limit) => limit.count(),
-            None => proxies_known.then_some(PER_ADDRESS),
+            None => proxies_known.then_some(MAX_PER_ADDRESS),
         };
         let of_files = files.map(|files| {
-            let remaining = files.saturating_sub(FILES_RESERVED).max(files / 2);
+            let remaining = files.saturating_sub(RESERVED_FILES).max(files / 2);
             u32::try_from(remaining).unwrap_or(u32::MAX)
         });
         Limits {
-            proxies: Proxies::new(networks),
+            trusted_proxies: TrustedProxies::new(networks),
             connections: self.connections.map_or(of_files, LimitArg::count),
             connections_per_address: per_address(self.connections_per_address),
             sockets_per_address: per_address(self.sockets_per_address),
             sockets_per_user: self.sockets_per_user.count(),
-            handshakes: self.handshakes_per_second.map_or(proxies_known.then_some(HANDSHAKES), LimitArg::some),
-            events: self.events_per_second.some(),
-            bytes: self.bytes_per_second.some().map(|ReadRate(bytes)| bytes),
-            requests_at_once: self.requests_at_once,
+            handshake_rate: self.handshakes_per_second.map_or(proxies_known.then_some(HANDSHAKE_RATE), LimitArg::some),
+            event_rate: self.events_per_second.some(),
+            websocket_read_rate: self.bytes_per_second.some().map(|ReadRate(bytes)| bytes),
+            concurrent_roll_calls: self.requests_at_once,
             head_size: bytes(self.head_size),
             message_size: bytes(self.message_size),
-            head_within: self.head_within,
-            connect_within: self.connect_within,
-            answer_within: self.answer_within,
+            head_timeout: self.head_within,
+            connect_timeout: self.connect_within,
+            answer_timeout: self.answer_within,
         }
     }
 }
@@ -279,7 +279,7 @@ mod tests {
 
     use super::super::{Cli, Command};
     use super::*;
-    use crate::edge::limits::EVENTS;
+    use crate::edge::limits::EVENT_RATE;
 
     fn limits(arguments: &str) -> Limits {
         let arguments = "rollcall serve --identity query".split(' ').chain(arguments.split_whitespace());
@@ -291,13 +291,13 @@ mod tests {
 
     /// The limits by address: connections, sockets, handshakes.
     fn by_address(limits: &Limits) -> (Option<u32>, Option<u32>, Option<Rate>) {
-        (limits.connections_per_address, limits.sockets_per_address, limits.handshakes)
+        (limits.connections_per_address, limits.sockets_per_address, limits.handshake_rate)
     }
 
     #[test]
     fn limits_by_address_need_trusted_proxy() {
         assert_eq!(by_address(&limits("")), (None, None, None));
-        let counted = (Some(PER_ADDRESS), Some(PER_ADDRESS), Some(HANDSHAKES));
+        let counted = (Some(MAX_PER_ADDRESS), Some(MAX_PER_ADDRESS), Some(HANDSHAKE_RATE));
         for known in ["none", "10.0.0.1", "10.0.0.0/8,2001:db8::/32"] {
             assert_eq!(by_address(&limits(&format!("--trusted-proxy {known}"))), counted, "{known}");
         }
@@ -310,10 +310,10 @@ mod tests {
     #[test]
     fn defaults_can_be_changed_and_turned_off() {
         let default = limits("");
-        assert_eq!((default.connections, default.events), (Some(10_000 - 256), Some(EVENTS)));
+        assert_eq!((default.connections, default.event_rate), (Some(10_000 - 256), Some(EVENT_RATE)));
         assert_eq!(default.sockets_per_user, None);
         let changed = limits("--connections 5 --events-per-second none --sockets-per-user 3 --message-size 2KiB");
-        assert_eq!((changed.connections, changed.events, changed.sockets_per_user), (Some(5), None, Some(3)));
+        assert_eq!((changed.connections, changed.event_rate, changed.sockets_per_user), (Some(5), None, Some(3)));
         assert_eq!(changed.message_size, 2048);
         assert_eq!(limits("--connections none").connections, None);
     }

@@ -1,8 +1,7 @@
-//! How often something may happen.
+//! Rates: how often something may happen.
 //!
-//! Owns the form of a rate, the limiters made of it, and the rule for events: what comes too fast is refused, and who
-//! goes on all the same is out. The counting is the `governor` crate's (GCRA): a limiter is a few words of memory, and
-//! nothing runs while nothing happens.
+//! Owns the text form of a [`Rate`], and the rate limiters. They use the `governor` crate (GCRA): a limiter is a few words
+//! of memory and has no timer.
 
 use std::fmt;
 use std::hash::Hash;
@@ -14,96 +13,94 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How many seconds' worth may come at once, unless told otherwise.
-const AT_ONCE: u32 = 10;
-/// How often keys that were idle are forgotten.
-const FORGET_EVERY: Duration = Duration::from_secs(10);
+/// The burst of a rate that names none, in seconds' worth.
+const DEFAULT_BURST_SECONDS: u32 = 10;
+const FORGET_INTERVAL: Duration = Duration::from_secs(10);
 
-/// So many per second, of which so many may come at once.
+/// A number per second, and how many may come in a burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     per_second: NonZeroU32,
-    at_once: NonZeroU32,
+    burst: NonZeroU32,
 }
 
-/// A rate for each key.
-pub struct PerKey<K: Hash + Eq + Clone>(DefaultKeyedRateLimiter<K>);
+/// Limits each key to the same rate.
+pub struct KeyedRateLimiter<K: Hash + Eq + Clone>(DefaultKeyedRateLimiter<K>);
 
-/// The events of one client.
-pub struct Events {
+/// Limits the events of one client, and detects a client that ignores the refusals.
+pub struct EventLimiter {
     allowed: DefaultDirectRateLimiter,
     refused: DefaultDirectRateLimiter,
 }
 
-/// What becomes of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    Fine,
-    /// It is refused.
+pub enum EventVerdict {
+    Allowed,
+    /// Refuse the event.
     TooMany,
-    /// So are as many as were allowed: whoever sends them does not listen.
+    /// Disconnect the client: it also exceeded the rate of refused events.
     Flood,
 }
 
 impl Rate {
-    /// Zero counts as one.
-    pub const fn new(per_second: u32, at_once: u32) -> Self {
+    /// Zero is taken for one.
+    pub const fn new(per_second: u32, burst: u32) -> Self {
         const fn at_least_one(number: u32) -> NonZeroU32 {
             match NonZeroU32::new(number) {
                 Some(number) => number,
                 None => NonZeroU32::MIN,
             }
         }
-        Self { per_second: at_least_one(per_second), at_once: at_least_one(at_once) }
+        Self { per_second: at_least_one(per_second), burst: at_least_one(burst) }
     }
 
     fn quota(self) -> Quota {
-        Quota::per_second(self.per_second).allow_burst(self.at_once)
+        Quota::per_second(self.per_second).allow_burst(self.burst)
     }
 }
 
 impl FromStr for Rate {
     type Err = &'static str;
 
-    /// `20`, or `20:200` with how many may come at once.
+    /// `20`, or `20:200` with the burst.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = "must be COUNT or COUNT:AT_ONCE, each from 1 to 1000000, as in 20:200";
+        let invalid = "must be COUNT or COUNT:AT_ONCE, each from 1 to 1000000, as in 20:200";
         let number = |text: &str| text.parse::<u32>().ok().filter(|number| (1..=1_000_000).contains(number));
-        let (per_second, at_once) = match text.split_once(':') {
-            None => (number(text), number(text).map(|number| number.saturating_mul(AT_ONCE))),
-            Some((per_second, at_once)) => (number(per_second), number(at_once)),
+        let (per_second, burst) = match text.split_once(':') {
+            None => (number(text), number(text).map(|number| number.saturating_mul(DEFAULT_BURST_SECONDS))),
+            Some((per_second, burst)) => (number(per_second), number(burst)),
         };
-        per_second.zip(at_once).map(|(per_second, at_once)| Self::new(per_second, at_once)).ok_or(wrong)
+        per_second.zip(burst).map(|(per_second, burst)| Self::new(per_second, burst)).ok_or(invalid)
     }
 }
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.per_second, self.at_once)
+        write!(f, "{}:{}", self.per_second, self.burst)
     }
 }
 
-impl<K: Hash + Eq + Clone> PerKey<K> {
+impl<K: Hash + Eq + Clone> KeyedRateLimiter<K> {
     pub fn new(rate: Rate) -> Self {
         Self(RateLimiter::keyed(rate.quota()))
     }
 
-    /// Once each in this time.
-    pub fn once_each(time: Duration) -> Self {
-        Self(RateLimiter::keyed(Quota::with_period(time).unwrap_or(Quota::per_second(NonZeroU32::MIN))))
+    /// At most once per `period` for each key.
+    pub fn once_per(period: Duration) -> Self {
+        Self(RateLimiter::keyed(Quota::with_period(period).unwrap_or(Quota::per_second(NonZeroU32::MIN))))
     }
 
-    /// One more.
+    /// Counts one more for the key.
     ///
     /// # Errors
-    /// When it is too early: how long it will be so.
-    pub fn one_more(&self, key: &K) -> Result<(), Duration> {
+    /// When the key exceeds the rate: how long to wait.
+    pub fn check(&self, key: &K) -> Result<(), Duration> {
         self.0.check_key(key).map_err(|early| early.wait_time_from(DefaultClock::default().now()))
     }
 
-    /// Forgets keys that would be allowed as much as new ones, for ever: what is kept are those of the last while.
-    pub async fn forget_idle(&self) {
-        let mut ticks = interval(FORGET_EVERY);
+    /// Drops the keys whose burst is full again, so that memory is bounded by recent keys. Runs forever.
+    pub async fn forget_idle_keys(&self) {
+        let mut ticks = interval(FORGET_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -113,16 +110,19 @@ impl<K: Hash + Eq + Clone> PerKey<K> {
     }
 }
 
-impl Events {
+impl EventLimiter {
     pub fn new(rate: Rate) -> Self {
         Self { allowed: RateLimiter::direct(rate.quota()), refused: RateLimiter::direct(rate.quota()) }
     }
 
-    pub fn one_more(&self) -> Verdict {
-        match (self.allowed.check(), || self.refused.check()) {
-            (Ok(()), _) => Verdict::Fine,
-            (Err(_), refused) if refused().is_ok() => Verdict::TooMany,
-            (Err(_), _) => Verdict::Flood,
+    /// Counts one more event.
+    pub fn check(&self) -> EventVerdict {
+        if self.allowed.check().is_ok() {
+            EventVerdict::Allowed
+        } else if self.refused.check().is_ok() {
+            EventVerdict::TooMany
+        } else {
+            EventVerdict::Flood
         }
     }
 }
@@ -132,38 +132,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_is_written_as_it_is_read() {
+    fn a_rate_is_printed_as_it_is_parsed() {
         assert_eq!("20".parse(), Ok(Rate::new(20, 200)));
         assert_eq!("20:5".parse(), Ok(Rate::new(20, 5)));
         assert_eq!(Rate::new(20, 5).to_string(), "20:5");
-        for wrong in ["", "0", "20:0", "0:20", "-1", "1.5", "20:", ":20", "1000001", "20:5:5"] {
-            assert!(wrong.parse::<Rate>().is_err(), "{wrong}");
+        for invalid in ["", "0", "20:0", "0:20", "-1", "1.5", "20:", ":20", "1000001", "20:5:5"] {
+            assert!(invalid.parse::<Rate>().is_err(), "{invalid}");
         }
     }
 
     #[test]
-    fn what_is_too_fast_is_refused_and_who_goes_on_is_out() {
-        let events = Events::new(Rate::new(1, 5));
-        let verdicts: Vec<_> = (0..12).map(|_| events.one_more()).collect();
-        assert_eq!(verdicts[..5], [Verdict::Fine; 5]);
-        assert_eq!(verdicts[5..10], [Verdict::TooMany; 5]);
-        assert_eq!(verdicts[10..], [Verdict::Flood; 2]);
+    fn events_are_refused_first_and_then_a_flood() {
+        let events = EventLimiter::new(Rate::new(1, 5));
+        let verdicts: Vec<_> = (0..12).map(|_| events.check()).collect();
+        assert_eq!(verdicts[..5], [EventVerdict::Allowed; 5]);
+        assert_eq!(verdicts[5..10], [EventVerdict::TooMany; 5]);
+        assert_eq!(verdicts[10..], [EventVerdict::Flood; 2]);
     }
 
     #[test]
-    fn keys_do_not_concern_each_other() {
-        let rate = PerKey::new(Rate::new(1, 2));
-        assert_eq!([rate.one_more(&"a"), rate.one_more(&"a"), rate.one_more(&"b")], [Ok(()); 3]);
-        let wait = rate.one_more(&"a").unwrap_err();
+    fn each_key_has_its_own_rate() {
+        let limiter = KeyedRateLimiter::new(Rate::new(1, 2));
+        assert_eq!([limiter.check(&"a"), limiter.check(&"a"), limiter.check(&"b")], [Ok(()); 3]);
+        let wait = limiter.check(&"a").unwrap_err();
         assert!(wait <= Duration::from_secs(1) && !wait.is_zero(), "{wait:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn idle_keys_are_forgotten() {
-        let rate = PerKey::new(Rate::new(1_000_000, 1));
-        (0..100).for_each(|key| assert_eq!(rate.one_more(&key), Ok(())));
-        let forgetting = tokio::time::timeout(FORGET_EVERY * 2, rate.forget_idle());
+        let limiter = KeyedRateLimiter::new(Rate::new(1_000_000, 1));
+        (0..100).for_each(|key| assert_eq!(limiter.check(&key), Ok(())));
+        let forgetting = tokio::time::timeout(FORGET_INTERVAL * 2, limiter.forget_idle_keys());
         assert!(forgetting.await.is_err());
-        assert_eq!(rate.0.len(), 0);
+        assert_eq!(limiter.0.len(), 0);
     }
 }

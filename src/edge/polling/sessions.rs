@@ -1,6 +1,6 @@
 //! The polling sessions of this node.
 //!
-//! Owns what a session is here beside engineioxide's own: its seal, its [`Switch`], by which it is let go like any
+//! Owns what a session is here beside engineioxide's own: its seal, its [`ConnectionHandle`], by which it is let go like any
 //! client, and the answers to its requests, whichever node they came in on. A session is here for as long as engineioxide
 //! keeps the request that opened it. Knows nothing of other nodes.
 
@@ -20,7 +20,7 @@ use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 use tracing::debug;
 
-use crate::edge::connections::{Connections, Switch, Tracked};
+use crate::edge::connections::handle::{ConnectionHandle, ConnectionRegistry, RegisteredHandle};
 use crate::edge::polling::engine_error::EngineError;
 use crate::edge::polling::query;
 use crate::edge::polling::signed_session_id::{SessionSigner, SignedSessionId};
@@ -52,7 +52,7 @@ pub enum Asked {
 /// Shared by `Arc`.
 pub struct Sessions {
     signer: SessionSigner,
-    connections: Connections,
+    connections: ConnectionRegistry,
     engine: Engine,
     /// By session id.
     open: Mutex<HashMap<String, Session>>,
@@ -61,7 +61,7 @@ pub struct Sessions {
 /// One session. Cheap to clone.
 #[derive(Clone)]
 struct Session {
-    switch: Switch,
+    switch: ConnectionHandle,
     state: Arc<State>,
 }
 
@@ -75,18 +75,18 @@ struct State {
     /// Its poll is to be answered now.
     released: Notify,
     /// The connections that it has been or is being upgraded to, of which one at most lives for long.
-    websockets: Mutex<Vec<Switch>>,
+    websockets: Mutex<Vec<ConnectionHandle>>,
 }
 
 /// Kept in the extensions of the request that opened the session, and so for as long as engineioxide keeps the session.
 struct Held {
     state: Arc<State>,
-    _tracked: Tracked,
+    _registered: RegisteredHandle,
 }
 
 /// Ends the session if it is dropped before the poll was answered: no client polls again after that, so nobody would
 /// hear what is said to it from now on.
-struct Unanswered<'a>(Option<&'a Switch>);
+struct Unanswered<'a>(Option<&'a ConnectionHandle>);
 
 /// The open packet, as far as it matters here.
 #[derive(Deserialize)]
@@ -96,7 +96,7 @@ struct Opened<'a> {
 
 impl Sessions {
     /// `engine` holds Socket.IO, and takes long-polling.
-    pub fn new(node: &NodeId, connections: Connections, engine: Engine) -> Arc<Self> {
+    pub fn new(node: &NodeId, connections: ConnectionRegistry, engine: Engine) -> Arc<Self> {
         Arc::new(Self { signer: SessionSigner::new(node), connections, engine, open: Mutex::default() })
     }
 
@@ -113,15 +113,15 @@ impl Sessions {
     /// Opens a session for whoever sent this request, and answers with its open packet.
     pub async fn open(self: &Arc<Self>, mut request: Request<Body>) -> Response {
         let state = Arc::new(State { sessions: Arc::downgrade(self), ..State::default() });
-        let tracked = self.connections.client({
+        let registered = self.connections.register_session({
             let state = Arc::clone(&state);
             move || state.let_go()
         });
-        let session = Session { switch: tracked.switch().clone(), state: Arc::clone(&state) };
+        let session = Session { switch: registered.handle().clone(), state: Arc::clone(&state) };
         // In place of the connection's: the next request may come on another one, and this one carry another client's.
         request.extensions_mut().insert(session.switch.clone());
         // Kept here, too, until the session is entered.
-        let held = Arc::new(Held { state, _tracked: tracked });
+        let held = Arc::new(Held { state, _registered: registered });
         request.extensions_mut().insert(Arc::clone(&held));
         let response = self.ask(request).await;
         if response.status() != StatusCode::OK {
@@ -186,7 +186,7 @@ impl Sessions {
             return EngineError::UnknownSession.into_response();
         };
         *request.uri_mut() = query::of_session("websocket", sid);
-        if let Some(connection) = request.extensions().get::<Switch>() {
+        if let Some(connection) = request.extensions().get::<ConnectionHandle>() {
             session.state.goes_on(connection);
         }
         self.ask(request).await
@@ -231,23 +231,23 @@ impl State {
     /// Answers the poll under way, ends the WebSocket, and closes the session. Doing it again is fine.
     fn let_go(&self) {
         self.ended.cancel();
-        self.websockets().drain(..).for_each(|websocket| websocket.end());
+        self.websockets().drain(..).for_each(|websocket| websocket.close());
         if let (Some(sid), Some(sessions)) = (self.sid.get(), self.sessions.upgrade()) {
             sessions.close(sid);
         }
     }
 
-    fn goes_on(&self, websocket: &Switch) {
+    fn goes_on(&self, websocket: &ConnectionHandle) {
         let mut websockets = self.websockets();
         websockets.retain(|websocket| !websocket.is_gone());
         websockets.push(websocket.clone());
         drop(websockets);
         if self.ended.is_cancelled() {
-            websocket.end();
+            websocket.close();
         }
     }
 
-    fn websockets(&self) -> MutexGuard<'_, Vec<Switch>> {
+    fn websockets(&self) -> MutexGuard<'_, Vec<ConnectionHandle>> {
         self.websockets.lock().expect("no code panics while it holds the WebSockets of a session")
     }
 }
@@ -263,7 +263,7 @@ impl Drop for Held {
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         if let Some(switch) = self.0 {
-            switch.end();
+            switch.close();
         }
     }
 }

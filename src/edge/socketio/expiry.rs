@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::debug;
 
-use crate::edge::connections::Switch;
+use crate::edge::connections::handle::ConnectionHandle;
 
 /// How often the clock is looked at. Not a timer for each: the clock of tokens may be set, and a timer goes on.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ type Key = (u64, u64);
 #[derive(Default)]
 struct Times {
     next: u64,
-    sorted: BTreeMap<Key, Switch>,
+    sorted: BTreeMap<Key, ConnectionHandle>,
 }
 
 struct Watched {
@@ -40,7 +40,7 @@ struct Watched {
 
 impl Expiry {
     /// Ends the transport after this second, since 1970.
-    pub fn watch(self: &Arc<Self>, last: u64, transport: Switch) -> Watch {
+    pub fn watch(self: &Arc<Self>, last: u64, transport: ConnectionHandle) -> Watch {
         let mut times = self.lock();
         times.next += 1;
         let key = (last, times.next);
@@ -60,12 +60,12 @@ impl Expiry {
             if !over.is_empty() {
                 debug!(sockets = over.len(), "letting sockets go whose tokens have expired");
             }
-            over.iter().for_each(Switch::end);
+            over.iter().for_each(ConnectionHandle::close);
         }
     }
 
     /// Those whose last second is over.
-    fn over(&self, now: u64) -> Vec<Switch> {
+    fn over(&self, now: u64) -> Vec<ConnectionHandle> {
         let mut times = self.lock();
         let later = times.sorted.split_off(&(now, 0));
         std::mem::replace(&mut times.sorted, later).into_values().collect()
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn a_last_second_is_a_whole_one_and_goes_with_its_socket() {
         let expiry = Arc::new(Expiry::default());
-        let at = [7, 7, 8, 9, u64::MAX].map(|last| expiry.watch(last, Switch::default()));
+        let at = [7, 7, 8, 9, u64::MAX].map(|last| expiry.watch(last, ConnectionHandle::default()));
         assert_eq!((expiry.over(7).len(), watched(&expiry)), (0, vec![7, 7, 8, 9, u64::MAX]));
         let [first, second, third, fourth, last] = at;
         let clone = first.clone();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::handshake::Refusal;
-use crate::edge::limits::counts::{Counts, Place};
+use crate::edge::limits::keyed_semaphore::{KeyedPermit, KeyedSemaphore};
 use crate::names::UserId;
 
 /// How long a client waits for a place: the end of the connection that it had before may be on its way here.
@@ -17,24 +17,24 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub struct Users {
     most: Option<u32>,
-    sockets: Counts<UserId>,
+    sockets: KeyedSemaphore<UserId>,
 }
 
 impl Users {
     /// `None`: there is no limit.
     pub fn new(most: Option<u32>) -> Self {
-        Self { most, sockets: Counts::default() }
+        Self { most, sockets: KeyedSemaphore::default() }
     }
 
     /// A place for one more socket of this user; `None` where nobody counts.
     ///
     /// # Errors
     /// The [`Refusal`] for one too many.
-    pub async fn enter(&self, user: &UserId) -> Result<Option<Place<UserId>>, Refusal> {
+    pub async fn enter(&self, user: &UserId) -> Result<Option<KeyedPermit<UserId>>, Refusal> {
         let Some(most) = self.most else { return Ok(None) };
         let began = Instant::now();
         loop {
-            if let Some(place) = self.sockets.take(user, most) {
+            if let Some(place) = self.sockets.try_acquire(user, most) {
                 return Ok(Some(place));
             }
             if began.elapsed() >= WAIT {

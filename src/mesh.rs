@@ -1,45 +1,49 @@
-//! The mesh: the gRPC connections between nodes.
+//! The mesh, client side: the gRPC connections to other nodes, and the wire types of both sides.
 //!
-//! Owns both ends of `rollcall.v1.MeshService`: [`server`] answers from the roster and the table, [`peers`] asks and takes
-//! [`answers`], over one [`link`] to each peer with a [`circuit`] of its own (of what it holds, over a stream of that link:
-//! [`revalidation`]), [`node_status`] translates a node's word and [`description`] how it is, [`accept`] takes connections and
-//! [`preface`] bounds who never begins; of `rollcall.v1.PollingService` ([`forward`]); and what is said of their [`health`].
-//! What goes over it is [`metered`]. Who may speak is decided by [`security`]. Owns no other decision: whom to ask and what
-//! silence means is the roll call's.
+//! Owns the calls to peers ([`peers`]) over one [`channel`] and one [`circuit_breaker`] per address, the [`revalidation`]
+//! stream on that channel, the validation of [`answers`], and the status that nodes announce ([`node_status`]).
+//! [`accept`] makes the connections of the mesh port, [`security`] authenticates both ends. Does not decide whom to ask
+//! or what a missing answer means (`roll_call`), and serves nothing (`mesh_service`).
 
 pub mod accept;
 pub mod answers;
 pub mod byte_counter;
 pub mod channel;
 pub mod circuit_breaker;
+pub mod io;
 pub mod node_status;
 pub mod peers;
 pub mod preface;
-pub mod revalidation;
+pub(crate) mod revalidation;
 pub mod security;
 
-/// The compiled protocol.
+/// The code generated from `proto/`.
 pub mod proto {
     tonic::include_proto!("rollcall.v1");
 
-    /// What reflection serves.
+    /// The descriptors for gRPC reflection.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/rollcall.v1.bin"));
 }
 
-/// The most ids one `LookupSockets` may name.
+/// The socket ids in one `LookupSockets` request.
 pub const MAX_LOOKUP_IDS: usize = 10_000;
-/// The largest message a node takes from another: about a million rows.
+/// The largest response that a node accepts: about a million rows.
 pub const MAX_ANSWER_BYTES: usize = 64 << 20;
-/// The largest request a node takes: 10,000 ids of the longest kind fit.
+/// The largest request that a node accepts: 10,000 ids of maximum length fit.
 pub const MAX_REQUEST_BYTES: usize = 1 << 20;
-/// The most rows that a `Revalidate` tells for one question, of which a hundred kilobytes is about the most.
+/// Rows in one answer of the revalidation stream: about 100 kB. A larger answer would delay the answers behind it.
 pub const MAX_REVALIDATED_ROWS: usize = 256;
-/// The largest answer of a `Revalidate` that a node takes.
+/// The largest answer on the revalidation stream that a node accepts.
 pub const MAX_REVALIDATED_BYTES: usize = 256 << 10;
-/// The largest answer to a forwarded request that a node takes: one message to a client may be larger than what it says.
+/// The largest response to a forwarded polling request that a node accepts.
 pub const MAX_FORWARDED_BYTES: usize = 1 << 20;
-/// The most calls of one connection that are worked on at once: each polling client whose requests come in on another
-/// node has one waiting.
-pub const CALLS_PER_CONNECTION: usize = 16 << 10;
-/// Metadata of a `FAILED_PRECONDITION`: the id under which the node answers now.
+/// Concurrent calls per connection: each polling client whose requests arrive at another node has one pending.
+pub const MAX_CALLS_PER_CONNECTION: usize = 16 << 10;
+/// Metadata of a `FAILED_PRECONDITION`: the present id of the node that answers.
 pub const NODE_ID_METADATA: &str = "rollcall-node-id";
+/// The largest response to `Describe` that a node accepts: several times the largest that a node sends.
+pub const MAX_DESCRIPTION_BYTES: usize = 256 << 10;
+/// The W3C trace context (<https://www.w3.org/TR/trace-context/>), as headers of a call and as fields of a
+/// `RevalidateRequest`.
+pub(crate) const TRACE_PARENT: &str = "traceparent";
+pub(crate) const TRACE_STATE: &str = "tracestate";

@@ -1,10 +1,9 @@
-//! The answering end of the mesh: LookupSockets and Revalidate from the roster, Announce from the table, forwarded
-//! requests of polling clients where there are any, reflection and health.
+//! The gRPC server of the mesh port: `MeshService`, forwarded polling requests, reflection and health.
 //!
-//! Owns the checks of requests. A node that answers reads its own memory and nothing else.
+//! Owns the validation of requests and the conversion of answers. `LookupSockets` and `Revalidate` read the roster,
+//! `Announce` the member table: a node answers from its own memory, calls no other node and never reads Redis. The polling
+//! service is implemented in `edge::polling`.
 
-pub mod description;
-pub mod forward;
 pub mod health;
 
 use std::io;
@@ -17,35 +16,36 @@ use futures::stream::{self, BoxStream};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
+use tonic::codegen::http::header::{HeaderMap, HeaderName, HeaderValue};
 use tonic::metadata::MetadataValue;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Code, Extensions, Request, Response, Status, Streaming};
-use tracing::warn;
+use tracing::{Span, warn};
 
 use crate::auth::By;
-use crate::edge::polling::sessions::Sessions;
 use crate::membership::Membership;
 use crate::mesh::proto::mesh_service_server::{MeshService, MeshServiceServer};
+use crate::mesh::proto::polling_service_server::{PollingService, PollingServiceServer};
 use crate::mesh::proto::{mesh_service_server, polling_service_server};
-use crate::mesh::security::guard::Guard;
-use crate::mesh::security::{Peer, Security};
+use crate::mesh::security::guard::AuthenticationLayer;
+use crate::mesh::security::{PeerIdentity, Security};
 use crate::mesh::{
-    CALLS_PER_CONNECTION, MAX_ANSWER_BYTES, MAX_LOOKUP_IDS, MAX_REQUEST_BYTES, MAX_REVALIDATED_ROWS, NODE_ID_METADATA,
-    node_status, proto,
+    MAX_ANSWER_BYTES, MAX_CALLS_PER_CONNECTION, MAX_FORWARDED_BYTES, MAX_LOOKUP_IDS, MAX_REQUEST_BYTES,
+    MAX_REVALIDATED_ROWS, NODE_ID_METADATA, TRACE_PARENT, TRACE_STATE, node_status, proto,
 };
-use crate::mesh_service::forward::Forwarded;
-use crate::mesh_service::health::Statuses;
+use crate::mesh_service::health::HealthPublisher;
 use crate::names::{NameError, NodeId, Room, SocketId};
 use crate::roster::walk::{Place, Slice};
 use crate::roster::{CachedVersion, RoomSnapshot, Roster, Row, RowsUpdate};
 use crate::status::description::{Describer, ROOMS_MOST};
+use crate::status::wire as description;
 use crate::telemetry::traces;
 
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
-const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-struct Answering {
+struct MeshServer {
     roster: Arc<Roster>,
     membership: Arc<Membership>,
     describer: Describer,
@@ -53,17 +53,19 @@ struct Answering {
     stop: CancellationToken,
 }
 
-/// Serves the mesh until `stop`, and then what is under way. `describer`: says how this node is. `sessions`: those of
-/// polling clients, where they are let in.
-/// `security`: who else is, and [`crate::mesh::accept`] makes the connections that go with it.
+/// Polling requests forwarded by other nodes, as a trait object: the implementation is in a layer above.
+pub type PollingForwarding = Arc<dyn PollingService>;
+
+/// Serves gRPC on `connections`, which [`crate::mesh::accept`] makes, until `stop`, and then the calls in progress.
+/// `polling`: answers forwarded polling requests; `None` where long-polling is off.
 ///
 /// # Errors
-/// When no connection will be accepted any more.
+/// When no more connections can be accepted.
 pub async fn serve<S>(
     connections: impl Stream<Item = io::Result<S>>,
     describer: Describer,
     identity: By,
-    sessions: Option<Arc<Sessions>>,
+    polling: Option<PollingForwarding>,
     security: Security,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error>
@@ -71,9 +73,9 @@ where
     S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
     let (roster, membership) = (Arc::clone(&describer.roster), Arc::clone(&describer.membership));
-    let watched = Arc::clone(&membership);
-    let answering = Answering { roster, membership, describer, security: security.clone(), stop: stop.clone() };
-    let service = MeshServiceServer::new(answering)
+    let published = Arc::clone(&membership);
+    let server = MeshServer { roster, membership, describer, security: security.clone(), stop: stop.clone() };
+    let service = MeshServiceServer::new(server)
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES);
     let reflection = tonic_reflection::server::Builder::configure()
@@ -82,29 +84,47 @@ where
         .build_v1()
         .expect("the descriptors were compiled with this binary");
     let (reporter, health_service) = tonic_health::server::health_reporter();
-    let polling = sessions.as_ref().map(|_| polling_service_server::SERVICE_NAME);
-    let services = [mesh_service_server::SERVICE_NAME].into_iter().chain(polling).collect();
-    let statuses = Statuses::begin(reporter, watched, identity, services).await;
+    let polling_name = polling.as_ref().map(|_| polling_service_server::SERVICE_NAME);
+    let services = [mesh_service_server::SERVICE_NAME].into_iter().chain(polling_name).collect();
+    let polling = polling.map(|polling| {
+        PollingServiceServer::new(ForwardingServer(polling))
+            .max_decoding_message_size(MAX_REQUEST_BYTES)
+            .max_encoding_message_size(MAX_FORWARDED_BYTES)
+    });
+    let health = HealthPublisher::start(reporter, published, identity, services).await;
     let serving = Server::builder()
-        .http2_keepalive_interval(Some(KEEP_ALIVE_EVERY))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_WITHIN))
-        .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
-        // Callers that do not wait any more are ordinary: they must not cost the others the connection.
-        .http2_max_pending_accept_reset_streams(Some(CALLS_PER_CONNECTION))
-        .layer(Guard(security))
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .concurrency_limit_per_connection(MAX_CALLS_PER_CONNECTION)
+        // Cancelled calls are normal here; h2's default limit would close the connection for the other callers too.
+        .http2_max_pending_accept_reset_streams(Some(MAX_CALLS_PER_CONNECTION))
+        .layer(AuthenticationLayer(security))
         .add_service(service)
-        .add_optional_service(sessions.map(Forwarded::service))
+        .add_optional_service(polling)
         .add_service(reflection)
         .add_service(health_service)
         .serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
     tokio::select! {
         served = serving => served,
-        never = statuses.keep(stop) => match never {},
+        never = health.run(stop) => match never {},
+    }
+}
+
+/// Makes a trait object a service, since the generated server takes a sized type.
+struct ForwardingServer(PollingForwarding);
+
+#[tonic::async_trait]
+impl PollingService for ForwardingServer {
+    async fn forward(
+        &self,
+        request: Request<proto::ForwardRequest>,
+    ) -> Result<Response<proto::ForwardResponse>, Status> {
+        self.0.forward(request).await
     }
 }
 
 #[tonic::async_trait]
-impl MeshService for Answering {
+impl MeshService for MeshServer {
     async fn lookup_sockets(
         &self,
         request: Request<proto::LookupSocketsRequest>,
@@ -122,18 +142,17 @@ impl MeshService for Answering {
         &self,
         request: Request<Streaming<proto::RevalidateRequest>>,
     ) -> Result<Response<Self::RevalidateStream>, Status> {
-        let (metadata, extensions, questions) = request.into_parts();
+        let (metadata, extensions, requests) = request.into_parts();
         let (roster, security) = (Arc::clone(&self.roster), self.security.clone());
-        let answer = move |question: Result<proto::RevalidateRequest, Status>| {
-            let proto::RevalidateRequest { number, question } = question?;
-            // What was let in when it began may not be any more.
-            security.admit(extensions.get::<Peer>(), metadata.as_ref())?;
-            let answer = question.and_then(|question| revalidate(&roster, &question));
-            Ok(proto::RevalidateResponse { number, answer })
+        let answer = move |request: Result<proto::RevalidateRequest, Status>| {
+            let request = request?;
+            // The credentials were valid when the stream began; they may have been revoked since.
+            security.authenticate(extensions.get::<PeerIdentity>(), metadata.as_ref())?;
+            Ok(revalidate_traced(&roster, &request))
         };
-        // It would go on for ever, and what is under way is waited for.
-        let questions = questions.take_until(self.stop.clone().cancelled_owned());
-        Ok(Response::new(questions.map(answer).boxed()))
+        // Shutdown waits for calls in progress, and this one would never end.
+        let requests = requests.take_until(self.stop.clone().cancelled_owned());
+        Ok(Response::new(requests.map(answer).boxed()))
     }
 
     async fn announce(
@@ -142,20 +161,20 @@ impl MeshService for Answering {
     ) -> Result<Response<proto::AnnounceResponse>, Status> {
         let missing = || Status::invalid_argument("status is missing");
         let (_, extensions, request) = request.into_parts();
-        let peer = extensions.get::<Peer>();
-        let said = node_status::decode(request.status.ok_or_else(missing)?)
+        let peer = extensions.get::<PeerIdentity>();
+        let announced = node_status::decode(request.status.ok_or_else(missing)?)
             .map_err(|error| Status::invalid_argument(format!("the status {error}")))?;
-        // Neither for another host nor for a node that is known to be at another.
-        let known = self.membership.mesh_of(said.about.node.process());
-        let hosts = [Some(&said.about.mesh), known.as_ref()].into_iter().flatten();
-        if peer.is_some_and(|peer| hosts.clone().any(|mesh| !peer.speaks_for(mesh))) {
-            if let Some(peer) = self.untold("status", peer) {
-                let (name, mesh) = (&said.about.name, &said.about.mesh);
-                warn!(%peer, %name, %mesh, "a peer speaks for a host that its certificate does not name");
+        // The certificate must name the announced host, and the known one: else a node could take over another's id.
+        let known_mesh = self.membership.mesh_of(announced.about.node.process());
+        let hosts = [Some(&announced.about.mesh), known_mesh.as_ref()].into_iter().flatten();
+        if peer.is_some_and(|peer| hosts.clone().any(|mesh| !peer.may_announce(mesh))) {
+            if let Some(peer) = self.first_refused("status", peer) {
+                let (name, mesh) = (&announced.about.name, &announced.about.mesh);
+                warn!(%peer, %name, %mesh, "rejected a status: the certificate of the peer does not name the host");
             }
-            return Err(Status::permission_denied("the certificate does not name the host that the status is about"));
+            return Err(Status::permission_denied("the certificate does not name the host of the node in the status"));
         }
-        self.membership.told(&said);
+        self.membership.told(&announced);
         let status = Some(node_status::encode(&self.membership.say()));
         Ok(Response::new(proto::AnnounceResponse { status }))
     }
@@ -174,21 +193,21 @@ impl MeshService for Answering {
 
     async fn list_rooms(&self, _: Request<proto::ListRoomsRequest>) -> Result<Response<Self::ListRoomsStream>, Status> {
         let roster = Arc::clone(&self.roster);
-        let word = Some(node_status::encode(&self.membership.say()));
-        // A slice is read when the one before it was sent.
-        let slices = stream::unfold((Some(Place::BEGIN), word), move |(place, word)| {
+        let status = Some(node_status::encode(&self.membership.say()));
+        // The next slice is read only after the previous one was sent, so a slow caller costs no memory.
+        let slices = stream::unfold((Some(Place::BEGIN), status), move |(place, status)| {
             let slice = place.map(|place| roster.slice(place));
             async move {
                 let slice = slice?;
                 let next = slice.next;
-                Some((Ok(encode_slice(slice, word)), (next, None)))
+                Some((Ok(encode_slice(slice, status)), (next, None)))
             }
         });
         Ok(Response::new(slices.boxed()))
     }
 }
 
-impl Answering {
+impl MeshServer {
     fn look_up(
         &self,
         request: &proto::LookupSocketsRequest,
@@ -197,32 +216,55 @@ impl Answering {
         let lookup = Lookup::check(request)?;
         let part = lookup.answer(&self.roster);
         if let Some(meant) = lookup.node.filter(|meant| *meant != part.node) {
-            // An earlier id of this process is ordinary; another process is what is at the wrong address.
+            // A request for an earlier id of this process is normal; one for another process shows a wrong address.
             if meant.process() != part.node.process()
-                && let Some(peer) = self.untold("node id", extensions.get())
+                && let Some(peer) = self.first_refused("node id", extensions.get())
             {
-                warn!(%peer, %meant, is = %part.node, "a peer takes this node for another, and is not answered");
+                warn!(%peer, %meant, is = %part.node, "rejected a request meant for another node");
             }
-            return Err(another(&meant, &part.node));
+            return Err(wrong_node(&meant, &part.node));
         }
         Ok(encode(part))
     }
 
-    /// The peer's address, if it has not been told for a while that it is refused for this.
-    fn untold(&self, what: &'static str, peer: Option<&Peer>) -> Option<SocketAddr> {
+    /// The peer's address, if no refusal of this kind was logged for it recently.
+    fn first_refused(&self, what: &'static str, peer: Option<&PeerIdentity>) -> Option<SocketAddr> {
         let address = peer?.address();
         self.security.refusals().is_first(what, &address.ip().to_string()).then_some(address)
     }
 }
 
-/// The answer to a question of which the caller holds a version, unless it is large or a refusal.
+/// Answers a request of the revalidation stream, in the trace that the request names.
+fn revalidate_traced(roster: &Roster, request: &proto::RevalidateRequest) -> proto::RevalidateResponse {
+    let question = request.question.as_ref();
+    let span = match &request.traceparent {
+        None => Span::none(),
+        Some(_) => traces::answering(&trace_headers(request), question.map_or("", |question| &question.room)),
+    };
+    let answer = span.in_scope(|| question.and_then(|question| revalidate(roster, question)));
+    // Without an answer the caller makes a unary call, which has a span of its own.
+    traces::replied(&span, if answer.is_some() { Code::Ok } else { Code::Aborted });
+    proto::RevalidateResponse { number: request.number, answer }
+}
+
+/// The trace context of a request as headers. Invalid values are left out: they name no trace.
+fn trace_headers(request: &proto::RevalidateRequest) -> HeaderMap {
+    let fields = [(TRACE_PARENT, &request.traceparent), (TRACE_STATE, &request.tracestate)];
+    let header = |(name, value): (&'static str, &Option<String>)| {
+        Some((HeaderName::from_static(name), HeaderValue::try_from(value.as_ref()?).ok()?))
+    };
+    fields.into_iter().filter_map(header).collect()
+}
+
+/// The answer to a conditional lookup. `None`: the request is invalid or the answer is large, so the caller should make a
+/// unary call, which does not delay the requests behind it and can return an error.
 fn revalidate(roster: &Roster, question: &proto::LookupSocketsRequest) -> Option<proto::LookupSocketsResponse> {
     let lookup = Lookup::check(question).ok()?;
     let part = roster.snapshot_up_to(lookup.room.as_ref()?, Some(lookup.known?), MAX_REVALIDATED_ROWS)?;
     (lookup.node.as_ref() == Some(&part.node)).then(|| encode(part))
 }
 
-/// A lookup that makes sense.
+/// A valid request to `LookupSockets`.
 pub struct Lookup {
     room: Option<Room>,
     ids: Vec<SocketId>,
@@ -232,7 +274,7 @@ pub struct Lookup {
 
 impl Lookup {
     /// # Errors
-    /// `INVALID_ARGUMENT`, with what is wrong.
+    /// `INVALID_ARGUMENT`, with the invalid field.
     pub fn check(request: &proto::LookupSocketsRequest) -> Result<Self, Status> {
         let invalid = |what: &str, error: NameError| Status::invalid_argument(format!("{what} {error}"));
         if request.id_sockets.len() > MAX_LOOKUP_IDS {
@@ -255,7 +297,7 @@ impl Lookup {
         Ok(Self { room, ids, node, known })
     }
 
-    /// What this node has.
+    /// The rows of this node.
     pub fn answer(&self, roster: &Roster) -> RoomSnapshot {
         match &self.room {
             Some(room) if self.ids.is_empty() => roster.snapshot(room, self.known),
@@ -289,7 +331,7 @@ fn encode_slice(slice: Slice, status: Option<proto::Status>) -> proto::ListRooms
     proto::ListRoomsResponse { node_id: slice.node.to_string(), status, rooms }
 }
 
-fn another(meant: &NodeId, is: &NodeId) -> Status {
+fn wrong_node(meant: &NodeId, is: &NodeId) -> Status {
     let mut status = Status::failed_precondition(format!("this node is {is}, not {meant}"));
     if let Ok(value) = MetadataValue::try_from(is.as_str()) {
         status.metadata_mut().insert(NODE_ID_METADATA, value);

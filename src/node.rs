@@ -40,6 +40,7 @@ use crate::edge::limits::connection_limiter::limit_connections;
 use crate::edge::limits::session_limiter::SessionLimiter;
 use crate::edge::polling;
 use crate::edge::polling::Polling;
+use crate::edge::polling::forward::ForwardedPolling;
 use crate::edge::polling::sessions::{Engine, Sessions};
 use crate::edge::readiness_gate;
 use crate::edge::readiness_gate::ReadinessGate;
@@ -50,10 +51,11 @@ use crate::http;
 use crate::http::admin::guard::Guard;
 use crate::http::request_id::RequestIds;
 use crate::membership::{Leaving, Membership, NodeInfo};
-use crate::mesh::accept::{Accepted, accepted};
+use crate::mesh::accept::{MeshConnection, accept_connections};
 use crate::mesh::peers::Peers;
 use crate::mesh::security::Security;
 use crate::mesh_service;
+use crate::mesh_service::PollingForwarding;
 use crate::names::{NodeId, NodeName};
 use crate::node::scrape::{Scrape, Sources};
 use crate::reconciler::Reconciler;
@@ -357,15 +359,14 @@ impl Node {
             let server = ConnectionServer::new(ConnectionRegistry::default(), unacked_timeout, DEADLINE_MOST, &limits);
             tasks.spawn("admin", server.serve(admin, None, service, stop_mesh.clone()));
         }
+        let counter = core.peers.byte_counter().clone();
+        let mesh_connections = accept_connections(listeners.mesh, config.mesh_security.clone(), counter);
+        let polling = sessions.map(|sessions| Arc::new(ForwardedPolling(sessions)) as PollingForwarding);
         let mut mesh = tokio::spawn(mesh_service::serve(
-            limit_connections(
-                accepted(listeners.mesh, config.mesh_security.clone()),
-                MESH_CONNECTIONS,
-                Accepted::counted,
-            ),
+            limit_connections(mesh_connections, MESH_CONNECTIONS, MeshConnection::with_permit),
             core.describer.clone(),
             identity,
-            sessions,
+            polling,
             config.mesh_security,
             stop_mesh.clone(),
         ));

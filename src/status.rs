@@ -7,6 +7,7 @@
 pub mod description;
 pub mod health;
 pub mod merge;
+pub mod wire;
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 use crate::clock::BootInstant;
 use crate::membership::Member;
 use crate::mesh::peers::{PeerError, Peers};
-use crate::status::health::Report;
+use crate::status::health::ReadinessReport;
 use description::{Describer, Description, ROOMS_MOST};
 use merge::merge;
 
@@ -161,7 +162,7 @@ impl Overview {
         let own = Own {
             name: info.name.as_str().into(),
             mesh: info.mesh.clone(),
-            directory: Report::of(membership.readiness(), true).directory,
+            directory: ReadinessReport::of(membership.readiness(), true).directory,
             leased: membership.has_lease(),
             said,
         };
@@ -174,11 +175,13 @@ impl Overview {
     async fn ask(&self, member: Member) -> Asked {
         let heard = member.heard.map(BootInstant::elapsed);
         let began = Instant::now();
-        let reply = self.peers.describe(&member.mesh, &member.node, WITHIN).await;
+        let reply = self.peers.describe(&member.mesh, wire::question(), WITHIN).await;
+        let reply =
+            reply.and_then(|response| response.map(|response| wire::reported_by(&member.node, &response)).transpose());
         if let Ok(Some(said)) = &reply {
             self.describer.membership.heard(&said.node);
         }
-        let circuit_open = self.peers.is_given_up(&member.mesh);
+        let circuit_open = self.peers.is_circuit_open(&member.mesh);
         Asked { member, heard, took: began.elapsed(), circuit_open, reply }
     }
 }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use common::{Client, Cluster, Index, PATIENCE, Socket, mesh_client, open, until};
 use futures::future::join_all;
 use futures::{SinkExt, StreamExt};
-use rollcall::mesh::channel::Link;
+use rollcall::mesh::channel::PeerChannel;
 use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use rollcall::mesh::proto::{AnnounceRequest, KnownMember, LookupSocketsRequest, LookupSocketsResponse, Status};
 use rollcall::mesh::{MAX_LOOKUP_IDS, MAX_REQUEST_BYTES, NODE_ID_METADATA};
@@ -83,7 +83,7 @@ async fn goes_on(cluster: &Cluster) {
     client.drop_connection();
 }
 
-fn mesh(cluster: &Cluster) -> MeshServiceClient<Link> {
+fn mesh(cluster: &Cluster) -> MeshServiceClient<PeerChannel> {
     mesh_client(cluster.nodes[0].mesh)
 }
 

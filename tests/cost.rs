@@ -11,7 +11,7 @@ use common::{Cluster, Index, Running, listen_anywhere, mesh_client, until};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use prost::Message;
-use rollcall::mesh::channel::Link;
+use rollcall::mesh::channel::PeerChannel;
 use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use rollcall::mesh::proto::mesh_service_server::{MeshService, MeshServiceServer};
 use rollcall::mesh::proto::{
@@ -50,7 +50,7 @@ struct Seen {
 /// Stands in front of a node's mesh, passes every call on, and counts the lookups, also those that come over a stream.
 #[derive(Clone)]
 struct Meter {
-    node: MeshServiceClient<Link>,
+    node: MeshServiceClient<PeerChannel>,
     seen: Arc<Mutex<Seen>>,
 }
 

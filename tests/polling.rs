@@ -11,7 +11,7 @@ use common::{Client, Cluster, Index, PATIENCE, Socket, text, until};
 use futures::future::join_all;
 use futures::{SinkExt, StreamExt};
 use rollcall::edge::socketio::{SocketIoConfig, Transports};
-use rollcall::mesh::channel::{Link, by_tcp};
+use rollcall::mesh::channel::{PeerChannel, connect_tcp};
 use rollcall::mesh::proto::polling_service_client::PollingServiceClient;
 use rollcall::mesh::proto::{Asked, ForwardRequest};
 use serde_json::{Value, json};
@@ -521,6 +521,6 @@ async fn the_mesh_hands_on_to_sessions_and_to_nothing_else() {
     cluster.stop().await;
 }
 
-fn link(cluster: &Cluster) -> Link {
-    Link::to(&cluster.nodes[0].mesh.to_string().into(), by_tcp).unwrap()
+fn link(cluster: &Cluster) -> PeerChannel {
+    PeerChannel::new(&cluster.nodes[0].mesh.to_string().into(), connect_tcp).unwrap()
 }

@@ -56,7 +56,7 @@ fn listed(node: &str, id_socket: &str, room: &str) -> LookupSocketsResponse {
     LookupSocketsResponse { node_id: node.into(), version: HELD + 1, sockets, ..Default::default() }
 }
 
-fn answer(RevalidateRequest { number, question }: RevalidateRequest) -> RevalidateResponse {
+fn answer(RevalidateRequest { number, question, .. }: RevalidateRequest) -> RevalidateResponse {
     let question = question.unwrap();
     RevalidateResponse { number, answer: Some(listed(&question.node_id, "stream", &question.room)) }
 }
@@ -291,7 +291,7 @@ async fn a_node_answers_each_question_from_what_is_there_or_leaves_it_to_a_call(
     ];
     let asked = questions.len();
     let questions = questions.map(Some).into_iter().chain([None]).zip(10..);
-    let questions = questions.map(|(question, number)| RevalidateRequest { number, question });
+    let questions = questions.map(|(question, number)| RevalidateRequest { number, question, ..Default::default() });
     let answers = mesh_client(node.mesh).revalidate(stream::iter(questions.collect::<Vec<_>>())).await.unwrap();
     let answers: Vec<_> = answers.into_inner().map(Result::unwrap).collect().await;
     assert!(answers.iter().map(|answer| answer.number).eq(10..=10 + asked as u64), "{answers:?}");

@@ -63,7 +63,7 @@ async fn directory(system: &System, room: &str, time: Duration) -> Result<Vec<Du
 }
 
 async fn lookup(system: &System, room: &str, time: Duration) -> Result<Vec<Duration>> {
-    let mut peer = channel::client(&system.meshes[1].to_string().into(), channel::by_tcp)?;
+    let mut peer = channel::client(&system.meshes[1].to_string().into(), channel::connect_tcp)?;
     let all = LookupSocketsRequest { room: room.to_owned(), ..Default::default() };
     let held = peer.lookup_sockets(all.clone()).await?.into_inner();
     let request = LookupSocketsRequest { node_id: held.node_id, known_version: Some(held.version), ..all };

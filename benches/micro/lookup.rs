@@ -6,6 +6,7 @@ use criterion::Criterion;
 use rollcall::auth::By;
 use rollcall::membership::Membership;
 use rollcall::mesh::accept;
+use rollcall::mesh::byte_counter::ByteCounter;
 use rollcall::mesh::peers::{PeerReply, Peers};
 use rollcall::mesh::security::Security;
 use rollcall::mesh_service;
@@ -31,7 +32,7 @@ pub fn lookup(criterion: &mut Criterion) {
     let address = format_smolstr!("{}", mesh.local_addr().unwrap());
     let connections = {
         let _entered = runtime.enter();
-        accept::accepted(mesh, Security::default())
+        accept::accept_connections(mesh, Security::default(), ByteCounter::default())
     };
     runtime.spawn(mesh_service::serve(
         connections,

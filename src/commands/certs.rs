@@ -22,7 +22,7 @@ use rcgen::{
 use rustls::pki_types::ServerName;
 
 use crate::commands::process::{EXIT_FAILED, run_until_signal, start_logging};
-use crate::mesh::security::Files;
+use crate::mesh::security::CertificateFiles;
 use crate::mesh::security::certificates::Certificates;
 use crate::telemetry::logging::{self, Logging};
 
@@ -127,7 +127,8 @@ fn create(args: &CertsArgs) -> anyhow::Result<String> {
     };
     for name in names {
         let (certificate, key) = ca.certify(out, name, days)?;
-        let files = Files { ca: ca_file(out), certificate: certificate_file(out, name), key: key_file(out, name) };
+        let files =
+            CertificateFiles { ca: ca_file(out), certificate: certificate_file(out, name), key: key_file(out, name) };
         write(&files.key, &key, MODE_OWNER_ONLY, force)?;
         write(&files.certificate, &certificate, MODE_WORLD_READABLE, force)?;
         writeln!(
@@ -176,7 +177,8 @@ impl CertificateAuthority {
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate()?;
         let (certificate, key) = (params.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem());
-        let files = Files { ca: ca_file(out), certificate: certificate_file(out, names), key: key_file(out, names) };
+        let files =
+            CertificateFiles { ca: ca_file(out), certificate: certificate_file(out, names), key: key_file(out, names) };
         let contents = [&self.pem, &certificate, &key].map(|contents| contents.as_bytes());
         for name in &names.0 {
             let advertised = format!("{name}:1");

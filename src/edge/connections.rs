@@ -35,7 +35,7 @@ use tracing::{debug, warn};
 
 use crate::edge::limits::Limits;
 use crate::edge::limits::connection_limiter::{ConnectionLimiter, ConnectionPermit, REJECTION_TIMEOUT, Rejection};
-use crate::mesh::preface::Prompt;
+use crate::mesh::preface::PrefaceTimeout;
 use handle::{ConnectionHandle, ConnectionRegistry};
 use http2::{ChunkedBody, StreamExecutor};
 use tracked_stream::TrackedStream;
@@ -221,7 +221,7 @@ where
         let service =
             service.map_response(|response: Response<B>| response.map(|body| ChunkedBody::new(Box::pin(body))));
         // hyper waits for the HTTP/2 preface without a timeout, too.
-        let stream = TokioIo::new(Prompt::new(stream, head_timeout));
+        let stream = TokioIo::new(PrefaceTimeout::new(stream, head_timeout));
         let executor = StreamExecutor { stream_timeout: settings.stream_timeout };
         let builder = http2::builder(executor, head_size, head_timeout);
         let mut connection =

@@ -7,6 +7,7 @@
 //! in. WebSockets that are opened as such pass as they are.
 
 pub mod engine_error;
+pub mod forward;
 pub mod query;
 pub mod sessions;
 pub mod signed_session_id;
@@ -32,8 +33,7 @@ use crate::edge::polling::query::Query;
 use crate::edge::polling::sessions::{Asked, Sessions};
 use crate::edge::polling::signed_session_id::SignedSessionId;
 use crate::membership::Membership;
-use crate::mesh::peers::Peers;
-use crate::mesh_service::forward;
+use crate::mesh::peers::{PeerError, Peers};
 
 /// Around a service that holds Socket.IO; requests of other paths pass.
 #[derive(Clone)]
@@ -139,8 +139,9 @@ impl Cluster {
                 answer.await
             }
         };
-        answer.map_err(|silence| {
-            debug!(mesh = %mesh, %silence, "a session is given up whose node does not answer");
+        let answer = answer.and_then(|answer| forward::decode_response(answer).ok_or(PeerError::Failed));
+        answer.map_err(|error| {
+            debug!(mesh = %mesh, %error, "the node with a polling session does not answer; ending the session");
             EngineError::UnknownSession
         })
     }

@@ -29,7 +29,7 @@ use crate::node::scrape::{CONTENT_TYPE, Scrape};
 use crate::problem::Problem;
 use crate::roll_call::RollCall;
 use crate::status::Overview;
-use crate::status::health::Report;
+use crate::status::health::ReadinessReport;
 use guard::Guard;
 
 /// The most bytes of a request's body.
@@ -83,7 +83,7 @@ async fn method_not_allowed(method: Method) -> Problem {
 }
 
 async fn readyz(State(config): State<Arc<Config>>) -> Response {
-    let report = Report::of(config.membership.readiness(), config.identity.is_ready());
+    let report = ReadinessReport::of(config.membership.readiness(), config.identity.is_ready());
     let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(report)).into_response()
 }

@@ -77,7 +77,7 @@ impl Membership {
         peers.retain(|mesh| said.members.iter().any(|member| member.mesh == mesh));
         let now = BootInstant::now();
         let to_tell = self.lock().to_tell(said.sequence, now, self.lease / REPEATS_PER_LEASE);
-        let given_up = said.members.iter().filter(|member| peers.is_given_up(&member.mesh));
+        let given_up = said.members.iter().filter(|member| peers.is_circuit_open(&member.mesh));
         let given_up = given_up.map(|member| (member.node.clone(), member.mesh.clone()));
         for (node, mesh) in to_tell.into_iter().chain(given_up) {
             if not_before.contains_key(&node) {

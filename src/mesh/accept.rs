@@ -1,8 +1,7 @@
-//! The connections that the mesh port accepts: without delay on small writes, proven where nodes show certificates, and
-//! cut off where nothing is said.
+//! Accepts the connections of the mesh port: TCP without delay, the mTLS handshake, the wait for the HTTP/2 preface.
 //!
-//! Owns the handshakes under way: each in a task of its own, bounded in time and in number, so that no peer waits for
-//! another. Where there are too many, the oldest is given up: a peer that means it is done in milliseconds.
+//! Owns the handshakes in progress: each runs in its own task with a timeout, so that a slow peer delays no other. Their
+//! number is limited; above it the oldest is aborted, because an honest peer finishes within milliseconds.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,57 +20,63 @@ use tokio::time::timeout;
 use tonic::transport::server::Connected;
 use tracing::warn;
 
-use super::byte_counter::{End, metered};
-use super::channel::Wire;
-use super::preface::Prompt;
-use super::security::{Peer, Security};
+use super::byte_counter::{ByteCounter, ConnectionEnd};
+use super::io::Io;
+use super::preface::PrefaceTimeout;
+use super::security::{PeerIdentity, Security};
 
-/// How long the other end of a connection may take to begin.
-const PREFACE_WITHIN: Duration = Duration::from_secs(10);
-/// How long a handshake may take. A node that connects gives up much earlier.
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
-const HANDSHAKES_MOST: usize = 256;
+/// How long a client may take to send the HTTP/2 preface.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A node that connects gives up much earlier, see `channel::CONNECT_TIMEOUT`.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+const MAX_HANDSHAKES: usize = 256;
 
-/// A connection that may be served.
-pub struct Accepted {
-    stream: Prompt<Box<dyn Wire>>,
-    peer: Peer,
-    /// Held by one of those that are counted.
-    _one: Option<OwnedSemaphorePermit>,
+/// A connection that is ready for gRPC.
+pub struct MeshConnection {
+    stream: PrefaceTimeout<Box<dyn Io>>,
+    peer: PeerIdentity,
+    /// Held while the connection is open, where their number is limited.
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
-struct Accepting {
+struct Acceptor {
     listener: TcpListener,
     security: Security,
-    handshakes: JoinSet<Option<Accepted>>,
-    /// The oldest first; those that are done are forgotten when there are many.
+    counter: ByteCounter,
+    handshakes: JoinSet<Option<MeshConnection>>,
+    /// In the order of their start. Finished ones are removed when the limit is reached.
     started: VecDeque<AbortHandle>,
 }
 
-/// The connections that a listener accepts and `security` lets in. Who is not is logged, and is no error of the stream.
-pub fn accepted(listener: TcpListener, security: Security) -> impl Stream<Item = io::Result<Accepted>> + Send {
-    let accepting = Accepting { listener, security, handshakes: JoinSet::new(), started: VecDeque::new() };
-    unfold(accepting, |mut accepting| async move {
-        let next = accepting.next().await;
-        Some((next, accepting))
+/// The connections that `listener` accepts and `security` does not reject; a rejected one is logged and does not end the
+/// stream. Their bytes are added to `counter`.
+pub fn accept_connections(
+    listener: TcpListener,
+    security: Security,
+    counter: ByteCounter,
+) -> impl Stream<Item = io::Result<MeshConnection>> + Send {
+    let acceptor = Acceptor { listener, security, counter, handshakes: JoinSet::new(), started: VecDeque::new() };
+    unfold(acceptor, |mut acceptor| async move {
+        let next = acceptor.next().await;
+        Some((next, acceptor))
     })
 }
 
-impl Accepting {
-    async fn next(&mut self) -> io::Result<Accepted> {
+impl Acceptor {
+    async fn next(&mut self) -> io::Result<MeshConnection> {
         loop {
             tokio::select! {
                 accepted = self.listener.accept() => {
                     let (stream, address) = accepted?;
                     stream.set_nodelay(true)?;
-                    let stream = metered(stream, End::Answering);
+                    let stream = self.counter.count(stream, ConnectionEnd::Server);
                     if !self.security.shows_certificates() {
-                        return Ok(Accepted::new(Box::new(stream), Peer::unproven(address)));
+                        return Ok(MeshConnection::new(Box::new(stream), PeerIdentity::without_certificate(address)));
                     }
-                    self.begin(stream, address);
+                    self.start_handshake(stream, address);
                 }
                 Some(done) = self.handshakes.join_next() => {
-                    // One that was given up, or not let in, is none.
+                    // An aborted or rejected handshake gives no connection.
                     if let Ok(Some(accepted)) = done {
                         return Ok(accepted);
                     }
@@ -80,60 +85,63 @@ impl Accepting {
         }
     }
 
-    fn begin(&mut self, stream: impl Wire + 'static, address: SocketAddr) {
-        if self.started.len() >= HANDSHAKES_MOST {
+    fn start_handshake(&mut self, stream: impl Io + 'static, address: SocketAddr) {
+        if self.started.len() >= MAX_HANDSHAKES {
             self.started.retain(|handshake| !handshake.is_finished());
         }
-        if self.started.len() >= HANDSHAKES_MOST
+        if self.started.len() >= MAX_HANDSHAKES
             && let Some(oldest) = self.started.pop_front()
         {
             oldest.abort();
         }
-        self.started.push_back(self.handshakes.spawn(prove(stream, address, self.security.clone())));
+        self.started.push_back(self.handshakes.spawn(handshake(stream, address, self.security.clone())));
     }
 }
 
-async fn prove(stream: impl Wire + 'static, address: SocketAddr, security: Security) -> Option<Accepted> {
+async fn handshake(stream: impl Io + 'static, address: SocketAddr, security: Security) -> Option<MeshConnection> {
     let certificates = security.certificates()?;
-    let error = match timeout(HANDSHAKE_WITHIN, certificates.accept(stream)).await {
+    let error = match timeout(HANDSHAKE_TIMEOUT, certificates.accept(stream)).await {
         Ok(Ok((stream, chain))) => {
-            return Some(Accepted::new(Box::new(stream), Peer::proven(address, chain, certificates)));
+            return Some(MeshConnection::new(
+                Box::new(stream),
+                PeerIdentity::with_certificate(address, chain, certificates),
+            ));
         }
         Ok(Err(error)) => error,
         Err(_elapsed) => io::ErrorKind::TimedOut.into(),
     };
     if security.refusals().is_first("connection", &address.ip().to_string()) {
-        warn!(peer = %address, %error, "a connection to the mesh is refused");
+        warn!(peer = %address, %error, "rejected a mesh connection: mTLS handshake failed");
     }
     None
 }
 
-impl Accepted {
-    fn new(stream: Box<dyn Wire>, peer: Peer) -> Self {
-        Self { stream: Prompt::new(stream, PREFACE_WITHIN), peer, _one: None }
+impl MeshConnection {
+    fn new(stream: Box<dyn Io>, peer: PeerIdentity) -> Self {
+        Self { stream: PrefaceTimeout::new(stream, PREFACE_TIMEOUT), peer, _permit: None }
     }
 
-    /// It counts for as long as it is there.
-    pub fn counted(self, one: OwnedSemaphorePermit) -> Self {
-        Self { _one: Some(one), ..self }
+    /// Holds `permit` until the connection is closed.
+    pub fn with_permit(self, permit: OwnedSemaphorePermit) -> Self {
+        Self { _permit: Some(permit), ..self }
     }
 }
 
-impl Connected for Accepted {
-    type ConnectInfo = Peer;
+impl Connected for MeshConnection {
+    type ConnectInfo = PeerIdentity;
 
-    fn connect_info(&self) -> Peer {
+    fn connect_info(&self) -> PeerIdentity {
         self.peer.clone()
     }
 }
 
-impl AsyncRead for Accepted {
+impl AsyncRead for MeshConnection {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buf)
     }
 }
 
-impl AsyncWrite for Accepted {
+impl AsyncWrite for MeshConnection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, buf)
     }

@@ -1,77 +1,68 @@
-//! What a peer's answer tells, if it makes sense.
+//! Validates the answers of peers to lookups.
 //!
-//! Owns that judgement: an answer of another node, or to something else than was asked, is a failure and is counted as an
-//! [`Oddity`]. Without I/O.
+//! Owns the checks: an answer of another node, or one that does not fit the request, is a [`PeerError::Failed`] and is
+//! counted as an [`Oddity`]. Performs no I/O.
 
 use std::collections::HashSet;
 
 use super::peers::PeerError;
 use super::proto;
-use crate::mesh_service::description;
 use crate::names::{NameError, NodeId, SocketId, UserId};
 use crate::roster::change_log::RowsDelta;
 use crate::roster::{RoomSnapshot, Row, RowsUpdate};
-use crate::status::description::Description;
 use crate::telemetry::anomalies::Oddity;
 
-/// What an answer tells, if it is one of the node that was asked, to what it was asked. A socket that it names twice is
-/// listed once.
-pub fn part(
-    asked: &NodeId,
-    known: Option<u64>,
+/// The snapshot in the response of `node` to a lookup with `known_version`. A socket with two rows is listed once, with
+/// the first.
+pub(crate) fn decode_snapshot(
+    node: &NodeId,
+    known_version: Option<u64>,
     response: &proto::LookupSocketsResponse,
 ) -> Result<RoomSnapshot, PeerError> {
-    let empty = response.sockets.is_empty() && response.gone.is_empty();
-    let told_changes = response.changes_since != 0;
-    let senseless = response.version == 0 && (!empty || told_changes)
-        || response.unchanged && (known != Some(response.version) || !empty || told_changes)
-        || told_changes && known != Some(response.changes_since)
-        || !told_changes && !response.gone.is_empty();
-    if response.node_id != asked.as_str() || senseless {
-        Oddity::SenselessAnswer.note(format_args!("{asked} answers for {:.40?}", response.node_id));
+    let has_no_rows = response.sockets.is_empty() && response.gone.is_empty();
+    let is_delta = response.changes_since != 0;
+    let is_invalid = response.version == 0 && (!has_no_rows || is_delta)
+        || response.unchanged && (known_version != Some(response.version) || !has_no_rows || is_delta)
+        || is_delta && known_version != Some(response.changes_since)
+        || !is_delta && !response.gone.is_empty();
+    if response.node_id != node.as_str() || is_invalid {
+        Oddity::SenselessAnswer.note(format_args!(
+            "{node} sent an answer that does not fit the request, as node {:.40?}",
+            response.node_id
+        ));
         return Err(PeerError::Failed);
     }
-    let told = if response.unchanged {
+    let update = if response.unchanged {
         RowsUpdate::Unchanged
-    } else if told_changes {
+    } else if is_delta {
         let removed = response.gone.iter().map(|id| SocketId::parse(id)).collect::<Result<_, _>>();
-        let removed = removed.map_err(|error| misnamed(asked, error))?;
-        RowsUpdate::Delta(RowsDelta { since: response.changes_since, removed, added: rows(asked, &response.sockets)? })
+        let removed = removed.map_err(|error| invalid_name(node, error))?;
+        RowsUpdate::Delta(RowsDelta { since: response.changes_since, removed, added: rows(node, &response.sockets)? })
     } else {
-        RowsUpdate::Full(rows(asked, &response.sockets)?)
+        RowsUpdate::Full(rows(node, &response.sockets)?)
     };
-    Ok(RoomSnapshot { node: asked.clone(), version: response.version, update: told })
+    Ok(RoomSnapshot { node: node.clone(), version: response.version, update })
 }
 
-/// What an answer says of the node that was asked, under whatever id that goes by now.
-pub fn described(asked: &NodeId, response: &proto::DescribeResponse) -> Result<Description, PeerError> {
-    let described = description::decode(response).map_err(|error| {
-        Oddity::SenselessAnswer.note(format_args!("of {asked} the description {error}"));
-        PeerError::Failed
-    })?;
-    // Another process listens there.
-    (described.node.process() == asked.process()).then_some(described).ok_or(PeerError::Refused)
-}
-
-fn rows(asked: &NodeId, sockets: &[proto::Socket]) -> Result<Vec<Row>, PeerError> {
+fn rows(node: &NodeId, sockets: &[proto::Socket]) -> Result<Vec<Row>, PeerError> {
     let mut seen = HashSet::with_capacity(sockets.len());
     let mut rows = Vec::with_capacity(sockets.len());
     for socket in sockets {
         if !seen.insert(socket.id_socket.as_str()) {
-            Oddity::RepeatedRow.note(format_args!("{asked} names a socket twice"));
+            Oddity::RepeatedRow.note(format_args!("{node} sent two rows for one socket"));
             continue;
         }
         let row = SocketId::parse(&socket.id_socket).and_then(|id_socket| {
             let id_user = UserId::parse(&socket.id_user)?;
             Ok(Row { id_socket, id_user })
         });
-        rows.push(row.map_err(|error| misnamed(asked, error))?);
+        rows.push(row.map_err(|error| invalid_name(node, error))?);
     }
     Ok(rows)
 }
 
-fn misnamed(asked: &NodeId, error: NameError) -> PeerError {
-    Oddity::SenselessAnswer.note(format_args!("{asked} names a socket or a user that {error}"));
+fn invalid_name(node: &NodeId, error: NameError) -> PeerError {
+    Oddity::SenselessAnswer.note(format_args!("{node} sent a socket or user id that {error}"));
     PeerError::Failed
 }
 
@@ -93,28 +84,33 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_another_node_or_to_something_else_is_a_failure_and_a_repeated_row_is_one() {
+    fn answers_that_do_not_fit_are_rejected_and_counted() {
         let [asked, other] = [(); 2].map(|()| NodeId::new_process());
         let before = [Oddity::SenselessAnswer, Oddity::RepeatedRow].map(Oddity::count);
-        let twice = part(&asked, None, &answer(&asked, &[("s1", "foo"), ("s1", "bar"), ("s2", "foo")])).unwrap();
+        let twice =
+            decode_snapshot(&asked, None, &answer(&asked, &[("s1", "foo"), ("s1", "bar"), ("s2", "foo")])).unwrap();
         let RowsUpdate::Full(rows) = twice.update else { panic!("{twice:?}") };
         let ids: Vec<_> = rows.iter().map(|row| row.id_socket.as_str()).collect();
         assert_eq!(ids, ["s1", "s2"]);
         let unasked = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[]) };
         for senseless in [answer(&other, &[]), unasked, answer(&asked, &[("", "foo")]), answer(&asked, &[("s", "\n")])]
         {
-            assert_eq!(part(&asked, None, &senseless).unwrap_err(), PeerError::Failed);
+            assert_eq!(decode_snapshot(&asked, None, &senseless).unwrap_err(), PeerError::Failed);
         }
         let unchanged = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[]) };
-        let held = part(&asked, Some(1), &unchanged).unwrap();
+        let held = decode_snapshot(&asked, Some(1), &unchanged).unwrap();
         assert_eq!((held.version, held.update), (1, RowsUpdate::Unchanged));
         let with_rows = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[("s1", "foo")]) };
         let without_version = proto::LookupSocketsResponse { version: 0, ..answer(&asked, &[("s1", "foo")]) };
         let changes = proto::LookupSocketsResponse { changes_since: 7, gone: vec!["s2".into()], ..answer(&asked, &[]) };
-        let changed = part(&asked, Some(7), &changes).unwrap();
+        let changed = decode_snapshot(&asked, Some(7), &changes).unwrap();
         let removed = vec![SocketId::parse("s2").unwrap()];
         assert_eq!(changed.update, RowsUpdate::Delta(RowsDelta { since: 7, removed, added: vec![] }));
-        assert_eq!(part(&asked, None, &changes).unwrap_err(), PeerError::Failed, "it was not asked for changes");
+        assert_eq!(
+            decode_snapshot(&asked, None, &changes).unwrap_err(),
+            PeerError::Failed,
+            "the request had no known version"
+        );
         let of_none = proto::LookupSocketsResponse { version: 0, ..changes.clone() };
         let and_unchanged = proto::LookupSocketsResponse { unchanged: true, version: 7, ..changes.clone() };
         let among_all = proto::LookupSocketsResponse { changes_since: 0, ..changes.clone() };
@@ -129,9 +125,13 @@ mod tests {
             (7, among_all),
             (7, misnamed),
         ] {
-            assert_eq!(part(&asked, Some(known), &senseless).unwrap_err(), PeerError::Failed, "{senseless:?}");
+            assert_eq!(
+                decode_snapshot(&asked, Some(known), &senseless).unwrap_err(),
+                PeerError::Failed,
+                "{senseless:?}"
+            );
         }
         let after = [Oddity::SenselessAnswer, Oddity::RepeatedRow].map(Oddity::count);
-        assert_eq!([after[0] - before[0], after[1] - before[1]], [13, 1], "each is counted");
+        assert_eq!([after[0] - before[0], after[1] - before[1]], [13, 1], "each one is counted");
     }
 }

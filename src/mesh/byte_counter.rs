@@ -1,65 +1,64 @@
-//! What goes over the mesh, counted in bytes.
+//! Counts the bytes that the mesh sends and receives.
 //!
-//! Owns the counts, for the whole process, and the stream that counts: below TLS, so that what is counted is what the
-//! network carries.
+//! Owns the counts of one node and the stream wrapper that adds to them. The wrapper sits below TLS, so the counts are
+//! the bytes on the network, not those of the messages.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use strum::IntoStaticStr;
 use tokio_util::io::{InspectReader, InspectWriter};
 
-use super::channel::Wire;
+use super::io::Io;
 
-/// Which end of a connection this process is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// It connected, and asks.
-    Asking,
-    /// It accepted, and answers.
-    Answering,
+/// Which end of a connection this node is. The names are values of a metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+pub enum ConnectionEnd {
+    /// This node connected and sends the requests.
+    #[strum(serialize = "asking")]
+    Client,
+    /// This node accepted the connection and sends the responses.
+    #[strum(serialize = "answering")]
+    Server,
 }
 
-/// What was sent and received, by end.
-pub struct Traffic {
+/// The bytes of all mesh connections of a node, by end. Clones share the counts.
+#[derive(Clone, Default)]
+pub struct ByteCounter(Arc<ByteCounts>);
+
+#[derive(Default)]
+struct ByteCounts {
     sent: [AtomicU64; 2],
     received: [AtomicU64; 2],
 }
 
-/// That of this process.
-pub static TRAFFIC: Traffic =
-    Traffic { sent: [const { AtomicU64::new(0) }; 2], received: [const { AtomicU64::new(0) }; 2] };
-
-impl End {
-    pub const ALL: [Self; 2] = [Self::Asking, Self::Answering];
+impl ConnectionEnd {
+    pub const ALL: [Self; 2] = [Self::Client, Self::Server];
 
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Asking => "asking",
-            Self::Answering => "answering",
-        }
+        self.into()
     }
 }
 
-impl Traffic {
-    /// Bytes.
-    pub fn sent(&self, end: End) -> u64 {
-        self.sent[end as usize].load(Ordering::Relaxed)
+impl ByteCounter {
+    pub fn sent(&self, end: ConnectionEnd) -> u64 {
+        self.0.sent[end as usize].load(Ordering::Relaxed)
     }
 
-    /// Bytes.
-    pub fn received(&self, end: End) -> u64 {
-        self.received[end as usize].load(Ordering::Relaxed)
+    pub fn received(&self, end: ConnectionEnd) -> u64 {
+        self.0.received[end as usize].load(Ordering::Relaxed)
     }
-}
 
-/// The same stream, with what passes counted.
-pub fn metered(stream: impl Wire, end: End) -> impl Wire {
-    let count = |bytes: &'static AtomicU64| {
-        move |passed: &[u8]| {
-            bytes.fetch_add(passed.len() as u64, Ordering::Relaxed);
-        }
-    };
-    let (sent, received) = (&TRAFFIC.sent[end as usize], &TRAFFIC.received[end as usize]);
-    InspectWriter::new(InspectReader::new(stream, count(received)), count(sent))
+    /// Wraps a stream so that its bytes are counted.
+    pub(crate) fn count<I: Io>(&self, stream: I, end: ConnectionEnd) -> impl Io + use<I> {
+        let (received, sent) = (Arc::clone(&self.0), Arc::clone(&self.0));
+        let reader = InspectReader::new(stream, move |bytes: &[u8]| {
+            received.received[end as usize].fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        });
+        InspectWriter::new(reader, move |bytes: &[u8]| {
+            sent.sent[end as usize].fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        })
+    }
 }
 
 #[cfg(test)]
@@ -69,17 +68,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_passes_is_counted_at_its_end() {
-        let (one, mut other) = duplex(64);
-        let mut metered = metered(one, End::Asking);
-        let before = [TRAFFIC.sent(End::Asking), TRAFFIC.received(End::Asking)];
-        metered.write_all(b"abc").await.unwrap();
-        other.write_all(b"defgh").await.unwrap();
+    async fn bytes_are_counted_at_the_end_that_they_pass() {
+        let (stream, mut remote) = duplex(64);
+        let counter = ByteCounter::default();
+        let mut stream = counter.count(stream, ConnectionEnd::Client);
+        stream.write_all(b"abc").await.unwrap();
+        remote.write_all(b"defgh").await.unwrap();
         let mut read = [0; 5];
-        metered.read_exact(&mut read).await.unwrap();
-        // Other tests of this process may count as well.
-        assert!(TRAFFIC.sent(End::Asking) >= before[0] + 3);
-        assert!(TRAFFIC.received(End::Asking) >= before[1] + 5);
+        stream.read_exact(&mut read).await.unwrap();
+        assert_eq!(counter.sent(ConnectionEnd::Client), 3);
+        assert_eq!(counter.received(ConnectionEnd::Client), 5);
+        assert_eq!(counter.sent(ConnectionEnd::Server), 0);
         assert_eq!(&read, b"defgh");
     }
 }

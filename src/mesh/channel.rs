@@ -1,26 +1,23 @@
-//! A link to one peer: an HTTP/2 connection that is made when a call needs one, and anew when it was lost.
+//! The channel to one peer: an HTTP/2 connection that is made when a call needs one, and again after it was lost.
 //!
-//! Owns connecting and keeping alive, and carries the calls of tonic's generated client. tonic's own channel does that
-//! too, but passes each call through two more tasks and sends its head and its message in segments of their own; without
-//! them four nodes on two cores gave 19,000 answers per second instead of 16,000 (room of 10, 16 connections). Shows
-//! what the mesh asks for ([`Security`]). Owns no deadline of a call, and never sends one twice.
+//! Owns connecting, mTLS, keep-alive and the calls of tonic's generated client. It never repeats a call, and it owns no
+//! deadline of a call. tonic's own channel does the same work, but passes each call through two more tasks and sends
+//! headers and message in separate segments: without it, four nodes on two cores gave 19,000 answers per second instead
+//! of 16,000 (room of 10, 16 connections).
 
 use std::io;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use h2::client::{Builder, SendRequest};
-use h2::{Ping, PingPong, RecvStream};
-use http_body::Frame;
+use h2::{Ping, PingPong};
 use http_body_util::BodyExt;
+use parking_lot::Mutex;
 use smol_str::SmolStr;
-use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
@@ -33,146 +30,118 @@ use tonic::metadata::GRPC_CONTENT_TYPE;
 use tracing::warn;
 
 use super::MAX_ANSWER_BYTES;
-use super::byte_counter::{End, metered};
+use super::byte_counter::{ByteCounter, ConnectionEnd};
+use super::io::{ConnectionError, Io, ResponseBody, TimedOut};
 use super::proto::mesh_service_client::MeshServiceClient;
-use super::proto::{LookupSocketsRequest, LookupSocketsResponse};
-use super::revalidation::Revalidation;
-use super::security::{Proof, Security};
+use super::proto::{LookupSocketsResponse, RevalidateRequest};
+use super::revalidation::RevalidationStream;
+use super::security::{ConnectionProof, Security};
 
-/// How long connecting may take. Longer than a round trip to anywhere, shorter than most deadlines.
-const CONNECT_WITHIN: Duration = Duration::from_millis(400);
-/// A connection is asked for a sign of life this often, used or not…
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(5);
-/// …and given up when none came within this time.
-const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(2);
-/// How much a peer may send of one answer before it was read, and of all of one connection's.
-const ANSWER_WINDOW: u32 = 2 << 20;
-const CONNECTION_WINDOW: u32 = 8 << 20;
-/// The path of the call that is a stream.
-const REVALIDATE: &str = "/rollcall.v1.MeshService/Revalidate";
+/// Longer than a round trip to any place on earth, shorter than most deadlines.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(400);
+/// Pings are sent on idle connections too, so that a peer that hangs is noticed before somebody waits for it.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// HTTP/2 flow control: the bytes of one response, and of all responses, that a peer may send before they are read.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+const REVALIDATE_PATH: &str = "/rollcall.v1.MeshService/Revalidate";
 
-/// What carries the bytes of a connection.
-pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+/// Opens a byte stream to an address.
+pub type Connect = fn(SmolStr) -> BoxFuture<'static, io::Result<Box<dyn Io>>>;
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
-
-/// How an address is reached.
-pub type Connect = fn(SmolStr) -> BoxFuture<'static, io::Result<Box<dyn Wire>>>;
-
-/// Why a call was not carried to its end.
-#[derive(Debug, Clone, Error)]
-pub enum Broken {
-    /// There is no connection, and none could be made.
-    #[error("no connection: {0}")]
-    Unreachable(Arc<io::Error>),
-    /// One end does not trust the other.
-    #[error("no trust: {0}")]
-    Distrusted(Arc<io::Error>),
-    /// The connection gave no sign of life.
-    #[error("the connection was silent")]
-    Silent,
-    #[error("the connection was lost: {0}")]
-    Lost(Arc<h2::Error>),
-    #[error("the call could not be written down: {0}")]
-    Unwritten(Arc<tonic::Status>),
-}
-
-/// Cheap to clone; the connection ends with the last of them.
+/// Cheap to clone; the connection is closed when the last clone is dropped.
 #[derive(Clone)]
-pub struct Link {
+pub struct PeerChannel {
     mesh: SmolStr,
     authority: Authority,
     connect: Connect,
     security: Security,
-    /// As it is now, or as it is being made: whoever needs it waits for the same.
-    line: Arc<Mutex<Option<Line>>>,
+    counter: ByteCounter,
+    /// Established or being established. All callers that need it wait for the same one.
+    connection: Arc<Mutex<Option<SharedConnection>>>,
 }
 
-type Line = Shared<BoxFuture<'static, Result<Connection, Broken>>>;
+type SharedConnection = Shared<BoxFuture<'static, Result<Connection, ConnectionError>>>;
 
 #[derive(Clone)]
 struct Connection {
     requests: SendRequest<Bytes>,
-    /// Set when it was given up.
-    silent: Arc<OnceLock<()>>,
-    proof: Option<Proof>,
-    revalidation: Arc<Mutex<Arc<Revalidation>>>,
+    timed_out: TimedOut,
+    proof: Option<ConnectionProof>,
+    revalidation: Arc<Mutex<Arc<RevalidationStream>>>,
 }
 
-/// An answer as it arrives.
-pub struct Incoming {
-    stream: RecvStream,
-    silent: Arc<OnceLock<()>>,
-    next: Next,
-}
-
-enum Next {
-    Data,
-    Trailers,
-    Nothing,
-}
-
-/// Reaches an address by TCP.
-pub fn by_tcp(mesh: SmolStr) -> BoxFuture<'static, io::Result<Box<dyn Wire>>> {
+/// Connects by TCP.
+pub fn connect_tcp(mesh: SmolStr) -> BoxFuture<'static, io::Result<Box<dyn Io>>> {
     async move {
         let stream = TcpStream::connect(mesh.as_str()).await?;
         stream.set_nodelay(true)?;
-        Ok(Box::new(metered(stream, End::Asking)) as Box<dyn Wire>)
+        Ok(Box::new(stream) as Box<dyn Io>)
     }
     .boxed()
 }
 
-/// A client of the node at `mesh`, in an open mesh, which connects when it is first used.
+/// A client of the node at `mesh`, without mTLS and without a token. It connects at its first call.
 ///
 /// # Errors
-/// When that is no address.
-pub fn client(mesh: &SmolStr, connect: Connect) -> Result<MeshServiceClient<Link>, InvalidUri> {
-    Ok(Link::to(mesh, connect)?.client())
+/// When `mesh` is not an address.
+pub fn client(mesh: &SmolStr, connect: Connect) -> Result<MeshServiceClient<PeerChannel>, InvalidUri> {
+    Ok(PeerChannel::new(mesh, connect)?.client())
 }
 
-impl Link {
-    /// A link to `mesh`, in an open mesh, without a connection as yet.
+impl PeerChannel {
+    /// A channel without mTLS and without a token.
     ///
     /// # Errors
-    /// When that is no address.
-    pub fn to(mesh: &SmolStr, connect: Connect) -> Result<Self, InvalidUri> {
+    /// When `mesh` is not an address.
+    pub fn new(mesh: &SmolStr, connect: Connect) -> Result<Self, InvalidUri> {
         Self::secured(mesh, connect, Security::default())
     }
 
-    /// The same in a mesh that is closed by `security`.
-    ///
     /// # Errors
-    /// When that is no address.
+    /// When `mesh` is not an address.
     pub fn secured(mesh: &SmolStr, connect: Connect, security: Security) -> Result<Self, InvalidUri> {
-        Ok(Self { authority: mesh.parse()?, mesh: mesh.clone(), connect, security, line: Arc::default() })
+        Self::counted(mesh, connect, security, ByteCounter::default())
     }
 
-    /// What calls a node over this link.
+    /// A channel whose bytes are added to `counter`.
+    pub(crate) fn counted(
+        mesh: &SmolStr,
+        connect: Connect,
+        security: Security,
+        counter: ByteCounter,
+    ) -> Result<Self, InvalidUri> {
+        let (authority, connection) = (mesh.parse()?, Arc::default());
+        Ok(Self { authority, mesh: mesh.clone(), connect, security, counter, connection })
+    }
+
     pub fn client(self) -> MeshServiceClient<Self> {
         MeshServiceClient::new(self).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
-    /// What the peer says to a question whose asker holds a version, without a call of its own. `None`: it takes one.
-    pub async fn revalidate(&self, question: &LookupSocketsRequest) -> Option<LookupSocketsResponse> {
-        let revalidation = self.established(|_, revalidation| revalidation)?;
-        revalidation.ask(question).await
+    /// Sends a lookup with a known version over the revalidation stream. `None`: the stream is not open, or the peer
+    /// wants a unary call for this lookup.
+    pub(crate) async fn revalidate(&self, request: RevalidateRequest) -> Option<LookupSocketsResponse> {
+        let stream = self.established(|_, stream| stream)?;
+        stream.ask(request).await
     }
 
-    /// Sees to it that [`Link::revalidate`] has something to ask over, of a peer that has answered.
-    pub fn prepare_revalidation(&self) {
-        self.established(|requests, revalidation| revalidation.open(requests, || self.streaming_head()));
+    /// Opens the revalidation stream in the background, on the connection of a call that was answered.
+    pub(crate) fn prepare_revalidation(&self) {
+        self.established(|requests, stream| stream.open(requests, || self.revalidation_head()));
     }
 
-    fn streaming_head(&self) -> Request<()> {
+    fn revalidation_head(&self) -> Request<()> {
         let mut head = Request::new(());
         *head.method_mut() = Method::POST;
-        *head.uri_mut() = Uri::from_static(REVALIDATE);
+        *head.uri_mut() = Uri::from_static(REVALIDATE_PATH);
         head.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
         head.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
         self.address(head)
     }
 
-    /// The request, as one to this peer.
+    /// Adds the authority of this peer and the token.
     fn address<T>(&self, mut request: Request<T>) -> Request<T> {
         let mut uri = std::mem::take(request.uri_mut()).into_parts();
         let scheme = if self.security.shows_certificates() { Scheme::HTTPS } else { Scheme::HTTP };
@@ -184,86 +153,82 @@ impl Link {
         request
     }
 
-    async fn call(self, request: Request<tonic::body::Body>) -> Result<Response<Incoming>, Broken> {
+    async fn call(self, request: Request<tonic::body::Body>) -> Result<Response<ResponseBody>, ConnectionError> {
         let (head, body) = self.address(request).into_parts();
-        let message = body.collect().await.map_err(|status| Broken::Unwritten(Arc::new(status)))?.to_bytes();
-        let Connection { mut requests, silent, .. } = self.connection().await?;
-        let lost = |error| broken(&silent, error);
-        let (answer, mut sending) = requests.send_request(Request::from_parts(head, ()), false).map_err(lost)?;
-        // Without waiting for permission, so that it goes out together with its head. A peer that refuses the head may
-        // have done so already: then there is nothing more to send, and the answer is the refusal.
+        let message = body.collect().await.map_err(|status| ConnectionError::Encode(Arc::new(status)))?.to_bytes();
+        let Connection { mut requests, timed_out, .. } = self.connection().await?;
+        let failed = |error| ConnectionError::of_call(&timed_out, error);
+        let (response, mut sending) = requests.send_request(Request::from_parts(head, ()), false).map_err(failed)?;
+        // h2 buffers the message, so it leaves in one segment with the headers. A peer that rejects the headers may have
+        // reset the stream before: then this fails, and the response says why.
         let _ = sending.send_data(message, true);
-        let answer = answer.await.map_err(lost)?;
+        let response = response.await.map_err(failed)?;
         if !self.security.is_open() {
-            self.note_refusal(answer.headers());
+            self.log_rejected_call(response.headers());
         }
-        Ok(answer.map(|stream| Incoming::new(stream, silent)))
+        Ok(response.map(|stream| ResponseBody::new(stream, timed_out)))
     }
 
-    /// Takes of the connection, where there is one that would be made the same way now.
-    fn established<T>(&self, take: impl FnOnce(&SendRequest<Bytes>, Arc<Revalidation>) -> T) -> Option<T> {
-        let line = self.lock();
-        let Connection { requests, proof, revalidation, .. } = line.as_ref()?.peek()?.as_ref().ok()?;
+    /// Applies `take` to the established connection. `None`: there is none, or it was made with old certificates.
+    fn established<T>(&self, take: impl FnOnce(&SendRequest<Bytes>, Arc<RevalidationStream>) -> T) -> Option<T> {
+        let connection = self.connection.lock();
+        let Connection { requests, proof, revalidation, .. } = connection.as_ref()?.peek()?.as_ref().ok()?;
         if !self.security.is_current(proof.as_ref()) {
             return None;
         }
-        let mut current = revalidation.lock().expect("no code panics while it holds a revalidation");
-        Some(take(requests, Revalidation::with(&mut current, self.security.bearer())))
+        let stream = RevalidationStream::with_bearer(&mut revalidation.lock(), self.security.bearer());
+        Some(take(requests, stream))
     }
 
-    /// A connection that takes calls.
-    async fn connection(&self) -> Result<Connection, Broken> {
-        match self.ready().await {
-            // It was lost some time before this call, of which nothing has been sent.
-            Err(Broken::Lost(_) | Broken::Silent) => self.ready().await,
+    /// A connection that accepts a request now.
+    async fn connection(&self) -> Result<Connection, ConnectionError> {
+        match self.try_connection().await {
+            // The connection was lost before this call, which has sent nothing: trying again cannot send it twice.
+            Err(ConnectionError::Lost(_) | ConnectionError::KeepAliveTimeout) => self.try_connection().await,
             connected => connected,
         }
     }
 
-    /// The connection that there is, or that is being made; if it takes no calls, the next one will be another.
-    async fn ready(&self) -> Result<Connection, Broken> {
-        let mut line = self.line();
-        let mut connected = take_turn(&line).await;
+    /// The present connection. If it fails or was made with old certificates, the next call makes a new one.
+    async fn try_connection(&self) -> Result<Connection, ConnectionError> {
+        let mut shared = self.shared_connection();
+        let mut connected = ready_to_send(&shared).await;
         if connected.as_ref().is_ok_and(|connection| !self.security.is_current(connection.proof.as_ref())) {
-            // What is under way on it goes on, and it ends with that.
-            self.hang_up(&line);
-            line = self.line();
-            connected = take_turn(&line).await;
+            // Calls in flight finish on the old connection, which then closes.
+            self.disconnect(&shared);
+            shared = self.shared_connection();
+            connected = ready_to_send(&shared).await;
         }
         if connected.is_err() {
-            self.hang_up(&line);
+            self.disconnect(&shared);
         }
         connected
     }
 
-    /// A peer that asks for another token than this node's says so to each call.
-    fn note_refusal(&self, answer: &HeaderMap) {
-        let code = answer.get("grpc-status").map(|status| Code::from_bytes(status.as_bytes()));
+    /// Logs that the peer does not accept this node's token or certificate, which it says in each response.
+    fn log_rejected_call(&self, headers: &HeaderMap) {
+        let code = headers.get("grpc-status").map(|status| Code::from_bytes(status.as_bytes()));
         if code == Some(Code::Unauthenticated) && self.security.refusals().is_first("call", &self.mesh) {
-            warn!(peer = %self.mesh, "a peer refuses this node's calls: it does not accept its token or certificate");
+            warn!(peer = %self.mesh, "a peer rejected the mesh token or certificate of this node (UNAUTHENTICATED)");
         }
     }
 
-    fn line(&self) -> Line {
-        self.lock().get_or_insert_with(|| dial(self)).clone()
+    fn shared_connection(&self) -> SharedConnection {
+        self.connection.lock().get_or_insert_with(|| dial(self)).clone()
     }
 
-    /// The next call makes a new connection, unless another call has seen to that.
-    fn hang_up(&self, line: &Line) {
-        self.lock().take_if(|current| current.ptr_eq(line));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Line>> {
-        self.line.lock().expect("no code panics while it holds a line")
+    /// Forgets the connection, unless another call has replaced it already.
+    fn disconnect(&self, shared: &SharedConnection) {
+        self.connection.lock().take_if(|current| current.ptr_eq(shared));
     }
 }
 
-impl Service<Request<tonic::body::Body>> for Link {
-    type Response = Response<Incoming>;
-    type Error = Broken;
-    type Future = BoxFuture<'static, Result<Self::Response, Broken>>;
+impl Service<Request<tonic::body::Body>> for PeerChannel {
+    type Response = Response<ResponseBody>;
+    type Error = ConnectionError;
+    type Future = BoxFuture<'static, Result<Self::Response, ConnectionError>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
         Poll::Ready(Ok(()))
     }
 
@@ -272,155 +237,111 @@ impl Service<Request<tonic::body::Body>> for Link {
     }
 }
 
-async fn take_turn(line: &Line) -> Result<Connection, Broken> {
-    let connection = line.clone().await?;
-    let requests = connection.requests.ready().await.map_err(|error| broken(&connection.silent, error))?;
+async fn ready_to_send(shared: &SharedConnection) -> Result<Connection, ConnectionError> {
+    let connection = shared.clone().await?;
+    let requests = connection.requests.ready().await;
+    let requests = requests.map_err(|error| ConnectionError::of_call(&connection.timed_out, error))?;
     Ok(Connection { requests, ..connection })
 }
 
-/// Connects. The connection is made whether or not somebody still waits for it, and lasts as long as somebody may use it.
-fn dial(link: &Link) -> Line {
-    let (mesh, host, security) = (link.mesh.clone(), link.authority.host().to_owned(), link.security.clone());
-    let connect = link.connect;
+/// Connects in a task, so that a caller that stops waiting does not abort the attempt of the others.
+fn dial(channel: &PeerChannel) -> SharedConnection {
+    let channel = (
+        channel.mesh.clone(),
+        channel.authority.host().to_owned(),
+        channel.connect,
+        channel.security.clone(),
+        channel.counter.clone(),
+    );
+    let (mesh, host, connect, security, counter) = channel;
     let (connected, connecting) = oneshot::channel();
     tokio::spawn(async move {
-        let opened = timeout(CONNECT_WITHIN, open(&mesh, &host, connect, &security));
-        match opened.await.unwrap_or_else(|_| Err(unreachable(io::ErrorKind::TimedOut.into()))) {
+        let handshaken = timeout(CONNECT_TIMEOUT, handshake(&mesh, &host, connect, &security, &counter)).await;
+        match handshaken.unwrap_or_else(|_| Err(ConnectionError::connecting(io::ErrorKind::TimedOut))) {
             Err(error) => {
-                if let Broken::Distrusted(error) = &error
+                if let ConnectionError::Untrusted(error) = &error
                     && security.refusals().is_first("peer", &mesh)
                 {
-                    warn!(peer = %mesh, %error, "a peer does not trust this node, or cannot be trusted");
+                    warn!(peer = %mesh, %error, "mTLS handshake with a peer failed");
                 }
-                // Nobody waits any more, or everybody hears of it.
+                // No receiver: every caller has stopped waiting.
                 let _ = connected.send(Err(error));
             }
-            Ok(Opened { requests, mut connection, pings, proof }) => {
-                let silent = Arc::new(OnceLock::new());
-                let (silence, revalidation) = (Arc::clone(&silent), Arc::default());
-                if connected.send(Ok(Connection { requests, silent, proof, revalidation })).is_ok() {
+            Ok(Handshaken { requests, mut connection, pings, proof }) => {
+                let timed_out = Arc::new(OnceLock::new());
+                let (set_timed_out, revalidation) = (Arc::clone(&timed_out), Arc::default());
+                if connected.send(Ok(Connection { requests, timed_out, proof, revalidation })).is_ok() {
                     tokio::select! {
-                        // How it ended, its calls hear.
+                        // The calls on it get the error.
                         _ = &mut connection => {}
-                        () = falls_silent(pings) => { let _ = silence.set(()); }
+                        () = keep_alive_fails(pings) => { let _ = set_timed_out.set(()); }
                     }
                 }
             }
         }
     });
-    let ended = || unreachable(io::ErrorKind::ConnectionAborted.into());
-    connecting.map(move |connection| connection.unwrap_or_else(|_| Err(ended()))).boxed().shared()
+    let aborted = || ConnectionError::connecting(io::ErrorKind::ConnectionAborted);
+    connecting.map(move |connection| connection.unwrap_or_else(|_| Err(aborted()))).boxed().shared()
 }
 
-type Http2 = h2::client::Connection<Box<dyn Wire>>;
+type Http2Connection = h2::client::Connection<Box<dyn Io>>;
 
-/// A connection that was just made.
-struct Opened {
+/// A connection after TLS and the HTTP/2 handshake.
+struct Handshaken {
     requests: SendRequest<Bytes>,
-    connection: Http2,
+    connection: Http2Connection,
     pings: PingPong,
-    proof: Option<Proof>,
+    proof: Option<ConnectionProof>,
 }
 
-async fn open(mesh: &SmolStr, host: &str, connect: Connect, security: &Security) -> Result<Opened, Broken> {
-    let wire = connect(mesh.clone()).await.map_err(unreachable)?;
-    let (wire, proof) = security.secure(host, wire).await.map_err(unreachable)?;
-    let handshake = Builder::new()
-        .initial_window_size(ANSWER_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+async fn handshake(
+    mesh: &SmolStr,
+    host: &str,
+    connect: Connect,
+    security: &Security,
+    counter: &ByteCounter,
+) -> Result<Handshaken, ConnectionError> {
+    let io = connect(mesh.clone()).await.map_err(ConnectionError::connecting)?;
+    let io = Box::new(counter.count(io, ConnectionEnd::Client));
+    let (io, proof) = security.secure(host, io).await.map_err(ConnectionError::connecting)?;
+    let http2 = Builder::new()
+        .initial_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .enable_push(false)
-        .handshake(wire)
+        .handshake(io)
         .await;
-    let (requests, mut connection) = handshake.map_err(lost)?;
+    let (requests, mut connection) = http2.map_err(ConnectionError::http2)?;
     let mut pings = connection.ping_pong().expect("nobody has taken it before");
     if proof.is_some() {
-        accepted(&mut connection, &mut pings).await?;
+        wait_until_accepted(&mut connection, &mut pings).await?;
     }
-    Ok(Opened { requests, connection, pings, proof })
+    Ok(Handshaken { requests, connection, pings, proof })
 }
 
-/// Waits for what the other end says first: only that tells whether it accepts this node's certificate.
-async fn accepted(connection: &mut Http2, pings: &mut PingPong) -> Result<(), Broken> {
+/// In TLS 1.3 the client's handshake ends before the server has checked its certificate, so only the first message of
+/// the server shows that it accepts this node.
+async fn wait_until_accepted(connection: &mut Http2Connection, pings: &mut PingPong) -> Result<(), ConnectionError> {
     let ended = tokio::select! {
         ended = &mut *connection => ended,
         pong = pings.ping(Ping::opaque()) => match pong {
             Ok(_) => return Ok(()),
-            // Why, the connection knows.
+            // The error of the connection says why the ping failed.
             Err(_) => connection.await,
         },
     };
-    Err(ended.err().map_or_else(|| unreachable(io::ErrorKind::ConnectionAborted.into()), lost))
+    let aborted = || ConnectionError::connecting(io::ErrorKind::ConnectionAborted);
+    Err(ended.err().map_or_else(aborted, ConnectionError::http2))
 }
 
-fn unreachable(error: io::Error) -> Broken {
-    match error.kind() {
-        // So TLS calls whatever it does not accept.
-        io::ErrorKind::InvalidData => Broken::Distrusted(Arc::new(error)),
-        _ => Broken::Unreachable(Arc::new(error)),
-    }
-}
-
-fn lost(error: h2::Error) -> Broken {
-    match error.get_io() {
-        Some(io) if io.kind() == io::ErrorKind::InvalidData => {
-            Broken::Distrusted(Arc::new(io::Error::new(io.kind(), error)))
-        }
-        _ => Broken::Lost(Arc::new(error)),
-    }
-}
-
-/// Ends when a sign of life did not come.
-async fn falls_silent(mut pings: PingPong) {
+/// Returns when a keep-alive ping was not answered in time.
+async fn keep_alive_fails(mut pings: PingPong) {
     loop {
-        sleep(KEEP_ALIVE_EVERY).await;
-        match timeout(KEEP_ALIVE_WITHIN, pings.ping(Ping::opaque())).await {
+        sleep(KEEP_ALIVE_INTERVAL).await;
+        match timeout(KEEP_ALIVE_TIMEOUT, pings.ping(Ping::opaque())).await {
             Ok(Ok(_)) => {}
-            // The connection is ending by itself.
+            // The connection is closing for another reason.
             Ok(Err(_)) => std::future::pending().await,
             Err(_elapsed) => return,
-        }
-    }
-}
-
-fn broken(silent: &OnceLock<()>, error: h2::Error) -> Broken {
-    match silent.get() {
-        Some(()) => Broken::Silent,
-        None => lost(error),
-    }
-}
-
-impl Incoming {
-    /// `silent`: set when the connection was given up.
-    pub fn new(stream: RecvStream, silent: Arc<OnceLock<()>>) -> Self {
-        Self { stream, silent, next: Next::Data }
-    }
-}
-
-impl http_body::Body for Incoming {
-    type Data = Bytes;
-    type Error = Broken;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        loop {
-            let frame = match self.next {
-                Next::Data => match ready!(self.stream.poll_data(context)) {
-                    None => {
-                        self.next = Next::Trailers;
-                        continue;
-                    }
-                    Some(data) => data.and_then(|data| {
-                        self.stream.flow_control().release_capacity(data.len())?;
-                        Ok(Some(Frame::data(data)))
-                    }),
-                },
-                Next::Trailers => {
-                    let trailers = ready!(self.stream.poll_trailers(context));
-                    self.next = Next::Nothing;
-                    trailers.map(|trailers| trailers.map(Frame::trailers))
-                }
-                Next::Nothing => Ok(None),
-            };
-            return Poll::Ready(frame.map_err(|error| broken(&self.silent, error)).transpose());
         }
     }
 }

@@ -1,71 +1,71 @@
-//! The circuit of one peer: whether asking it is worth a caller's whole deadline.
+//! The circuit breaker of one peer: how long a caller may wait for it.
 //!
-//! Owns the count of deadlines missed in a row. Closed: whoever asks waits as long as it likes. Open, after several
-//! misses: one caller at a time waits a short while, the others not at all. Any answer closes it. Without I/O and
-//! clocks of its own; who keeps asking a peer whose circuit is open is the announcer.
+//! Owns the count of consecutive timeouts. Closed: each caller waits up to its own deadline. Open, after several
+//! timeouts: one caller at a time probes the peer for a short time, and the others fail at once. Any answer closes it.
+//! Performs no I/O and reads no clock. The announcer keeps contacting a peer whose circuit is open.
 
 use std::time::Duration;
 
 use crate::clock::BootInstant;
 
-/// This many deadlines missed in a row open the circuit.
-const MISSES: u32 = 3;
-/// A caller that waited for less than this says nothing about the peer.
-const MEANINGFUL: Duration = Duration::from_millis(100);
-/// How long a caller waits for a peer whose circuit is open. A peer that is back has mostly been noticed before.
-const PROBE_WITHIN: Duration = Duration::from_millis(50);
+/// Consecutive timeouts that open the circuit.
+const MAX_TIMEOUTS: u32 = 3;
+/// A timeout shorter than this is not counted: the deadline was too short for any peer.
+const MIN_COUNTED_WAIT: Duration = Duration::from_millis(100);
+/// Short, because a peer that has recovered usually answers the announcer first, which closes the circuit.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
-pub struct Circuit {
-    misses: u32,
-    /// When the last miss that counted was noticed: of those that wait together, one counts.
-    missed: Option<BootInstant>,
+pub struct CircuitBreaker {
+    timeouts: u32,
+    /// When the last counted timeout ended: of the callers that waited at the same time, only one is counted.
+    last_timeout: Option<BootInstant>,
     probing: bool,
 }
 
-/// How long a caller may wait.
+/// Whether a caller may make a call, and how long it may wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
-    /// As long as it likes.
-    Whole,
-    /// This long; the others do not ask meanwhile.
+pub enum CallPermit {
+    /// Up to the deadline of the caller.
+    Unlimited,
+    /// The circuit is open and this caller alone probes the peer, for at most this time.
     Probe(Duration),
-    /// Not at all: somebody else is asking.
-    None,
+    /// The circuit is open and another caller is probing.
+    Rejected,
 }
 
-impl Circuit {
+impl CircuitBreaker {
     pub fn is_open(&self) -> bool {
-        self.misses >= MISSES
+        self.timeouts >= MAX_TIMEOUTS
     }
 
-    /// What the next caller may do. Whoever gets a [`Patience::Probe`] gives it back with [`Circuit::probed`].
-    pub fn admit(&mut self) -> Patience {
+    /// The permit of the next caller. After a [`CallPermit::Probe`] the caller must call [`CircuitBreaker::end_probe`].
+    pub fn permit(&mut self) -> CallPermit {
         if !self.is_open() {
-            return Patience::Whole;
+            return CallPermit::Unlimited;
         }
         if std::mem::replace(&mut self.probing, true) {
-            return Patience::None;
+            return CallPermit::Rejected;
         }
-        Patience::Probe(PROBE_WITHIN)
+        CallPermit::Probe(PROBE_TIMEOUT)
     }
 
-    pub fn probed(&mut self) {
+    pub fn end_probe(&mut self) {
         self.probing = false;
     }
 
-    /// The peer answered, whatever it said.
-    pub fn answered(&mut self) {
-        self.misses = 0;
+    /// The peer answered, with success or an error.
+    pub fn record_answer(&mut self) {
+        self.timeouts = 0;
     }
 
-    /// A caller that began at `began` has waited in vain until `now`.
-    pub fn missed(&mut self, began: BootInstant, now: BootInstant) {
-        if now.since(began) < MEANINGFUL || self.missed.is_some_and(|missed| began < missed) {
+    /// A call that started at `began` timed out at `now`.
+    pub fn record_timeout(&mut self, began: BootInstant, now: BootInstant) {
+        if now.since(began) < MIN_COUNTED_WAIT || self.last_timeout.is_some_and(|last| began < last) {
             return;
         }
-        self.missed = Some(now);
-        self.misses = self.misses.saturating_add(1);
+        self.last_timeout = Some(now);
+        self.timeouts = self.timeouts.saturating_add(1);
     }
 }
 
@@ -75,52 +75,52 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_millis(500);
 
-    fn miss(circuit: &mut Circuit, began: BootInstant) -> BootInstant {
+    fn time_out(circuit: &mut CircuitBreaker, began: BootInstant) -> BootInstant {
         let now = began.after(DEADLINE);
-        circuit.missed(began, now);
+        circuit.record_timeout(began, now);
         now
     }
 
     #[test]
-    fn misses_in_a_row_open_it_and_one_answer_closes_it() {
-        let (mut circuit, mut now) = (Circuit::default(), BootInstant::now());
-        for _ in 0..MISSES {
-            assert_eq!(circuit.admit(), Patience::Whole);
-            now = miss(&mut circuit, now);
+    fn timeouts_in_a_row_open_it_and_one_answer_closes_it() {
+        let (mut circuit, mut now) = (CircuitBreaker::default(), BootInstant::now());
+        for _ in 0..MAX_TIMEOUTS {
+            assert_eq!(circuit.permit(), CallPermit::Unlimited);
+            now = time_out(&mut circuit, now);
         }
         assert!(circuit.is_open());
-        assert_eq!(circuit.admit(), Patience::Probe(PROBE_WITHIN));
-        assert_eq!(circuit.admit(), Patience::None, "one at a time");
-        circuit.probed();
-        assert_eq!(circuit.admit(), Patience::Probe(PROBE_WITHIN));
-        circuit.answered();
-        assert_eq!(circuit.admit(), Patience::Whole);
+        assert_eq!(circuit.permit(), CallPermit::Probe(PROBE_TIMEOUT));
+        assert_eq!(circuit.permit(), CallPermit::Rejected, "one at a time");
+        circuit.end_probe();
+        assert_eq!(circuit.permit(), CallPermit::Probe(PROBE_TIMEOUT));
+        circuit.record_answer();
+        assert_eq!(circuit.permit(), CallPermit::Unlimited);
     }
 
     #[test]
     fn an_answer_in_between_starts_the_count_again() {
-        let (mut circuit, mut now) = (Circuit::default(), BootInstant::now());
-        for _ in 0..MISSES * 2 {
-            now = miss(&mut circuit, now);
-            now = miss(&mut circuit, now);
-            circuit.answered();
+        let (mut circuit, mut now) = (CircuitBreaker::default(), BootInstant::now());
+        for _ in 0..MAX_TIMEOUTS * 2 {
+            now = time_out(&mut circuit, now);
+            now = time_out(&mut circuit, now);
+            circuit.record_answer();
         }
         assert!(!circuit.is_open());
     }
 
     #[test]
-    fn callers_that_wait_together_or_hardly_at_all_do_not_open_it() {
-        let (mut circuit, now) = (Circuit::default(), BootInstant::now());
-        for _ in 0..MISSES * 10 {
-            miss(&mut circuit, now);
+    fn concurrent_or_very_short_waits_do_not_open_it() {
+        let (mut circuit, now) = (CircuitBreaker::default(), BootInstant::now());
+        for _ in 0..MAX_TIMEOUTS * 10 {
+            time_out(&mut circuit, now);
         }
-        assert!(!circuit.is_open(), "a hundred callers of one moment are one miss");
+        assert!(!circuit.is_open(), "concurrent timeouts are counted once");
         let mut now = now.after(DEADLINE);
-        for _ in 0..MISSES * 10 {
+        for _ in 0..MAX_TIMEOUTS * 10 {
             let began = now;
-            now = began.after(MEANINGFUL / 2);
-            circuit.missed(began, now);
+            now = began.after(MIN_COUNTED_WAIT / 2);
+            circuit.record_timeout(began, now);
         }
-        assert!(!circuit.is_open(), "their own deadline was at fault");
+        assert!(!circuit.is_open(), "their deadlines were too short");
     }
 }

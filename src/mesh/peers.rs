@@ -1,54 +1,56 @@
-//! The asking end of the mesh: a link to each address for what is answered at once, one for what may wait, and a deadline
-//! on every call.
+//! The client side of the mesh: calls to peers, with a deadline and a circuit breaker each.
 //!
-//! Owns the [links](super::channel), the circuit of each, and the translation of every failure into a [`PeerError`]; what an
-//! answer tells is found out by [`answers`]. Never calls twice: a call that failed is an answer to its caller, who has a
-//! deadline of its own.
+//! Owns two [channels](super::channel) per address: one for calls that are answered at once, and one for forwarded
+//! polls, which wait for long. Translates every failure into a [`PeerError`]. Does not retry: a failed call is a result
+//! for its caller, who has a deadline of its own. [`answers`] validates the responses.
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::response::Response;
+use parking_lot::Mutex;
 use serde::Serialize;
 use smol_str::SmolStr;
 use tokio::sync::Semaphore;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
+use tonic::codegen::http::HeaderMap;
 use tonic::{Code, Status};
 use tracing::{Instrument as _, Span};
 use utoipa::ToSchema;
 
-use super::channel::{Broken, Connect, Link, by_tcp};
-use super::circuit_breaker::{Circuit, Patience};
-use super::proto::ForwardRequest;
+use super::byte_counter::ByteCounter;
+use super::channel::{Connect, PeerChannel, connect_tcp};
+use super::circuit_breaker::{CallPermit, CircuitBreaker};
+use super::io::ConnectionError;
+use super::node_status::{self, NodeStatus};
 use super::proto::mesh_service_client::MeshServiceClient;
 use super::proto::polling_service_client::PollingServiceClient;
 use super::security::Security;
-use super::{CALLS_PER_CONNECTION, MAX_FORWARDED_BYTES, NODE_ID_METADATA, answers, node_status, proto};
+use super::{
+    MAX_CALLS_PER_CONNECTION, MAX_DESCRIPTION_BYTES, MAX_FORWARDED_BYTES, NODE_ID_METADATA, TRACE_PARENT, TRACE_STATE,
+    answers, proto,
+};
 use crate::clock::BootInstant;
-use crate::mesh::node_status::NodeStatus;
-use crate::mesh_service::{description, forward};
 use crate::names::{NodeId, Room};
 use crate::roster::RoomSnapshot;
-use crate::status::description::Description;
 use crate::telemetry::metrics::lookups::Lookups;
 use crate::telemetry::traces;
 
-/// Why a peer's answer is missing.
+/// Why there is no answer of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PeerError {
-    /// It did not answer in time.
+    /// No answer within the deadline.
     Deadline,
-    /// Nobody listens at its address, who listens there is another node, or one of the two does not trust the other.
+    /// Connection refused, another node at the address, or failed authentication between the two.
     Refused,
-    /// The connection broke, or the answer made no sense.
+    /// The connection was lost, or the answer was invalid.
     Failed,
-    /// It said that it has too much to do.
+    /// The peer reported `RESOURCE_EXHAUSTED`.
     Overloaded,
 }
 
@@ -71,30 +73,37 @@ pub enum PeerReply {
     NodeIdChanged(NodeId),
 }
 
-/// Cheap to clone.
+/// The peers of one node. Cheap to clone.
 #[derive(Clone)]
 pub struct Peers {
     connect: Connect,
     security: Security,
-    peers: Arc<Mutex<HashMap<SmolStr, Arc<Peer>>>>,
+    counter: ByteCounter,
+    by_address: Arc<Mutex<HashMap<SmolStr, Arc<PeerConnections>>>>,
 }
 
-struct Peer {
-    link: Link,
-    /// Over a connection of its own, where what waits for long is in nobody's way.
-    polling: PollingServiceClient<Link>,
-    /// One for each request that is forwarded.
-    forwards: Semaphore,
-    circuit: Mutex<Circuit>,
+/// The channels to one address, and what was measured on them.
+struct PeerConnections {
+    channel: PeerChannel,
+    /// Polls wait for up to a minute, and a slow one must not delay lookups: they have a connection of their own.
+    polling: PollingServiceClient<PeerChannel>,
+    /// One permit per forwarded request.
+    forward_permits: Semaphore,
+    circuit: Mutex<CircuitBreaker>,
     lookups: Lookups,
 }
 
-/// One call to a peer, and what it does to the peer's circuit.
-struct Call<'a> {
-    circuit: &'a Mutex<Circuit>,
+/// A call in progress, whose result is recorded in the peer's circuit breaker.
+struct PeerCall<'a> {
+    circuit: &'a Mutex<CircuitBreaker>,
     began: BootInstant,
-    /// The circuit is open, and this caller alone asks.
-    probing: bool,
+    is_probe: bool,
+}
+
+/// A call without a response.
+enum CallFailure {
+    TimedOut,
+    Status(Status),
 }
 
 impl Default for Peers {
@@ -104,259 +113,284 @@ impl Default for Peers {
 }
 
 impl Peers {
-    /// Peers of an open mesh that are reached in another way than by TCP.
+    /// Peers without mTLS and tokens, reached by `connect`.
     pub fn new(connect: Connect) -> Self {
-        Self { connect, security: Security::default(), peers: Arc::default() }
+        Self { connect, security: Security::default(), counter: ByteCounter::default(), by_address: Arc::default() }
     }
 
-    /// Peers of a mesh that is closed by `security`.
+    /// Peers reached by TCP.
     pub fn secured(security: Security) -> Self {
-        Self { connect: by_tcp, security, peers: Arc::default() }
+        Self { connect: connect_tcp, security, counter: ByteCounter::default(), by_address: Arc::default() }
     }
 
-    /// Asks the node at `mesh` for its part of the room, or for what makes it of the part at the version `known`.
+    /// The bytes of all mesh connections of this node.
+    pub fn byte_counter(&self) -> &ByteCounter {
+        &self.counter
+    }
+
+    /// Asks `node`, at the address `mesh`, for its sockets in `room`. `known_version`: the version that the caller has
+    /// cached, so that the peer may answer "unchanged" or with the difference.
     ///
     /// # Errors
-    /// Whatever came instead of an answer within `within`.
+    /// When there is no valid answer within `within`.
     pub async fn lookup(
         &self,
         mesh: &SmolStr,
         node: &NodeId,
         room: &Room,
-        known: Option<u64>,
+        known_version: Option<u64>,
         within: Duration,
     ) -> Result<PeerReply, PeerError> {
-        let peer = self.peer(mesh)?;
-        let (call, within) = Call::begin(&peer.circuit, within).inspect_err(|_| peer.lookups.skipped())?;
-        let lookup = peer.lookups.begin();
-        let question = proto::LookupSocketsRequest {
+        let peer = self.connections_to(mesh)?;
+        let (call, within) = PeerCall::begin(&peer.circuit, within).inspect_err(|_| peer.lookups.skipped())?;
+        let measured = peer.lookups.begin();
+        let request = proto::LookupSocketsRequest {
             room: room.to_string(),
             node_id: node.to_string(),
-            known_version: known,
-            takes_changes: known.is_some(),
+            known_version,
+            takes_changes: known_version.is_some(),
             ..Default::default()
         };
         let span = traces::lookup(mesh, node, room);
-        let answer = timeout(within, peer.ask(question, within, &span)).instrument(span.clone()).await;
+        let answer = timeout(within, peer.look_up(request, within, &span)).instrument(span.clone()).await;
         let reply = match call.end(answer) {
-            Ok(response) => answers::part(node, known, &response).map(PeerReply::Snapshot),
-            Err(Failure::NodeStatus(status)) => moved(&status)
-                .filter(|now| now != node)
-                .map(PeerReply::NodeIdChanged)
-                .ok_or_else(|| peer_error(&status)),
-            Err(Failure::Late) => Err(PeerError::Deadline),
+            Ok(response) => answers::decode_snapshot(node, known_version, &response).map(PeerReply::Snapshot),
+            Err(CallFailure::Status(status)) => {
+                let changed = changed_node_id(&status).filter(|now| now != node);
+                changed.map(PeerReply::NodeIdChanged).ok_or_else(|| peer_error(&status))
+            }
+            Err(CallFailure::TimedOut) => Err(PeerError::Deadline),
         };
-        lookup.end(&reply);
+        measured.end(&reply);
         traces::looked_up(&span, &reply);
         reply
     }
 
-    /// Tells the node at `mesh` this node's word, and hears its own. Tells it also when its circuit is open.
+    /// Announces this node's status to the node at `mesh`, whose status is returned. Not subject to the circuit breaker:
+    /// an answer is what closes it.
     ///
     /// # Errors
-    /// Whatever came instead of an answer within `within`.
-    pub async fn announce(&self, mesh: &SmolStr, said: &NodeStatus, within: Duration) -> Result<NodeStatus, PeerError> {
-        let peer = self.peer(mesh)?;
-        let call = Call { circuit: &peer.circuit, began: BootInstant::now(), probing: false };
-        let request = proto::AnnounceRequest { status: Some(node_status::encode(said)) };
-        match call.end(timeout(within, peer.client().announce(request)).await) {
-            Ok(response) => {
-                let status = response.status.ok_or(PeerError::Failed)?;
-                node_status::decode(status).map_err(|_| PeerError::Failed)
-            }
-            Err(Failure::NodeStatus(status)) => Err(peer_error(&status)),
-            Err(Failure::Late) => Err(PeerError::Deadline),
-        }
+    /// When there is no valid answer within `within`.
+    pub async fn announce(
+        &self,
+        mesh: &SmolStr,
+        status: &NodeStatus,
+        within: Duration,
+    ) -> Result<NodeStatus, PeerError> {
+        let peer = self.connections_to(mesh)?;
+        let call = PeerCall::unlimited(&peer.circuit);
+        let request = proto::AnnounceRequest { status: Some(node_status::encode(status)) };
+        let response = call.end(timeout(within, peer.client().announce(request)).await)?;
+        let status = response.status.ok_or(PeerError::Failed)?;
+        node_status::decode(status).map_err(|_| PeerError::Failed)
     }
 
-    /// Asks the node at `mesh` how it is, also when its circuit is open. `None`: it is of a version that cannot say.
+    /// Calls `Describe` on the node at `mesh`, even while its circuit is open. `None`: its version does not have the call.
     ///
     /// # Errors
-    /// Whatever came instead of an answer within `within`.
+    /// When there is no response within `within`.
     pub async fn describe(
         &self,
         mesh: &SmolStr,
-        node: &NodeId,
+        request: proto::DescribeRequest,
         within: Duration,
-    ) -> Result<Option<Description>, PeerError> {
-        let peer = self.peer(mesh)?;
-        let mut client = peer.client().max_decoding_message_size(description::MAX_BYTES);
-        let call = Call { circuit: &peer.circuit, began: BootInstant::now(), probing: false };
-        let mut request = tonic::Request::new(description::question());
+    ) -> Result<Option<proto::DescribeResponse>, PeerError> {
+        let peer = self.connections_to(mesh)?;
+        let mut client = peer.client().max_decoding_message_size(MAX_DESCRIPTION_BYTES);
+        let call = PeerCall::unlimited(&peer.circuit);
+        let mut request = tonic::Request::new(request);
         request.set_timeout(within);
         match call.end(timeout(within, client.describe(request)).await) {
-            Ok(response) => answers::described(node, &response).map(Some),
-            Err(Failure::NodeStatus(status)) if status.code() == Code::Unimplemented => Ok(None),
-            Err(Failure::NodeStatus(status)) => Err(peer_error(&status)),
-            Err(Failure::Late) => Err(PeerError::Deadline),
+            Ok(response) => Ok(Some(response)),
+            Err(CallFailure::Status(status)) if status.code() == Code::Unimplemented => Ok(None),
+            Err(failure) => Err(failure.into()),
         }
     }
 
-    /// Hands a request of a polling client on to the node at `mesh`, and returns the response for the client. If it is
-    /// dropped, the other node stops working on it.
+    /// Forwards a request of a polling client to the node at `mesh`. Dropping the future cancels it there.
     ///
     /// # Errors
-    /// Whatever came instead of an answer within `within`; at once where the peer is given up.
+    /// When there is no response within `within`; at once while the peer's circuit is open.
     pub async fn forward(
         &self,
         mesh: &SmolStr,
-        request: ForwardRequest,
+        request: proto::ForwardRequest,
         within: Duration,
-    ) -> Result<Response, PeerError> {
-        let peer = self.peer(mesh)?;
-        if lock(&peer.circuit).is_open() {
+    ) -> Result<proto::ForwardResponse, PeerError> {
+        let peer = self.connections_to(mesh)?;
+        if peer.circuit.lock().is_open() {
             return Err(PeerError::Deadline);
         }
-        let _one = peer.forwards.try_acquire().map_err(|_| PeerError::Overloaded)?;
+        let _permit = peer.forward_permits.try_acquire().map_err(|_| PeerError::Overloaded)?;
         let mut request = tonic::Request::new(request);
         request.set_timeout(within);
         match timeout(within, peer.polling.clone().forward(request)).await {
-            Ok(Ok(answer)) => forward::decode_answer(answer.into_inner()).ok_or(PeerError::Failed),
+            Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(peer_error(&status)),
             Err(_elapsed) => Err(PeerError::Deadline),
         }
     }
 
-    /// Whether the peer at `mesh` has missed so many deadlines that hardly anybody waits for it.
-    pub fn is_given_up(&self, mesh: &str) -> bool {
-        self.lock().get(mesh).is_some_and(|peer| lock(&peer.circuit).is_open())
+    /// Whether the circuit of the peer at `mesh` is open.
+    pub fn is_circuit_open(&self, mesh: &str) -> bool {
+        self.by_address.lock().get(mesh).is_some_and(|peer| peer.circuit.lock().is_open())
     }
 
-    /// What was measured of asking each peer, by its address, and whether its circuit is open.
-    pub fn each(&self, mut see: impl FnMut(&str, &Lookups, bool)) {
-        let peers: Vec<_> = self.lock().iter().map(|(mesh, peer)| (mesh.clone(), Arc::clone(peer))).collect();
+    /// Visits each peer: its address, its lookup metrics, and whether its circuit is open.
+    pub fn each(&self, mut visit: impl FnMut(&str, &Lookups, bool)) {
+        // A copy, because `visit` must not run under the lock.
+        let peers: Vec<_> =
+            self.by_address.lock().iter().map(|(mesh, peer)| (mesh.clone(), Arc::clone(peer))).collect();
         for (mesh, peer) in peers {
-            see(&mesh, &peer.lookups, lock(&peer.circuit).is_open());
+            let is_open = peer.circuit.lock().is_open();
+            visit(&mesh, &peer.lookups, is_open);
         }
     }
 
-    /// Closes the links to addresses that no member has any more.
+    /// Closes the connections to addresses that no member has.
     pub fn retain(&self, in_use: impl Fn(&str) -> bool) {
-        self.lock().retain(|mesh, _| in_use(mesh));
+        self.by_address.lock().retain(|mesh, _| in_use(mesh));
     }
 
-    fn peer(&self, mesh: &SmolStr) -> Result<Arc<Peer>, PeerError> {
-        if let Some(peer) = self.lock().get(mesh) {
+    fn connections_to(&self, mesh: &SmolStr) -> Result<Arc<PeerConnections>, PeerError> {
+        if let Some(peer) = self.by_address.lock().get(mesh) {
             return Ok(Arc::clone(peer));
         }
-        // An address that is none came from a node entry or a status; it is that node's failure.
-        let link = || Link::secured(mesh, self.connect, self.security.clone()).map_err(|_| PeerError::Failed);
-        let peer = Arc::new(Peer {
-            link: link()?,
-            polling: PollingServiceClient::new(link()?).max_decoding_message_size(MAX_FORWARDED_BYTES),
-            forwards: Semaphore::new(CALLS_PER_CONNECTION),
+        // The address came from a node entry or a status: an invalid one is a failure of that node.
+        let channel = || {
+            PeerChannel::counted(mesh, self.connect, self.security.clone(), self.counter.clone())
+                .map_err(|_| PeerError::Failed)
+        };
+        let peer = Arc::new(PeerConnections {
+            channel: channel()?,
+            polling: PollingServiceClient::new(channel()?).max_decoding_message_size(MAX_FORWARDED_BYTES),
+            forward_permits: Semaphore::new(MAX_CALLS_PER_CONNECTION),
             circuit: Mutex::default(),
             lookups: Lookups::default(),
         });
-        Ok(Arc::clone(self.lock().entry(mesh.clone()).or_insert(peer)))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<SmolStr, Arc<Peer>>> {
-        self.peers.lock().expect("no code panics while it holds the links")
+        Ok(Arc::clone(self.by_address.lock().entry(mesh.clone()).or_insert(peer)))
     }
 }
 
-impl Peer {
-    fn client(&self) -> MeshServiceClient<Link> {
-        self.link.clone().client()
+impl PeerConnections {
+    fn client(&self) -> MeshServiceClient<PeerChannel> {
+        self.channel.clone().client()
     }
 
-    /// Over the stream of what is asked again, where the question is one for it; else, or where no answer came that way, by a
-    /// call, which may take so long.
-    async fn ask(
+    /// Uses the revalidation stream if the caller has a cached version. Otherwise, or if the stream gives no answer,
+    /// makes a unary call with the timeout `within`.
+    async fn look_up(
         &self,
-        question: proto::LookupSocketsRequest,
+        request: proto::LookupSocketsRequest,
         within: Duration,
         span: &Span,
     ) -> Result<tonic::Response<proto::LookupSocketsResponse>, Status> {
-        // A call has a head of its own, for the trace that it belongs to.
-        if question.known_version.is_some()
-            && span.is_disabled()
-            && let Some(answer) = self.link.revalidate(&question).await
+        if request.known_version.is_some()
+            && let Some(answer) = self.channel.revalidate(revalidate_request(request.clone(), span)).await
         {
             return Ok(tonic::Response::new(answer));
         }
-        let mut request = tonic::Request::new(question);
+        let mut request = tonic::Request::new(request);
         request.set_timeout(within);
         traces::inject(span, request.metadata_mut().as_mut());
         let answer = self.client().lookup_sockets(request).await?;
-        self.link.prepare_revalidation();
+        self.channel.prepare_revalidation();
         Ok(answer)
     }
 }
 
-/// What came instead of an answer.
-enum Failure {
-    Late,
-    NodeStatus(Status),
+/// All requests share the headers of the stream, so the trace context travels in the message.
+fn revalidate_request(question: proto::LookupSocketsRequest, span: &Span) -> proto::RevalidateRequest {
+    let mut request = proto::RevalidateRequest { question: Some(question), ..Default::default() };
+    if !span.is_disabled() {
+        let mut headers = HeaderMap::new();
+        traces::inject(span, &mut headers);
+        let text = |name| headers.get(name)?.to_str().ok().map(ToOwned::to_owned);
+        request.traceparent = text(TRACE_PARENT);
+        request.tracestate = text(TRACE_STATE);
+    }
+    request
 }
 
-impl<'a> Call<'a> {
-    /// Returns how long it may take. Fails where the circuit is open and somebody else is asking.
-    fn begin(circuit: &'a Mutex<Circuit>, within: Duration) -> Result<(Self, Duration), PeerError> {
-        let patience = lock(circuit).admit();
-        let call = |probing| Self { circuit, began: BootInstant::now(), probing };
-        match patience {
-            Patience::Whole => Ok((call(false), within)),
-            Patience::Probe(most) => Ok((call(true), within.min(most))),
-            Patience::None => Err(PeerError::Deadline),
+impl<'a> PeerCall<'a> {
+    /// A call that the circuit breaker permits, and how long it may take.
+    fn begin(circuit: &'a Mutex<CircuitBreaker>, within: Duration) -> Result<(Self, Duration), PeerError> {
+        let permit = circuit.lock().permit();
+        match permit {
+            CallPermit::Unlimited => Ok((Self::unlimited(circuit), within)),
+            CallPermit::Probe(limit) => Ok((Self { is_probe: true, ..Self::unlimited(circuit) }, within.min(limit))),
+            CallPermit::Rejected => Err(PeerError::Deadline),
         }
     }
 
-    fn end<T>(&self, answer: Result<Result<tonic::Response<T>, Status>, Elapsed>) -> Result<T, Failure> {
-        let mut circuit = lock(self.circuit);
+    /// A call that is made even if the circuit is open.
+    fn unlimited(circuit: &'a Mutex<CircuitBreaker>) -> Self {
+        Self { circuit, began: BootInstant::now(), is_probe: false }
+    }
+
+    fn end<T>(&self, answer: Result<Result<tonic::Response<T>, Status>, Elapsed>) -> Result<T, CallFailure> {
+        let mut circuit = self.circuit.lock();
         let (answer, error) = match answer {
-            Err(_elapsed) => (Err(Failure::Late), Some(PeerError::Deadline)),
+            Err(_elapsed) => (Err(CallFailure::TimedOut), Some(PeerError::Deadline)),
             Ok(Ok(response)) => (Ok(response.into_inner()), None),
             Ok(Err(status)) => {
                 let error = peer_error(&status);
-                // What has no cause on this side is the peer's own word.
+                // A status without a source came from the peer, so the peer is alive.
                 let answered = status.source().is_none() && error != PeerError::Deadline;
-                (Err(Failure::NodeStatus(status)), Some(error).filter(|_| !answered))
+                (Err(CallFailure::Status(status)), Some(error).filter(|_| !answered))
             }
         };
         match error {
-            None | Some(PeerError::Refused) => circuit.answered(),
-            Some(PeerError::Deadline) => circuit.missed(self.began, BootInstant::now()),
-            // The connection broke; a peer that hangs breaks its connections too, by not keeping them alive.
+            None | Some(PeerError::Refused) => circuit.record_answer(),
+            Some(PeerError::Deadline) => circuit.record_timeout(self.began, BootInstant::now()),
+            // Not counted: a peer that hangs shows as a keep-alive timeout, which is a deadline.
             Some(PeerError::Failed | PeerError::Overloaded) => {}
         }
         answer
     }
 }
 
-impl Drop for Call<'_> {
+impl Drop for PeerCall<'_> {
     fn drop(&mut self) {
-        if self.probing {
-            lock(self.circuit).probed();
+        if self.is_probe {
+            self.circuit.lock().end_probe();
         }
     }
 }
 
-fn lock(circuit: &Mutex<Circuit>) -> MutexGuard<'_, Circuit> {
-    circuit.lock().expect("no code panics while it holds a circuit")
+impl From<CallFailure> for PeerError {
+    fn from(failure: CallFailure) -> Self {
+        match failure {
+            CallFailure::TimedOut => Self::Deadline,
+            CallFailure::Status(status) => peer_error(&status),
+        }
+    }
 }
 
-fn moved(status: &Status) -> Option<NodeId> {
+fn changed_node_id(status: &Status) -> Option<NodeId> {
     if status.code() != Code::FailedPrecondition {
         return None;
     }
-    let named = status.metadata().get(NODE_ID_METADATA)?;
-    NodeId::parse(named.to_str().ok()?).ok()
+    let present = status.metadata().get(NODE_ID_METADATA)?;
+    NodeId::parse(present.to_str().ok()?).ok()
 }
 
 fn peer_error(status: &Status) -> PeerError {
     match status.code() {
-        // tonic calls it cancelled when the time that a call was given has run out, on either side.
+        // tonic reports an expired `grpc-timeout` as cancelled, on either side.
         Code::DeadlineExceeded | Code::Cancelled => PeerError::Deadline,
         Code::ResourceExhausted => PeerError::Overloaded,
         Code::FailedPrecondition | Code::Unauthenticated | Code::PermissionDenied => PeerError::Refused,
-        _ => status.source().and_then(|cause| cause.downcast_ref()).map_or(PeerError::Failed, |broken| match broken {
-            Broken::Silent => PeerError::Deadline,
-            Broken::Distrusted(_) => PeerError::Refused,
-            Broken::Unreachable(error) if error.kind() == io::ErrorKind::TimedOut => PeerError::Deadline,
-            Broken::Unreachable(error) if error.kind() == io::ErrorKind::ConnectionRefused => PeerError::Refused,
-            Broken::Unreachable(_) | Broken::Lost(_) | Broken::Unwritten(_) => PeerError::Failed,
-        }),
+        _ => match status.source().and_then(|source| source.downcast_ref()) {
+            Some(ConnectionError::KeepAliveTimeout) => PeerError::Deadline,
+            Some(ConnectionError::Untrusted(_)) => PeerError::Refused,
+            Some(ConnectionError::Unreachable(error)) if error.kind() == io::ErrorKind::TimedOut => PeerError::Deadline,
+            Some(ConnectionError::Unreachable(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                PeerError::Refused
+            }
+            Some(ConnectionError::Unreachable(_) | ConnectionError::Lost(_) | ConnectionError::Encode(_)) | None => {
+                PeerError::Failed
+            }
+        },
     }
 }

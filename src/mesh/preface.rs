@@ -1,7 +1,7 @@
-//! A connection whose other end must begin to speak HTTP/2 before long.
+//! A timeout for the HTTP/2 connection preface.
 //!
-//! Owns that one bound: tonic sends its keep-alive pings once it has read the connection preface, and waits for that
-//! without a limit, so a connection on which nothing is ever said would stay for ever.
+//! Owns that one timeout. tonic sends keep-alive pings only after it has read the preface, and waits for the preface
+//! without a limit: a client that sends nothing would hold its connection for ever.
 
 use std::io;
 use std::pin::Pin;
@@ -11,45 +11,48 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// How many bytes an HTTP/2 client sends first: <https://www.rfc-editor.org/rfc/rfc9113#section-3.4>.
-const PREFACE: usize = 24;
+/// The length of the preface: <https://www.rfc-editor.org/rfc/rfc9113#section-3.4>.
+const PREFACE_BYTES: usize = 24;
 
-/// Fails to read when the preface did not come in time.
-pub struct Prompt<T> {
+/// A stream whose reads fail with `TimedOut` if the preface does not arrive in time.
+pub struct PrefaceTimeout<T> {
     stream: T,
-    waiting: Option<Waiting>,
+    awaited: Option<AwaitedPreface>,
 }
 
-struct Waiting {
-    until: Pin<Box<Sleep>>,
-    missing: usize,
+struct AwaitedPreface {
+    deadline: Pin<Box<Sleep>>,
+    missing_bytes: usize,
 }
 
-impl<T> Prompt<T> {
-    pub fn new(stream: T, within: Duration) -> Self {
-        Self { stream, waiting: Some(Waiting { until: Box::pin(sleep(within)), missing: PREFACE }) }
+impl<T> PrefaceTimeout<T> {
+    pub fn new(stream: T, timeout: Duration) -> Self {
+        Self {
+            stream,
+            awaited: Some(AwaitedPreface { deadline: Box::pin(sleep(timeout)), missing_bytes: PREFACE_BYTES }),
+        }
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Prompt<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for PrefaceTimeout<T> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if let Some(waiting) = &mut self.waiting
-            && waiting.until.as_mut().poll(context).is_ready()
+        if let Some(awaited) = &mut self.awaited
+            && awaited.deadline.as_mut().poll(context).is_ready()
         {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buf))?;
         let read = buf.filled().len() - before;
-        self.waiting = self.waiting.take().filter(|waiting| waiting.missing > read).map(|mut waiting| {
-            waiting.missing -= read;
-            waiting
+        self.awaited = self.awaited.take().filter(|awaited| awaited.missing_bytes > read).map(|mut awaited| {
+            awaited.missing_bytes -= read;
+            awaited
         });
         Poll::Ready(Ok(()))
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Prompt<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for PrefaceTimeout<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, buf)
     }
@@ -82,31 +85,31 @@ mod tests {
 
     use super::*;
 
-    const WITHIN: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
-    async fn who_says_nothing_or_too_little_is_cut_off_in_time() {
-        for said in [0, 1, PREFACE - 1] {
+    async fn a_missing_or_partial_preface_ends_in_a_timeout() {
+        for sent in [0, 1, PREFACE_BYTES - 1] {
             let (mut client, server) = duplex(64);
-            let mut server = Prompt::new(server, WITHIN);
-            client.write_all(&vec![b'x'; said]).await.unwrap();
+            let mut server = PrefaceTimeout::new(server, TIMEOUT);
+            client.write_all(&vec![b'x'; sent]).await.unwrap();
             let began = Instant::now();
             let mut bytes = Vec::new();
             let error = server.read_to_end(&mut bytes).await.unwrap_err();
-            assert_eq!((error.kind(), bytes.len(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, said, 10));
+            assert_eq!((error.kind(), bytes.len(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, sent, 10));
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_begun_may_be_silent_afterwards() {
+    async fn a_connection_may_be_idle_after_the_preface() {
         let (mut client, server) = duplex(64);
-        let mut server = Prompt::new(server, WITHIN);
-        let mut bytes = [0; PREFACE];
+        let mut server = PrefaceTimeout::new(server, TIMEOUT);
+        let mut bytes = [0; PREFACE_BYTES];
         client.write_all(&bytes[..10]).await.unwrap();
-        advance(WITHIN / 2).await;
+        advance(TIMEOUT / 2).await;
         client.write_all(&bytes[10..]).await.unwrap();
         server.read_exact(&mut bytes).await.unwrap();
-        advance(WITHIN * 100).await;
+        advance(TIMEOUT * 100).await;
         client.write_all(b"later").await.unwrap();
         let mut later = [0; 5];
         server.read_exact(&mut later).await.unwrap();

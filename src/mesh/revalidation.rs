@@ -1,16 +1,17 @@
-//! What is asked again and again: one stream to a peer for all questions whose asker holds the rows of a version.
+//! One bidirectional stream per peer for lookups whose caller has a cached version (conditional lookups).
 //!
-//! The answer is mostly that they are those of now, and a call for each such question costs more than that: its head, its
-//! trailers, and the layers of both ends. Over one stream four nodes on two cores took 0.35 ms instead of 0.43 for a room
-//! of 10 (median of 4 runs each), a peer 38 µs of CPU instead of 65. Owns the stream of one connection, and which answer
-//! is whose. Owns no deadline and no second try: who gets no answer here makes a call of its own.
+//! Most answers are "unchanged", and a unary call costs more than such an answer: headers, trailers, and the layers of
+//! both ends. Over one stream, four nodes on two cores took 0.35 ms instead of 0.43 for a room of 10 (median of 4 runs
+//! each), and a peer 38 µs of CPU instead of 65. Owns the stream of one connection and matches answers to requests.
+//! Owns no deadline and no retry: a caller that gets no answer here makes a unary call.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::SendStream;
 use h2::client::SendRequest;
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -22,152 +23,148 @@ use tonic_prost::ProstCodec;
 use tracing::debug;
 
 use super::MAX_REVALIDATED_BYTES;
-use super::channel::Incoming;
-use super::proto::{LookupSocketsRequest, LookupSocketsResponse, RevalidateRequest, RevalidateResponse};
+use super::io::ResponseBody;
+use super::proto::{LookupSocketsResponse, RevalidateRequest, RevalidateResponse};
 use crate::telemetry::anomalies::Oddity;
 
-/// So many questions wait for their answers at most, at a peer that takes its time; what is more makes calls of its own.
-const WAITING_MOST: usize = 1_000;
-/// What comes before each message of a stream: whether it is compressed, in one byte, and its length in four, the highest
-/// first ("Length-Prefixed-Message" of gRPC over HTTP/2).
-const PREFIX_BYTES: usize = 5;
+/// Requests without an answer. At a slow peer, further ones become unary calls, which have flow control of their own.
+const MAX_PENDING_REQUESTS: usize = 1_000;
+/// The prefix of a gRPC message: one byte for compression and four for the length, the highest first
+/// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>, Length-Prefixed-Message).
+const MESSAGE_PREFIX_BYTES: usize = 5;
 
-/// The stream of one connection, for as long as this node shows the same token. It ends when this is dropped.
+/// The stream of one connection under one token. It ends when this is dropped.
 #[derive(Default)]
-pub struct Revalidation {
-    /// What its calls show, and the head of the stream too.
+pub(crate) struct RevalidationStream {
+    /// The token with which the stream was opened.
     bearer: Option<HeaderValue>,
-    stage: Arc<Mutex<Stage>>,
-    over: CancellationToken,
+    phase: Arc<Mutex<StreamPhase>>,
+    closed: CancellationToken,
 }
 
 #[derive(Default)]
-enum Stage {
-    /// Nobody has opened it, or the peer has ended it.
+enum StreamPhase {
+    /// Not opened yet, or ended by the peer.
     #[default]
     Closed,
     Opening,
-    Open(Open),
-    /// The peer does not know what this is, or what it said made no sense: this connection has none any more.
-    GivenUp,
+    Open(OpenStream),
+    /// The peer does not support the stream or sent an invalid answer. Not tried again on this connection.
+    Unusable,
 }
 
-struct Open {
-    questions: SendStream<Bytes>,
-    /// How many were asked.
-    count: u64,
-    /// In the order in which they were asked, which is that of the answers.
-    waiting: VecDeque<Waiting>,
+struct OpenStream {
+    requests: SendStream<Bytes>,
+    last_number: u64,
+    /// In the order of the requests, which is that of the answers.
+    pending: VecDeque<PendingRequest>,
 }
 
-struct Waiting {
+struct PendingRequest {
     number: u64,
-    asker: oneshot::Sender<Option<LookupSocketsResponse>>,
+    answer: oneshot::Sender<Option<LookupSocketsResponse>>,
 }
 
-impl Revalidation {
-    /// The one with this token: itself, or one that is not open yet.
-    pub fn with(current: &mut Arc<Self>, bearer: Option<HeaderValue>) -> Arc<Self> {
+impl RevalidationStream {
+    /// The stream with this token: the present one, or a new one that is not open yet if the token has changed.
+    pub(crate) fn with_bearer(current: &mut Arc<Self>, bearer: Option<HeaderValue>) -> Arc<Self> {
         if current.bearer != bearer {
-            // Who still waits for an answer of the former one gets it.
-            *current = Arc::new(Self { bearer, stage: Arc::default(), over: CancellationToken::new() });
+            // Requests pending on the old stream hold a clone of it and are still answered.
+            *current = Arc::new(Self { bearer, phase: Arc::default(), closed: CancellationToken::new() });
         }
         Arc::clone(current)
     }
 
-    /// Opens the stream, unless it is open or cannot be. Until the peer has taken it nothing is asked over it.
-    pub fn open(&self, requests: &SendRequest<Bytes>, head: impl FnOnce() -> Request<()>) {
-        let mut now = lock(&self.stage);
-        if !matches!(*now, Stage::Closed) {
+    /// Opens the stream in a task. Nothing is sent over it before the peer has accepted it.
+    pub(crate) fn open(&self, requests: &SendRequest<Bytes>, head: impl FnOnce() -> Request<()>) {
+        let mut phase = self.phase.lock();
+        if !matches!(*phase, StreamPhase::Closed) {
             return;
         }
-        *now = Stage::Opening;
+        *phase = StreamPhase::Opening;
         let (requests, head) = (requests.clone(), head());
-        let (stage, over) = (Arc::clone(&self.stage), self.over.clone());
+        let (phase, closed) = (Arc::clone(&self.phase), self.closed.clone());
         tokio::spawn(async move {
-            let ended = over.run_until_cancelled(run(&stage, requests, head)).await;
-            // Who still waits hears that there will be no answer.
-            *lock(&stage) = match ended {
-                None | Some(Ok(())) => Stage::Closed,
-                // It may take another token.
-                Some(Err(status)) if status.code() == Code::Unauthenticated => Stage::Closed,
+            let ended = closed.run_until_cancelled(run(&phase, requests, head)).await;
+            // Replacing an open stream drops its pending requests, whose callers then make unary calls.
+            *phase.lock() = match ended {
+                None | Some(Ok(())) => StreamPhase::Closed,
+                // The peer may accept the next token.
+                Some(Err(status)) if status.code() == Code::Unauthenticated => StreamPhase::Closed,
                 Some(Err(status)) => {
-                    debug!(%status, "the stream of questions to a peer has ended");
-                    Stage::GivenUp
+                    debug!(%status, "revalidation stream to a peer ended; using unary lookups");
+                    StreamPhase::Unusable
                 }
             };
         });
     }
 
-    /// What the peer says to this. `None`: it is to be asked by a call.
-    pub async fn ask(&self, question: &LookupSocketsRequest) -> Option<LookupSocketsResponse> {
-        let answer = match &mut *lock(&self.stage) {
-            Stage::Open(open) => open.put(question.clone())?,
-            Stage::Closed | Stage::Opening | Stage::GivenUp => return None,
+    /// Sends a request, whose number is set here, and waits for the answer. `None`: the caller should make a unary call.
+    pub(crate) async fn ask(&self, request: RevalidateRequest) -> Option<LookupSocketsResponse> {
+        let answer = match &mut *self.phase.lock() {
+            StreamPhase::Open(stream) => stream.send(request)?,
+            StreamPhase::Closed | StreamPhase::Opening | StreamPhase::Unusable => return None,
         };
         answer.await.ok().flatten()
     }
 }
 
-impl Drop for Revalidation {
+impl Drop for RevalidationStream {
     fn drop(&mut self) {
-        self.over.cancel();
+        self.closed.cancel();
     }
 }
 
-/// Opens it, and hands out the answers until it ends.
-async fn run(stage: &Mutex<Stage>, requests: SendRequest<Bytes>, head: Request<()>) -> Result<(), Status> {
-    let lost = |error: h2::Error| Status::from_error(error.into());
-    // The connection need not stay for what else could be asked on it.
-    let (answer, questions) = requests.ready().await.map_err(lost)?.send_request(head, false).map_err(lost)?;
-    let (head, body) = answer.await.map_err(lost)?.into_parts();
-    if let Some(refusal) = Status::from_header_map(&head.headers) {
-        return Err(refusal);
+/// Opens the stream and delivers its answers until it ends.
+async fn run(phase: &Mutex<StreamPhase>, requests: SendRequest<Bytes>, head: Request<()>) -> Result<(), Status> {
+    let failed = |error: h2::Error| Status::from_error(error.into());
+    // `ready` consumes the handle: an idle stream must not keep the connection open for other requests.
+    let (response, requests) = requests.ready().await.map_err(failed)?.send_request(head, false).map_err(failed)?;
+    let (head, body) = response.await.map_err(failed)?.into_parts();
+    if let Some(rejection) = Status::from_header_map(&head.headers) {
+        return Err(rejection);
     }
     let decoder = ProstCodec::<RevalidateRequest, RevalidateResponse>::default().decoder();
-    // Why it ends matters to nobody.
-    let body = Incoming::new(body, Arc::default());
+    // Nobody asks whether this stream ended by a keep-alive timeout.
+    let body = ResponseBody::new(body, Arc::default());
     let mut answers = Streaming::new_response(decoder, body, head.status, None, Some(MAX_REVALIDATED_BYTES));
-    *lock(stage) = Stage::Open(Open { questions, count: 0, waiting: VecDeque::new() });
+    *phase.lock() = StreamPhase::Open(OpenStream { requests, last_number: 0, pending: VecDeque::new() });
     while let Some(answer) = answers.message().await? {
-        if let Stage::Open(open) = &mut *lock(stage) {
-            open.deliver(answer)?;
+        if let StreamPhase::Open(stream) = &mut *phase.lock() {
+            stream.deliver(answer)?;
         }
     }
     Ok(())
 }
 
-impl Open {
-    /// Sends a question, and returns where its answer will be.
-    fn put(&mut self, question: LookupSocketsRequest) -> Option<oneshot::Receiver<Option<LookupSocketsResponse>>> {
-        if self.waiting.len() >= WAITING_MOST {
+impl OpenStream {
+    /// Sends a request and returns the receiver of its answer.
+    fn send(&mut self, mut request: RevalidateRequest) -> Option<oneshot::Receiver<Option<LookupSocketsResponse>>> {
+        if self.pending.len() >= MAX_PENDING_REQUESTS {
             return None;
         }
-        self.count += 1;
-        let question = RevalidateRequest { number: self.count, question: Some(question) };
-        let length = question.encoded_len();
-        let mut message = BytesMut::with_capacity(PREFIX_BYTES + length);
+        self.last_number += 1;
+        request.number = self.last_number;
+        let length = request.encoded_len();
+        let mut message = BytesMut::with_capacity(MESSAGE_PREFIX_BYTES + length);
         message.put_u8(0);
         message.put_u32(u32::try_from(length).ok()?);
-        question.encode(&mut message).expect("a buffer of this size");
-        // Without waiting for permission: so few bytes may wait here.
-        self.questions.send_data(message.freeze(), false).ok()?;
-        let (asker, answer) = oneshot::channel();
-        self.waiting.push_back(Waiting { number: self.count, asker });
-        Some(answer)
+        request.encode(&mut message).expect("the buffer has the encoded length");
+        // h2 buffers it beyond the flow-control window, which MAX_PENDING_REQUESTS bounds.
+        self.requests.send_data(message.freeze(), false).ok()?;
+        let (answer, receiver) = oneshot::channel();
+        self.pending.push_back(PendingRequest { number: self.last_number, answer });
+        Some(receiver)
     }
 
-    /// Hands an answer to its asker, who may have stopped waiting.
-    fn deliver(&mut self, answer: RevalidateResponse) -> Result<(), Status> {
-        let Some(Waiting { asker, .. }) = self.waiting.pop_front().filter(|asked| asked.number == answer.number) else {
-            Oddity::SenselessAnswer.note(format_args!("the answer to question {} of a stream, unasked", answer.number));
-            return Err(Status::internal("an answer that nobody asked for"));
+    /// Passes an answer to its caller, which may have stopped waiting.
+    fn deliver(&mut self, response: RevalidateResponse) -> Result<(), Status> {
+        let first = self.pending.pop_front().filter(|pending| pending.number == response.number);
+        let Some(PendingRequest { answer, .. }) = first else {
+            Oddity::SenselessAnswer.note(format_args!("revalidation answer {} without a request", response.number));
+            return Err(Status::internal("the peer sent an answer without a request"));
         };
-        let _ = asker.send(answer.answer);
+        let _ = answer.send(response.answer);
         Ok(())
     }
-}
-
-fn lock(stage: &Mutex<Stage>) -> MutexGuard<'_, Stage> {
-    stage.lock().expect("no code panics while it holds a stage")
 }

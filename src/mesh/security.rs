@@ -1,9 +1,9 @@
-//! The closed mesh: how nodes prove themselves to each other.
+//! Authentication between nodes: mTLS ([`certificates`]), a shared token ([`tokens`]), or both.
 //!
-//! Owns both halves of it: what this node shows when it connects, and what it asks of whoever connects. Certificates
-//! ([`certificates`]) and a shared token ([`tokens`]) may be asked for together, and both change with their files: a call
-//! is let in by what is in them now, whatever its connection was made with. Whoever is not let in gets nothing, and is
-//! logged once ([`refusals`]). The default asks nobody for anything, and costs nothing.
+//! Owns both sides: the credentials that this node shows when it connects, and the check of a peer's. Files are read
+//! again when they change, and a call is checked against their present content, whatever its connection was made with.
+//! An unauthenticated call gets `UNAUTHENTICATED` and one log line ([`refusals`]). By default the mesh is open: nothing is
+//! checked, at no cost. Does not decide who may read rooms over HTTP (`auth`).
 
 pub mod certificates;
 pub mod guard;
@@ -13,10 +13,11 @@ pub mod tokens;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{join, pending};
+use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use tokio::time::Instant;
 use tonic::Status;
@@ -24,181 +25,183 @@ use tonic::codegen::http::HeaderMap;
 use tonic::codegen::http::header::{AUTHORIZATION, HeaderValue};
 use tracing::warn;
 
-use super::channel::Wire;
+use super::io::Io;
 use crate::auth::reload;
 use crate::auth::reload::Watched;
+pub use certificates::CertificateFiles;
 use certificates::Certificates;
 use refusals::Refusals;
-use tokens::Tokens;
+use tokens::MeshTokens;
 
-/// How long a connection is used that was made with certificates. The other end's is judged when it is made.
-const CONNECTION_AGE_MOST: Duration = Duration::from_secs(3600);
-/// How often the certificate of a connection that stays is judged again: it runs out, too.
-const JUDGED_AGAIN_AFTER: Duration = Duration::from_secs(60);
-
-/// Where this node's certificate is, and the CAs of everybody's.
-#[derive(Debug, Clone)]
-pub struct Files {
-    pub ca: PathBuf,
-    pub certificate: PathBuf,
-    pub key: PathBuf,
-}
+/// A client checks the server's certificate only when it connects, so an mTLS connection is replaced after this time.
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(3600);
+/// How often the server checks the certificate of an open connection again, because it may have expired.
+const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Cheap to clone. The default is an open mesh.
 #[derive(Clone, Default)]
 pub struct Security {
     certificates: Option<Watched<Certificates>>,
-    tokens: Option<Watched<Tokens>>,
+    tokens: Option<Watched<MeshTokens>>,
     refusals: Arc<Refusals>,
 }
 
-/// What a connection was made with.
+/// The certificates with which a connection was made, and when.
 #[derive(Clone)]
-pub struct Proof {
+pub struct ConnectionProof {
     certificates: Arc<Certificates>,
     made: Instant,
 }
 
-/// Who is at the other end of a connection that was accepted. Each of its requests has it in its extensions.
+/// The client of an accepted connection. Each request has it in its extensions.
 #[derive(Clone)]
-pub struct Peer(Arc<PeerState>);
+pub struct PeerIdentity(Arc<PeerCredentials>);
 
-struct PeerState {
+struct PeerCredentials {
     address: SocketAddr,
-    /// `None`: nobody was asked for a certificate.
-    shown: Option<Shown>,
+    /// `None`: the mesh uses no certificates.
+    certificate: Option<PeerCertificate>,
 }
 
-/// The certificate that a peer has shown.
-struct Shown {
+struct PeerCertificate {
     chain: Vec<CertificateDer<'static>>,
-    judged: Mutex<(Arc<Certificates>, Instant)>,
+    /// The last successful check: against which CAs, and when.
+    checked: Mutex<(Arc<Certificates>, Instant)>,
 }
 
 impl Security {
-    /// Reads the files. `advertised`: the address at which the others reach this node, whose host its certificate must
-    /// name; `None` for somebody who asks nodes and is none.
+    /// Reads the files. `advertised`: the address at which other nodes reach this one; the certificate must name its
+    /// host. `None` for a client that is not a node.
     ///
     /// # Errors
-    /// When a file cannot be read or makes no sense, or the others would not accept the certificate.
-    pub fn open(files: Option<Files>, token_file: Option<PathBuf>, advertised: Option<&str>) -> anyhow::Result<Self> {
+    /// When a file cannot be read or is invalid, or other nodes would not accept the certificate.
+    pub fn open(
+        files: Option<CertificateFiles>,
+        token_file: Option<PathBuf>,
+        advertised: Option<&str>,
+    ) -> anyhow::Result<Self> {
         let certificates = files.map(|files| Certificates::watch(files, advertised)).transpose()?;
-        let tokens = token_file.map(Tokens::watch).transpose()?;
+        let tokens = token_file.map(MeshTokens::watch).transpose()?;
         Ok(Self { certificates, tokens, refusals: Arc::default() })
     }
 
-    /// Keeps the files read, for ever.
+    /// Reads the files again when they change. Never returns.
     pub async fn keep(self) {
         join(reload::keep(self.certificates), reload::keep(self.tokens)).await;
         pending::<()>().await;
     }
 
-    /// The certificates as they are now, where nodes show some.
+    /// The present certificates; `None` without mTLS.
     pub fn certificates(&self) -> Option<Arc<Certificates>> {
         self.certificates.as_ref().map(Watched::current)
     }
 
-    /// Whether nodes show certificates.
+    /// Whether the mesh uses mTLS.
     pub fn shows_certificates(&self) -> bool {
         self.certificates.is_some()
     }
 
-    /// Makes a connection to `host` one that both ends trust, and says what it was made with.
+    /// Performs the TLS handshake with `host`, if the mesh uses mTLS.
     ///
     /// # Errors
-    /// Of the kind `InvalidData` where one end does not trust the other.
-    pub async fn secure(&self, host: &str, wire: Box<dyn Wire>) -> io::Result<(Box<dyn Wire>, Option<Proof>)> {
-        let Some(certificates) = self.certificates() else { return Ok((wire, None)) };
-        let wire = certificates.connect(host, wire).await?;
-        Ok((wire, Some(Proof { certificates, made: Instant::now() })))
+    /// Of the kind `InvalidData` when one end does not accept the other's certificate.
+    pub async fn secure(&self, host: &str, io: Box<dyn Io>) -> io::Result<(Box<dyn Io>, Option<ConnectionProof>)> {
+        let Some(certificates) = self.certificates() else { return Ok((io, None)) };
+        let io = certificates.connect(host, io).await?;
+        Ok((io, Some(ConnectionProof { certificates, made: Instant::now() })))
     }
 
-    /// Whether a connection that was made with this would be made the same way now.
-    pub fn is_current(&self, proof: Option<&Proof>) -> bool {
+    /// Whether a connection with this proof may still be used: the certificates are unchanged and it is not too old.
+    pub fn is_current(&self, proof: Option<&ConnectionProof>) -> bool {
         let (Some(proof), Some(certificates)) = (proof, &self.certificates) else { return true };
-        Arc::ptr_eq(&proof.certificates, &certificates.current()) && proof.made.elapsed() < CONNECTION_AGE_MOST
+        Arc::ptr_eq(&proof.certificates, &certificates.current()) && proof.made.elapsed() < MAX_CONNECTION_AGE
     }
 
-    /// What goes with each call.
+    /// The `authorization` header of each call.
     pub fn bearer(&self) -> Option<HeaderValue> {
         self.tokens.as_ref().map(|tokens| tokens.current().bearer())
     }
 
-    /// Whether nothing is asked of a call.
+    /// Whether calls need no credentials.
     pub fn is_open(&self) -> bool {
         self.certificates.is_none() && self.tokens.is_none()
     }
 
-    /// Lets a call in, or says why not.
+    /// Checks the credentials of a call.
     ///
     /// # Errors
     /// `UNAUTHENTICATED`.
-    pub fn admit(&self, peer: Option<&Peer>, headers: &HeaderMap) -> Result<(), Status> {
-        let refused = if !self.knows(peer) {
+    pub fn authenticate(&self, peer: Option<&PeerIdentity>, headers: &HeaderMap) -> Result<(), Status> {
+        let invalid = if !self.has_valid_certificate(peer) {
             "certificate"
-        } else if !self.is_told_a_token(headers) {
+        } else if !self.has_valid_token(headers) {
             "token"
         } else {
             return Ok(());
         };
-        let address = peer.map(Peer::address);
+        let address = peer.map(PeerIdentity::address);
         let ip = address.map_or_else(|| "unknown".to_owned(), |address| address.ip().to_string());
-        if self.refusals.is_first(refused, &ip) {
-            warn!(peer = address.map(tracing::field::display), "a call over the mesh is refused: no valid {refused}");
+        if self.refusals.is_first(invalid, &ip) {
+            warn!(peer = address.map(tracing::field::display), "rejected a mesh call without a valid {invalid}");
         }
-        Err(Status::unauthenticated(format!("no valid {refused} of this mesh")))
+        Err(Status::unauthenticated(format!("no valid {invalid} of this mesh")))
     }
 
-    fn knows(&self, peer: Option<&Peer>) -> bool {
+    fn has_valid_certificate(&self, peer: Option<&PeerIdentity>) -> bool {
         let Some(certificates) = self.certificates() else { return true };
-        peer.and_then(|peer| peer.0.shown.as_ref()).is_some_and(|shown| shown.is_accepted_by(&certificates))
+        let certificate = peer.and_then(|peer| peer.0.certificate.as_ref());
+        certificate.is_some_and(|certificate| certificate.is_accepted_by(&certificates))
     }
 
-    fn is_told_a_token(&self, headers: &HeaderMap) -> bool {
+    fn has_valid_token(&self, headers: &HeaderMap) -> bool {
         let Some(tokens) = &self.tokens else { return true };
-        headers.get(AUTHORIZATION).is_some_and(|given| tokens.current().have(given.as_bytes()))
+        headers.get(AUTHORIZATION).is_some_and(|given| tokens.current().accepts(given.as_bytes()))
     }
 
-    /// What was refused is logged by whoever refuses it or is refused, but once.
+    /// Limits the log lines about rejected connections and calls, of both ends.
     pub fn refusals(&self) -> &Refusals {
         &self.refusals
     }
 }
 
-impl Peer {
-    pub fn unproven(address: SocketAddr) -> Self {
-        Self(Arc::new(PeerState { address, shown: None }))
+impl PeerIdentity {
+    /// A peer in a mesh without mTLS.
+    pub fn without_certificate(address: SocketAddr) -> Self {
+        Self(Arc::new(PeerCredentials { address, certificate: None }))
     }
 
-    /// A peer that has shown this certificate, which these have accepted.
-    pub fn proven(address: SocketAddr, chain: Vec<CertificateDer<'static>>, by: Arc<Certificates>) -> Self {
-        let shown = Shown { chain, judged: Mutex::new((by, Instant::now())) };
-        Self(Arc::new(PeerState { address, shown: Some(shown) }))
+    /// A peer whose certificate `accepted_by` has accepted in the TLS handshake.
+    pub fn with_certificate(
+        address: SocketAddr,
+        chain: Vec<CertificateDer<'static>>,
+        accepted_by: Arc<Certificates>,
+    ) -> Self {
+        let certificate = PeerCertificate { chain, checked: Mutex::new((accepted_by, Instant::now())) };
+        Self(Arc::new(PeerCredentials { address, certificate: Some(certificate) }))
     }
 
     pub fn address(&self) -> SocketAddr {
         self.0.address
     }
 
-    /// Whether it may speak for a node that is reached at `mesh`: where it has shown a certificate, that must name the
-    /// host.
-    pub fn speaks_for(&self, mesh: &str) -> bool {
-        let Some(shown) = &self.0.shown else { return true };
-        shown.chain.first().is_some_and(|certificate| certificates::names(certificate, mesh))
+    /// Whether it may announce the status of a node at the address `mesh`: with mTLS, its certificate must name the host.
+    pub fn may_announce(&self, mesh: &str) -> bool {
+        let Some(shown) = &self.0.certificate else { return true };
+        shown.chain.first().is_some_and(|certificate| certificates::names_host_of(certificate, mesh))
     }
 }
 
-impl Shown {
-    /// A certificate is judged again when the CAs have changed, and from time to time, since it runs out.
+impl PeerCertificate {
+    /// Checks the certificate again if the CAs have changed or the last check is old.
     fn is_accepted_by(&self, certificates: &Arc<Certificates>) -> bool {
-        let mut judged = self.judged.lock().expect("no code panics while it judges a certificate");
-        let (by, when) = &*judged;
-        if Arc::ptr_eq(by, certificates) && when.elapsed() < JUDGED_AGAIN_AFTER {
+        let mut checked = self.checked.lock();
+        let (by, when) = &*checked;
+        if Arc::ptr_eq(by, certificates) && when.elapsed() < CERTIFICATE_CHECK_INTERVAL {
             return true;
         }
-        let accepted = certificates.are_of_the_same_mesh(&self.chain);
+        let accepted = certificates.accept_chain(&self.chain);
         if accepted {
-            *judged = (Arc::clone(certificates), Instant::now());
+            *checked = (Arc::clone(certificates), Instant::now());
         }
         accepted
     }

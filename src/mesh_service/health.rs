@@ -1,8 +1,8 @@
-//! `grpc.health.v1` of the mesh port: what those are told who watch services rather than the admin port.
+//! `grpc.health.v1` on the mesh port, for tools that watch gRPC services instead of the admin port.
 //!
-//! Owns the statuses. The empty service is the node: serving while it is ready, as `/readyz` says. The services of the
-//! mesh are serving while the node counts and stays; on its way out it still answers, but nobody new should come to rely
-//! on it. Watchers hear of every change, and their streams end when the port stops.
+//! Owns the published statuses. The empty service name is the node: serving while it is ready, as in `/readyz`. The
+//! services of the mesh are serving while the node is active and not draining. Watchers get every change, and their
+//! streams end when the port stops. [`ReadinessReport`] decides what ready means.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,70 +14,69 @@ use tonic_health::server::HealthReporter;
 
 use crate::auth::By;
 use crate::membership::Membership;
-use crate::status::health::Report;
+use crate::status::health::ReadinessReport;
 
-/// How often it is looked at what is true.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// The name of the node itself.
-const NODE: &str = "";
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// The service name that stands for the whole server.
+const WHOLE_SERVER: &str = "";
 
-/// The statuses of a node and of these services.
-pub struct Statuses {
+/// Publishes the health of the node and of its gRPC services.
+pub struct HealthPublisher {
     reporter: HealthReporter,
     membership: Arc<Membership>,
     identity: By,
     services: Vec<&'static str>,
-    /// What was said last, of the node and of its services.
-    said: Option<[bool; 2]>,
+    /// The last published values: is the node ready, and are its services serving.
+    published: Option<[bool; 2]>,
 }
 
-impl Statuses {
-    /// From now on `reporter` says what is true of the node; of these services too.
-    pub async fn begin(
+impl HealthPublisher {
+    /// Publishes the first statuses, so that no watcher sees an unknown service.
+    pub async fn start(
         reporter: HealthReporter,
         membership: Arc<Membership>,
         identity: By,
         services: Vec<&'static str>,
     ) -> Self {
-        let mut statuses = Self { reporter, membership, identity, services, said: None };
-        statuses.look().await;
-        statuses
+        let mut publisher = Self { reporter, membership, identity, services, published: None };
+        publisher.publish().await;
+        publisher
     }
 
-    /// Keeps the statuses up until `stop`. Never returns: afterwards nothing is served that could have a status.
-    pub async fn keep(mut self, stop: CancellationToken) -> std::convert::Infallible {
-        let mut looks = interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Publishes changes until `stop`. Never returns, because the server ends first.
+    pub async fn run(mut self, stop: CancellationToken) -> std::convert::Infallible {
+        let mut checks = interval(CHECK_INTERVAL);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let membership = Arc::clone(&self.membership);
-        // Everything else may be heard of at the next look.
+        // Draining is published at once, other changes at the next check.
         tokio::select! {
             () = membership.left() => {}
-            () = async { loop { looks.tick().await; self.look().await; } } => {}
+            () = async { loop { checks.tick().await; self.publish().await; } } => {}
             () = stop.cancelled() => {}
         }
-        // On its way out, a node does not come back.
-        self.look().await;
+        // Draining is final, so no further check is needed.
+        self.publish().await;
         stop.cancelled().await;
-        // A stream that went on would hold up the end of the port.
-        for service in [NODE].iter().chain(&self.services) {
+        // Shutdown waits for open watch streams; clearing a service ends its streams.
+        for service in [WHOLE_SERVER].iter().chain(&self.services) {
             self.reporter.clear_service_status(service).await;
         }
         std::future::pending().await
     }
 
-    async fn look(&mut self) {
-        let ready = Report::of(self.membership.readiness(), self.identity.is_ready()).ready;
+    async fn publish(&mut self) {
+        let ready = ReadinessReport::of(self.membership.readiness(), self.identity.is_ready()).ready;
         let serving = self.membership.is_active() && !self.membership.is_leaving();
-        if self.said.replace([ready, serving]) == Some([ready, serving]) {
+        if self.published.replace([ready, serving]) == Some([ready, serving]) {
             return;
         }
-        self.reporter.set_service_status(NODE, status(ready)).await;
+        self.reporter.set_service_status(WHOLE_SERVER, serving_status(ready)).await;
         for service in &self.services {
-            self.reporter.set_service_status(service, status(serving)).await;
+            self.reporter.set_service_status(service, serving_status(serving)).await;
         }
     }
 }
 
-fn status(serves: bool) -> ServingStatus {
+fn serving_status(serves: bool) -> ServingStatus {
     if serves { ServingStatus::Serving } else { ServingStatus::NotServing }
 }

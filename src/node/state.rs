@@ -3,9 +3,9 @@
 use prometheus::{Gauge, IntCounter, IntGauge};
 
 use crate::clock::BootInstant;
-use crate::mesh::byte_counter::{End, TRAFFIC};
+use crate::mesh::byte_counter::ConnectionEnd;
 use crate::node::scrape::{Sources, set};
-use crate::status::health::Report;
+use crate::status::health::ReadinessReport;
 use crate::telemetry::anomalies::Oddity;
 use crate::telemetry::metrics::{Definitions, each};
 
@@ -28,8 +28,8 @@ pub(crate) struct State {
     lease_age: Gauge,
     incarnations: IntCounter,
     cache: IntGauge,
-    sent: [IntCounter; End::ALL.len()],
-    received: [IntCounter; End::ALL.len()],
+    sent: [IntCounter; ConnectionEnd::ALL.len()],
+    received: [IntCounter; ConnectionEnd::ALL.len()],
     oddities: [IntCounter; Oddity::ALL.len()],
 }
 
@@ -39,8 +39,9 @@ impl State {
             |name: &str, help: &str| definitions.counter(name, help),
             |name: &str, help: &str| definitions.gauge(name, help),
         );
-        let by_end =
-            |name: &str, help: &str| each(&definitions.counters(name, help, &["end"]), End::ALL.map(End::name));
+        let by_end = |name: &str, help: &str| {
+            each(&definitions.counters(name, help, &["end"]), ConnectionEnd::ALL.map(ConnectionEnd::name))
+        };
         let oddities = definitions.counters(
             "rollcall_oddities_total",
             "What other programs and other nodes sent or left that cannot be right, and was ignored, by kind.",
@@ -109,7 +110,7 @@ impl State {
         set(&self.polling_sessions, sources.sessions.as_ref().map_or(0, |sessions| sessions.count()));
 
         let readiness = membership.readiness();
-        self.ready.set(Report::of(readiness, sources.identity.is_ready()).ready.into());
+        self.ready.set(ReadinessReport::of(readiness, sources.identity.is_ready()).ready.into());
         self.draining.set(readiness.leaving.into());
         self.counts.set(membership.is_active().into());
         self.whole.set(roster.index_state().borrow().fully_indexed_in.is_some().into());
@@ -120,9 +121,10 @@ impl State {
         raise(&self.incarnations, roster.incarnation().incarnation());
 
         self.cache.set(i64::try_from(sources.parts.bytes()).unwrap_or(i64::MAX));
-        for (place, end) in End::ALL.into_iter().enumerate() {
-            raise(&self.sent[place], TRAFFIC.sent(end));
-            raise(&self.received[place], TRAFFIC.received(end));
+        let bytes = sources.peers.byte_counter();
+        for (place, end) in ConnectionEnd::ALL.into_iter().enumerate() {
+            raise(&self.sent[place], bytes.sent(end));
+            raise(&self.received[place], bytes.received(end));
         }
         for (counter, oddity) in self.oddities.iter().zip(Oddity::ALL) {
             raise(counter, oddity.count());

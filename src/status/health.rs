@@ -1,30 +1,29 @@
-//! Health: whether new clients should be sent to this node, and if not, why.
+//! Readiness: whether new clients should be sent to this node, and if not, why.
 //!
-//! Owns the words, which are the same for whoever asks: `/readyz` of the admin port, `grpc.health.v1` of the mesh port
-//! (`mesh::health`), and `rollcall health`, which asks the former ([`probe`]). Owns no state: what is true is the
-//! membership's.
+//! Owns the texts, which are the same on every interface: `/readyz` of the admin port, `grpc.health.v1` of the mesh port
+//! (`mesh_service::health`), and `rollcall health`, which requests `/readyz`. Owns no state: the membership does.
 
 use serde::Serialize;
 
 use crate::membership::{DirectoryState, MeshState, Readiness};
 
-/// What `/readyz` answers.
+/// The body of `/readyz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct ReadinessReport {
     pub ready: bool,
-    /// What stands between this node and new clients; none when it is ready.
+    /// Why the node is not ready; empty when it is.
     pub reasons: Vec<String>,
-    /// `ok`, or what is wrong. A node is ready without a directory, as long as the others know it.
+    /// `ok`, or the problem. A node can be ready without Redis, as long as the other nodes know it.
     pub directory: &'static str,
-    /// `ok`, or what is missing.
+    /// `ok`, or the problem.
     pub mesh: &'static str,
     /// `ok`, or why tokens cannot be checked.
     pub identity: &'static str,
     pub draining: bool,
 }
 
-impl Report {
-    /// `has_keys`: clients can be told apart, see [`crate::auth::By::is_ready`].
+impl ReadinessReport {
+    /// `has_keys`: tokens of clients can be verified, see [`crate::auth::By::is_ready`].
     pub fn of(readiness: Readiness, has_keys: bool) -> Self {
         let directory = match readiness.directory {
             DirectoryState::LeaseConfirmed => "ok",
@@ -33,7 +32,7 @@ impl Report {
         };
         let mesh = match readiness.mesh {
             MeshState::Synced => "ok",
-            MeshState::Announcing => "not introduced to every member yet",
+            MeshState::Announcing => "not announced to every member yet",
             MeshState::Isolated => "most members do not answer, and there is no lease",
         };
         let identity = if has_keys { "ok" } else { "the source of --jwks has brought no keys yet" };
@@ -60,12 +59,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_a_reason_exactly_when_a_node_is_not_ready() {
+    fn a_reason_is_given_exactly_when_a_node_is_not_ready() {
         for directory in [DirectoryState::LeaseConfirmed, DirectoryState::Unavailable, DirectoryState::NeverReached] {
             for mesh in [MeshState::Synced, MeshState::Announcing, MeshState::Isolated] {
                 for leaving in [false, true] {
                     for has_keys in [true, false] {
-                        let report = Report::of(Readiness { directory, mesh, leaving }, has_keys);
+                        let report = ReadinessReport::of(Readiness { directory, mesh, leaving }, has_keys);
                         assert_eq!(report.ready, report.reasons.is_empty(), "{report:?}");
                         assert_eq!(report.ready, mesh == MeshState::Synced && !leaving && has_keys, "{report:?}");
                         assert_eq!(report.directory == "ok", directory == DirectoryState::LeaseConfirmed);

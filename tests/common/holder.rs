@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use rollcall::mesh::channel::{Link, by_tcp};
+use rollcall::mesh::channel::{PeerChannel, connect_tcp};
 use rollcall::mesh::peers::{PeerError, PeerReply, Peers};
 use rollcall::mesh::proto::LookupSocketsRequest;
 use rollcall::mesh::security::Security;
@@ -26,7 +26,7 @@ impl Holder {
     /// The node has one socket in the room.
     pub async fn of(node: SocketAddr, room: &str, security: Security) -> Self {
         let mesh: SmolStr = node.to_string().into();
-        let mut client = Link::secured(&mesh, by_tcp, security.clone()).unwrap().client();
+        let mut client = PeerChannel::secured(&mesh, connect_tcp, security.clone()).unwrap().client();
         let request = LookupSocketsRequest { room: room.into(), ..Default::default() };
         let told = client.lookup_sockets(request).await.unwrap().into_inner();
         assert_eq!(told.sockets.len(), 1);

@@ -26,7 +26,7 @@ use rollcall::edge::limits::Limits;
 use rollcall::edge::socketio::SocketIoConfig;
 use rollcall::membership::Membership;
 use rollcall::mesh::channel;
-use rollcall::mesh::channel::Link;
+use rollcall::mesh::channel::PeerChannel;
 use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use rollcall::mesh::security::Security;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
@@ -298,8 +298,8 @@ impl Cluster {
 }
 
 /// Who asks the node at this address over the mesh.
-pub fn mesh_client(mesh: SocketAddr) -> MeshServiceClient<Link> {
-    channel::client(&mesh.to_string().into(), channel::by_tcp).unwrap()
+pub fn mesh_client(mesh: SocketAddr) -> MeshServiceClient<PeerChannel> {
+    channel::client(&mesh.to_string().into(), channel::connect_tcp).unwrap()
 }
 
 pub fn listen_anywhere() -> TcpListener {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use rollcall::edge::socketio::{SocketIoConfig, Transports};
-use rollcall::mesh::channel::{Link, by_tcp};
+use rollcall::mesh::channel::{PeerChannel, connect_tcp};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
@@ -32,8 +32,8 @@ async fn probe(admin: SocketAddr, more: &'static [&'static str]) -> (bool, Strin
     (well, said)
 }
 
-fn health(mesh: SocketAddr) -> HealthClient<Link> {
-    HealthClient::new(Link::to(&mesh.to_string().into(), by_tcp).unwrap())
+fn health(mesh: SocketAddr) -> HealthClient<PeerChannel> {
+    HealthClient::new(PeerChannel::new(&mesh.to_string().into(), connect_tcp).unwrap())
 }
 
 fn about(service: &str) -> HealthCheckRequest {

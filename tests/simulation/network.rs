@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::unfold;
 use futures::{FutureExt, Stream};
-use rollcall::mesh::channel::Wire;
+use rollcall::mesh::io::Io;
 use smol_str::SmolStr;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
@@ -45,8 +45,8 @@ fn now() -> Duration {
     LATEST.get()
 }
 
-pub fn connect(mesh: SmolStr) -> BoxFuture<'static, io::Result<Box<dyn Wire>>> {
-    async move { Ok(Box::new(TcpStream::connect(mesh.as_str()).await?) as Box<dyn Wire>) }.boxed()
+pub fn connect(mesh: SmolStr) -> BoxFuture<'static, io::Result<Box<dyn Io>>> {
+    async move { Ok(Box::new(TcpStream::connect(mesh.as_str()).await?) as Box<dyn Io>) }.boxed()
 }
 
 /// The connections that this host accepts.

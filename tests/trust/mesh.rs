@@ -82,7 +82,7 @@ async fn a_node_of_another_ca_is_refused_on_both_ends() {
         let authority = Authority::new(name);
         Start::named(name).redis(&redis).with(&folder.mesh(&authority.pem, &here(&authority)))
     });
-    let says = "a peer does not trust this node, or cannot be trusted|a connection to the mesh is refused";
+    let says = "mTLS handshake with a peer failed|rejected a mesh connection: mTLS handshake failed";
     strangers(one, other, [says, says]).await;
 }
 
@@ -92,7 +92,7 @@ async fn a_node_with_another_token_is_refused_on_both_ends() {
     let folder = Folder::new();
     let [one, other] = [("one", TOKEN), ("other", OTHER_TOKEN)]
         .map(|(name, token)| Start::named(name).redis(&redis).with(&["--mesh-token-file", &folder.write(name, token)]));
-    let says = "a peer refuses this node's calls|a call over the mesh is refused: no valid token";
+    let says = "a peer rejected the mesh token or certificate of this node|rejected a mesh call without a valid token";
     strangers(one, other, [says, says]).await;
 }
 
@@ -110,7 +110,7 @@ async fn a_node_of_an_open_mesh_is_refused_by_a_closed_one() {
         refused
     })
     .await;
-    assert_eq!(closed.logged("a call over the mesh is refused: no valid token").len(), 1);
+    assert_eq!(closed.logged("rejected a mesh call without a valid token").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rollcall::mesh::channel::{Link, by_tcp};
+use rollcall::mesh::channel::{PeerChannel, connect_tcp};
 use rollcall::mesh::proto::polling_service_client::PollingServiceClient;
 use rollcall::mesh::proto::{AnnounceRequest, ForwardRequest, LookupSocketsRequest, Status};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -64,7 +64,7 @@ async fn who_shows_no_certificate_of_the_mesh_gets_nothing_and_is_logged_once() 
         let peer = format!("peer=127.0.1.{number}:");
         node.logs(&peer).await;
         let [line] = &node.logged(&peer)[..] else { panic!("{}", node.log()) };
-        assert!(line.contains("a connection to the mesh is refused"), "{line}");
+        assert!(line.contains("rejected a mesh connection: mTLS handshake failed"), "{line}");
     }
     for _ in 0..3 {
         // Without TLS: an alert at most.
@@ -72,8 +72,9 @@ async fn who_shows_no_certificate_of_the_mesh_gets_nothing_and_is_logged_once() 
     }
     node.logs("peer=127.0.1.9:").await;
     assert_eq!(node.logged("peer=127.0.1.9:").len(), 1);
-    let mut member =
-        Link::secured(&node.mesh.to_string().into(), by_tcp, folder.security("127.0.0.1:1")).unwrap().client();
+    let mut member = PeerChannel::secured(&node.mesh.to_string().into(), connect_tcp, folder.security("127.0.0.1:1"))
+        .unwrap()
+        .client();
     assert!(member.lookup_sockets(lookup()).await.is_ok(), "who shows one is answered");
 }
 
@@ -82,7 +83,7 @@ async fn without_the_token_no_service_of_the_mesh_answers() {
     let folder = Folder::new();
     let node = Start::named("one").with(&["--mesh-token-file", &folder.write("token", TOKEN)]).ready().await;
     let _client = Client::connect(node.public, "foo", &["a"]).await.unwrap();
-    let link = || Link::to(&node.mesh.to_string().into(), by_tcp).unwrap();
+    let link = || PeerChannel::new(&node.mesh.to_string().into(), connect_tcp).unwrap();
     let mut mesh = mesh_client(node.mesh);
     let mut answers = vec![mesh.lookup_sockets(lookup()).await.unwrap_err()];
     answers.push(mesh.announce(AnnounceRequest::default()).await.unwrap_err());
@@ -102,7 +103,7 @@ async fn without_the_token_no_service_of_the_mesh_answers() {
     let mut request = tonic::Request::new(lookup());
     request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
     assert_eq!(mesh.lookup_sockets(request).await.unwrap().into_inner().sockets.len(), 1);
-    assert_eq!(node.logged("a call over the mesh is refused: no valid token").len(), 1);
+    assert_eq!(node.logged("rejected a mesh call without a valid token").len(), 1);
 }
 
 /// Somebody who is in the index under this name and listens, with this certificate or none.
@@ -162,7 +163,7 @@ async fn who_listens_where_a_peer_should_is_told_nothing_without_its_certificate
         until(&refused, || async { node.roll("a").await.unanswered.is_some_and(|said| said.contains(&refused)) }).await;
     }
     assert_eq!(taken_in.load(Ordering::Relaxed), 0, "no liar was told anything");
-    let says = "a peer does not trust this node, or cannot be trusted";
+    let says = "mTLS handshake with a peer failed";
     assert_eq!(node.logged(says).len(), liars.len(), "{}", node.log());
     for what in ["certificate expired", "BadSignature", "not valid for name", "corrupt"] {
         assert_eq!(node.logged(says).iter().filter(|line| line.contains(what)).count(), 1, "{what}: {}", node.log());
@@ -175,7 +176,8 @@ async fn a_member_speaks_for_its_own_host_alone_and_asks_the_node_it_means() {
     let node = with_certificates(&authority, &folder).await;
     insider.mesh(&authority.pem, &authority.issue("127.0.0.2", Time::Now));
     let mesh = node.mesh.to_string();
-    let mut member = Link::secured(&mesh.as_str().into(), by_tcp, insider.security("127.0.0.2:1")).unwrap().client();
+    let mut member =
+        PeerChannel::secured(&mesh.as_str().into(), connect_tcp, insider.security("127.0.0.2:1")).unwrap().client();
     let status = |mesh: &str| Status {
         node_id: "0123456789abcdef-1".into(),
         name: "insider".into(),
@@ -187,12 +189,12 @@ async fn a_member_speaks_for_its_own_host_alone_and_asks_the_node_it_means() {
         let request = AnnounceRequest { status: Some(status("127.0.0.3:7001")) };
         assert_eq!(member.announce(request).await.unwrap_err().code(), Code::PermissionDenied);
     }
-    assert_eq!(node.logged("speaks for a host that its certificate does not name").len(), 1);
+    assert_eq!(node.logged("rejected a status: the certificate of the peer does not name the host").len(), 1);
     let own = AnnounceRequest { status: Some(status("127.0.0.2:7001")) };
     let said = member.announce(own).await.unwrap().into_inner().status.unwrap();
     assert!(said.members.iter().any(|member| member.name == "insider"), "its own word is taken");
     // A node that is elsewhere, at the insider's own host.
-    let honest = Link::secured(&mesh.as_str().into(), by_tcp, folder.security("127.0.0.1:1")).unwrap();
+    let honest = PeerChannel::secured(&mesh.as_str().into(), connect_tcp, folder.security("127.0.0.1:1")).unwrap();
     let named = |id: &str, mesh: &str| Status { node_id: id.into(), ..status(mesh) };
     let first = AnnounceRequest { status: Some(named("00000000000000aa-1", "127.0.0.1:7001")) };
     honest.client().announce(first).await.unwrap();
@@ -205,7 +207,7 @@ async fn a_member_speaks_for_its_own_host_alone_and_asks_the_node_it_means() {
         let request = LookupSocketsRequest { node_id: "0123456789abcdef-1".into(), ..lookup() };
         assert_eq!(member.lookup_sockets(request).await.unwrap_err().code(), Code::FailedPrecondition);
     }
-    assert_eq!(node.logged("a peer takes this node for another").len(), 1);
+    assert_eq!(node.logged("rejected a request meant for another node").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -221,7 +223,8 @@ async fn handshakes_that_never_end_are_in_nobodys_way() {
         }
         silent.push(stream);
         if number % 100 == 99 {
-            let link = Link::secured(&node.mesh.to_string().into(), by_tcp, folder.security("127.0.0.1:1")).unwrap();
+            let link = PeerChannel::secured(&node.mesh.to_string().into(), connect_tcp, folder.security("127.0.0.1:1"))
+                .unwrap();
             // Connecting takes 400 ms at most, or fails.
             link.client().lookup_sockets(lookup()).await.expect("a member is let in meanwhile");
         }

@@ -11,7 +11,7 @@ use rcgen::{
 };
 use rollcall::auth::pem;
 use rollcall::auth::tls::provider;
-use rollcall::mesh::security::{Files, Security};
+use rollcall::mesh::security::{CertificateFiles, Security};
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -99,7 +99,7 @@ impl Folder {
     /// The same as a node opens them.
     pub fn security(&self, advertised: &str) -> Security {
         let [ca, certificate, key] = ["ca.pem", "node.pem", "node.key"].map(|name| self.path(name));
-        Security::open(Some(Files { ca, certificate, key }), None, Some(advertised)).unwrap()
+        Security::open(Some(CertificateFiles { ca, certificate, key }), None, Some(advertised)).unwrap()
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rollcall::mesh::channel::{Link, by_tcp};
+use rollcall::mesh::channel::{PeerChannel, connect_tcp};
 use rollcall::mesh::peers::PeerError;
 use rollcall::mesh::proto::LookupSocketsRequest;
 use rollcall::mesh::security::Security;
@@ -78,7 +78,8 @@ async fn a_new_ca_takes_over_without_an_incomplete_answer_and_the_old_one_opens_
     let thief = Folder::new();
     thief.mesh(&old.pem, &old.issue("127.0.0.1", Time::Now));
     let mesh = nodes[0].mesh.to_string();
-    let mut stolen = Link::secured(&mesh.as_str().into(), by_tcp, thief.security("127.0.0.1:1")).unwrap().client();
+    let mut stolen =
+        PeerChannel::secured(&mesh.as_str().into(), connect_tcp, thief.security("127.0.0.1:1")).unwrap().client();
     assert_eq!(stolen.lookup_sockets(lookup()).await.unwrap().into_inner().sockets.len(), 1);
 
     let patient = Holder::of(nodes[0].mesh, "a", thief.security("127.0.0.1:1")).await;
@@ -105,10 +106,11 @@ async fn a_new_ca_takes_over_without_an_incomplete_answer_and_the_old_one_opens_
     let refused = stolen.lookup_sockets(lookup()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated, "on the connection that it has");
     assert_eq!(patient.hears().await, Err(PeerError::Refused), "and on a stream that it has");
-    let mut again = Link::secured(&mesh.as_str().into(), by_tcp, thief.security("127.0.0.1:1")).unwrap().client();
+    let mut again =
+        PeerChannel::secured(&mesh.as_str().into(), connect_tcp, thief.security("127.0.0.1:1")).unwrap().client();
     assert!(again.lookup_sockets(lookup()).await.is_err(), "and on a new one");
     asking.end().await;
-    assert_eq!(nodes[0].logged("a call over the mesh is refused: no valid certificate").len(), 1);
+    assert_eq!(nodes[0].logged("rejected a mesh call without a valid certificate").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -150,7 +152,7 @@ async fn a_new_token_takes_over_without_an_incomplete_answer_and_the_old_one_ope
     assert_eq!((told(TOKEN).await, told(OTHER_TOKEN).await), (Err(Code::Unauthenticated), Ok(())));
     assert_eq!(patient.hears().await, Err(PeerError::Refused), "on a stream that it has");
     asking.end().await;
-    let refusals = nodes[0].logged("a call over the mesh is refused");
+    let refusals = nodes[0].logged("rejected a mesh call");
     assert_eq!(refusals.len(), 0, "the node that asks it shows its new token from then on: {refusals:?}");
 }
 

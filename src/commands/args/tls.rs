@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use crate::auth::tls::Tls;
-use crate::mesh::security::{Files, Security};
+use crate::mesh::security::{CertificateFiles, Security};
 
 /// https and mesh authentication.
 #[derive(Debug, Args)]
@@ -95,7 +95,7 @@ impl MeshAuthArgs {
     /// A file cannot be read or parsed, or the certificate does not name the host of `advertised`.
     pub fn open(&self, advertised: Option<&str>) -> anyhow::Result<Security> {
         let files = match (self.mesh_ca.clone(), self.mesh_cert.clone(), self.mesh_key.clone()) {
-            (Some(ca), Some(certificate), Some(key)) => Some(Files { ca, certificate, key }),
+            (Some(ca), Some(certificate), Some(key)) => Some(CertificateFiles { ca, certificate, key }),
             _ => None,
         };
         Security::open(files, self.mesh_token_file.clone(), advertised).context("cannot authenticate the mesh")

@@ -8,7 +8,7 @@ use thiserror::Error;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
-use crate::mesh::channel::{Link, by_tcp};
+use crate::mesh::channel::{PeerChannel, connect_tcp};
 use crate::mesh::node_status::MemberInfo;
 use crate::mesh::security::Security;
 use crate::mesh::{node_status, proto};
@@ -53,7 +53,7 @@ pub enum RosterError {
 /// # Errors
 /// The request failed, or the answer broke off.
 pub async fn fetch(mesh: &SmolStr, security: &Security) -> Result<NodeRoster, RosterError> {
-    let link = Link::secured(mesh, by_tcp, security.clone()).map_err(|_| RosterError::Malformed)?;
+    let link = PeerChannel::secured(mesh, connect_tcp, security.clone()).map_err(|_| RosterError::Malformed)?;
     let calling = timeout(MESSAGE_TIMEOUT, async { link.client().list_rooms(proto::ListRoomsRequest {}).await });
     let mut messages = calling.await.map_err(|_elapsed| RosterError::Timeout)??.into_inner();
     let first = next(&mut messages).await?.ok_or(RosterError::Malformed)?;

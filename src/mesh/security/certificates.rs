@@ -1,11 +1,12 @@
-//! The certificates of the mesh: one CA file and one certificate for both ends of a connection.
+//! mTLS between nodes: one CA file, and one certificate that a node shows as client and as server.
 //!
-//! Owns the terms: TLS 1.3, HTTP/2, both ends show a certificate of the CA, and that of the end that is connected to
-//! names the host that was dialled. What this node's peers would not accept is refused when it is read, so a rotation in
-//! the wrong order changes nothing. Nothing is resumed: every connection proves itself.
+//! Owns the TLS settings: TLS 1.3 and HTTP/2 only, both ends show a certificate of the CA, and the server's certificate
+//! names the host that was dialled. CertificateFiles that other nodes would reject are not taken over, so a rotation in the wrong
+//! order has no effect. TLS sessions are not resumed, because a resumed session would skip the check of the certificate.
 
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,18 +24,25 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::Files;
 use crate::auth::pem;
 use crate::auth::reload::Watched;
 use crate::auth::tls::provider;
-use crate::mesh::channel::Wire;
+use crate::mesh::io::Io;
 
-/// How long a connection that is refused is kept, so that its other end reads why.
-const FAREWELL_WITHIN: Duration = Duration::from_secs(1);
-/// How much of what it says meanwhile is read, in bytes.
-const FAREWELL_MOST: u64 = 64 << 10;
+/// How long a rejected connection stays open so that its client can read the TLS alert.
+const ALERT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The bytes that are read from the client of a rejected connection meanwhile.
+const MAX_DRAINED_BYTES: u64 = 64 << 10;
 
-/// What this node shows, and whom it accepts.
+/// The files of a node: its certificate and key, and the CAs of all nodes.
+#[derive(Debug, Clone)]
+pub struct CertificateFiles {
+    pub ca: PathBuf,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+/// TLS for both ends, from one version of the files.
 pub struct Certificates {
     connector: TlsConnector,
     acceptor: TlsAcceptor,
@@ -43,8 +51,8 @@ pub struct Certificates {
 
 impl Certificates {
     /// # Errors
-    /// When a file cannot be read, or a node that goes by the same CA would not accept the certificate.
-    pub fn watch(files: Files, advertised: Option<&str>) -> anyhow::Result<Watched<Self>> {
+    /// When a file cannot be read, or a node with the same CA would not accept the certificate.
+    pub fn watch(files: CertificateFiles, advertised: Option<&str>) -> anyhow::Result<Watched<Self>> {
         let advertised = advertised.map(ToOwned::to_owned);
         let paths = vec![files.ca.clone(), files.certificate.clone(), files.key.clone()];
         Watched::open(paths, move |contents| {
@@ -52,27 +60,33 @@ impl Certificates {
         })
     }
 
-    /// `advertised`: the address whose host the certificate must name, where others reach whoever shows it.
+    /// `advertised`: the address at which other nodes connect; the certificate must name its host.
     ///
     /// # Errors
     /// As for [`Certificates::watch`].
-    pub fn read(files: &Files, [ca, certificate, key]: [&[u8]; 3], advertised: Option<&str>) -> anyhow::Result<Self> {
+    pub fn read(
+        files: &CertificateFiles,
+        [ca, certificate, key]: [&[u8]; 3],
+        advertised: Option<&str>,
+    ) -> anyhow::Result<Self> {
         let roots = Arc::new(pem::roots(&files.ca, ca)?);
         let shown = pem::certified_key([&files.certificate, &files.key], [certificate, key])?;
         let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider()).build()?;
         let servers = WebPkiServerVerifier::builder_with_provider(roots, provider()).build()?;
-        let [leaf, between @ ..] = &shown.cert[..] else { return Err(anyhow!("there is no certificate")) };
-        let unfit = |error: &rustls::Error| {
+        let [leaf, between @ ..] = &shown.cert[..] else {
+            return Err(anyhow!("the certificate file has no certificate"));
+        };
+        let rejected = |error: &rustls::Error| {
             let error = error.to_string();
             let error = error.trim_start_matches("invalid peer certificate: ");
             let (certificate, ca) = (files.certificate.display(), files.ca.display());
-            format!("nodes that go by {ca} would not accept the certificate in {certificate}: {error}")
+            format!("nodes with the CA in {ca} would not accept the certificate in {certificate}: {error}")
         };
-        clients.verify_client_cert(leaf, between, UnixTime::now()).map_err(|error| anyhow!(unfit(&error)))?;
+        clients.verify_client_cert(leaf, between, UnixTime::now()).map_err(|error| anyhow!(rejected(&error)))?;
         if let Some(advertised) = advertised {
             let name = host(advertised).with_context(|| format!("{advertised} is not HOST:PORT"))?;
             let served = servers.verify_server_cert(leaf, between, &name, &[], UnixTime::now());
-            served.map_err(|error| anyhow!(unfit(&error)))?;
+            served.map_err(|error| anyhow!(rejected(&error)))?;
         }
         let shown = Arc::new(SingleCertAndKey::from(shown));
         let mut server = ServerConfig::builder_with_provider(provider())
@@ -91,18 +105,20 @@ impl Certificates {
         Ok(Self { connector: Arc::new(client).into(), acceptor: Arc::new(server).into(), clients })
     }
 
-    /// # Errors
-    /// Of the kind `InvalidData` where one end does not trust the other. What the other end thinks of this node's
-    /// certificate is only told by what it says next.
-    pub async fn connect(&self, host: &str, wire: Box<dyn Wire>) -> io::Result<Box<dyn Wire>> {
-        let name = server_name(host).ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(Box::new(self.connector.connect(name, wire).await?))
-    }
-
-    /// Returns the connection and the certificate that its other end has shown.
+    /// The client's handshake. It succeeds before the server has checked this node's certificate: a rejection comes as an
+    /// alert, at the first read.
     ///
     /// # Errors
-    /// When the other end is not trusted, or is told why and does not go on.
+    /// Of the kind `InvalidData` when the server's certificate is not accepted.
+    pub async fn connect(&self, host: &str, io: Box<dyn Io>) -> io::Result<Box<dyn Io>> {
+        let name = server_name(host).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Box::new(self.connector.connect(name, io).await?))
+    }
+
+    /// The server's handshake. Returns the stream and the certificate chain of the client.
+    ///
+    /// # Errors
+    /// When the client's certificate is not accepted, or the client breaks off.
     pub async fn accept<T>(&self, stream: T) -> io::Result<(TlsStream<T>, Vec<CertificateDer<'static>>)>
     where
         T: AsyncRead + AsyncWrite + Unpin,
@@ -114,30 +130,30 @@ impl Certificates {
                 Ok((stream, chain))
             }
             Err((error, stream)) => {
-                // How that goes changes nothing.
-                let _ = timeout(FAREWELL_WITHIN, part(stream)).await;
+                // The connection is rejected whether or not the client reads the alert.
+                let _ = timeout(ALERT_TIMEOUT, close_after_alert(stream)).await;
                 Err(error)
             }
         }
     }
 
-    /// Whether a certificate of this CA was shown, which has not run out.
-    pub fn are_of_the_same_mesh(&self, chain: &[CertificateDer<'static>]) -> bool {
+    /// Whether the chain belongs to one of the CAs and has not expired.
+    pub fn accept_chain(&self, chain: &[CertificateDer<'static>]) -> bool {
         let [leaf, between @ ..] = chain else { return false };
         self.clients.verify_client_cert(leaf, between, UnixTime::now()).is_ok()
     }
 }
 
-/// Closes a connection in a way that lets the other end read what it was told: what it says is read to its end, for
-/// otherwise the kernel takes back what was sent.
-async fn part(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+/// Closes a connection so that the client can read the alert. Its data is read first: if the kernel closes a socket with
+/// unread data, it sends a reset, and the client loses the alert.
+async fn close_after_alert(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     stream.shutdown().await?;
-    tokio::io::copy(&mut stream.take(FAREWELL_MOST), &mut sink()).await?;
+    tokio::io::copy(&mut stream.take(MAX_DRAINED_BYTES), &mut sink()).await?;
     Ok(())
 }
 
 /// Whether a certificate names the host of this address.
-pub fn names(certificate: &CertificateDer<'_>, address: &str) -> bool {
+pub fn names_host_of(certificate: &CertificateDer<'_>, address: &str) -> bool {
     let Some(name) = host(address) else { return false };
     ParsedCertificate::try_from(certificate).is_ok_and(|parsed| verify_server_name(&parsed, &name).is_ok())
 }

@@ -1,7 +1,7 @@
-//! What stands in front of every service of the mesh: a call that is not let in gets `UNAUTHENTICATED`, and nothing
-//! behind this has seen it.
+//! The tower layer in front of every gRPC service of the mesh: a call without valid credentials gets `UNAUTHENTICATED`,
+//! and no service sees it.
 //!
-//! Owns only that place; who is let in is decided by [`Security`].
+//! Owns only the layer; [`Security`] checks the credentials.
 
 use std::future::{Ready, ready};
 use std::task::{Context, Poll};
@@ -12,28 +12,27 @@ use tonic::codegen::Service;
 use tonic::codegen::http::{Request, Response};
 use tower::Layer;
 
-use super::{Peer, Security};
+use super::{PeerIdentity, Security};
 
-/// Puts a [`Guarded`] around each service.
 #[derive(Clone)]
-pub struct Guard(pub Security);
+pub struct AuthenticationLayer(pub Security);
 
-/// A service behind the guard.
+/// A service that only authenticated calls reach.
 #[derive(Clone)]
-pub struct Guarded<S> {
+pub struct Authenticated<S> {
     security: Security,
     inner: S,
 }
 
-impl<S> Layer<S> for Guard {
-    type Service = Guarded<S>;
+impl<S> Layer<S> for AuthenticationLayer {
+    type Service = Authenticated<S>;
 
-    fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded { security: self.0.clone(), inner }
+    fn layer(&self, inner: S) -> Authenticated<S> {
+        Authenticated { security: self.0.clone(), inner }
     }
 }
 
-impl<S, B> Service<Request<B>> for Guarded<S>
+impl<S, B> Service<Request<B>> for Authenticated<S>
 where
     S: Service<Request<B>, Response = Response<Body>>,
 {
@@ -49,7 +48,7 @@ where
         if self.security.is_open() {
             return Either::Left(self.inner.call(request));
         }
-        match self.security.admit(request.extensions().get::<Peer>(), request.headers()) {
+        match self.security.authenticate(request.extensions().get::<PeerIdentity>(), request.headers()) {
             Ok(()) => Either::Left(self.inner.call(request)),
             Err(status) => Either::Right(ready(Ok(status.into_http()))),
         }

@@ -1,8 +1,8 @@
-//! The tokens of the mesh: a secret that all nodes share, in a file with one on each line.
+//! The shared token of the mesh, in a file with one token on each line.
 //!
-//! Owns the file's form and the comparison, whose time tells nothing. The first token is the one that is sent, and all
-//! are accepted: a new one is added everywhere, then put first everywhere, and then the old one is removed, so that no
-//! call is refused meanwhile. A token never gets into a log or an error.
+//! Owns the file format and the constant-time comparison. The first token is sent and all are accepted. To rotate without
+//! rejected calls: add the new token on every node, move it to the first line on every node, then remove the old one. A
+//! token never gets into a log or an error.
 
 use std::path::{Path, PathBuf};
 
@@ -12,19 +12,19 @@ use tonic::codegen::http::header::HeaderValue;
 
 use crate::auth::reload::Watched;
 
-/// The shortest token, in bytes: what is shorter can be guessed.
-const TOKEN_LEAST: usize = 32;
-const TOKEN_MOST: usize = 1024;
+/// In bytes: shorter ones can be guessed.
+const MIN_TOKEN_BYTES: usize = 32;
+const MAX_TOKEN_BYTES: usize = 1024;
 const SCHEME: &str = "Bearer ";
 
-/// At least one.
-pub struct Tokens {
-    /// As they are sent.
+/// The tokens of one version of the file, at least one.
+pub struct MeshTokens {
+    /// With the scheme, as in the header.
     accepted: Vec<String>,
     first: HeaderValue,
 }
 
-impl Tokens {
+impl MeshTokens {
     /// # Errors
     /// When the file cannot be read, or has no token.
     pub fn watch(file: PathBuf) -> anyhow::Result<Watched<Self>> {
@@ -41,29 +41,29 @@ impl Tokens {
                 continue;
             }
             ensure!(
-                token.len() >= TOKEN_LEAST,
-                "the token in line {number} of {file} is too short: at least {TOKEN_LEAST} characters, as \
+                token.len() >= MIN_TOKEN_BYTES,
+                "the token in line {number} of {file} is too short: at least {MIN_TOKEN_BYTES} characters, as \
                  `openssl rand -hex 32` makes them"
             );
             ensure!(
-                token.len() <= TOKEN_MOST && token.bytes().all(|byte| byte.is_ascii_graphic()),
-                "line {number} of {file} is no token: at most {TOKEN_MOST} ASCII characters, without spaces"
+                token.len() <= MAX_TOKEN_BYTES && token.bytes().all(|byte| byte.is_ascii_graphic()),
+                "line {number} of {file} is not a valid token: at most {MAX_TOKEN_BYTES} ASCII characters, without spaces"
             );
             accepted.push(format!("{SCHEME}{token}"));
         }
-        let first = accepted.first().with_context(|| format!("there is no token in {file}: one on each line"))?;
+        let first = accepted.first().with_context(|| format!("there is no token in {file}: put one on each line"))?;
         let mut first = HeaderValue::try_from(first).context("a token cannot be sent")?;
         first.set_sensitive(true);
         Ok(Self { accepted, first })
     }
 
-    /// What goes with each call.
+    /// The `authorization` header of each call.
     pub fn bearer(&self) -> HeaderValue {
         self.first.clone()
     }
 
-    /// Whether this came with a call, and is one of them. Takes as long for each that is of the same length.
-    pub fn have(&self, given: &[u8]) -> bool {
+    /// Whether this header has an accepted token. The time taken depends on its length only.
+    pub fn accepts(&self, given: &[u8]) -> bool {
         let found = self.accepted.iter().fold(Choice::from(0), |found, token| found | token.as_bytes().ct_eq(given));
         found.into()
     }
@@ -76,12 +76,12 @@ mod tests {
     const ONE: &str = "11111111111111111111111111111111";
     const OTHER: &str = "22222222222222222222222222222222";
 
-    fn read(contents: &str) -> anyhow::Result<Tokens> {
-        Tokens::read(Path::new("/mesh.token"), contents.as_bytes())
+    fn read(contents: &str) -> anyhow::Result<MeshTokens> {
+        MeshTokens::read(Path::new("/mesh.token"), contents.as_bytes())
     }
 
     #[test]
-    fn the_first_is_sent_and_all_are_accepted() {
+    fn the_first_token_is_sent_and_all_are_accepted() {
         let tokens = read(&format!("# rotated in May\n\n  {ONE}\r\n{OTHER}\n")).unwrap();
         assert_eq!(tokens.bearer(), format!("Bearer {ONE}"));
         assert!(tokens.bearer().is_sensitive());
@@ -96,19 +96,19 @@ mod tests {
             ("Bearer ".to_owned(), false),
             (String::new(), false),
         ] {
-            assert_eq!(tokens.have(given.as_bytes()), accepted, "{given}");
+            assert_eq!(tokens.accepts(given.as_bytes()), accepted, "{given}");
         }
     }
 
     #[test]
-    fn a_file_without_a_token_that_can_be_used_is_refused_without_repeating_it() {
+    fn a_file_without_valid_tokens_is_rejected_and_not_quoted() {
         for (contents, said) in [
             (String::new(), "no token in /mesh.token"),
             ("# nothing\n".to_owned(), "no token in /mesh.token"),
             (format!("{ONE}\nhunter2\n"), "line 2 of /mesh.token is too short"),
-            (format!("{ONE} {OTHER}"), "line 1 of /mesh.token is no token"),
-            ("é".repeat(40), "line 1 of /mesh.token is no token"),
-            (ONE.repeat(33), "line 1 of /mesh.token is no token"),
+            (format!("{ONE} {OTHER}"), "line 1 of /mesh.token is not a valid token"),
+            ("é".repeat(40), "line 1 of /mesh.token is not a valid token"),
+            (ONE.repeat(33), "line 1 of /mesh.token is not a valid token"),
         ] {
             let error = format!("{:#}", read(&contents).err().expect("it is refused"));
             assert!(error.contains(said), "{error}");

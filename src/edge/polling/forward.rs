@@ -1,8 +1,7 @@
-//! Requests of polling clients on their way to the node that has their session.
+//! Forwarding of polling requests between nodes: `rollcall.v1.PollingService`.
 //!
-//! Owns both ends of the translation: an [`Asked`] of a session to `rollcall.v1.PollingService` and back, and its answer
-//! likewise. Sends nothing itself ([`crate::mesh::peers`]) and knows no sessions: what an id is worth is told by
-//! [`crate::edge::polling::sessions`].
+//! Owns the conversion of requests and responses to the wire types, for both ends, and the gRPC service of the node that
+//! has the session. [`crate::mesh::peers`] sends the requests, [`super::sessions`] answers them.
 
 use std::sync::Arc;
 
@@ -12,33 +11,25 @@ use axum::response::Response;
 use bytes::Bytes;
 use tonic::{Request, Status};
 
-use crate::edge::polling::sessions::{Asked, Sessions};
-use crate::edge::polling::signed_session_id::SignedSessionId;
-use crate::mesh::proto::polling_service_server::{PollingService, PollingServiceServer};
-use crate::mesh::{MAX_FORWARDED_BYTES, MAX_REQUEST_BYTES, proto};
+use super::sessions::{Asked, Sessions};
+use super::signed_session_id::SignedSessionId;
+use crate::mesh::proto::polling_service_server::PollingService;
+use crate::mesh::{MAX_FORWARDED_BYTES, proto};
 
-/// The answering end.
-pub struct Forwarded(Arc<Sessions>);
-
-impl Forwarded {
-    pub fn service(sessions: Arc<Sessions>) -> PollingServiceServer<Self> {
-        PollingServiceServer::new(Self(sessions))
-            .max_decoding_message_size(MAX_REQUEST_BYTES)
-            .max_encoding_message_size(MAX_FORWARDED_BYTES)
-    }
-}
+/// Answers requests for the sessions of this node that arrived at other nodes.
+pub struct ForwardedPolling(pub Arc<Sessions>);
 
 #[tonic::async_trait]
-impl PollingService for Forwarded {
+impl PollingService for ForwardedPolling {
     async fn forward(
         &self,
         request: Request<proto::ForwardRequest>,
     ) -> Result<tonic::Response<proto::ForwardResponse>, Status> {
         let request = request.into_inner();
         let (id, asked) = decode(&request)?;
-        // A caller that is not waiting any more drops this, and with it the poll.
+        // If the caller cancels the call, this future is dropped, and the poll ends.
         let response = self.0.answer(&id, asked).await;
-        encode_answer(response).await.map(tonic::Response::new)
+        encode_response(response).await.map(tonic::Response::new)
     }
 }
 
@@ -63,24 +54,26 @@ fn decode(request: &proto::ForwardRequest) -> Result<(SignedSessionId<'_>, Asked
     Ok((id, asked))
 }
 
-async fn encode_answer(response: Response) -> Result<proto::ForwardResponse, Status> {
+async fn encode_response(response: Response) -> Result<proto::ForwardResponse, Status> {
     let (parts, body) = response.into_parts();
     let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let body = to_bytes(body, MAX_FORWARDED_BYTES).await;
     Ok(proto::ForwardResponse {
         status: parts.status.as_u16().into(),
         content_type: content_type.unwrap_or_default().to_owned(),
-        body: body.map_err(|_| Status::resource_exhausted("the answer is too large"))?.into(),
+        body: body
+            .map_err(|_| Status::resource_exhausted("the response is larger than a forwarded response may be"))?
+            .into(),
     })
 }
 
-/// The response for the client; `None` when it makes no sense.
-pub fn decode_answer(answer: proto::ForwardResponse) -> Option<Response> {
-    let mut response = Response::new(Body::from(answer.body));
-    let status = StatusCode::from_u16(u16::try_from(answer.status).ok()?).ok()?;
+/// The response for the client; `None` when the other node sent an invalid one.
+pub fn decode_response(forwarded: proto::ForwardResponse) -> Option<Response> {
+    let mut response = Response::new(Body::from(forwarded.body));
+    let status = StatusCode::from_u16(u16::try_from(forwarded.status).ok()?).ok()?;
     *response.status_mut() = Some(status).filter(|status| !status.is_informational())?;
-    if !answer.content_type.is_empty() {
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::try_from(answer.content_type).ok()?);
+    if !forwarded.content_type.is_empty() {
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::try_from(forwarded.content_type).ok()?);
     }
     Some(response)
 }

@@ -10,13 +10,13 @@ use thiserror::Error;
 
 use crate::clock::whole_milliseconds;
 use crate::membership::NodeInfo;
+use crate::mesh::peers::PeerError;
 use crate::mesh::proto;
 use crate::names::{NameError, NodeId, Room};
 use crate::status::description::{Description, ROOMS_MOST};
+use crate::telemetry::anomalies::Oddity;
 use crate::telemetry::metrics::recent::{BUCKET, BUCKETS, Bucket, DURATIONS, Series};
 
-/// The largest description that is taken: several times the largest that a node gives.
-pub const MAX_BYTES: usize = 256 << 10;
 /// The longest text in it that is not a name.
 const TEXT_MOST: usize = 64;
 
@@ -62,6 +62,18 @@ pub fn encode(about: &NodeInfo, told: &Description) -> proto::DescribeResponse {
             buckets: told.roll_calls.buckets.iter().map(encode_bucket).collect(),
         }),
     }
+}
+
+/// The report in the response of `node`, under whatever id it has by now.
+///
+/// # Errors
+/// When it is invalid, or comes from another process.
+pub fn reported_by(node: &NodeId, response: &proto::DescribeResponse) -> Result<Description, PeerError> {
+    let described = decode(response).map_err(|error| {
+        Oddity::SenselessAnswer.note(format_args!("of {node} the description {error}"));
+        PeerError::Failed
+    })?;
+    (described.node.process() == node.process()).then_some(described).ok_or(PeerError::Refused)
 }
 
 /// Name and address are left to what is known of the node that was asked.

@@ -1,0 +1,122 @@
+//! The byte stream of a mesh connection, the body of a response on it, and why either fails.
+//!
+//! Owns the trait [`Io`], which TCP, TLS and simulated streams implement, and [`ConnectionError`]. Owns no connection:
+//! [`super::channel`] makes and keeps them.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http_body::Frame;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A byte stream in both directions.
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+/// Why a call got no response.
+#[derive(Debug, Clone, Error)]
+pub enum ConnectionError {
+    #[error("cannot connect: {0}")]
+    Unreachable(Arc<io::Error>),
+    /// One end does not accept the certificate of the other.
+    #[error("mTLS handshake failed: {0}")]
+    Untrusted(Arc<io::Error>),
+    /// The peer did not answer a keep-alive ping, so this node closed the connection.
+    #[error("keep-alive timeout")]
+    KeepAliveTimeout,
+    #[error("connection lost: {0}")]
+    Lost(Arc<h2::Error>),
+    #[error("cannot encode the request: {0}")]
+    Encode(Arc<tonic::Status>),
+}
+
+/// Set when a connection was closed because the peer did not answer a keep-alive ping.
+pub(crate) type TimedOut = Arc<OnceLock<()>>;
+
+impl ConnectionError {
+    /// An error from before the HTTP/2 handshake.
+    pub(crate) fn connecting(error: impl Into<io::Error>) -> Self {
+        let error = error.into();
+        match error.kind() {
+            // rustls reports a certificate that it does not accept as invalid data.
+            io::ErrorKind::InvalidData => Self::Untrusted(Arc::new(error)),
+            _ => Self::Unreachable(Arc::new(error)),
+        }
+    }
+
+    /// An error of HTTP/2.
+    pub(crate) fn http2(error: h2::Error) -> Self {
+        match error.get_io() {
+            Some(io) if io.kind() == io::ErrorKind::InvalidData => {
+                Self::Untrusted(Arc::new(io::Error::new(io.kind(), error)))
+            }
+            _ => Self::Lost(Arc::new(error)),
+        }
+    }
+
+    /// An error of a call. If the connection was closed for a keep-alive timeout, that is the cause to report.
+    pub(crate) fn of_call(timed_out: &OnceLock<()>, error: h2::Error) -> Self {
+        match timed_out.get() {
+            Some(()) => Self::KeepAliveTimeout,
+            None => Self::http2(error),
+        }
+    }
+}
+
+/// The body of a response while it arrives.
+pub struct ResponseBody {
+    stream: RecvStream,
+    timed_out: TimedOut,
+    expects: Expects,
+}
+
+/// The next part of a body.
+enum Expects {
+    Data,
+    Trailers,
+    End,
+}
+
+impl ResponseBody {
+    pub(crate) fn new(stream: RecvStream, timed_out: TimedOut) -> Self {
+        Self { stream, timed_out, expects: Expects::Data }
+    }
+}
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = ConnectionError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ConnectionError>>> {
+        loop {
+            let frame = match self.expects {
+                Expects::Data => match ready!(self.stream.poll_data(context)) {
+                    None => {
+                        self.expects = Expects::Trailers;
+                        continue;
+                    }
+                    Some(data) => data.and_then(|data| {
+                        self.stream.flow_control().release_capacity(data.len())?;
+                        Ok(Some(Frame::data(data)))
+                    }),
+                },
+                Expects::Trailers => {
+                    let trailers = ready!(self.stream.poll_trailers(context));
+                    self.expects = Expects::End;
+                    trailers.map(|trailers| trailers.map(Frame::trailers))
+                }
+                Expects::End => Ok(None),
+            };
+            return Poll::Ready(frame.map_err(|error| ConnectionError::of_call(&self.timed_out, error)).transpose());
+        }
+    }
+}

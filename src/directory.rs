@@ -1,10 +1,12 @@
-//! The directory: the index that all nodes share, of who is there and whom to ask about a room.
+//! The directory: the index that all nodes share. It lists the nodes, and the nodes that own sockets of a room.
 //!
-//! Owns the contract ([`Directory`]) and its two implementations: [`redis`] for a cluster, [`memory`] for one process;
-//! and [`faulty`], which stands around one of them in tests.
-//! Owns no truth about sockets: it is permission to skip a node, never evidence that a socket exists. Every answer
-//! says which life of the index ([`Epoch`]) it came from, and every call ends within a bounded time.
+//! Owns the contract ([`Directory`]) and its implementations: [`redis`] for a cluster, [`memory`] for one process, and
+//! [`measured`], which wraps one of them and records metrics. Tests wrap one in [`faulty`].
+//!
+//! Owns no truth about sockets. The index only permits a roll call to skip a node (docs/ARCHITECTURE.md, rule 1); it is
+//! never evidence that a socket exists. Every answer names the epoch it was read in, and every call ends in bounded time.
 
+#[cfg(any(test, feature = "testing"))]
 pub mod faulty;
 pub mod measured;
 pub mod memory;
@@ -15,115 +17,146 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
+use strum::{EnumCount, IntoStaticStr, VariantArray};
 use thiserror::Error;
 
 use crate::index::{Epoch, SocketWrite};
 use crate::names::{NodeId, NodeName, Room};
 
-/// How long a claim and a socket-id set live in the index after they were last asserted. Only what a node left behind
-/// that never came back is still there by then.
+/// How long owner sets and socket sets live in the index after their last write.
+///
+/// Nodes rewrite them every half minute, so only the entries of nodes that never came back reach this age.
 pub const ENTRY_TTL: Duration = Duration::from_secs(600);
 
 /// What a node writes about itself under its lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeEntry {
     pub name: NodeName,
-    /// Where its mesh is reached, `host:port`.
+    /// The advertised address of its mesh listener, `host:port`.
     pub mesh: SmolStr,
     /// When the process started, RFC 3339.
     pub since: SmolStr,
     pub draining: bool,
 }
 
-/// The nodes that have a lease, and then the index it was read from.
+/// The nodes that have a lease, and the epoch, which was read after them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeListing {
     pub nodes: Vec<(NodeId, NodeEntry)>,
-    /// `None` when nobody has registered in this index yet.
+    /// `None` if no node has registered in this index yet.
     pub epoch: Option<Epoch>,
-    /// How long ago this life of the index began, by its own clock. In a young one not everybody who is alive may have
-    /// registered again. `MAX`: there was never another, and nobody was ever cut off from it.
+    /// Age of the epoch, by the clock of the index. Shortly after an epoch began, live nodes may be missing from the
+    /// listing because they have not registered again. `MAX` for the first epoch of an index in memory, which no node
+    /// can have been registered before.
     pub age: Duration,
 }
 
-/// The owner set of a room, and then the index it was read from.
+/// The owner set of a room, and the epoch, which was read after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoomOwners {
     pub nodes: Vec<NodeId>,
-    /// `None` when nobody has registered in this index yet: it permits to skip nobody.
+    /// `None` if no node has registered in this index yet. Then a roll call may skip no node.
     pub epoch: Option<Epoch>,
 }
 
-/// The answer to a renewal.
+/// The answer to a lease renewal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaseRenewal {
     Renewed(Epoch),
-    /// The lease was not there any more, and was not made again.
+    /// The lease had expired. It was not created again.
     Lapsed,
 }
 
-/// What the index knows of a node and a room, for a node that did not answer for itself.
+/// What the index holds about a node and a room: evidence about a node that did not answer for itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseAndCount {
-    /// `None`: it has no lease.
+    /// `None` if the node has no lease.
     pub entry: Option<NodeEntry>,
-    /// How many sockets of the room are listed for it.
+    /// Size of the node's socket set for the room.
     pub sockets: u64,
 }
 
-/// Why the directory did not do what it was asked.
+/// Why a call to the directory failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum Error {
-    /// No answer came. A command that writes may have been carried out, or may be yet.
+pub enum DirectoryError {
+    /// No answer arrived. A write may have been executed, or may still be.
     #[error("no answer: {0}")]
     Unanswered(String),
-    /// It answered that it will not. Part of a call on several rooms may have been written, but nothing runs later.
+    /// The directory rejected the call. A call on several rooms may be partly written, but nothing runs later.
     #[error("refused: {0}")]
     Refused(String),
-    /// Refused because a key holds a value of another kind: some other program's. The rest of the call was done.
-    #[error("a key is another program's: {0}")]
+    /// A key holds a value of another type, so another program wrote it. The rest of the call was executed.
+    #[error("a key holds another program's value: {0}")]
     Foreign(String),
 }
 
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T> = std::result::Result<T, DirectoryError>;
 
-/// The contract. No call is retried inside: a write without an answer may still run later, so its caller decides.
+/// The calls of a [`Directory`], by the name that their metrics have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount, IntoStaticStr, VariantArray)]
+pub enum DirectoryCall {
+    #[strum(serialize = "enter")]
+    Register,
+    #[strum(serialize = "renew")]
+    Renew,
+    #[strum(serialize = "nodes")]
+    Nodes,
+    #[strum(serialize = "claim")]
+    AddOwner,
+    #[strum(serialize = "release")]
+    RemoveOwner,
+    #[strum(serialize = "owners")]
+    Owners,
+    #[strum(serialize = "account")]
+    LeasesAndCounts,
+    #[strum(serialize = "repair")]
+    RemoveDeadOwners,
+    #[strum(serialize = "list")]
+    WriteSockets,
+    #[strum(serialize = "forget")]
+    Deregister,
+}
+
+/// The contract of an index.
+///
+/// An implementation never retries a call. A write without an answer may still run later and undo a newer one, so only
+/// the caller can decide what to do about it.
 #[async_trait]
 pub trait Directory: Send + Sync + 'static {
-    /// Keeps up what the calls need, for ever: a connection, where there is one. Each node runs it once.
+    /// Runs forever and maintains what the calls need, such as a connection. Each node runs it once.
     async fn maintain(&self);
 
-    /// Writes the node's entry under a lease that is not there yet, and makes an epoch if there is none.
-    /// `None`: a lease of that id was there, and was left as it was.
+    /// Writes the node's entry under a new lease, and creates an epoch if the index has none.
+    ///
+    /// Returns `None`, and leaves the lease unchanged, if the id has one already: a lapsed lease is never revived.
     async fn register(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>>;
 
-    /// Renews a lease that is still there, with the entry as it is now.
+    /// Extends an existing lease and replaces the entry under it.
     async fn renew(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<LeaseRenewal>;
 
-    /// Every registered node that has a lease, and then the index it was read from. Registrations without a lease are
-    /// cleared away on the side.
+    /// Returns the nodes that have a lease. Removes registrations without one.
     async fn nodes(&self) -> Result<NodeListing>;
 
-    /// Adds the node to the owner sets of these rooms, and answers with the index it did so in, read afterwards.
-    /// `None`: the index has no epoch.
+    /// Adds the node to the owner sets of these rooms.
+    ///
+    /// Returns the epoch, read after the writes, or `None` if the index has no epoch.
     async fn add_owner(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>>;
 
-    /// Takes the node out of the owner sets of these rooms, and removes its socket-id sets of them. A key of another
-    /// program has nothing to be removed.
+    /// Removes the node from the owner sets of these rooms, and its socket sets. Skips keys of other programs.
     async fn remove_owner(&self, node: &NodeId, rooms: &[Room]) -> Result<()>;
 
-    /// Who owns sockets of the room. The one read of a roll call.
+    /// Returns the owner set of a room. A roll call reads nothing else in the normal case.
     async fn owners(&self, room: &Room) -> Result<RoomOwners>;
 
-    /// What is known of these nodes and this room, in the order given.
+    /// Returns lease and socket count of each node, in the order given.
     async fn leases_and_counts(&self, room: &Room, nodes: &[NodeId]) -> Result<Vec<LeaseAndCount>>;
 
-    /// Removes what is left in the room of those of these nodes that have no lease, each in one step.
+    /// Removes those of the nodes that have no lease from the room. Checks and removes each node in one atomic step.
     async fn remove_dead_owners(&self, room: &Room, nodes: &[NodeId]) -> Result<()>;
 
-    /// Makes the socket-id sets list what is true of these seats, but for those that are another program's key.
-    async fn write_sockets(&self, node: &NodeId, changes: &[SocketWrite]) -> Result<()>;
+    /// Adds sockets to, and removes them from, the node's socket sets. Skips keys of other programs.
+    async fn write_sockets(&self, node: &NodeId, writes: &[SocketWrite]) -> Result<()>;
 
-    /// Removes the registration and the lease of a node that is not coming back. Its claims were released before.
+    /// Removes the registration and the lease of a node that will not return. Its owner entries must be gone already.
     async fn deregister(&self, node: &NodeId) -> Result<()>;
 }

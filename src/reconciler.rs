@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tracing::{debug, warn};
 
-use crate::directory::{self, Directory};
+use crate::directory::{self, Directory, DirectoryError};
 use crate::index::{Epoch, SocketEntry, SocketWrite};
 use crate::membership::Membership;
 use crate::names::{NodeId, Room};
@@ -323,21 +323,21 @@ impl Reconciler {
                 match answer {
                     Ok(Some(index)) if self.roster.index_is(&node, &index) => self.roster.claimed(&node, &rooms),
                     Ok(_) => self.roster.retire(&node),
-                    Err(directory::Error::Refused(reason) | directory::Error::Foreign(reason)) if rooms.len() > 1 => {
+                    Err(DirectoryError::Refused(reason) | DirectoryError::Foreign(reason)) if rooms.len() > 1 => {
                         // One room may be at fault: from now on each answers for itself.
                         debug!(reason, "a claim of several rooms was refused, claiming them one by one");
                         for room in rooms {
                             self.claim(&node, &[room], in_flight);
                         }
                     }
-                    Err(directory::Error::Foreign(_)) => {
+                    Err(DirectoryError::Foreign(_)) => {
                         self.roster.unclaimed(&node, &rooms);
                         in_flight.foreign.extend(rooms);
                     }
                     Err(error) => {
                         debug!(%error, "a claim failed");
                         self.roster.unclaimed(&node, &rooms);
-                        if matches!(error, directory::Error::Unanswered(_)) && in_flight.node.as_ref() == Some(&node) {
+                        if matches!(error, DirectoryError::Unanswered(_)) && in_flight.node.as_ref() == Some(&node) {
                             in_flight.doubtful_rooms.extend(rooms.iter().cloned());
                         }
                         in_flight.wanting.extend(rooms);
@@ -349,12 +349,12 @@ impl Reconciler {
                 free(&rooms, in_flight);
                 match answer {
                     Ok(()) => {}
-                    Err(directory::Error::Unanswered(reason)) => {
+                    Err(DirectoryError::Unanswered(reason)) => {
                         warn!(node = %node, reason, "a removal was not answered, taking a new incarnation");
                         self.roster.retire(&node);
                         in_flight.abandoned.push(Abandoned { node, rooms });
                     }
-                    Err(directory::Error::Refused(reason) | directory::Error::Foreign(reason)) => {
+                    Err(DirectoryError::Refused(reason) | DirectoryError::Foreign(reason)) => {
                         debug!(reason, "a removal was refused");
                         if node == self.roster.incarnation() {
                             in_flight.unreleased.extend(rooms);
@@ -373,7 +373,7 @@ impl Reconciler {
                 if let Err(error) = answer {
                     debug!(%error, "sockets were not listed");
                     let seats: Vec<SocketEntry> = changes.into_iter().map(|change| change.entry).collect();
-                    if matches!(error, directory::Error::Unanswered(_)) && in_flight.node.as_ref() == Some(&node) {
+                    if matches!(error, DirectoryError::Unanswered(_)) && in_flight.node.as_ref() == Some(&node) {
                         in_flight.doubtful_seats.extend(seats.iter().cloned());
                     }
                     self.roster.return_seats(&node, seats);

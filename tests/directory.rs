@@ -15,11 +15,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{RedisServer, redis_program, until};
-use rollcall::directory::faulty::{Call, Fault, Faulty};
-use rollcall::directory::memory::Memory;
-use rollcall::directory::redis::connect::Access;
-use rollcall::directory::redis::{CALL_TIMEOUT, Redis, Unfit};
-use rollcall::directory::{Directory, Error, LeaseRenewal, NodeEntry, NodeListing};
+use rollcall::directory::DirectoryCall;
+use rollcall::directory::faulty::{Fault, FaultyDirectory};
+use rollcall::directory::memory::MemoryDirectory;
+use rollcall::directory::redis::connect::RedisAccess;
+use rollcall::directory::redis::{CALL_TIMEOUT, Incompatible, RedisDirectory};
+use rollcall::directory::{Directory, DirectoryError, LeaseRenewal, NodeEntry, NodeListing};
 use rollcall::index::{SocketEntry, SocketWrite};
 use rollcall::names::{NodeId, NodeName, Room, SocketId};
 use rollcall::telemetry::anomalies::Oddity;
@@ -168,34 +169,34 @@ async fn lists_say_what_is_true_of_a_seat(directory: &dyn Directory) {
 
 #[tokio::test]
 async fn memory_keeps_the_contract() {
-    contract(Memory::new()).await;
+    contract(MemoryDirectory::new()).await;
 }
 
 #[tokio::test]
 async fn a_faulty_directory_without_faults_keeps_the_contract() {
-    contract(Faulty::new(Memory::new())).await;
+    contract(FaultyDirectory::new(MemoryDirectory::new())).await;
 }
 
 #[tokio::test]
 async fn a_faulty_directory_fails_as_it_is_told() {
-    let memory = Memory::new();
-    let (faulty, other) = (Faulty::new(memory.clone()), Faulty::new(memory.clone()));
+    let memory = MemoryDirectory::new();
+    let (faulty, other) = (FaultyDirectory::new(memory.clone()), FaultyDirectory::new(memory.clone()));
     let node = NodeId::new_process();
     faulty.register(&node, &entry("one"), LEASE).await.unwrap();
     let owners = async |name: &str| other.owners(&room(name)).await.unwrap().nodes.len();
     let claim = async |name: &str| faulty.add_owner(&node, &[room(name)]).await;
-    for fault in [Fault::FailBefore, Fault::FailAfter, Fault::Refuse, Fault::RunLate] {
-        faulty.will(Call::Claim, fault);
+    for fault in [Fault::LoseRequest, Fault::LoseAnswer, Fault::Refuse, Fault::RunLate] {
+        faulty.inject(DirectoryCall::AddOwner, fault);
     }
-    assert!(matches!(claim("before").await, Err(Error::Unanswered(_))));
-    assert!(matches!(claim("after").await, Err(Error::Unanswered(_))));
-    assert!(matches!(claim("refused").await, Err(Error::Refused(_))));
-    assert!(matches!(claim("late").await, Err(Error::Unanswered(_))));
+    assert!(matches!(claim("before").await, Err(DirectoryError::Unanswered(_))));
+    assert!(matches!(claim("after").await, Err(DirectoryError::Unanswered(_))));
+    assert!(matches!(claim("refused").await, Err(DirectoryError::Refused(_))));
+    assert!(matches!(claim("late").await, Err(DirectoryError::Unanswered(_))));
     assert_eq!((owners("before").await, owners("after").await, owners("refused").await), (0, 1, 0));
     assert_eq!((owners("late").await, faulty.run_late().await, owners("late").await), (0, 1, 1));
 
     let (go, held) = tokio::sync::oneshot::channel();
-    faulty.will(Call::Claim, Fault::Hold(held));
+    faulty.inject(DirectoryCall::AddOwner, Fault::Hold(held));
     let going = async {
         assert_eq!(owners("held").await, 0);
         go.send(()).unwrap();
@@ -203,17 +204,17 @@ async fn a_faulty_directory_fails_as_it_is_told() {
     assert!(tokio::join!(claim("held"), going).0.is_ok());
     assert_eq!(owners("held").await, 1);
 
-    faulty.go_away(Duration::ZERO);
-    assert!(matches!(claim("away").await, Err(Error::Unanswered(_))));
+    faulty.disconnect(Duration::ZERO);
+    assert!(matches!(claim("away").await, Err(DirectoryError::Unanswered(_))));
     assert_eq!(owners("away").await, 0, "the other path is open");
-    faulty.come_back();
+    faulty.reconnect();
     assert!(claim("back").await.is_ok());
-    assert_eq!(faulty.calls(Call::Claim).len(), 7);
+    assert_eq!(faulty.call_sizes(DirectoryCall::AddOwner).len(), 7);
 }
 
 #[tokio::test]
 async fn a_memory_that_is_flushed_or_rolled_back_begins_another_life_when_a_node_enters() {
-    let memory = Memory::new();
+    let memory = MemoryDirectory::new();
     let (one, two) = (NodeId::new_process(), NodeId::new_process());
     assert_eq!(memory.nodes().await.unwrap().epoch, None, "readers begin none");
     let first = memory.register(&one, &entry("one"), LEASE).await.unwrap();
@@ -236,7 +237,7 @@ async fn a_memory_that_is_flushed_or_rolled_back_begins_another_life_when_a_node
 #[tokio::test]
 async fn redis_keeps_the_contract_and_leaves_only_the_epoch() {
     let server = RedisServer::start().await;
-    let directory = Arc::new(Redis::open(&server.url(), "rollcall:", false).unwrap());
+    let directory = Arc::new(RedisDirectory::open(&server.url(), "rollcall:", false).unwrap());
     let upkeep = tokio::spawn({
         let directory = Arc::clone(&directory);
         async move { directory.maintain().await }
@@ -250,7 +251,7 @@ async fn redis_keeps_the_contract_and_leaves_only_the_epoch() {
 #[tokio::test]
 async fn redis_entries_have_the_names_and_the_types_that_people_look_for() {
     let server = RedisServer::start().await;
-    let directory = Redis::open(&server.url(), "rollcall:", false).unwrap();
+    let directory = RedisDirectory::open(&server.url(), "rollcall:", false).unwrap();
     let looking = async {
         until("connected", || async { directory.nodes().await.is_ok() }).await;
         let node = NodeId::new_process();
@@ -283,14 +284,14 @@ async fn redis_entries_have_the_names_and_the_types_that_people_look_for() {
 
 #[tokio::test]
 async fn without_redis_every_call_ends_at_once_and_a_url_of_another_kind_is_refused() {
-    let nobody = Redis::open("redis://127.0.0.1:1", "rollcall:", false).unwrap();
-    assert!(matches!(nobody.owners(&room("a")).await, Err(Error::Unanswered(_))));
-    assert!(Redis::open("http://127.0.0.1", "rollcall:", false).is_err());
+    let nobody = RedisDirectory::open("redis://127.0.0.1:1", "rollcall:", false).unwrap();
+    assert!(matches!(nobody.owners(&room("a")).await, Err(DirectoryError::Unanswered(_))));
+    assert!(RedisDirectory::open("http://127.0.0.1", "rollcall:", false).is_err());
 }
 
 /// Runs the suite against the Redis at this URL.
-async fn redis_contract(url: &str, access: &Access) {
-    let directory = Arc::new(Redis::with(url, access, "rollcall:", false).unwrap());
+async fn redis_contract(url: &str, access: &RedisAccess) {
+    let directory = Arc::new(RedisDirectory::with(url, access, "rollcall:", false).unwrap());
     let upkeep = tokio::spawn({
         let directory = Arc::clone(&directory);
         async move { directory.maintain().await }
@@ -311,7 +312,7 @@ async fn the_servers_are_of_the_kind_that_was_asked_for() {
 async fn a_master_that_sentinels_know_keeps_the_contract() {
     let master = redis_server::RedisServer::start().await;
     let sentinels = Sentinels::over(&master, 0).await;
-    redis_contract(&sentinels.url(), &Access::default()).await;
+    redis_contract(&sentinels.url(), &RedisAccess::default()).await;
     assert_eq!(master.keys("*").await, ["rollcall:epoch"]);
 }
 
@@ -335,10 +336,10 @@ async fn a_cluster_of_three_masters_keeps_the_contract_in_one_slot_and_with_the_
             node.run::<()>(&mut command).await;
         }
     };
-    let access = Access { user: Some("rollcall".to_owned()), password: Some(password), ..Access::default() };
-    let open = |shards: &Shards| Redis::with(&shards.url(), &access, "rollcall:", false).unwrap();
+    let access = RedisAccess { user: Some("rollcall".to_owned()), password: Some(password), ..RedisAccess::default() };
+    let open = |shards: &Shards| RedisDirectory::with(&shards.url(), &access, "rollcall:", false).unwrap();
     allow(&shards, "").await;
-    assert!(matches!(open(&shards).check().await, Err(Unfit::Permission(_))), "it may not ask for the slots");
+    assert!(matches!(open(&shards).check().await, Err(Incompatible::Permission(_))), "it may not ask for the slots");
     assert!(readme.contains("`+cluster|slots`"), "the README says so, too");
     allow(&shards, " +cluster|slots").await;
     shards.owner.run::<()>(redis::cmd("ACL").arg("LOG").arg("RESET")).await;
@@ -360,7 +361,7 @@ async fn a_cluster_of_three_masters_keeps_the_contract_in_one_slot_and_with_the_
         shards.move_slot().await;
         let moved = directory.owners(&room("a")).await;
         assert!(
-            matches!(moved, Err(Error::Refused(_))),
+            matches!(moved, Err(DirectoryError::Refused(_))),
             "nothing is done elsewhere behind the caller's back: {moved:?}"
         );
         until("it is found again", || async { directory.nodes().await.is_ok() }).await;
@@ -378,7 +379,7 @@ async fn a_cluster_of_three_masters_keeps_the_contract_in_one_slot_and_with_the_
 async fn a_master_that_still_takes_writes_is_left_when_the_sentinels_name_another() {
     let (old, new) = (redis_server::RedisServer::start().await, redis_server::RedisServer::start().await);
     let sentinels = Sentinels::over(&old, 0).await;
-    let directory = Redis::open(&sentinels.url(), "rollcall:", false).unwrap();
+    let directory = RedisDirectory::open(&sentinels.url(), "rollcall:", false).unwrap();
     let working = async {
         until("connected", || async { directory.nodes().await.is_ok() }).await;
         let (one, two) = (NodeId::new_process(), NodeId::new_process());
@@ -405,7 +406,7 @@ async fn sentinels_that_hang_or_are_gone_do_not_cost_the_time_of_a_call() {
     let mut sentinels = Sentinels::over(&master, 0).await;
     sentinels.0[0].stop().await;
     sentinels.0[1].kill();
-    let directory = Redis::open(&sentinels.url(), "rollcall:", false).unwrap();
+    let directory = RedisDirectory::open(&sentinels.url(), "rollcall:", false).unwrap();
     let began = Instant::now();
     let connected = async { until("connected", || async { directory.nodes().await.is_ok() }).await };
     tokio::select! {
@@ -428,19 +429,22 @@ async fn sentinels_have_users_of_their_own() {
     let check = async |user: Option<&str>, password: &str| {
         let file = folder.path().join("password");
         fs::write(&file, password).unwrap();
-        let access = Access {
+        let access = RedisAccess {
             sentinel_user: user.map(str::to_owned),
             sentinel_password: user.map(|_| file),
-            ..Access::default()
+            ..RedisAccess::default()
         };
         let url = format!("redis-sentinel://{}/main", sentinel.address);
-        Redis::with(&url, &access, "rollcall:", false).unwrap().check().await
+        RedisDirectory::with(&url, &access, "rollcall:", false).unwrap().check().await
     };
     assert_eq!(check(Some("rollcall"), "correct-horse\n").await, Ok(()));
     for (user, password) in [(None, "x"), (Some("rollcall"), "hunter2"), (Some("nobody"), "correct-horse")] {
-        let unfit = check(user, password).await.unwrap_err();
-        assert!(matches!(unfit, Unfit::SentinelLogin(_)), "{unfit}");
-        assert!(unfit.to_string().contains("--redis-sentinel-password-file") && !unfit.to_string().contains("hunter2"));
+        let incompatible = check(user, password).await.unwrap_err();
+        assert!(matches!(incompatible, Incompatible::SentinelLogin(_)), "{incompatible}");
+        assert!(
+            incompatible.to_string().contains("--redis-sentinel-password-file")
+                && !incompatible.to_string().contains("hunter2")
+        );
     }
 }
 
@@ -452,28 +456,28 @@ async fn what_is_not_what_the_url_says_is_refused_with_what_mends_it() {
     let sentinel = redis_server::RedisServer::sentinel(&monitor).await;
     let lacking = redis_server::RedisServer::start_with(&["--rename-command", "UNLINK", ""]).await;
     let silent = redis_server::RedisServer::start_with(&["--rename-command", "INFO", ""]).await;
-    let check = async |url: String| Redis::open(&url, "rollcall:", false).unwrap().check().await.unwrap_err();
-    assert_eq!(check(format!("redis://{}", node.address)).await, Unfit::Cluster);
-    assert_eq!(check(format!("redis-cluster://{}", plain.address)).await, Unfit::NoCluster);
-    assert_eq!(check(format!("redis-cluster://{}", sentinel.address)).await, Unfit::NoCluster);
-    assert_eq!(check(format!("redis://{}", sentinel.address)).await, Unfit::Sentinel);
-    assert_eq!(check(format!("redis-sentinel://{}/main", plain.address)).await, Unfit::NoSentinel);
+    let check = async |url: String| RedisDirectory::open(&url, "rollcall:", false).unwrap().check().await.unwrap_err();
+    assert_eq!(check(format!("redis://{}", node.address)).await, Incompatible::Cluster);
+    assert_eq!(check(format!("redis-cluster://{}", plain.address)).await, Incompatible::NoCluster);
+    assert_eq!(check(format!("redis-cluster://{}", sentinel.address)).await, Incompatible::NoCluster);
+    assert_eq!(check(format!("redis://{}", sentinel.address)).await, Incompatible::Sentinel);
+    assert_eq!(check(format!("redis-sentinel://{}/main", plain.address)).await, Incompatible::NoSentinel);
     let unknown = check(format!("redis-sentinel://{}/other", sentinel.address)).await;
-    assert_eq!(unknown, Unfit::NoMaster("other".to_owned()));
-    assert_eq!(check(lacking.url()).await, Unfit::Missing("UNLINK"));
-    assert_eq!(check(silent.url()).await, Unfit::Missing("INFO"));
-    let nobody = Redis::open("redis-cluster://127.0.0.1:1,127.0.0.1:2", "rollcall:", false).unwrap();
+    assert_eq!(unknown, Incompatible::NoMaster("other".to_owned()));
+    assert_eq!(check(lacking.url()).await, Incompatible::Missing("UNLINK"));
+    assert_eq!(check(silent.url()).await, Incompatible::Missing("INFO"));
+    let nobody = RedisDirectory::open("redis-cluster://127.0.0.1:1,127.0.0.1:2", "rollcall:", false).unwrap();
     assert_eq!(nobody.check().await, Ok(()), "it may come");
-    let without_slots = Redis::open(&format!("redis-cluster://{}", node.address), "rollcall:", false).unwrap();
+    let without_slots = RedisDirectory::open(&format!("redis-cluster://{}", node.address), "rollcall:", false).unwrap();
     assert_eq!(without_slots.check().await, Ok(()), "it may get them");
 }
 
 /// A directory that is connected, while `work` runs.
 async fn connected<T>(
     server: &RedisServer,
-    work: impl AsyncFnOnce(&Redis, redis::aio::MultiplexedConnection) -> T,
+    work: impl AsyncFnOnce(&RedisDirectory, redis::aio::MultiplexedConnection) -> T,
 ) -> T {
-    let directory = Redis::open(&server.url(), "rollcall:", false).unwrap();
+    let directory = RedisDirectory::open(&server.url(), "rollcall:", false).unwrap();
     let working = async {
         until("connected", || async { directory.nodes().await.is_ok() }).await;
         work(&directory, server.connection().await).await
@@ -530,9 +534,9 @@ async fn what_other_programs_have_written_is_skipped_and_counted() {
         assert_eq!(directory.owners(&room("mixed")).await.unwrap().nodes, [node.clone()].as_slice());
         let nodes = directory.nodes().await.unwrap().nodes;
         assert_eq!(nodes, [(node.clone(), entry("one"))], "neither a foreign id nor a foreign entry is a node");
-        assert!(matches!(directory.owners(&room("taken")).await, Err(Error::Foreign(_))));
+        assert!(matches!(directory.owners(&room("taken")).await, Err(DirectoryError::Foreign(_))));
         let both = [room("taken"), room("free")];
-        assert!(matches!(directory.add_owner(&node, &both).await, Err(Error::Foreign(_))));
+        assert!(matches!(directory.add_owner(&node, &both).await, Err(DirectoryError::Foreign(_))));
         assert_eq!(
             directory.owners(&both[1]).await.unwrap().nodes,
             [node.clone()].as_slice(),
@@ -554,18 +558,22 @@ async fn what_other_programs_have_written_is_skipped_and_counted() {
 async fn a_redis_that_may_evict_or_is_a_replica_is_not_used() {
     let server = RedisServer::start().await;
     let mut redis = server.connection().await;
-    let check = async |allow| Redis::open(&server.url(), "rollcall:", allow).unwrap().check().await;
+    let check = async |allow| RedisDirectory::open(&server.url(), "rollcall:", allow).unwrap().check().await;
     assert_eq!(check(false).await, Ok(()));
     for policy in ["allkeys-lru", "volatile-ttl"] {
         let mut set = redis::cmd("CONFIG");
         set.arg("SET").arg("maxmemory-policy").arg(policy);
         set.query_async::<()>(&mut redis).await.unwrap();
-        let unfit = check(false).await.unwrap_err();
-        assert_eq!(unfit, Unfit::Evicts(policy.to_owned()));
-        assert!(unfit.to_string().contains("CONFIG SET maxmemory-policy noeviction"), "{unfit}");
+        let incompatible = check(false).await.unwrap_err();
+        assert_eq!(incompatible, Incompatible::Evicts(policy.to_owned()));
+        assert!(incompatible.to_string().contains("CONFIG SET maxmemory-policy noeviction"), "{incompatible}");
         assert_eq!(check(true).await, Ok(()), "whoever typed it has it");
     }
     redis::cmd("REPLICAOF").arg("127.0.0.1").arg(1).query_async::<()>(&mut redis).await.unwrap();
-    assert_eq!(check(true).await, Err(Unfit::Replica));
-    assert_eq!(Redis::open("redis://127.0.0.1:1", "rollcall:", false).unwrap().check().await, Ok(()), "it may come");
+    assert_eq!(check(true).await, Err(Incompatible::Replica));
+    assert_eq!(
+        RedisDirectory::open("redis://127.0.0.1:1", "rollcall:", false).unwrap().check().await,
+        Ok(()),
+        "it may come"
+    );
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion};
 use rollcall::clock::BootInstant;
-use rollcall::directory::memory::Memory;
+use rollcall::directory::memory::MemoryDirectory;
 use rollcall::directory::{Directory, NodeEntry, RoomOwners};
 use rollcall::membership::Membership;
 use rollcall::mesh::node_status::{MemberInfo, NodeStatus};
@@ -40,7 +40,7 @@ pub fn plan(criterion: &mut Criterion) {
 
 /// So many others have a lease, and have said that they are whole; the first of them own sockets.
 async fn meet(membership: &Membership, others: usize) -> RoomOwners {
-    let directory = Memory::new();
+    let directory = MemoryDirectory::new();
     let mut owners = RoomOwners { nodes: Vec::new(), epoch: None };
     let node_info = node_info();
     for _ in 0..others {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use criterion::Criterion;
 use rollcall::directory::Directory;
-use rollcall::directory::memory::Memory;
-use rollcall::directory::redis::Redis;
+use rollcall::directory::memory::MemoryDirectory;
+use rollcall::directory::redis::RedisDirectory;
 use rollcall::mesh::peers::Peers;
 use rollcall::names::{NodeId, Room};
 use rollcall::node::{self, Core, Tasks};
@@ -29,8 +29,10 @@ pub fn flush(criterion: &mut Criterion) {
     let redis = runtime.block_on(RedisServer::start());
     let mut group = criterion.benchmark_group("flush 1000 joins");
     group.sample_size(20);
-    let indexes: [(&str, Arc<dyn Directory>); 2] =
-        [("in memory", Memory::new()), ("Redis", Arc::new(Redis::open(&redis.url(), "rollcall:", false).unwrap()))];
+    let indexes: [(&str, Arc<dyn Directory>); 2] = [
+        ("in memory", MemoryDirectory::new()),
+        ("Redis", Arc::new(RedisDirectory::open(&redis.url(), "rollcall:", false).unwrap())),
+    ];
     for (name, directory) in indexes {
         let (peers, parts) = (Peers::default(), Parts::new(node::CACHE));
         let core = Core::new(node_info(), LEASE, RELEASE_DELAY, Arc::clone(&directory), peers, parts);

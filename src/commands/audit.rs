@@ -24,8 +24,8 @@ use crate::commands::args::values::pause;
 use crate::commands::args::{ConfigFileArgs, MeshAuthArgs, RedisArgs};
 use crate::commands::process::{run_until_signal, start_logging};
 use crate::commands::serve::check_redis;
-use crate::directory::redis::Redis;
-use crate::directory::{Directory as _, Error};
+use crate::directory::redis::RedisDirectory;
+use crate::directory::{Directory as _, DirectoryError};
 use crate::mesh::security::Security;
 use crate::names::{NodeId, NodeName};
 use crate::telemetry::logging::{self, Logging};
@@ -119,7 +119,7 @@ async fn print_audit(args: AuditArgs, shutdown: CancellationToken) -> anyhow::Re
 ///
 /// # Errors
 /// Redis cannot be read. A node that cannot be asked is part of the report.
-async fn audit(redis: &Redis, security: &Security, pause: Duration) -> Result<AuditReport, Error> {
+async fn audit(redis: &RedisDirectory, security: &Security, pause: Duration) -> Result<AuditReport, DirectoryError> {
     let first = pass(redis, security).await?;
     if first.differences.is_empty() {
         return Ok(first.report(1));
@@ -131,7 +131,7 @@ async fn audit(redis: &Redis, security: &Security, pause: Duration) -> Result<Au
     Ok(second.report(2))
 }
 
-async fn pass(redis: &Redis, security: &Security) -> Result<AuditPass, Error> {
+async fn pass(redis: &RedisDirectory, security: &Security) -> Result<AuditPass, DirectoryError> {
     let registered = redis.registered().await?;
     info!(nodes = registered.len(), "asking the nodes for their rosters");
     let candidates = registered.into_iter().map(|(node, entry)| AuditCandidate {

@@ -19,7 +19,7 @@ use crate::commands::args::{DevArgs, ListenAddress, OnOff};
 use crate::commands::process::{EXIT_FAILED, run_until_signal, start_logging};
 use crate::commands::serve::check_redis;
 use crate::directory::Directory;
-use crate::directory::memory::Memory;
+use crate::directory::memory::MemoryDirectory;
 use crate::edge::connections::listener::listen;
 use crate::edge::limits::Limits;
 use crate::edge::socketio::SocketIoConfig;
@@ -47,7 +47,7 @@ pub(super) fn run(dev: DevArgs, logging: Result<Logging, logging::Error>) -> Exi
         let clients = SocketIoConfig { transports: dev.transports, ..SocketIoConfig::default() };
         let nodes = usize::from(dev.nodes);
         let cluster = DevCluster { nodes, listen: dev.listen, tls: dev.tls == OnOff::On, clients };
-        let memory = Memory::new();
+        let memory = MemoryDirectory::new();
         if let Some(redis) = dev.redis.open()? {
             check_redis(&redis).await?;
         }

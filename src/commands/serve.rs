@@ -15,8 +15,8 @@ use tracing::info;
 use crate::commands::args::ServeArgs;
 use crate::commands::process::{EXIT_FAILED, run_until_signal, start_logging};
 use crate::directory::Directory;
-use crate::directory::memory::Memory;
-use crate::directory::redis::Redis;
+use crate::directory::memory::MemoryDirectory;
+use crate::directory::redis::RedisDirectory;
 use crate::edge::connections::listener::{file_limit, listen};
 use crate::edge::socketio::SocketIoConfig;
 use crate::names::NodeName;
@@ -53,7 +53,7 @@ async fn run_node(serve: ServeArgs, logging: Logging, shutdown: CancellationToke
     let redis = serve.redis.open()?;
     let mesh_advertise = match serve.mesh_advertise {
         Some(advertise) => {
-            let redis = redis.as_ref().map_or_else(Vec::new, Redis::addresses);
+            let redis = redis.as_ref().map_or_else(Vec::new, RedisDirectory::addresses);
             advertise.resolve(mesh, &redis).await?
         }
         None => mesh.to_string(),
@@ -68,7 +68,7 @@ async fn run_node(serve: ServeArgs, logging: Logging, shutdown: CancellationToke
         }
         None => {
             info!("no --redis: this node is a cluster of one");
-            Memory::new()
+            MemoryDirectory::new()
         }
     };
     let limits = serve.limits.limits(file_limit());
@@ -105,6 +105,6 @@ async fn run_node(serve: ServeArgs, logging: Logging, shutdown: CancellationToke
 }
 
 /// Fails when Redis answers and is unsuitable. A Redis that does not answer is waited for later.
-pub(super) async fn check_redis(redis: &Redis) -> anyhow::Result<()> {
+pub(super) async fn check_redis(redis: &RedisDirectory) -> anyhow::Result<()> {
     redis.check().await.with_context(|| format!("the redis at {} cannot be used", redis.address()))
 }

@@ -17,10 +17,10 @@ use crate::names::{NodeId, Room, SocketId};
 
 /// An index in memory, shared by the nodes that hold a clone of its `Arc`.
 #[derive(Default)]
-pub struct Memory(Mutex<Index>);
+pub struct MemoryDirectory(Mutex<Index>);
 
 /// What an index held at one moment.
-pub struct Snapshot(Index);
+pub struct MemorySnapshot(Index);
 
 #[derive(Clone, Default)]
 struct Index {
@@ -40,22 +40,22 @@ struct Lease {
     lasts: Duration,
 }
 
-impl Memory {
+impl MemoryDirectory {
     pub fn new() -> Arc<Self> {
         Arc::default()
     }
 
     /// Loses everything. The next node that enters begins another life.
     pub fn flush(&self) {
-        self.restore(Snapshot(Index::default()));
+        self.restore(MemorySnapshot(Index::default()));
     }
 
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot(self.lock().clone())
+    pub fn snapshot(&self) -> MemorySnapshot {
+        MemorySnapshot(self.lock().clone())
     }
 
     /// Goes back to what it held, as a Redis that is started from an old file does: in no life until a node enters.
-    pub fn restore(&self, snapshot: Snapshot) {
+    pub fn restore(&self, snapshot: MemorySnapshot) {
         let mut index = self.lock();
         *index = Index { life: None, lives: index.lives, ..snapshot.0 };
     }
@@ -113,7 +113,7 @@ impl Index {
 }
 
 #[async_trait]
-impl Directory for Memory {
+impl Directory for MemoryDirectory {
     async fn maintain(&self) {
         std::future::pending::<()>().await;
     }

@@ -21,15 +21,17 @@ use rand::Rng;
 use smol_str::SmolStr;
 use tracing::debug;
 
-use super::{Directory, ENTRY_TTL, Error, LeaseAndCount, LeaseRenewal, NodeEntry, NodeListing, Result, RoomOwners};
+use super::{
+    Directory, DirectoryError, ENTRY_TTL, LeaseAndCount, LeaseRenewal, NodeEntry, NodeListing, Result, RoomOwners,
+};
 use crate::clock::whole_milliseconds;
 use crate::index::{Epoch, SocketWrite};
 use crate::names::{NodeId, Room};
 use crate::telemetry::anomalies::Oddity;
-use connect::{Access, Server};
+use connect::{RedisAccess, Server};
 use link::Link;
 
-pub use preflight::Unfit;
+pub use preflight::Incompatible;
 
 /// The longest any call waits for Redis, connecting included.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -57,27 +59,27 @@ return 1
 ";
 
 /// Made by [`Redis::open`]; connects only while [`Directory::upkeep`] runs.
-pub struct Redis {
+pub struct RedisDirectory {
     link: Link,
     prefix: String,
     repair: Script,
     begin_epoch: Script,
 }
 
-impl Redis {
+impl RedisDirectory {
     /// Does not connect yet. `allow_eviction`: a Redis that may evict keys is used all the same.
     ///
     /// # Errors
     /// When `url` is none that can be used here.
     pub fn open(url: &str, prefix: &str, allow_eviction: bool) -> anyhow::Result<Self> {
-        Self::with(url, &Access::default(), prefix, allow_eviction)
+        Self::with(url, &RedisAccess::default(), prefix, allow_eviction)
     }
 
     /// The same with credentials and certificates in files.
     ///
     /// # Errors
     /// When `url` is none that can be used here, a file cannot be read, or they do not go together.
-    pub fn with(url: &str, access: &Access, prefix: &str, allow_eviction: bool) -> anyhow::Result<Self> {
+    pub fn with(url: &str, access: &RedisAccess, prefix: &str, allow_eviction: bool) -> anyhow::Result<Self> {
         let server = Server::open(url, access, prefix)?;
         let prefix = server.prefix().to_owned();
         let (repair, begin_epoch) = (Script::new(REPAIR), Script::new(BEGIN_EPOCH));
@@ -97,14 +99,14 @@ impl Redis {
     /// Whether this Redis can be used, as far as can be told now: one that does not answer may be fit later.
     ///
     /// # Errors
-    /// [`Unfit`] when it answers, and must be mended.
-    pub async fn check(&self) -> std::result::Result<(), Unfit> {
+    /// [`Incompatible`] when it answers, and must be mended.
+    pub async fn check(&self) -> std::result::Result<(), Incompatible> {
         self.link.check().await
     }
 
-    fn failed(&self, generation: u64, error: &RedisError) -> Error {
+    fn failed(&self, generation: u64, error: &RedisError) -> DirectoryError {
         let meaning = meaning(error);
-        if matches!(meaning, Error::Unanswered(_)) || is_no_master(error) {
+        if matches!(meaning, DirectoryError::Unanswered(_)) || is_no_master(error) {
             self.link.end(generation);
         }
         meaning
@@ -122,7 +124,7 @@ impl Redis {
     /// Like `run`. Keys of other programs are left as they are: there is nothing of ours in them.
     async fn write(&self, commands: &Pipeline) -> Result<()> {
         match self.run::<()>(commands).await {
-            Ok(_) | Err(Error::Foreign(_)) => Ok(()),
+            Ok(_) | Err(DirectoryError::Foreign(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -181,17 +183,17 @@ fn is_no_master(error: &RedisError) -> bool {
     [ReadOnly, MasterDown, Moved, ClusterDown].map(ErrorKind::Server).contains(&error.kind())
 }
 
-fn meaning(error: &RedisError) -> Error {
+fn meaning(error: &RedisError) -> DirectoryError {
     // A call of several commands fails with those that failed; the others were carried out.
     let commands = error.clone().into_server_errors();
     let foreign = commands.is_some_and(|errors| errors.iter().all(|(_, error)| error.code() == "WRONGTYPE"));
     match error.kind() {
-        ErrorKind::Io | ErrorKind::Parse => Error::Unanswered(error.to_string()),
+        ErrorKind::Io | ErrorKind::Parse => DirectoryError::Unanswered(error.to_string()),
         _ if foreign => {
             Oddity::ForeignKey.note(error);
-            Error::Foreign(error.to_string())
+            DirectoryError::Foreign(error.to_string())
         }
-        _ => Error::Refused(error.to_string()),
+        _ => DirectoryError::Refused(error.to_string()),
     }
 }
 
@@ -218,7 +220,7 @@ pub fn read_entry(value: &[u8]) -> Option<NodeEntry> {
 }
 
 fn parse<T: FromRedisValue>(answer: &::redis::Value) -> Result<T> {
-    ::redis::from_redis_value_ref(answer).map_err(|error| Error::Refused(error.to_string()))
+    ::redis::from_redis_value_ref(answer).map_err(|error| DirectoryError::Refused(error.to_string()))
 }
 
 /// A time to live, which is not 0.
@@ -231,7 +233,7 @@ fn encode(entry: &NodeEntry) -> String {
 }
 
 #[async_trait]
-impl Directory for Redis {
+impl Directory for RedisDirectory {
     async fn maintain(&self) {
         self.link.keep().await;
     }
@@ -277,7 +279,7 @@ impl Directory for Redis {
         commands.cmd("TIME");
         let (answers, run_id): (Vec<::redis::Value>, _) = self.run(&commands).await?;
         let Some((leases, [value, clock])) = answers.split_last_chunk() else {
-            return Err(Error::Refused("fewer answers than commands".to_owned()));
+            return Err(DirectoryError::Refused("fewer answers than commands".to_owned()));
         };
         let epoch = epoch(parse(value)?, &run_id);
         let (now, _microseconds): (u64, u64) = parse(clock)?;

@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::{Membership, Standing};
 use crate::clock::BootInstant;
-use crate::directory::{Directory, Error, LeaseRenewal, Result};
+use crate::directory::{Directory, DirectoryError, LeaseRenewal, Result};
 use crate::index::Epoch;
 use crate::names::NodeId;
 
@@ -38,7 +38,7 @@ impl Membership {
                     answered = true;
                 }
                 Ok(()) => {}
-                Err(error @ (Error::Refused(_) | Error::Foreign(_))) if answered => {
+                Err(error @ (DirectoryError::Refused(_) | DirectoryError::Foreign(_))) if answered => {
                     warn!(node = %node, %error, "the directory does not do what it is asked");
                     answered = false;
                 }

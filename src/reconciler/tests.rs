@@ -5,8 +5,9 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::*;
-use crate::directory::faulty::{Call, Fault, Faulty};
-use crate::directory::memory::Memory;
+use crate::directory::DirectoryCall;
+use crate::directory::faulty::{Fault, FaultyDirectory};
+use crate::directory::memory::MemoryDirectory;
 use crate::membership::NodeInfo;
 use crate::mesh::node_status::{MemberInfo, NodeStatus};
 use crate::mesh::peers::Peers;
@@ -22,13 +23,13 @@ struct Bench {
     roster: Arc<Roster>,
     membership: Arc<Membership>,
     reconciler: Arc<Reconciler>,
-    directory: Arc<Faulty>,
+    directory: Arc<FaultyDirectory>,
     _tasks: JoinSet<()>,
 }
 
 impl Bench {
     fn start() -> Self {
-        let directory = Faulty::new(Memory::new());
+        let directory = FaultyDirectory::new(MemoryDirectory::new());
         let roster = Roster::new(NodeId::new_process());
         let name = NodeName::from_any("node");
         let node_info = NodeInfo { name, mesh: "127.0.0.1:1".into(), since: "now".into() };
@@ -104,10 +105,14 @@ async fn a_client_is_settled_when_its_rooms_are_claimed_and_rooms_are_given_back
     bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
     assert_eq!(bench.owners(&rooms[0]).await, std::slice::from_ref(&node));
     assert_eq!(bench.owners(&rooms[1]).await, std::slice::from_ref(&node));
-    let calls = bench.directory.calls(Call::Claim).len();
+    let calls = bench.directory.call_sizes(DirectoryCall::AddOwner).len();
     let second = bench.register("s2", &rooms);
     bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
-    assert_eq!(bench.directory.calls(Call::Claim).len(), calls, "only the first join waits for the directory");
+    assert_eq!(
+        bench.directory.call_sizes(DirectoryCall::AddOwner).len(),
+        calls,
+        "only the first join waits for the directory"
+    );
     drop((presence, second));
     bench.until_owners(&rooms[0], &[]).await;
     bench.until_owners(&rooms[1], &[]).await;
@@ -121,14 +126,14 @@ async fn a_claim_without_an_answer_is_sent_again_and_nobody_is_told_before() {
     let _first = bench.register("s0", &first);
     bench.reconciler.wait_until_owned(&first, SOON).await.unwrap();
     bench.meet_one_that_does_not_answer();
-    bench.directory.will(Call::Claim, Fault::FailBefore);
-    bench.directory.will(Call::Claim, Fault::FailAfter);
+    bench.directory.inject(DirectoryCall::AddOwner, Fault::LoseRequest);
+    bench.directory.inject(DirectoryCall::AddOwner, Fault::LoseAnswer);
     let rooms = [room("a")];
     let _presence = bench.register("s1", &rooms);
     let early = bench.reconciler.wait_until_owned(&rooms, Duration::from_millis(100)).await;
     assert_eq!(early, Err(OwnershipTimeout(Duration::from_millis(100))));
     bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
-    assert_eq!(bench.directory.calls(Call::Claim), [1, 1, 1, 1]);
+    assert_eq!(bench.directory.call_sizes(DirectoryCall::AddOwner), [1, 1, 1, 1]);
 }
 
 #[tokio::test]
@@ -140,8 +145,8 @@ async fn a_room_that_cannot_be_claimed_is_owed_and_where_everybody_knows_that_it
     let mut word = bench.roster.index_state();
     assert!(word.borrow_and_update().fully_indexed_in.is_some());
     let (go, held) = oneshot::channel();
-    bench.directory.will(Call::Claim, Fault::FailBefore);
-    bench.directory.will(Call::Claim, Fault::Hold(held));
+    bench.directory.inject(DirectoryCall::AddOwner, Fault::LoseRequest);
+    bench.directory.inject(DirectoryCall::AddOwner, Fault::Hold(held));
     let rooms = [room("a")];
     let _presence = bench.register("s1", &rooms);
     bench.reconciler.wait_until_owned(&rooms, SOON).await.expect("there is nobody who would have to know");
@@ -155,24 +160,24 @@ async fn a_room_that_cannot_be_claimed_is_owed_and_where_everybody_knows_that_it
 #[tokio::test]
 async fn one_room_that_is_refused_does_not_keep_the_others_waiting() {
     let bench = Bench::start();
-    bench.directory.will(Call::Claim, Fault::Refuse);
+    bench.directory.inject(DirectoryCall::AddOwner, Fault::Refuse);
     let both = [room("good"), room("bad")];
     let _presence = bench.register("s1", &both);
     for name in both {
         bench.reconciler.wait_until_owned(&[name], SOON).await.unwrap();
     }
-    assert_eq!(bench.directory.calls(Call::Claim), [2, 1, 1], "one by one after the refusal");
+    assert_eq!(bench.directory.call_sizes(DirectoryCall::AddOwner), [2, 1, 1], "one by one after the refusal");
 }
 
 #[tokio::test]
 async fn a_removal_without_an_answer_ends_the_incarnation_and_loses_nothing() {
-    for fault in [Fault::FailBefore, Fault::FailAfter] {
+    for fault in [Fault::LoseRequest, Fault::LoseAnswer] {
         let bench = Bench::start();
         let first = bench.roster.incarnation();
         let _stays = bench.register("s1", &[room("stays")]);
         let leaves = bench.register("s2", &[room("leaves")]);
         bench.reconciler.wait_until_owned(&[room("stays"), room("leaves")], SOON).await.unwrap();
-        bench.directory.will(Call::Release, fault);
+        bench.directory.inject(DirectoryCall::RemoveOwner, fault);
         drop(leaves);
         let mut word = bench.roster.index_state();
         timeout(SOON, word.wait_for(|word| word.incarnation != first)).await.unwrap().unwrap();
@@ -198,19 +203,19 @@ async fn a_room_that_fills_while_its_removal_is_under_way_is_claimed_after_it() 
     let leaves = bench.register("s1", &rooms);
     bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
     let (go, held) = oneshot::channel();
-    bench.directory.will(Call::Release, Fault::Hold(held));
+    bench.directory.inject(DirectoryCall::RemoveOwner, Fault::Hold(held));
     drop(leaves);
     let removing = async {
-        while bench.directory.calls(Call::Release).is_empty() {
+        while bench.directory.call_sizes(DirectoryCall::RemoveOwner).is_empty() {
             sleep(Duration::from_millis(2)).await;
         }
     };
     timeout(SOON, removing).await.expect("the removal is sent");
-    let claims = bench.directory.calls(Call::Claim).len();
+    let claims = bench.directory.call_sizes(DirectoryCall::AddOwner).len();
     let _comes = bench.register("s2", &rooms);
     let early = bench.reconciler.wait_until_owned(&rooms, Duration::from_millis(100)).await;
     assert!(early.is_err(), "the removal may still take the claim away");
-    assert_eq!(bench.directory.calls(Call::Claim).len(), claims, "one command for a room at a time");
+    assert_eq!(bench.directory.call_sizes(DirectoryCall::AddOwner).len(), claims, "one command for a room at a time");
     go.send(()).unwrap();
     bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
     assert_eq!(bench.owners(&rooms[0]).await, [node]);
@@ -223,18 +228,18 @@ async fn a_removal_that_is_refused_is_sent_again_unless_the_room_is_wanted_again
     let rooms = [room("a")];
     let leaves = bench.register("s1", &rooms);
     bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
-    bench.directory.will(Call::Release, Fault::Refuse);
+    bench.directory.inject(DirectoryCall::RemoveOwner, Fault::Refuse);
     drop(leaves);
     bench.until_owners(&rooms[0], &[]).await;
-    assert_eq!(bench.directory.calls(Call::Release).len(), 2);
+    assert_eq!(bench.directory.call_sizes(DirectoryCall::RemoveOwner).len(), 2);
     assert_eq!(bench.roster.incarnation(), node, "a refusal is an answer");
 
     let leaves = bench.register("s2", &rooms);
     bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
-    bench.directory.will(Call::Release, Fault::Refuse);
+    bench.directory.inject(DirectoryCall::RemoveOwner, Fault::Refuse);
     drop(leaves);
     let refused = async {
-        while bench.directory.calls(Call::Release).len() < 3 {
+        while bench.directory.call_sizes(DirectoryCall::RemoveOwner).len() < 3 {
             sleep(Duration::from_millis(2)).await;
         }
     };
@@ -242,7 +247,7 @@ async fn a_removal_that_is_refused_is_sent_again_unless_the_room_is_wanted_again
     let _comes = bench.register("s3", &rooms);
     bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
     assert_eq!(bench.owners(&rooms[0]).await, [node]);
-    assert_eq!(bench.directory.calls(Call::Release).len(), 3);
+    assert_eq!(bench.directory.call_sizes(DirectoryCall::RemoveOwner).len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -251,7 +256,7 @@ async fn what_runs_late_is_put_right_with_the_next_assertion() {
     let node = bench.roster.incarnation();
     let rooms = [room("left")];
     let stays = [room("stays")];
-    bench.directory.will(Call::Claim, Fault::RunLate);
+    bench.directory.inject(DirectoryCall::AddOwner, Fault::RunLate);
     let leaves = bench.register("s1", &rooms);
     bench.until_owners(&rooms[0], std::slice::from_ref(&node)).await;
     drop(leaves);
@@ -265,7 +270,7 @@ async fn what_runs_late_is_put_right_with_the_next_assertion() {
     };
     let _stays = bench.register("s2", &stays);
     timeout(SOON, listed(1)).await.expect("listed");
-    bench.directory.will(Call::List, Fault::RunLate);
+    bench.directory.inject(DirectoryCall::WriteSockets, Fault::RunLate);
     let leaves = bench.register("s3", &stays);
     timeout(SOON, listed(2)).await.expect("listed again");
     drop(leaves);

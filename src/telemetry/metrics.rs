@@ -21,7 +21,7 @@ use prometheus::{
     Registry,
 };
 
-use crate::directory::measured::Calls;
+use crate::directory::measured::DirectoryMetrics;
 use flushes::Flushes;
 use refusals::Refusals;
 use requests::Requests;
@@ -35,7 +35,7 @@ const DURATIONS: [f64; 14] = [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025
 pub struct Metrics {
     pub(crate) definitions: Definitions,
     pub roll_calls: RollCalls,
-    pub calls: Calls,
+    pub calls: DirectoryMetrics,
     pub flushes: Flushes,
     pub refusals: Refusals,
     pub requests: Requests,
@@ -46,7 +46,7 @@ impl Default for Metrics {
         let definitions = Definitions::default();
         Self {
             roll_calls: RollCalls::define(&definitions),
-            calls: Calls::define(&definitions),
+            calls: DirectoryMetrics::define(&definitions),
             flushes: Flushes::define(&definitions),
             refusals: Refusals::define(&definitions),
             requests: Requests::define(&definitions),
@@ -57,7 +57,7 @@ impl Default for Metrics {
 
 /// Defines metrics: each name once, all of them constants of this module's files.
 #[derive(Clone, Default)]
-pub(crate) struct Definitions(pub(crate) Registry);
+pub struct Definitions(pub(crate) Registry);
 
 impl Definitions {
     pub(crate) fn counter(&self, name: &str, help: &str) -> IntCounter {

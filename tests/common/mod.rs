@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use futures::{SinkExt, StreamExt};
 use rollcall::auth::Access;
 use rollcall::directory::Directory;
-use rollcall::directory::memory::Memory;
-use rollcall::directory::redis::Redis;
+use rollcall::directory::memory::MemoryDirectory;
+use rollcall::directory::redis::RedisDirectory;
 use rollcall::edge::connections::listener::listen;
 use rollcall::edge::limits::Limits;
 use rollcall::edge::socketio::SocketIoConfig;
@@ -145,13 +145,13 @@ impl Drop for RedisServer {
 
 /// What the nodes of a test share.
 pub enum Index {
-    Memory(Arc<Memory>),
+    Memory(Arc<MemoryDirectory>),
     Redis(RedisServer),
 }
 
 impl Index {
     pub fn memory() -> Self {
-        Self::Memory(Memory::new())
+        Self::Memory(MemoryDirectory::new())
     }
 
     pub async fn redis() -> Self {
@@ -161,7 +161,7 @@ impl Index {
     fn open(&self) -> Arc<dyn Directory> {
         match self {
             Self::Memory(memory) => Arc::clone(memory) as Arc<dyn Directory>,
-            Self::Redis(server) => Arc::new(Redis::open(&server.url(), "rollcall:", false).unwrap()),
+            Self::Redis(server) => Arc::new(RedisDirectory::open(&server.url(), "rollcall:", false).unwrap()),
         }
     }
 

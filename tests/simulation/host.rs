@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rollcall::auth::By;
 use rollcall::directory::Directory;
-use rollcall::directory::faulty::Faulty;
+use rollcall::directory::faulty::FaultyDirectory;
 use rollcall::membership::{Leaving, Membership, NodeInfo};
 use rollcall::mesh::peers::Peers;
 use rollcall::mesh::security::Security;
@@ -67,7 +67,7 @@ pub struct Life {
 #[derive(Clone)]
 pub struct Host {
     pub number: usize,
-    pub directory: std::sync::Arc<Faulty>,
+    pub directory: std::sync::Arc<FaultyDirectory>,
     /// `None` while it does not run.
     pub life: Rc<RefCell<Option<Life>>>,
     pub shared: Rc<Shared>,

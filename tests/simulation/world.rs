@@ -14,8 +14,9 @@ use futures::FutureExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use rollcall::directory::faulty::{Call, Fault, Faulty};
-use rollcall::directory::memory::{Memory, Snapshot};
+use rollcall::directory::DirectoryCall;
+use rollcall::directory::faulty::{Fault, FaultyDirectory};
+use rollcall::directory::memory::{MemoryDirectory, MemorySnapshot};
 use rollcall::directory::{Directory, NodeEntry};
 use rollcall::names::{NodeId, NodeName, Room, SocketId};
 use rollcall::roll_call::answer::Answer;
@@ -86,8 +87,8 @@ struct World {
     /// Where each happening's own choices come from: what one draws, by the state of things, does not change the next.
     seeds: StdRng,
     random: StdRng,
-    memory: Arc<Memory>,
-    snapshot: Option<Snapshot>,
+    memory: Arc<MemoryDirectory>,
+    snapshot: Option<MemorySnapshot>,
     hosts: Vec<Host>,
     shared: Rc<Shared>,
     last_socket: u64,
@@ -136,7 +137,7 @@ pub fn run(seed: u64, flaw: Flaw) -> Result<Tally, String> {
 
 impl World {
     fn new(mut random: StdRng, flaw: Flaw) -> Self {
-        let memory = Memory::new();
+        let memory = MemoryDirectory::new();
         // Not its first life: that is known to be the only one.
         let before = NodeId::new_process();
         let entry =
@@ -155,13 +156,13 @@ impl World {
         });
         let host = |number| Host {
             number,
-            directory: Faulty::new(Arc::clone(&memory) as Arc<dyn Directory>),
+            directory: FaultyDirectory::new(Arc::clone(&memory) as Arc<dyn Directory>),
             life: Rc::default(),
             shared: Rc::clone(&shared),
         };
         let hosts: Vec<Host> = (0..random.random_range(3..=4)).map(host).collect();
         for host in &hosts {
-            host.directory.be_far(Duration::from_millis(random.random_range(0..=DIRECTORY_MOST_MS)));
+            host.directory.set_latency(Duration::from_millis(random.random_range(0..=DIRECTORY_MOST_MS)));
         }
         shared.hosts.borrow_mut().clone_from(&hosts);
         let seeds = StdRng::from_rng(&mut random);
@@ -281,19 +282,19 @@ impl World {
             38..50 => self.start_the_crashed(sim),
             50..56 => {
                 self.note(&format!("the directory is away for {name}, waiting {waiting:?}"));
-                host.directory.go_away(waiting);
+                host.directory.disconnect(waiting);
             }
             56..59 => {
                 self.note(&format!("the directory is away, waiting {waiting:?}"));
-                self.hosts.iter().for_each(|host| host.directory.go_away(waiting));
+                self.hosts.iter().for_each(|host| host.directory.disconnect(waiting));
             }
             59..66 => {
                 self.note(&format!("the directory is back for {name}"));
-                host.directory.come_back();
+                host.directory.reconnect();
             }
             66..72 => {
                 self.note("the directory is back");
-                self.hosts.iter().for_each(|host| host.directory.come_back());
+                self.hosts.iter().for_each(|host| host.directory.reconnect());
             }
             72..74 => {
                 self.note("the index is flushed");
@@ -326,14 +327,14 @@ impl World {
 
     fn a_call_will_fail(&mut self, host: &Host) {
         let (call, fault) = match self.random.random_range(0..6) {
-            0 => (Call::ALL.choose(&mut self.random), Fault::FailBefore),
-            1 => (Call::WRITES.choose(&mut self.random), Fault::FailAfter),
-            2 => (Call::WRITES.choose(&mut self.random), Fault::Refuse),
-            _ => (Call::WRITES.choose(&mut self.random), Fault::RunLate),
+            0 => (DirectoryCall::ALL.choose(&mut self.random), Fault::LoseRequest),
+            1 => (DirectoryCall::WRITES.choose(&mut self.random), Fault::LoseAnswer),
+            2 => (DirectoryCall::WRITES.choose(&mut self.random), Fault::Refuse),
+            _ => (DirectoryCall::WRITES.choose(&mut self.random), Fault::RunLate),
         };
         let call = *call.expect("not empty");
         self.note(&format!("the next {call:?} of {} will {fault:?}", host.name()));
-        host.directory.will(call, fault);
+        host.directory.inject(call, fault);
     }
 
     fn start_the_crashed(&self, sim: &mut Sim<'_>) {
@@ -358,7 +359,7 @@ impl World {
         self.mend_links(sim);
         for host in &self.hosts {
             run_late(host);
-            host.directory.come_back();
+            host.directory.reconnect();
         }
         self.start_the_crashed(sim);
     }

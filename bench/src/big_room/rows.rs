@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rollcall::auth::Access;
-use rollcall::directory::redis::Redis;
+use rollcall::directory::redis::RedisDirectory;
 use rollcall::edge::connections::listener::listen;
 use rollcall::edge::limits::Limits;
 use rollcall::edge::socketio::SocketIoConfig;
@@ -67,7 +67,7 @@ pub async fn run(redis: &str, name: &str) -> Result<()> {
         mesh_security: Security::default(),
         admin_tokens: None,
     };
-    let directory = Arc::new(Redis::open(redis, "rollcall:", false)?);
+    let directory = Arc::new(RedisDirectory::open(redis, "rollcall:", false)?);
     let node = Node::new(config, Listeners { public, mesh, admin: None }, directory);
     let address = node.public_address()?;
     let (roster, membership) = (Arc::clone(node.roster()), Arc::clone(node.membership()));

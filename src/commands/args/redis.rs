@@ -10,10 +10,10 @@ use clap::Args;
 
 use super::origin::{Origin, Origins};
 use super::values::RedisUrl;
-use crate::directory::redis::Redis;
-use crate::directory::redis::connect::Access;
+use crate::directory::redis::RedisDirectory;
+use crate::directory::redis::connect::RedisAccess;
 use crate::directory::redis::slot::tagged;
-use crate::directory::redis::url::{Target, Way};
+use crate::directory::redis::url::{RedisTarget, Topology};
 
 /// The Redis that the nodes of a cluster share.
 #[derive(Debug, Args)]
@@ -103,7 +103,7 @@ impl RedisArgs {
             alone.map_or(Ok(()), |flag| Err(format!("{flag} needs --redis, which is missing")))?;
             return self.sentinel.check(false);
         };
-        let target = Target::parse(url.as_str()).map_err(|error| format!("--redis: {error}"))?;
+        let target = RedisTarget::parse(url.as_str()).map_err(|error| format!("--redis: {error}"))?;
         let has_password = url.has_password();
         if has_password {
             refuse_readable_password(origins.of("redis"))?;
@@ -120,14 +120,14 @@ impl RedisArgs {
         if let Some(flag) = given(&files[1..]).filter(|_| !target.tls) {
             return Err(format!("{flag} is for TLS: --redis must be a rediss:// URL"));
         }
-        if target.way == Way::Cluster && tagged(&self.prefix).is_none() {
+        if target.topology == Topology::Cluster && tagged(&self.prefix).is_none() {
             return Err(
                 "--redis-prefix: on a Redis Cluster all keys share one hash tag, and this prefix cannot become one; pass \
                  one, as in {rollcall}:"
                     .to_owned(),
             );
         }
-        self.sentinel.check(matches!(target.way, Way::Sentinel { .. }))?;
+        self.sentinel.check(matches!(target.topology, Topology::Sentinel { .. }))?;
         if self.certificate.is_some() != self.key.is_some() {
             return Err("--redis-cert and --redis-key belong together, and one of them is missing".to_owned());
         }
@@ -138,9 +138,9 @@ impl RedisArgs {
     ///
     /// # Errors
     /// A file cannot be read or parsed.
-    pub fn open(&self) -> anyhow::Result<Option<Redis>> {
+    pub fn open(&self) -> anyhow::Result<Option<RedisDirectory>> {
         let Some(url) = &self.url else { return Ok(None) };
-        let access = Access {
+        let access = RedisAccess {
             user: self.user.clone(),
             password: self.password_file.clone(),
             ca: self.ca.clone(),
@@ -148,7 +148,8 @@ impl RedisArgs {
             sentinel_user: self.sentinel.sentinel_user.clone(),
             sentinel_password: self.sentinel.sentinel_password_file.clone(),
         };
-        let redis = Redis::with(url.as_str(), &access, &self.prefix, self.allow_eviction).context("--redis")?;
+        let redis =
+            RedisDirectory::with(url.as_str(), &access, &self.prefix, self.allow_eviction).context("--redis")?;
         Ok(Some(redis))
     }
 }

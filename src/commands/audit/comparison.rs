@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use serde::Serialize;
 
 use super::roster_client::RoomSockets;
-use crate::directory::redis::scan::Found;
+use crate::directory::redis::scan::ScannedKey;
 use crate::names::{NodeId, Room, SocketId};
 
 /// One difference between Redis and the nodes.
@@ -47,11 +47,11 @@ impl<'a> Comparison<'a> {
     }
 
     /// Compares one key of Redis. A scan may return a key twice: the result is the same.
-    pub fn compare_key(&mut self, found: Found) {
+    pub fn compare_key(&mut self, found: ScannedKey) {
         match found {
-            Found::Owners { room, nodes } => self.compare_owners(&room, nodes),
-            Found::Sockets { node, room, sockets } => self.compare_sockets(&node, &room, sockets),
-            Found::Foreign { key, member } => {
+            ScannedKey::Owners { room, nodes } => self.compare_owners(&room, nodes),
+            ScannedKey::Sockets { node, room, sockets } => self.compare_sockets(&node, &room, sockets),
+            ScannedKey::Foreign { key, member } => {
                 self.differences.insert(Difference::Foreign { key, member });
             }
         }
@@ -135,16 +135,16 @@ mod tests {
         rooms.iter().map(|(name, ids)| (room(name), sockets(ids))).collect()
     }
 
-    fn owners(name: &str, nodes: &[&NodeId]) -> Found {
-        Found::Owners { room: room(name), nodes: nodes.iter().map(|node| (*node).clone()).collect() }
+    fn owners(name: &str, nodes: &[&NodeId]) -> ScannedKey {
+        ScannedKey::Owners { room: room(name), nodes: nodes.iter().map(|node| (*node).clone()).collect() }
     }
 
-    fn sockets(node: &NodeId, name: &str, ids: &[&str]) -> Found {
+    fn sockets(node: &NodeId, name: &str, ids: &[&str]) -> ScannedKey {
         let sockets = ids.iter().map(|id| socket(id)).collect();
-        Found::Sockets { node: node.clone(), room: room(name), sockets }
+        ScannedKey::Sockets { node: node.clone(), room: room(name), sockets }
     }
 
-    fn compare(rosters: &[(&NodeId, RoomSockets)], unheard: &[&NodeId], found: Vec<Found>) -> Vec<Difference> {
+    fn compare(rosters: &[(&NodeId, RoomSockets)], unheard: &[&NodeId], found: Vec<ScannedKey>) -> Vec<Difference> {
         let rosters = rosters.iter().map(|(node, roster)| ((*node).clone(), roster.clone())).collect();
         let unheard = unheard.iter().map(|node| (*node).clone()).collect();
         let mut comparison = Comparison::new(&rosters, &unheard);
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn an_owner_without_sockets_is_stale_and_other_keys_foreign() {
         let node = NodeId::new_process();
-        let foreign = Found::Foreign { key: "rollcall:other".to_owned(), member: None };
+        let foreign = ScannedKey::Foreign { key: "rollcall:other".to_owned(), member: None };
         let expected = [
             Difference::Stale { node: node.clone(), room: room("a") },
             Difference::Foreign { key: "rollcall:other".to_owned(), member: None },

@@ -2,7 +2,7 @@
 //!
 //! Owns what proves who this node is, and what it trusts: what the URL says and what files say, which are read again when
 //! they change and count from the next connection on. A secret is in no error and no `Debug`. Where to connect to is
-//! found by `Master`, and whether what answers can be used is judged by [`Unfit`]: one that must be mended is told
+//! found by `Master`, and whether what answers can be used is judged by [`Incompatible`]: one that must be mended is told
 //! apart from one that does not answer.
 
 use std::mem::{Discriminant, discriminant};
@@ -27,9 +27,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::CALL_TIMEOUT;
 use super::discovery::Master;
-use super::preflight::{Unfit, is_unknown_command};
+use super::preflight::{Incompatible, is_unknown_command};
 use super::slot::{slot, tagged};
-use super::url::{Target, Way, host_and_port};
+use super::url::{RedisTarget, Topology, host_and_port};
 use crate::auth::pem;
 use crate::auth::reload;
 use crate::auth::reload::Watched;
@@ -59,12 +59,12 @@ pub(super) enum ConnectError {
     #[error("the Cluster does not let it have the keys now ({0})")]
     NotNow(String),
     #[error(transparent)]
-    Unfit(#[from] Unfit),
+    Incompatible(#[from] Incompatible),
 }
 
 /// How a node proves who it is, and what it trusts, apart from what the URL says.
 #[derive(Debug, Clone, Default)]
-pub struct Access {
+pub struct RedisAccess {
     pub user: Option<String>,
     /// A file with the password in it, and nothing else.
     pub password: Option<PathBuf>,
@@ -108,19 +108,19 @@ impl Server {
     ///
     /// # Errors
     /// When `url` is none that can be used here, a file cannot be read, or they do not go together.
-    pub fn open(url: &str, access: &Access, prefix: &str) -> anyhow::Result<Self> {
-        let Target { tls, way, seeds, settings } = Target::parse(url)?;
+    pub fn open(url: &str, access: &RedisAccess, prefix: &str) -> anyhow::Result<Self> {
+        let RedisTarget { tls, topology, seeds, settings } = RedisTarget::parse(url)?;
         let tls = tls.then(|| watch_tls(access)).transpose()?;
         ensure!(
             tls.is_some() || access.ca.is_none() && access.certificate.is_none(),
             "--redis-ca, --redis-cert and --redis-key go with a rediss:// URL"
         );
-        let prefix = if way == Way::Cluster { tagged(prefix) } else { Some(prefix.to_owned()) };
+        let prefix = if topology == Topology::Cluster { tagged(prefix) } else { Some(prefix.to_owned()) };
         let prefix = prefix.context("no hash tag can be made of the prefix of the keys")?;
         let redis = Login::open(settings, access.user.as_deref(), access.password.clone())?;
         let settings = "redis://localhost".into_connection_info()?.redis_settings().clone();
         let sentinel = Login::open(settings, access.sentinel_user.as_deref(), access.sentinel_password.clone())?;
-        let master = Master::new(way, seeds, slot(&prefix));
+        let master = Master::new(topology, seeds, slot(&prefix));
         Ok(Self { master, dialer: Dialer { tls, redis, sentinel }, prefix })
     }
 
@@ -135,7 +135,7 @@ impl Server {
     }
 
     pub(super) fn is_cluster(&self) -> bool {
-        *self.master.way() == Way::Cluster
+        *self.master.topology() == Topology::Cluster
     }
 
     /// Keeps the files read, for ever where there are any.
@@ -207,7 +207,7 @@ impl Dialer {
             return Ok(Connection { redis, _driver: None });
         };
         let name = ServerName::try_from(host.clone());
-        let name = name.map_err(|_| Unfit::Untrusted(format!("no certificate can name {host}")))?;
+        let name = name.map_err(|_| Incompatible::Untrusted(format!("no certificate can name {host}")))?;
         let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(RedisError::from)?;
         stream.set_nodelay(true).map_err(RedisError::from)?;
         let connector = TlsConnector::from(Arc::clone(&*tls.current()));
@@ -221,9 +221,10 @@ impl Dialer {
 
 impl ConnectError {
     /// What trouble it is, whatever its particulars.
-    pub fn kind(&self) -> (Discriminant<Self>, Option<Discriminant<Unfit>>) {
-        let unfit = if let Self::Unfit(unfit) = self { Some(discriminant(unfit)) } else { None };
-        (discriminant(self), unfit)
+    pub fn kind(&self) -> (Discriminant<Self>, Option<Discriminant<Incompatible>>) {
+        let incompatible =
+            if let Self::Incompatible(incompatible) = self { Some(discriminant(incompatible)) } else { None };
+        (discriminant(self), incompatible)
     }
 }
 
@@ -232,14 +233,14 @@ impl From<RedisError> for ConnectError {
         let text = error.detail().map_or_else(|| error.to_string(), ToOwned::to_owned);
         let io = error.kind() == ErrorKind::Io;
         match error.kind() {
-            ErrorKind::AuthenticationFailed => Unfit::Login(text).into(),
-            ErrorKind::Server(ServerErrorKind::NoPerm) => Unfit::Permission(text).into(),
-            _ if matches!(error.code(), Some("NOAUTH" | "WRONGPASS")) => Unfit::Login(text).into(),
-            _ if is_unknown_command(&text) => Unfit::Missing("INFO").into(),
+            ErrorKind::AuthenticationFailed => Incompatible::Login(text).into(),
+            ErrorKind::Server(ServerErrorKind::NoPerm) => Incompatible::Permission(text).into(),
+            _ if matches!(error.code(), Some("NOAUTH" | "WRONGPASS")) => Incompatible::Login(text).into(),
+            _ if is_unknown_command(&text) => Incompatible::Missing("INFO").into(),
             // In the words of rustls, whose error is in there as text alone.
-            _ if io && text.contains("invalid peer certificate") => Unfit::Untrusted(text).into(),
-            _ if io && text.contains("received fatal alert") => Unfit::Certificate(text).into(),
-            _ if io && text.contains("received corrupt message") => Unfit::NoTls(text).into(),
+            _ if io && text.contains("invalid peer certificate") => Incompatible::Untrusted(text).into(),
+            _ if io && text.contains("received fatal alert") => Incompatible::Certificate(text).into(),
+            _ if io && text.contains("received corrupt message") => Incompatible::NoTls(text).into(),
             _ => Self::Failed(error),
         }
     }
@@ -261,7 +262,7 @@ fn password(contents: &[u8]) -> anyhow::Result<String> {
     Ok(text.to_owned())
 }
 
-fn watch_tls(access: &Access) -> anyhow::Result<Watched<Arc<ClientConfig>>> {
+fn watch_tls(access: &RedisAccess) -> anyhow::Result<Watched<Arc<ClientConfig>>> {
     let (ca, certificate) = (access.ca.clone(), access.certificate.clone());
     let files = ca.iter().chain(certificate.iter().flat_map(|(certificate, key)| [certificate, key]));
     Watched::open(files.cloned().collect(), move |contents| {

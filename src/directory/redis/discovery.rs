@@ -15,8 +15,8 @@ use futures::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::connect::{ConnectError, Connection, Dialer};
-use super::preflight::{Unfit, is_unknown_command};
-use super::url::{Way, host_and_port};
+use super::preflight::{Incompatible, is_unknown_command};
+use super::url::{Topology, host_and_port};
 
 /// How long each that may know is waited for, connecting included.
 const ANSWER_WITHIN: Duration = Duration::from_millis(400);
@@ -27,7 +27,7 @@ const LEARNT_MOST: usize = 16;
 
 /// See the module.
 pub(super) struct Master {
-    way: Way,
+    topology: Topology,
     seeds: Vec<ConnectionAddr>,
     /// The slot that all keys are in.
     slot: u16,
@@ -54,12 +54,12 @@ struct Answer {
 }
 
 impl Master {
-    pub fn new(way: Way, seeds: Vec<ConnectionAddr>, slot: u16) -> Self {
-        Self { way, seeds, slot, known: Mutex::default() }
+    pub fn new(topology: Topology, seeds: Vec<ConnectionAddr>, slot: u16) -> Self {
+        Self { topology, seeds, slot, known: Mutex::default() }
     }
 
-    pub fn way(&self) -> &Way {
-        &self.way
+    pub fn topology(&self) -> &Topology {
+        &self.topology
     }
 
     pub fn seeds(&self) -> &[ConnectionAddr] {
@@ -68,7 +68,7 @@ impl Master {
 
     /// Where it is, as far as can be told now. Takes little longer than [`ANSWER_WITHIN`].
     pub async fn find(&self, dialer: &Dialer) -> Result<ConnectionAddr, ConnectError> {
-        if self.way == Way::Direct {
+        if self.topology == Topology::Direct {
             return Ok(self.seeds[0].clone());
         }
         let asked = self.candidates();
@@ -79,7 +79,9 @@ impl Master {
             match answer {
                 Ok(answer) => said.push(answer),
                 // What can be mended is told rather than who does not answer.
-                Err(error @ ConnectError::Unfit(_)) if !matches!(failed, Some(ConnectError::Unfit(_))) => {
+                Err(error @ ConnectError::Incompatible(_))
+                    if !matches!(failed, Some(ConnectError::Incompatible(_))) =>
+                {
                     failed = Some(error);
                 }
                 Err(error) => failed = failed.or(Some(error)),
@@ -92,7 +94,7 @@ impl Master {
 
     /// Ends when the master is somewhere else than `from`, and says where. While nobody can tell, it is where it was.
     pub async fn moves(&self, dialer: &Dialer, from: &ConnectionAddr) -> ConnectionAddr {
-        if self.way == Way::Direct {
+        if self.topology == Topology::Direct {
             return pending().await;
         }
         let mut looks = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
@@ -123,14 +125,14 @@ impl Master {
         let asking = async {
             let mut connection = match open {
                 Some(connection) => connection,
-                None => match self.way {
-                    Way::Sentinel { .. } => dialer.sentinel(address).await.map_err(of_sentinel)?,
-                    Way::Cluster | Way::Direct => dialer.dial(address).await?,
+                None => match self.topology {
+                    Topology::Sentinel { .. } => dialer.sentinel(address).await.map_err(of_sentinel)?,
+                    Topology::Cluster | Topology::Direct => dialer.dial(address).await?,
                 },
             };
-            let answer = match &self.way {
-                Way::Sentinel { master } => ask_sentinel(&mut connection, master).await,
-                Way::Cluster | Way::Direct => ask_node(&mut connection, self.slot, address).await,
+            let answer = match &self.topology {
+                Topology::Sentinel { master } => ask_sentinel(&mut connection, master).await,
+                Topology::Cluster | Topology::Direct => ask_node(&mut connection, self.slot, address).await,
             };
             if !matches!(answer, Err(ConnectError::Failed(_) | ConnectError::Late)) {
                 self.lock().open.insert(name, connection);
@@ -157,8 +159,8 @@ async fn ask_sentinel(connection: &mut Connection, master: &str) -> Result<Answe
     command.arg("MASTER").arg(master);
     let fields: Result<HashMap<String, String>, RedisError> = command.query_async(&mut connection.redis).await;
     let fields = fields.map_err(|error| match error.detail() {
-        Some(detail) if detail.starts_with("No such master") => Unfit::NoMaster(master.to_owned()).into(),
-        Some(detail) if is_unknown_command(detail) => Unfit::NoSentinel.into(),
+        Some(detail) if detail.starts_with("No such master") => Incompatible::NoMaster(master.to_owned()).into(),
+        Some(detail) if is_unknown_command(detail) => Incompatible::NoSentinel.into(),
         _ => of_sentinel(error.into()),
     })?;
     let number = |name: &str| fields.get(name)?.parse().ok();
@@ -170,7 +172,9 @@ async fn ask_sentinel(connection: &mut Connection, master: &str) -> Result<Answe
 /// A refusal of a Sentinel is about the credentials for Sentinels.
 fn of_sentinel(error: ConnectError) -> ConnectError {
     match error {
-        ConnectError::Unfit(Unfit::Login(text) | Unfit::Permission(text)) => Unfit::SentinelLogin(text).into(),
+        ConnectError::Incompatible(Incompatible::Login(text) | Incompatible::Permission(text)) => {
+            Incompatible::SentinelLogin(text).into()
+        }
         other => other,
     }
 }
@@ -179,8 +183,8 @@ async fn ask_node(connection: &mut Connection, slot: u16, asked: &ConnectionAddr
     let answer: Result<Value, RedisError> =
         ::redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut connection.redis).await;
     let ranges = answer.map_err(|error| match error.detail() {
-        Some(detail) if detail.contains("cluster support disabled") => Unfit::NoCluster.into(),
-        Some(detail) if is_unknown_command(detail) => Unfit::NoCluster.into(),
+        Some(detail) if detail.contains("cluster support disabled") => Incompatible::NoCluster.into(),
+        Some(detail) if is_unknown_command(detail) => Incompatible::NoCluster.into(),
         _ => ConnectError::from(error),
     })?;
     read_slots(&ranges, slot, asked)

@@ -15,9 +15,9 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::connect::{ConnectError, Connection, Server};
-use super::preflight::{Unfit, fit, probe};
+use super::preflight::{Incompatible, fit, probe};
 use super::url::host_and_port;
-use super::{CALL_TIMEOUT, Error, Result};
+use super::{CALL_TIMEOUT, DirectoryError, Result};
 
 const RECONNECT_FIRST: Duration = Duration::from_millis(50);
 const RECONNECT_MOST: Duration = Duration::from_secs(1);
@@ -56,9 +56,9 @@ impl Link {
         &self.server
     }
 
-    pub async fn check(&self) -> std::result::Result<(), Unfit> {
+    pub async fn check(&self) -> std::result::Result<(), Incompatible> {
         match self.connect().await {
-            Err(ConnectError::Unfit(unfit)) => Err(unfit),
+            Err(ConnectError::Incompatible(incompatible)) => Err(incompatible),
             Ok(_) | Err(_) => Ok(()),
         }
     }
@@ -126,10 +126,10 @@ impl Link {
     pub async fn live(&self) -> Result<(u64, Live)> {
         let mut state = self.state.subscribe();
         if timeout(CALL_TIMEOUT, state.wait_for(|state| state.attempted)).await.is_err() {
-            return Err(Error::Unanswered("not connected yet".to_owned()));
+            return Err(DirectoryError::Unanswered("not connected yet".to_owned()));
         }
         let state = state.borrow();
-        let live = state.live.clone().ok_or_else(|| Error::Unanswered("not connected".to_owned()))?;
+        let live = state.live.clone().ok_or_else(|| DirectoryError::Unanswered("not connected".to_owned()))?;
         Ok((state.generation, live))
     }
 

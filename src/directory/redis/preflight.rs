@@ -1,4 +1,4 @@
-//! Whether a Redis that answers can be used, and what mends it where not ([`Unfit`]).
+//! Whether a Redis that answers can be used, and what mends it where not ([`Incompatible`]).
 //!
 //! Owns the judgement of what its `INFO` says of it, and the trial of the commands that a node sends. Valkey and what
 //! else speaks the protocol is judged by the version of Redis that it says it is like.
@@ -33,7 +33,7 @@ const PROBED: &[&[&str]] = &[
 
 /// Why a Redis that answers is not used. `Display` says how to mend it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
+pub enum Incompatible {
     /// It could drop what this cluster relies on.
     #[error(
         "it may evict keys (maxmemory-policy is {0}), and the index with them; say `redis-cli CONFIG SET \
@@ -111,11 +111,11 @@ pub(super) struct About {
 }
 
 /// What `INFO` says of a Redis that can be used. `cluster`: it is to be a node of a Cluster.
-pub(super) fn fit(about: &str, allow_eviction: bool, cluster: bool) -> Result<About, Unfit> {
+pub(super) fn fit(about: &str, allow_eviction: bool, cluster: bool) -> Result<About, Incompatible> {
     let find = |name: &str| about.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
-    let field = |name: &'static str| find(name).ok_or(Unfit::Unknown(name));
+    let field = |name: &'static str| find(name).ok_or(Incompatible::Unknown(name));
     if find("sentinel_masters").is_some() {
-        return Err(Unfit::Sentinel);
+        return Err(Incompatible::Sentinel);
     }
     let version = field("redis_version")?;
     let server = match find("valkey_version") {
@@ -124,20 +124,20 @@ pub(super) fn fit(about: &str, allow_eviction: bool, cluster: bool) -> Result<Ab
     };
     let mut numbers = version.split('.').map(str::parse::<u32>);
     let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
-        return Err(Unfit::Unknown("redis_version"));
+        return Err(Incompatible::Unknown("redis_version"));
     };
     if (major, minor) < OLDEST {
-        return Err(Unfit::TooOld(server));
+        return Err(Incompatible::TooOld(server));
     }
     if !cluster && find("cluster_enabled") == Some("1") {
-        return Err(Unfit::Cluster);
+        return Err(Incompatible::Cluster);
     }
     if field("role")? != "master" {
-        return Err(Unfit::Replica);
+        return Err(Incompatible::Replica);
     }
     let policy = field("maxmemory_policy")?;
     if policy != "noeviction" && !allow_eviction {
-        return Err(Unfit::Evicts(policy.to_owned()));
+        return Err(Incompatible::Evicts(policy.to_owned()));
     }
     Ok(About { run_id: field("run_id")?.into(), server })
 }
@@ -161,11 +161,11 @@ pub(super) async fn probe(connection: &mut MultiplexedConnection, key: &str) -> 
             return Err(ConnectError::NotNow(error.to_string()));
         }
         if error.code() == "NOPERM" {
-            return Err(Unfit::Permission(error.to_string()).into());
+            return Err(Incompatible::Permission(error.to_string()).into());
         }
         if error.details().is_some_and(is_unknown_command) {
             let command = PROBED.get(*number).and_then(|probed| probed.first());
-            return Err(Unfit::Missing(command.copied().unwrap_or("of the trial")).into());
+            return Err(Incompatible::Missing(command.copied().unwrap_or("of the trial")).into());
         }
     }
     Ok(())
@@ -199,19 +199,19 @@ mod tests {
     fn what_is_too_old_or_something_else_is_refused_with_what_mends_it() {
         assert!(NEEDED.starts_with(&format!("Redis {}.{} ", OLDEST.0, OLDEST.1)));
         let said = |from: &str, to: &str| fit(&REDIS.replace(from, to), false, false).unwrap_err();
-        assert_eq!(said("7.0.15", "6.0.16"), Unfit::TooOld("Redis 6.0.16".to_owned()));
+        assert_eq!(said("7.0.15", "6.0.16"), Incompatible::TooOld("Redis 6.0.16".to_owned()));
         assert!(
             said("7.0.15", "5.0")
                 .to_string()
                 .ends_with("it is Redis 5.0, and a node needs Redis 6.2 or newer, or Valkey")
         );
-        assert_eq!(said("7.0.15", "new"), Unfit::Unknown("redis_version"));
-        assert_eq!(said("redis_version", "version"), Unfit::Unknown("redis_version"));
-        assert_eq!(said("enabled:0", "enabled:1"), Unfit::Cluster);
-        assert_eq!(said("# Cluster", "# Sentinel\r\nsentinel_masters:1"), Unfit::Sentinel);
-        assert_eq!(said("role:master", "role:slave"), Unfit::Replica);
-        assert_eq!(said("noeviction", "allkeys-lru"), Unfit::Evicts("allkeys-lru".to_owned()));
-        assert_eq!(said("run_id", "id"), Unfit::Unknown("run_id"));
+        assert_eq!(said("7.0.15", "new"), Incompatible::Unknown("redis_version"));
+        assert_eq!(said("redis_version", "version"), Incompatible::Unknown("redis_version"));
+        assert_eq!(said("enabled:0", "enabled:1"), Incompatible::Cluster);
+        assert_eq!(said("# Cluster", "# Sentinel\r\nsentinel_masters:1"), Incompatible::Sentinel);
+        assert_eq!(said("role:master", "role:slave"), Incompatible::Replica);
+        assert_eq!(said("noeviction", "allkeys-lru"), Incompatible::Evicts("allkeys-lru".to_owned()));
+        assert_eq!(said("run_id", "id"), Incompatible::Unknown("run_id"));
         assert!(fit(&REDIS.replace("enabled:0", "enabled:1"), false, true).is_ok(), "where a Cluster is meant");
         assert!(fit(&REDIS.replace("noeviction", "allkeys-lru"), true, false).is_ok(), "whoever typed it has it");
     }

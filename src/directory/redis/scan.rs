@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use ::redis::{Pipeline, RedisError};
 
-use super::{Redis, read_entry};
-use crate::directory::{Error, NodeEntry, Result};
+use super::{RedisDirectory, read_entry};
+use crate::directory::{DirectoryError, NodeEntry, Result};
 use crate::names::{NameError, NodeId, Room, SocketId};
 
 /// Keys that are looked at in one step of Redis.
@@ -20,7 +20,7 @@ const SHOWN: usize = 80;
 
 /// What was found under a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
+pub enum ScannedKey {
     /// The owner set of a room.
     Owners { room: Room, nodes: Vec<NodeId> },
     /// The sockets of a room on a node.
@@ -39,7 +39,7 @@ enum Purpose {
 
 type Page = (Vec<u8>, Vec<Vec<u8>>);
 
-impl Redis {
+impl RedisDirectory {
     /// The nodes that have a lease now. Unlike [`Directory::nodes`](crate::directory::Directory::nodes), leaves the others
     /// registered.
     ///
@@ -67,7 +67,7 @@ impl Redis {
     ///
     /// # Errors
     /// When Redis does not answer, or refuses: its user needs `SCAN` and `SSCAN`.
-    pub async fn scan(&self, mut see: impl FnMut(Found)) -> Result<()> {
+    pub async fn scan(&self, mut see: impl FnMut(ScannedKey)) -> Result<()> {
         let pattern = format!("{}*", literally(&self.prefix));
         let mut cursor = b"0".to_vec();
         loop {
@@ -83,13 +83,13 @@ impl Redis {
     }
 
     /// Reads the sets under these keys.
-    async fn read(&self, keys: Vec<Vec<u8>>, see: &mut impl FnMut(Found)) -> Result<()> {
+    async fn read(&self, keys: Vec<Vec<u8>>, see: &mut impl FnMut(ScannedKey)) -> Result<()> {
         let mut sets = Vec::new();
         for key in keys {
             match self.purpose(&key) {
                 Some(Purpose::Other) => {}
                 Some(purpose) => sets.push((key, purpose)),
-                None => see(Found::Foreign { key: shown(&key), member: None }),
+                None => see(ScannedKey::Foreign { key: shown(&key), member: None }),
             }
         }
         let mut commands = ::redis::pipe();
@@ -99,18 +99,18 @@ impl Redis {
         let pages = if sets.is_empty() { Vec::new() } else { self.pages(&commands).await? };
         for ((key, purpose), page) in sets.into_iter().zip(pages) {
             let Some(page) = page else {
-                see(Found::Foreign { key: shown(&key), member: None });
+                see(ScannedKey::Foreign { key: shown(&key), member: None });
                 continue;
             };
             let Some(members) = self.rest(&key, page).await? else { continue };
             match purpose {
                 Purpose::Owners(room) => {
                     let nodes = ours(&key, &members, NodeId::parse, see);
-                    see(Found::Owners { room, nodes });
+                    see(ScannedKey::Owners { room, nodes });
                 }
                 Purpose::Sockets(node, room) => {
                     let sockets = ours(&key, &members, SocketId::parse, see);
-                    see(Found::Sockets { node, room, sockets });
+                    see(ScannedKey::Sockets { node, room, sockets });
                 }
                 Purpose::Other => {}
             }
@@ -138,7 +138,7 @@ impl Redis {
         let read = |answer: std::result::Result<Page, RedisError>| match answer {
             Ok(page) => Ok(Some(page)),
             Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),
-            Err(error) => Err(Error::Refused(error.to_string())),
+            Err(error) => Err(DirectoryError::Refused(error.to_string())),
         };
         answers.into_iter().map(read).collect()
     }
@@ -170,12 +170,12 @@ fn ours<T>(
     key: &[u8],
     members: &[Vec<u8>],
     parse: impl Fn(&str) -> std::result::Result<T, NameError>,
-    see: &mut impl FnMut(Found),
+    see: &mut impl FnMut(ScannedKey),
 ) -> Vec<T> {
     let parsed = members.iter().filter_map(|member| {
         let ours = str::from_utf8(member).ok().and_then(|text| parse(text).ok());
         if ours.is_none() {
-            see(Found::Foreign { key: shown(key), member: Some(shown(member)) });
+            see(ScannedKey::Foreign { key: shown(key), member: Some(shown(member)) });
         }
         ours
     });

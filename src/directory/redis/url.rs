@@ -19,7 +19,7 @@ pub struct InvalidUrl(String);
 
 /// How the master that has the keys is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Way {
+pub enum Topology {
     /// It is where the URL says.
     Direct,
     /// Sentinels know it by this name.
@@ -30,16 +30,16 @@ pub enum Way {
 
 /// What a URL says.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub struct RedisTarget {
     pub tls: bool,
-    pub way: Way,
+    pub topology: Topology,
     /// Where to begin: at the one Redis, the Sentinels, or some nodes of the Cluster. Never empty.
     pub(super) seeds: Vec<ConnectionAddr>,
     /// The credentials and the database of whatever has the keys.
     pub(super) settings: RedisConnectionInfo,
 }
 
-impl Target {
+impl RedisTarget {
     /// # Errors
     /// When it is no URL that can be used here.
     pub fn parse(url: &str) -> Result<Self, InvalidUrl> {
@@ -67,7 +67,7 @@ impl Target {
                 return invalid("a Redis Cluster has no database but 0");
             }
             let (seeds, settings) = addresses(authority, PORT, "", query)?;
-            return Ok(Self { tls, way: Way::Cluster, seeds, settings });
+            return Ok(Self { tls, topology: Topology::Cluster, seeds, settings });
         }
         let (name, database) = path.split_once('/').unwrap_or((path, ""));
         let master = percent_decode_str(name).decode_utf8().map(String::from).unwrap_or_default();
@@ -75,12 +75,17 @@ impl Target {
             return invalid("after the Sentinels it names the master that they know, as in /mymaster");
         }
         let (seeds, settings) = addresses(authority, SENTINEL_PORT, database, query)?;
-        Ok(Self { tls, way: Way::Sentinel { master }, seeds, settings })
+        Ok(Self { tls, topology: Topology::Sentinel { master }, seeds, settings })
     }
 
     fn direct(url: &str, tls: bool) -> Result<Self, InvalidUrl> {
         let info = url.into_connection_info().map_err(|error| unusable(&error))?;
-        Ok(Self { tls, way: Way::Direct, seeds: vec![info.addr().clone()], settings: info.redis_settings().clone() })
+        Ok(Self {
+            tls,
+            topology: Topology::Direct,
+            seeds: vec![info.addr().clone()],
+            settings: info.redis_settings().clone(),
+        })
     }
 }
 
@@ -134,19 +139,19 @@ pub(super) fn host_and_port(address: &ConnectionAddr) -> String {
 mod tests {
     use super::*;
 
-    fn read(url: &str) -> (bool, Way, Vec<String>) {
-        let target = Target::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
-        (target.tls, target.way, target.seeds.iter().map(host_and_port).collect())
+    fn read(url: &str) -> (bool, Topology, Vec<String>) {
+        let target = RedisTarget::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
+        (target.tls, target.topology, target.seeds.iter().map(host_and_port).collect())
     }
 
     #[test]
     fn each_form_says_where_to_begin_and_how_to_go_on() {
-        let sentinel = |name: &str| Way::Sentinel { master: name.to_owned() };
+        let sentinel = |name: &str| Topology::Sentinel { master: name.to_owned() };
         for (url, tls, way, seeds) in [
-            ("redis://a", false, Way::Direct, &["a:6379"] as &[&str]),
-            ("rediss://a:1/3", true, Way::Direct, &["a:1"]),
-            ("valkey://[::1]:2", false, Way::Direct, &["[::1]:2"]),
-            ("valkeys://a", true, Way::Direct, &["a:6379"]),
+            ("redis://a", false, Topology::Direct, &["a:6379"] as &[&str]),
+            ("rediss://a:1/3", true, Topology::Direct, &["a:1"]),
+            ("valkey://[::1]:2", false, Topology::Direct, &["[::1]:2"]),
+            ("valkeys://a", true, Topology::Direct, &["a:6379"]),
             ("redis-sentinel://a:1,b/main", false, sentinel("main"), &["a:1", "b:26379"]),
             ("rediss-sentinel://a/main/", true, sentinel("main"), &["a:26379"]),
             (
@@ -155,8 +160,8 @@ mod tests {
                 sentinel("a/b"),
                 &["[fd00::1]:26379", "[fd00::2]:7"],
             ),
-            ("redis-cluster://a,b:7000/", false, Way::Cluster, &["a:6379", "b:7000"]),
-            ("valkeys-cluster://a:1/0", true, Way::Cluster, &["a:1"]),
+            ("redis-cluster://a,b:7000/", false, Topology::Cluster, &["a:6379", "b:7000"]),
+            ("valkeys-cluster://a:1/0", true, Topology::Cluster, &["a:1"]),
         ] {
             let seeds = seeds.iter().map(|seed| (*seed).to_owned()).collect();
             assert_eq!(read(url), (tls, way, seeds), "{url}");
@@ -166,10 +171,10 @@ mod tests {
     #[test]
     fn credentials_and_the_database_are_those_of_the_master() {
         for url in ["redis://me:p%40ss@a/3", "redis-sentinel://me:p%40ss@a,b:1/main/3?protocol=resp3"] {
-            let settings = Target::parse(url).unwrap().settings;
+            let settings = RedisTarget::parse(url).unwrap().settings;
             assert_eq!((settings.username(), settings.password(), settings.db()), (Some("me"), Some("p@ss"), 3));
         }
-        assert_eq!(Target::parse("redis-cluster://:secret@a,b").unwrap().settings.password(), Some("secret"));
+        assert_eq!(RedisTarget::parse("redis-cluster://:secret@a,b").unwrap().settings.password(), Some("secret"));
     }
 
     #[test]
@@ -193,7 +198,7 @@ mod tests {
             ("rediss-cluster://hunter2#insecure", "--redis-ca"),
             ("rediss://hunter2/#insecure", "--redis-ca"),
         ] {
-            let said = Target::parse(url).map(drop).expect_err(url).to_string();
+            let said = RedisTarget::parse(url).map(drop).expect_err(url).to_string();
             assert!(said.contains(why) && !said.contains("hunter2"), "{url}: {said}");
         }
     }

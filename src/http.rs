@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod admin;
+pub mod concurrency_limit;
 pub mod full;
 pub mod openapi;
 pub mod paced;
@@ -31,9 +32,10 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::auth::Callers;
-use crate::edge::limits::at_once::AtOnce;
+
 use crate::problem::Problem;
 use crate::roll_call::RollCall;
+use concurrency_limit::ConcurrencyLimit;
 use request_id::REQUEST_ID;
 
 /// What the public port needs.
@@ -44,9 +46,9 @@ pub struct Config {
     /// The deadline of a roll call that names none.
     pub deadline: Duration,
     /// The longest deadline a caller may ask for.
-    pub deadline_most: Duration,
+    pub max_deadline: Duration,
     /// How many roll calls are answered at the same time.
-    pub at_once: AtOnce,
+    pub concurrency_limit: ConcurrencyLimit,
 }
 
 /// The public port, without Socket.IO.
@@ -58,7 +60,7 @@ pub fn router(config: Config) -> Router {
         .route("/{room}/users", get(rest::users))
         .route("/{room}/rollcall", get(rest::roll_call))
         // Who may not call takes no place, however long it takes to find that out.
-        .route_layer((option_layer(guard), config.at_once.clone()));
+        .route_layer((option_layer(guard), config.concurrency_limit.clone()));
     let openapi = openapi::document(&config.callers);
     let openapi = Bytes::from(serde_json::to_vec(&openapi).expect("a document of texts, numbers and lists"));
     let routes = Router::new()

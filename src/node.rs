@@ -35,7 +35,6 @@ use crate::directory::Directory;
 use crate::edge::connections::ConnectionServer;
 use crate::edge::connections::handle::ConnectionRegistry;
 use crate::edge::limits::Limits;
-use crate::edge::limits::at_once::AtOnce;
 use crate::edge::limits::connection_limiter::limit_connections;
 use crate::edge::limits::session_limiter::SessionLimiter;
 use crate::edge::polling;
@@ -49,6 +48,7 @@ use crate::edge::socketio::Transports;
 use crate::edge::socketio::expiry::Expiry;
 use crate::http;
 use crate::http::admin::guard::Guard;
+use crate::http::concurrency_limit::ConcurrencyLimit;
 use crate::http::request_id::RequestIds;
 use crate::membership::{Leaving, Membership, NodeInfo};
 use crate::mesh::accept::{MeshConnection, accept_connections};
@@ -59,24 +59,17 @@ use crate::mesh_service::PollingForwarding;
 use crate::names::{NodeId, NodeName};
 use crate::node::scrape::{Scrape, Sources};
 use crate::reconciler::Reconciler;
-use crate::roll_call::RollCall;
 use crate::roll_call::cache::Parts;
+use crate::roll_call::{MAX_DEADLINE, RollCall};
 use crate::roster::Roster;
 use crate::status::Overview;
 use crate::status::description::Describer;
 use crate::telemetry::metrics::Metrics;
 
 /// How long a lease lasts unless told otherwise.
-pub const LEASE: Duration = Duration::from_secs(5);
-/// The deadline of a roll call that names none, unless told otherwise.
-pub const DEADLINE: Duration = Duration::from_millis(500);
-/// The longest deadline a caller may ask for.
-pub const DEADLINE_MOST: Duration = Duration::from_secs(5);
+pub const DEFAULT_LEASE: Duration = Duration::from_secs(5);
 /// How long stopping may take, unless told otherwise.
-pub const DRAIN: Duration = Duration::from_secs(10);
-
-/// How many bytes of what nodes answered are held unless told otherwise: about half a million rows.
-pub const CACHE: u64 = 64 << 20;
+pub const DEFAULT_DRAIN: Duration = Duration::from_secs(10);
 
 /// How much of the drain clients have to go elsewhere; the rest is for giving back what this node has in the directory.
 const CLIENTS_SHARE: f64 = 0.6;
@@ -263,7 +256,7 @@ impl Node {
         let Core { roster, membership, reconciler, .. } = &core;
         // The longest that a poll may take to be answered: by then its session would have ended.
         let poll_most = config.clients.ping_interval + config.clients.ping_timeout;
-        let longest_wait = poll_most.max(DEADLINE_MOST);
+        let longest_wait = poll_most.max(MAX_DEADLINE);
         let connections = ConnectionRegistry::default();
         let unacked_timeout = config.clients.ping_timeout;
         let public_server = ConnectionServer::new(connections.clone(), unacked_timeout, longest_wait, &config.limits);
@@ -285,8 +278,8 @@ impl Node {
             roll_call: core.roll_call.clone(),
             callers,
             deadline: config.deadline,
-            deadline_most: DEADLINE_MOST,
-            at_once: AtOnce::new(config.limits.concurrent_roll_calls),
+            max_deadline: MAX_DEADLINE,
+            concurrency_limit: ConcurrencyLimit::new(config.limits.concurrent_roll_calls),
         });
         // Socket.IO stands in front of the router, or a room's path could shadow it; polling before it, and the gate
         // before all of them.
@@ -348,7 +341,7 @@ impl Node {
             let service = http::admin::router(http::admin::Config {
                 membership: Arc::clone(membership),
                 identity: identity.clone(),
-                scrape,
+                render_metrics: Arc::new(move || scrape.text().map_err(|error| error.to_string())),
                 guard: Guard::new(config.admin_tokens.clone(), admin.local_addr()?.ip()),
                 overview: Overview::new(core.describer.clone(), core.peers.clone()),
                 roll_call: core.roll_call.clone(),
@@ -356,7 +349,7 @@ impl Node {
             });
             let connections = Some(ADMIN_CONNECTIONS);
             let limits = Limits { connections, connections_per_address: None, ..config.limits.clone() };
-            let server = ConnectionServer::new(ConnectionRegistry::default(), unacked_timeout, DEADLINE_MOST, &limits);
+            let server = ConnectionServer::new(ConnectionRegistry::default(), unacked_timeout, MAX_DEADLINE, &limits);
             tasks.spawn("admin", server.serve(admin, None, service, stop_mesh.clone()));
         }
         let counter = core.peers.byte_counter().clone();

@@ -45,6 +45,10 @@ use coalescer::Flights;
 use plan::{Plan, Target, plan};
 use rows::Rows;
 
+/// The deadline of a roll call whose caller names none, unless the node is configured otherwise.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_millis(500);
+/// The longest deadline that a caller may ask for.
+pub const MAX_DEADLINE: Duration = Duration::from_secs(5);
 /// Boarding may take one part in this many of the deadline, where that is short.
 const BOARDING_SHARE: u32 = 4;
 /// The directory may take one part in this many of the deadline.

@@ -12,6 +12,7 @@ use rollcall::mesh::security::Security;
 use rollcall::mesh_service;
 use rollcall::names::NodeId;
 use rollcall::node;
+use rollcall::roll_call;
 use rollcall::roster::{Roster, RowsUpdate};
 use rollcall::status::description::Describer;
 use rollcall::telemetry::metrics::recent::Recent;
@@ -27,7 +28,7 @@ pub fn lookup(criterion: &mut Criterion) {
     let roster = Roster::new(NodeId::new_process());
     let (node, room) = (roster.incarnation(), room("Maths"));
     let _present = join(&roster, &room, 0..ROWS);
-    let membership = Membership::new(node_info(), node::LEASE, roster.clone());
+    let membership = Membership::new(node_info(), node::DEFAULT_LEASE, roster.clone());
     let mesh = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
     let address = format_smolstr!("{}", mesh.local_addr().unwrap());
     let connections = {
@@ -44,7 +45,7 @@ pub fn lookup(criterion: &mut Criterion) {
     ));
 
     let peers = Peers::default();
-    let ask = async |known| match peers.lookup(&address, &node, &room, known, node::DEADLINE_MOST).await {
+    let ask = async |known| match peers.lookup(&address, &node, &room, known, roll_call::MAX_DEADLINE).await {
         Ok(PeerReply::Snapshot(part)) => part,
         other => panic!("it says {other:?}"),
     };

@@ -9,8 +9,9 @@ use rollcall::directory::memory::MemoryDirectory;
 use rollcall::directory::redis::RedisDirectory;
 use rollcall::mesh::peers::Peers;
 use rollcall::names::{NodeId, Room};
-use rollcall::node::{self, Core, Tasks};
+use rollcall::node::{Core, Tasks};
 use rollcall::reconciler::{RELEASE_DELAY, SOCKET_WRITE_INTERVAL};
+use rollcall::roll_call;
 use rollcall::roll_call::cache::Parts;
 use tokio::runtime::Builder;
 use tokio::task::yield_now;
@@ -34,7 +35,7 @@ pub fn flush(criterion: &mut Criterion) {
         ("Redis", Arc::new(RedisDirectory::open(&redis.url(), "rollcall:", false).unwrap())),
     ];
     for (name, directory) in indexes {
-        let (peers, parts) = (Peers::default(), Parts::new(node::CACHE));
+        let (peers, parts) = (Peers::default(), Parts::new(roll_call::cache::DEFAULT_CACHE_BYTES));
         let core = Core::new(node_info(), LEASE, RELEASE_DELAY, Arc::clone(&directory), peers, parts);
         let mut tasks = Tasks::default();
         let entered = runtime.enter();

@@ -27,6 +27,7 @@ use crate::mesh::security::Security;
 use crate::names::NodeName;
 use crate::node::{self, Config, Listeners, Node};
 use crate::reconciler;
+use crate::roll_call;
 use crate::telemetry::logging::{self, Logging};
 
 /// Short, because all nodes stop together: the clients have no other node to reconnect to.
@@ -90,10 +91,10 @@ pub async fn run_cluster(
         let config = Config {
             name,
             mesh_advertise: mesh_address.to_string(),
-            lease: node::LEASE,
-            deadline: node::DEADLINE,
+            lease: node::DEFAULT_LEASE,
+            deadline: roll_call::DEFAULT_DEADLINE,
             drain: DRAIN,
-            cache: node::CACHE,
+            cache: roll_call::cache::DEFAULT_CACHE_BYTES,
             clients,
             access: Access::default(),
             release_delay: reconciler::RELEASE_DELAY,

@@ -2,20 +2,10 @@
 
 use std::process::ExitCode;
 
-use serde::{Deserialize, Serialize};
-
 use crate::commands::admin_client::{AdminClient, Error, one_line};
 use crate::commands::args::LogLevelArgs;
 use crate::commands::process::print_line;
-
-/// The path on the admin port.
-pub const PATH: &str = "/_/log";
-
-/// The body of an answer of `/_/log`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Told {
-    pub levels: String,
-}
+use crate::http::admin::log::{LogLevels, PATH};
 
 /// Runs the subcommand.
 pub(super) async fn run(args: &LogLevelArgs) -> ExitCode {
@@ -33,7 +23,7 @@ async fn request(client: &AdminClient, levels: Option<&str>) -> Result<String, S
             None => client.get(PATH).await?,
             Some(levels) => client.put(PATH, levels.to_owned()).await?,
         };
-        answer.json::<Told>()
+        answer.json::<LogLevels>()
     };
     let body = exchange.await.map_err(|error: Error| format!("{}: {error}", client.address()))?;
     Ok(one_line(&body.levels))

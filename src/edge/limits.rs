@@ -5,7 +5,6 @@
 //! Other modules enforce the sizes and timeouts. Knows no sockets and no rooms.
 
 pub mod address;
-pub mod at_once;
 mod complaints;
 pub mod connection_limiter;
 pub mod keyed_semaphore;

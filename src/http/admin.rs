@@ -18,6 +18,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use axum::{Json, Router};
+use prometheus::TEXT_FORMAT;
 use tokio::task::spawn_blocking;
 use tracing::error;
 
@@ -25,7 +26,6 @@ use super::request_id::RequestIds;
 use super::{not_found, sealed};
 use crate::auth::By;
 use crate::membership::Membership;
-use crate::node::scrape::{CONTENT_TYPE, Scrape};
 use crate::problem::Problem;
 use crate::roll_call::RollCall;
 use crate::status::Overview;
@@ -33,14 +33,18 @@ use crate::status::health::ReadinessReport;
 use guard::Guard;
 
 /// The most bytes of a request's body.
-const BODY_MOST: usize = 64 << 10;
+const MAX_BODY_BYTES: usize = 64 << 10;
+
+/// Renders the metrics as text, or says why it cannot. A closure, since what is measured is wired above HTTP.
+pub type RenderMetrics = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
 
 /// What the admin port needs.
 pub struct Config {
     pub membership: Arc<Membership>,
     /// Without a key to check tokens with, no client is sent here.
     pub identity: By,
-    pub scrape: Arc<Scrape>,
+    /// Renders all metrics. Blocks: it reads files of `/proc`.
+    pub render_metrics: RenderMetrics,
     /// Who gets into the closed group.
     pub guard: Guard,
     pub overview: Overview,
@@ -60,7 +64,7 @@ pub fn router(config: Config) -> Router {
         .merge(guarded)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed);
-    routes.layer((RequestIds { https: false }, sealed(), DefaultBodyLimit::max(BODY_MOST)))
+    routes.layer((RequestIds { https: false }, sealed(), DefaultBodyLimit::max(MAX_BODY_BYTES)))
 }
 
 /// What whoever reaches the port may have: nothing about anybody, and nothing secret.
@@ -88,13 +92,13 @@ async fn readyz(State(config): State<Arc<Config>>) -> Response {
     (status, Json(report)).into_response()
 }
 
-/// Reads `/proc`, so it keeps no worker from its tasks.
+/// Renders on a blocking thread, because reading `/proc` would hold up the tasks of a worker.
 async fn metrics(State(config): State<Arc<Config>>) -> Result<Response, Problem> {
-    let text = spawn_blocking(move || config.scrape.text()).await;
-    let failed = |error: &dyn std::fmt::Display| {
-        error!(%error, "the metrics cannot be written down");
-        Problem::unavailable("the metrics cannot be written down")
+    let rendered = spawn_blocking(move || (config.render_metrics)()).await;
+    let failed = |error: String| {
+        error!(%error, "cannot render the metrics");
+        Problem::unavailable("the metrics cannot be rendered; see the log of this node")
     };
-    let text = text.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
-    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
+    let text = rendered.unwrap_or_else(|panicked| Err(panicked.to_string())).map_err(failed)?;
+    Ok(([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response())
 }

@@ -108,7 +108,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::node::DEADLINE_MOST;
+    use crate::roll_call::MAX_DEADLINE;
 
     #[test]
     fn the_longest_deadline_is_the_one_that_is_described() {
@@ -116,7 +116,7 @@ mod tests {
         for path in ["/{room}/users", "/{room}/rollcall"] {
             let parameters = told["paths"][path]["get"]["parameters"].as_array().unwrap();
             let deadline = parameters.iter().find(|parameter| parameter["name"] == "deadline_ms").unwrap();
-            assert_eq!(u128::from(deadline["schema"]["maximum"].as_u64().unwrap()), DEADLINE_MOST.as_millis());
+            assert_eq!(u128::from(deadline["schema"]["maximum"].as_u64().unwrap()), MAX_DEADLINE.as_millis());
         }
         assert_eq!(told["info"]["version"], json!(env!("CARGO_PKG_VERSION")));
     }

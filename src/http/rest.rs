@@ -179,7 +179,7 @@ pub async fn room(parts: &mut Parts, config: &Arc<Config>) -> Result<Room, Probl
 
 fn deadline(given: Option<&str>, config: &Config) -> Result<Duration, Problem> {
     let Some(given) = given else { return Ok(config.deadline) };
-    let most = config.deadline_most.as_millis();
+    let most = config.max_deadline.as_millis();
     let parsed = given.parse::<u64>().ok().filter(|&milliseconds| milliseconds > 0 && u128::from(milliseconds) <= most);
     let problem = || Problem::bad_request(format!("deadline_ms must be a whole number from 1 to {most}"));
     parsed.map(Duration::from_millis).ok_or_else(problem)

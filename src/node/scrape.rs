@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use prometheus::{IntGauge, TEXT_FORMAT, TextEncoder};
+use prometheus::{IntGauge, TextEncoder};
 use tokio::runtime::Handle;
 
 use crate::auth::By;
@@ -19,9 +19,6 @@ use crate::roster::Roster;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::lookups::Families;
 use crate::telemetry::metrics::system::System;
-
-/// What the text is, as its content type.
-pub const CONTENT_TYPE: &str = TEXT_FORMAT;
 
 /// What is read at a scrape.
 pub struct Sources {

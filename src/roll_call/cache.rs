@@ -17,6 +17,8 @@ use crate::names::{NodeId, Room};
 use crate::roster::{RoomSnapshot, RowsUpdate};
 use crate::telemetry::anomalies::Oddity;
 
+/// The size of the cache unless the node is configured otherwise: about half a million rows.
+pub const DEFAULT_CACHE_BYTES: u64 = 64 << 20;
 /// What an entry costs apart from its rows, in bytes, about.
 const ENTRY_BYTES: u64 = 256;
 /// How large an entry is expected to be, in bytes: only the cache's first allocation depends on it.

@@ -32,6 +32,7 @@ use rollcall::mesh::security::Security;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
 use rollcall::node::{self, Config, Listeners, Node};
 use rollcall::reconciler;
+use rollcall::roll_call;
 use rollcall::roster::{Registration, Roster};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -249,11 +250,11 @@ impl Cluster {
         let config = Config {
             name: NodeName::parse(&name).unwrap(),
             mesh_advertise: advertised.to_string(),
-            lease: node::LEASE,
+            lease: node::DEFAULT_LEASE,
             // The tests share two cores with everything they start.
-            deadline: node::DEADLINE_MOST,
+            deadline: roll_call::MAX_DEADLINE,
             drain: Duration::from_secs(2),
-            cache: node::CACHE,
+            cache: roll_call::cache::DEFAULT_CACHE_BYTES,
             clients: self.clients,
             access: self.access.clone(),
             limits: self.limits.clone(),

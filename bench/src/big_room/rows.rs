@@ -21,6 +21,7 @@ use rollcall::mesh::security::Security;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
 use rollcall::node::{self, Config, Listeners, Node};
 use rollcall::reconciler;
+use rollcall::roll_call;
 use rollcall::roster::{Registration, Roster};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -54,11 +55,11 @@ pub async fn run(redis: &str, name: &str) -> Result<()> {
     let config = Config {
         name: NodeName::parse(name)?,
         mesh_advertise: mesh.local_addr()?.to_string(),
-        lease: node::LEASE,
-        deadline: node::DEADLINE,
-        drain: node::DRAIN,
+        lease: node::DEFAULT_LEASE,
+        deadline: roll_call::DEFAULT_DEADLINE,
+        drain: node::DEFAULT_DRAIN,
         release_delay: reconciler::RELEASE_DELAY,
-        cache: node::CACHE,
+        cache: roll_call::cache::DEFAULT_CACHE_BYTES,
         clients: SocketIoConfig::default(),
         access: Access::default(),
         limits: Limits::default(),

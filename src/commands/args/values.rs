@@ -13,7 +13,7 @@ use axum::http::uri::Authority;
 use bytesize::ByteSize;
 
 use crate::names::{NodeName, Room};
-use crate::node;
+use crate::roll_call;
 
 const MIN_CACHE: ByteSize = ByteSize::mib(1);
 const MAX_CACHE: ByteSize = ByteSize::gib(64);
@@ -128,7 +128,7 @@ pub(super) fn room(text: &str) -> Result<Room, String> {
 }
 
 pub(super) fn deadline(text: &str) -> Result<Duration, String> {
-    duration(text, Duration::from_millis(10), node::DEADLINE_MOST)
+    duration(text, Duration::from_millis(10), roll_call::MAX_DEADLINE)
 }
 
 pub(super) fn lease(text: &str) -> Result<Duration, String> {

@@ -1,42 +1,52 @@
-//! `/_/log`: what this process logs, to be seen and changed while it runs.
+//! `/_/log`: shows the log levels of this process, and changes them while it runs.
 //!
-//! Owns the two handlers. What levels are is the log's own ([`crate::telemetry::logging`]).
+//! Owns the two handlers and the JSON of their answers. The levels themselves belong to [`crate::telemetry::logging`].
 
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use tracing::info;
 
-use super::BODY_MOST;
+use super::MAX_BODY_BYTES;
 use super::guard::Operator;
-use crate::commands::log::Told;
 use crate::problem::Problem;
 use crate::telemetry::logging;
 use crate::telemetry::logging::Levels;
 
-/// How long the body of a change may take to arrive.
-const BODY_WITHIN: Duration = Duration::from_secs(5);
+/// The path on the admin port.
+pub const PATH: &str = "/_/log";
+/// A client that sends the body more slowly is refused.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub async fn show() -> Result<Json<Told>, Problem> {
-    Ok(Json(Told { levels: levels()?.current() }))
+/// The body of an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLevels {
+    pub levels: String,
 }
 
-/// Logged on both sides of the change, so that one of the two lines is there unless neither would be.
-pub async fn change(Extension(Operator(by)): Extension<Operator>, body: Body) -> Result<Json<Told>, Problem> {
-    let body = timeout(BODY_WITHIN, to_bytes(body, BODY_MOST)).await;
-    let body = body.map_err(|_elapsed| Problem::bad_request("the body took too long"))?;
-    let body =
-        body.map_err(|_| Problem::bad_request(format!("the body has more than {BODY_MOST} bytes, or broke off")))?;
-    let text = str::from_utf8(&body).map_err(|_| Problem::bad_request("the body is not text"))?;
+/// `GET`: the levels in force.
+pub async fn show() -> Result<Json<LogLevels>, Problem> {
+    Ok(Json(LogLevels { levels: levels()?.current() }))
+}
+
+/// `PUT`: changes the levels.
+pub async fn change(Extension(Operator(by)): Extension<Operator>, body: Body) -> Result<Json<LogLevels>, Problem> {
+    let body = timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES)).await;
+    let body = body.map_err(|_elapsed| Problem::bad_request("the body took too long to arrive"))?;
+    let too_large = format!("the body has more than {MAX_BODY_BYTES} bytes, or is incomplete");
+    let body = body.map_err(|_| Problem::bad_request(too_large))?;
+    let text = str::from_utf8(&body).map_err(|_| Problem::bad_request("the body is not valid UTF-8"))?;
     let levels = levels()?;
     let before = levels.current();
-    info!(%by, %before, "somebody changes the levels of the log");
+    // Logged before and after the change: at least one of the lines appears if either level permits it.
+    info!(%by, %before, "changing the log levels");
     levels.change(text).map_err(|error| Problem::bad_request(error.to_string()))?;
     let now = levels.current();
-    info!(%by, %before, levels = %now, "the levels of the log are changed");
-    Ok(Json(Told { levels: now }))
+    info!(%by, %before, levels = %now, "changed the log levels");
+    Ok(Json(LogLevels { levels: now }))
 }
 
 fn levels() -> Result<&'static Levels, Problem> {

@@ -11,12 +11,12 @@ use axum::routing::get;
 use axum::{Json, Router};
 
 use crate::auth::Callers;
-use crate::edge::limits::at_once::AtOnce;
+use crate::http::concurrency_limit::ConcurrencyLimit;
 use crate::http::{Config, asked_again, method_not_allowed, page, rest};
-use crate::node::DEADLINE_MOST;
+use crate::roll_call::MAX_DEADLINE;
 
 /// How many questions of operators are answered at the same time: each is put to every node.
-const AT_ONCE: u32 = 16;
+const MAX_CONCURRENT_REQUESTS: u32 = 16;
 
 /// The page, and what it loads.
 pub fn page() -> Router {
@@ -29,19 +29,19 @@ pub fn page() -> Router {
 
 /// What it asks. Whoever got so far may have it.
 pub fn answers(admin: &super::Config) -> Router {
-    let at_once = AtOnce::new(AT_ONCE);
+    let limit = ConcurrencyLimit::new(MAX_CONCURRENT_REQUESTS);
     let config = Config {
         roll_call: admin.roll_call.clone(),
         callers: Callers::Anyone,
         deadline: admin.deadline,
-        deadline_most: DEADLINE_MOST,
-        at_once: at_once.clone(),
+        max_deadline: MAX_DEADLINE,
+        concurrency_limit: limit.clone(),
     };
     let overview = admin.overview.clone();
     Router::new()
         .route("/_/status", get(async move || Json(overview.status().await)))
         .route("/_/rooms/{room}", get(rest::roll_call))
-        .route_layer(at_once)
+        .route_layer(limit)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(Arc::new(config))
 }

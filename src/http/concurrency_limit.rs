@@ -1,7 +1,8 @@
-//! How many requests are answered at the same time: one more is refused at once, and never waits.
+//! Limits how many requests are answered at the same time.
 //!
-//! Owns the counting, from the request until its answer was handed over to whoever writes it to the connection. How fast
-//! a reader takes it from there is the connection's.
+//! Owns a `tower` layer. A request over the limit is refused with `503` at once and never queued: a queue would add its
+//! waiting time to every deadline. A permit is returned when the last byte of the response was handed to the connection;
+//! the speed of the reader after that is the connection's concern.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,37 +19,38 @@ use tower::{Layer, Service};
 
 use crate::problem::{Problem, SOON};
 
-/// A layer. All clones share the limit.
+/// The layer. All clones share one limit.
 #[derive(Clone)]
-pub struct AtOnce(Arc<Semaphore>);
+pub struct ConcurrencyLimit(Arc<Semaphore>);
 
+/// The service that the layer makes.
 #[derive(Clone)]
-pub struct Limited<S> {
-    free: Arc<Semaphore>,
+pub struct ConcurrencyLimited<S> {
+    permits: Arc<Semaphore>,
     inner: S,
 }
 
-/// A body that counts until it was handed over.
-struct Counted {
+/// A body that keeps the permit of its request until it was written.
+struct PermitBody {
     body: Body,
-    _one: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-impl AtOnce {
-    pub fn new(most: u32) -> Self {
-        Self(Arc::new(Semaphore::new(most as usize)))
+impl ConcurrencyLimit {
+    pub fn new(max_requests: u32) -> Self {
+        Self(Arc::new(Semaphore::new(max_requests as usize)))
     }
 }
 
-impl<S> Layer<S> for AtOnce {
-    type Service = Limited<S>;
+impl<S> Layer<S> for ConcurrencyLimit {
+    type Service = ConcurrencyLimited<S>;
 
-    fn layer(&self, inner: S) -> Limited<S> {
-        Limited { free: Arc::clone(&self.0), inner }
+    fn layer(&self, inner: S) -> ConcurrencyLimited<S> {
+        ConcurrencyLimited { permits: Arc::clone(&self.0), inner }
     }
 }
 
-impl<S, B> Service<Request<B>> for Limited<S>
+impl<S, B> Service<Request<B>> for ConcurrencyLimited<S>
 where
     S: Service<Request<B>, Response = Response>,
     S::Future: Send + 'static,
@@ -63,16 +65,18 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let Ok(one) = Arc::clone(&self.free).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             let problem = Problem::unavailable("too many roll calls at the same time; try again");
             return Either::Right(ready(Ok(problem.with(header::RETRY_AFTER, SOON))));
         };
-        let answer = self.inner.call(request);
-        Either::Left(async move { Ok(answer.await?.map(|body| Body::new(Counted { body, _one: one }))) }.boxed())
+        let response = self.inner.call(request);
+        Either::Left(
+            async move { Ok(response.await?.map(|body| Body::new(PermitBody { body, _permit: permit }))) }.boxed(),
+        )
     }
 }
 
-impl http_body::Body for Counted {
+impl http_body::Body for PermitBody {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -37,10 +37,9 @@ use crate::edge::connections::handle::ConnectionRegistry;
 use crate::edge::limits::Limits;
 use crate::edge::limits::connection_limiter::limit_connections;
 use crate::edge::limits::session_limiter::SessionLimiter;
-use crate::edge::polling;
-use crate::edge::polling::Polling;
 use crate::edge::polling::forward::ForwardedPolling;
-use crate::edge::polling::sessions::{Engine, Sessions};
+use crate::edge::polling::sessions::{EngineService, PollingSessions};
+use crate::edge::polling::{PollingMiddleware, SessionRouter};
 use crate::edge::readiness_gate;
 use crate::edge::readiness_gate::ReadinessGate;
 use crate::edge::socketio;
@@ -255,8 +254,8 @@ impl Node {
         let Self { config, listeners, core } = self;
         let Core { roster, membership, reconciler, .. } = &core;
         // The longest that a poll may take to be answered: by then its session would have ended.
-        let poll_most = config.clients.ping_interval + config.clients.ping_timeout;
-        let longest_wait = poll_most.max(MAX_DEADLINE);
+        let poll_timeout = config.clients.ping_interval + config.clients.ping_timeout;
+        let longest_wait = poll_timeout.max(MAX_DEADLINE);
         let connections = ConnectionRegistry::default();
         let unacked_timeout = config.clients.ping_timeout;
         let public_server = ConnectionServer::new(connections.clone(), unacked_timeout, longest_wait, &config.limits);
@@ -287,15 +286,15 @@ impl Node {
         let sessions = match config.clients.transports {
             Transports::Websocket => None,
             Transports::WebsocketAndPolling => {
-                let engine = Engine::new(public.clone());
-                Some(Sessions::new(&roster.incarnation(), connections.clone(), engine))
+                let engine = EngineService::new(public.clone());
+                Some(PollingSessions::new(&roster.incarnation(), connections.clone(), engine))
             }
         };
         let polling = sessions.clone().map(|sessions| {
             let (membership, peers) = (Arc::clone(membership), core.peers.clone());
-            let payload = polling::Payload::of(&config.limits);
-            let cluster = Arc::new(polling::Cluster { sessions, membership, peers, poll_most, payload });
-            layer_fn(move |inner| Polling::new(Arc::clone(&cluster), inner))
+            let router = SessionRouter::new(sessions, membership, peers, poll_timeout, &config.limits);
+            let router = Arc::new(router);
+            layer_fn(move |inner| PollingMiddleware::new(Arc::clone(&router), inner))
         });
         let public = option_layer(polling).layer(public);
         let public = ReadinessGate::new(Arc::clone(membership), identity.clone(), Arc::clone(&session_limiter), public);

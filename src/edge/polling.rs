@@ -1,14 +1,12 @@
-//! HTTP long-polling in front of Socket.IO, where it is let in at all.
+//! HTTP long-polling in front of Socket.IO, if it is enabled.
 //!
-//! Owns what becomes of each Engine.IO request: whoever opens a session by polling is given a signed id ([`crate::edge::polling::signed_session_id`])
-//! for it, and whatever names a session must name it so. Nothing that a client says gets to engineioxide's choice of a
-//! session: these requests are written anew. What cannot be is refused here; the rest is answered by [`crate::edge::polling::sessions`],
-//! of this node or, over the mesh, of the one that the signed id names, so that it does not matter where a request comes
-//! in. WebSockets that are opened as such pass as they are.
+//! Owns the routing of Engine.IO requests. A polling client gets a [`signed_session_id`], and every later request must
+//! carry it. No part of a request reaches engineioxide's choice of a session: the request is rebuilt from the verified
+//! id. [`sessions`] of this node answer it, or those of the node that the id names, over the mesh, so a load balancer
+//! needs no sticky sessions. A client that connects by WebSocket directly passes unchanged.
 
-pub mod engine_error;
+pub mod engine_io;
 pub mod forward;
-pub mod query;
 pub mod sessions;
 pub mod signed_session_id;
 
@@ -28,52 +26,109 @@ use tower::Service;
 use tracing::debug;
 
 use crate::edge::limits::Limits;
-use crate::edge::polling::engine_error::EngineError;
-use crate::edge::polling::query::Query;
-use crate::edge::polling::sessions::{Asked, Sessions};
+use crate::edge::polling::engine_io::{EngineError, EngineQuery};
+use crate::edge::polling::sessions::{PollingSessions, SessionRequest};
 use crate::edge::polling::signed_session_id::SignedSessionId;
 use crate::membership::Membership;
 use crate::mesh::peers::{PeerError, Peers};
 
-/// Around a service that holds Socket.IO; requests of other paths pass.
+/// Handles the requests of polling clients. Passes all others to the inner service, which serves Socket.IO.
 #[derive(Clone)]
-pub struct Polling<S> {
-    cluster: Arc<Cluster>,
+pub struct PollingMiddleware<S> {
+    router: Arc<SessionRouter>,
     inner: S,
 }
 
-/// The sessions of this node, and the way to those of the others.
-pub struct Cluster {
-    pub sessions: Arc<Sessions>,
-    pub membership: Arc<Membership>,
-    pub peers: Peers,
-    /// The longest that a poll may take to be answered: by then its session would have ended.
-    pub poll_most: Duration,
-    pub payload: Payload,
+/// Sends each polling request to the node that holds its session.
+pub struct SessionRouter {
+    sessions: Arc<PollingSessions>,
+    membership: Arc<Membership>,
+    peers: Peers,
+    poll_timeout: Duration,
+    max_payload: usize,
+    payload_timeout: Duration,
 }
 
-/// What a client may say in one request.
-#[derive(Debug, Clone, Copy)]
-pub struct Payload {
-    /// In bytes.
-    most: usize,
-    /// How long it may take to come.
-    within: Duration,
-}
+impl SessionRouter {
+    /// `poll_timeout` is the longest that a poll may wait: by then its session has ended by ping timeout.
+    pub fn new(
+        sessions: Arc<PollingSessions>,
+        membership: Arc<Membership>,
+        peers: Peers,
+        poll_timeout: Duration,
+        limits: &Limits,
+    ) -> Self {
+        let (max_payload, payload_timeout) = (limits.message_size as usize, limits.head_timeout);
+        Self { sessions, membership, peers, poll_timeout, max_payload, payload_timeout }
+    }
 
-impl Payload {
-    pub fn of(limits: &Limits) -> Self {
-        Self { most: limits.message_size as usize, within: limits.head_timeout }
+    /// Answers a request that opens a polling session or belongs to one.
+    async fn answer(&self, request: Request<Body>) -> Result<Response, EngineError> {
+        let uri = request.uri().clone();
+        let query = EngineQuery::parse(&uri).unwrap_or_default();
+        let Some(sid) = query.sid else {
+            return match query.protocol_version {
+                Some("3") => Err(EngineError::PollingTooOld),
+                _ => Ok(self.sessions.open(request).await),
+            };
+        };
+        let id = SignedSessionId::parse(sid).ok_or(EngineError::UnknownSession)?;
+        let is_local = self.sessions.are_local(&id);
+        match (query.transport, is_local) {
+            (Some("websocket"), true) => Ok(self.sessions.upgrade(&id, request).await),
+            (Some("websocket"), false) => Err(EngineError::UpgradeElsewhere),
+            (_, true) => Ok(self.sessions.answer(&id, self.read(request).await?).await),
+            (_, false) => self.forward(&id, self.read(request).await?).await,
+        }
+    }
+
+    /// Forwards a request to the node that holds the session.
+    ///
+    /// If that node does not answer, the session is unknown, whatever the reason. Engine.IO has no way to repeat a request
+    /// that may have carried packets, and official clients open a new session after this error.
+    async fn forward(&self, id: &SignedSessionId<'_>, request: SessionRequest) -> Result<Response, EngineError> {
+        let mesh = self.membership.mesh_of(id.process()).ok_or(EngineError::UnknownSession)?;
+        let is_poll = request == SessionRequest::Poll;
+        let send = |request| self.peers.forward(&mesh, forward::encode(id, request), self.poll_timeout);
+        let mut response = pin!(send(request));
+        let response = tokio::select! {
+            response = &mut response => response,
+            () = self.membership.left(), if is_poll => {
+                // This node is stopping. Have the poll answered now; the client sends its next one to another node.
+                let _ = send(SessionRequest::Release).await;
+                response.await
+            }
+        };
+        let response = response.and_then(|response| forward::decode_response(response).ok_or(PeerError::Failed));
+        response.map_err(|error| {
+            debug!(mesh = %mesh, %error, "the node with a polling session does not answer; ending the session");
+            EngineError::UnknownSession
+        })
+    }
+
+    /// Reads what a request asks of its session.
+    async fn read(&self, request: Request<Body>) -> Result<SessionRequest, EngineError> {
+        match *request.method() {
+            Method::GET => Ok(SessionRequest::Poll),
+            Method::POST => {
+                let payload = to_bytes(request.into_body(), self.max_payload);
+                match timeout(self.payload_timeout, payload).await {
+                    Ok(Ok(payload)) => Ok(SessionRequest::Post(payload)),
+                    Ok(Err(_)) | Err(_) => Err(EngineError::Payload),
+                }
+            }
+            _ => Err(EngineError::BadRequest),
+        }
     }
 }
 
-impl<S> Polling<S> {
-    pub fn new(cluster: Arc<Cluster>, inner: S) -> Self {
-        Self { cluster, inner }
+impl<S> PollingMiddleware<S> {
+    pub fn new(router: Arc<SessionRouter>, inner: S) -> Self {
+        Self { router, inner }
     }
 }
 
-impl<S> Service<Request<Body>> for Polling<S>
+impl<S> Service<Request<Body>> for PollingMiddleware<S>
 where
     S: Service<Request<Body>, Response = Response, Error = Infallible>,
 {
@@ -86,78 +141,15 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let opens_otherwise = match Query::read(request.uri()) {
-            None => true,
-            Some(query) => {
-                query.sid.is_none() && !(query.transport == Some("polling") && request.method() == Method::GET)
-            }
-        };
-        if opens_otherwise {
+        // Every request with a session id is handled here, also one of a WebSocket, so no plain id gets past.
+        let is_polling = EngineQuery::parse(request.uri()).is_some_and(|query| {
+            query.sid.is_some() || (query.transport == Some("polling") && request.method() == Method::GET)
+        });
+        if !is_polling {
             return Either::Left(self.inner.call(request));
         }
-        let cluster = Arc::clone(&self.cluster);
-        let answered = async move { cluster.answer(request).await.unwrap_or_else(IntoResponse::into_response) };
+        let router = Arc::clone(&self.router);
+        let answered = async move { router.answer(request).await.unwrap_or_else(IntoResponse::into_response) };
         Either::Right(answered.map(Ok).boxed())
-    }
-}
-
-impl Cluster {
-    /// Answers a request that opens a polling session or belongs to one.
-    async fn answer(&self, request: Request<Body>) -> Result<Response, EngineError> {
-        let uri = request.uri().clone();
-        let query = Query::read(&uri).unwrap_or_default();
-        let Some(sid) = query.sid else {
-            return match query.version {
-                Some("3") => Err(EngineError::PollingTooOld),
-                _ => Ok(self.sessions.open(request).await),
-            };
-        };
-        let id = SignedSessionId::parse(sid).ok_or(EngineError::UnknownSession)?;
-        let here = self.sessions.are_local(&id);
-        match (query.transport, here) {
-            (Some("websocket"), true) => Ok(self.sessions.upgrade(&id, request).await),
-            (Some("websocket"), false) => Err(EngineError::UpgradeElsewhere),
-            (_, true) => Ok(self.sessions.answer(&id, self.asked(request).await?).await),
-            (_, false) => self.forward(&id, self.asked(request).await?).await,
-        }
-    }
-
-    /// Has a request answered by the node that is said to have the session.
-    ///
-    /// A session whose node does not answer is as good as gone, whatever the reason: Engine.IO has no way to ask again for
-    /// what a broken request may have carried. So its client is told at once what has official clients begin anew.
-    async fn forward(&self, id: &SignedSessionId<'_>, asked: Asked) -> Result<Response, EngineError> {
-        let mesh = self.membership.mesh_of(id.process()).ok_or(EngineError::UnknownSession)?;
-        let polls = asked == Asked::Poll;
-        let hand_on = |asked| self.peers.forward(&mesh, forward::encode(id, asked), self.poll_most);
-        let mut answer = pin!(hand_on(asked));
-        let answer = tokio::select! {
-            answer = &mut answer => answer,
-            () = self.membership.left(), if polls => {
-                // The poll is answered as it stands, and the next one comes in on another node.
-                let _ = hand_on(Asked::Release).await;
-                answer.await
-            }
-        };
-        let answer = answer.and_then(|answer| forward::decode_response(answer).ok_or(PeerError::Failed));
-        answer.map_err(|error| {
-            debug!(mesh = %mesh, %error, "the node with a polling session does not answer; ending the session");
-            EngineError::UnknownSession
-        })
-    }
-
-    /// What a request asks for its session.
-    async fn asked(&self, request: Request<Body>) -> Result<Asked, EngineError> {
-        match *request.method() {
-            Method::GET => Ok(Asked::Poll),
-            Method::POST => {
-                let payload = to_bytes(request.into_body(), self.payload.most);
-                match timeout(self.payload.within, payload).await {
-                    Ok(Ok(payload)) => Ok(Asked::Post(payload)),
-                    Ok(Err(_)) | Err(_) => Err(EngineError::Payload),
-                }
-            }
-            _ => Err(EngineError::BadRequest),
-        }
     }
 }

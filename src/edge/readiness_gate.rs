@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use crate::auth::By;
 use crate::edge::connections::handle::{ConnectionHandle, ConnectionRegistry};
 use crate::edge::limits::session_limiter::SessionLimiter;
-use crate::edge::polling::query::Query;
+use crate::edge::polling::engine_io::EngineQuery;
 use crate::edge::trim_request::trim_request;
 use crate::membership::Membership;
 use crate::problem::{Problem, SOON};
@@ -77,7 +77,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let Some(query) = Query::read(request.uri()) else {
+        let Some(query) = EngineQuery::parse(request.uri()) else {
             return Either::Left(self.inner.call(request));
         };
         let opens_session = query.sid.is_none();

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 
 use crate::auth::By;
 use crate::edge::connections::handle::ConnectionRegistry;
-use crate::edge::polling::sessions::Sessions;
+use crate::edge::polling::sessions::PollingSessions;
 use crate::membership::Membership;
 use crate::mesh::peers::Peers;
 use crate::node::state::State;
@@ -29,7 +29,7 @@ pub struct Sources {
     pub parts: Parts,
     /// Those of the public port.
     pub connections: ConnectionRegistry,
-    pub sessions: Option<Arc<Sessions>>,
+    pub sessions: Option<Arc<PollingSessions>>,
     pub runtime: Handle,
 }
 

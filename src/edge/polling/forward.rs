@@ -11,13 +11,13 @@ use axum::response::Response;
 use bytes::Bytes;
 use tonic::{Request, Status};
 
-use super::sessions::{Asked, Sessions};
+use super::sessions::{PollingSessions, SessionRequest};
 use super::signed_session_id::SignedSessionId;
 use crate::mesh::proto::polling_service_server::PollingService;
 use crate::mesh::{MAX_FORWARDED_BYTES, proto};
 
 /// Answers requests for the sessions of this node that arrived at other nodes.
-pub struct ForwardedPolling(pub Arc<Sessions>);
+pub struct ForwardedPolling(pub Arc<PollingSessions>);
 
 #[tonic::async_trait]
 impl PollingService for ForwardedPolling {
@@ -33,22 +33,22 @@ impl PollingService for ForwardedPolling {
     }
 }
 
-pub fn encode(id: &SignedSessionId<'_>, asked: Asked) -> proto::ForwardRequest {
+pub fn encode(id: &SignedSessionId<'_>, asked: SessionRequest) -> proto::ForwardRequest {
     let (asked, payload) = match asked {
-        Asked::Poll => (proto::Asked::Poll, Bytes::new()),
-        Asked::Post(payload) => (proto::Asked::Post, payload),
-        Asked::Release => (proto::Asked::Release, Bytes::new()),
+        SessionRequest::Poll => (proto::Asked::Poll, Bytes::new()),
+        SessionRequest::Post(payload) => (proto::Asked::Post, payload),
+        SessionRequest::Release => (proto::Asked::Release, Bytes::new()),
     };
     proto::ForwardRequest { session: id.as_str().to_owned(), asked: asked.into(), payload: payload.into() }
 }
 
-fn decode(request: &proto::ForwardRequest) -> Result<(SignedSessionId<'_>, Asked), Status> {
+fn decode(request: &proto::ForwardRequest) -> Result<(SignedSessionId<'_>, SessionRequest), Status> {
     let id = SignedSessionId::parse(&request.session);
     let id = id.ok_or_else(|| Status::invalid_argument("session is not a signed session id"))?;
     let asked = match request.asked() {
-        proto::Asked::Poll => Asked::Poll,
-        proto::Asked::Post => Asked::Post(Bytes::copy_from_slice(&request.payload)),
-        proto::Asked::Release => Asked::Release,
+        proto::Asked::Poll => SessionRequest::Poll,
+        proto::Asked::Post => SessionRequest::Post(Bytes::copy_from_slice(&request.payload)),
+        proto::Asked::Release => SessionRequest::Release,
         proto::Asked::Unspecified => return Err(Status::invalid_argument("asked is missing")),
     };
     Ok((id, asked))

@@ -1,18 +1,19 @@
-//! The polling sessions of this node.
+//! The long-polling sessions of this node.
 //!
-//! Owns what a session is here beside engineioxide's own: its seal, its [`ConnectionHandle`], by which it is let go like any
-//! client, and the answers to its requests, whichever node they came in on. A session is here for as long as engineioxide
-//! keeps the request that opened it. Knows nothing of other nodes.
+//! Owns what a session has here beside engineioxide's own state: its signed id, and its [`ConnectionHandle`], so that the
+//! node closes it like any other client. Answers the requests of a session, whichever node they arrived on. A session
+//! lasts here for as long as engineioxide keeps the request that opened it. Knows no other nodes.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderValue, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::FutureExt;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -21,261 +22,250 @@ use tower::util::BoxCloneSyncService;
 use tracing::debug;
 
 use crate::edge::connections::handle::{ConnectionHandle, ConnectionRegistry, RegisteredHandle};
-use crate::edge::polling::engine_error::EngineError;
-use crate::edge::polling::query;
+use crate::edge::polling::engine_io::{EngineError, session_uri};
 use crate::edge::polling::signed_session_id::{SessionSigner, SignedSessionId};
 use crate::names::NodeId;
 
-/// The most bytes of an open packet, which has about 150, or of a refusal.
-const OPEN_PACKET_MOST: usize = 4 << 10;
-/// What closes an Engine.IO session when its client says it.
+/// Bytes of an open packet, which has about 150, or of an error.
+const MAX_OPEN_PACKET: usize = 4 << 10;
+/// The Engine.IO packet by which a client closes its session.
 const CLOSE_PACKET: &str = "1";
-/// What engineioxide says of a session that has ended; the code is a number everywhere else.
-const HAS_ENDED: &[u8] = br#"{"code":"1","message":"Session ID unknown"}"#;
-/// What says nothing.
 const NOOP_PACKET: &str = "6";
+/// engineioxide's error for a session that has ended. Its code is a string, where Engine.IO has a number.
+const SESSION_ENDED_BODY: &[u8] = br#"{"code":"1","message":"Session ID unknown"}"#;
 
-/// What holds Socket.IO.
-pub type Engine = BoxCloneSyncService<Request<Body>, Response, Infallible>;
+/// The HTTP service that serves Socket.IO, long-polling included.
+pub type EngineService = BoxCloneSyncService<Request<Body>, Response, Infallible>;
 
-/// What is asked for a session.
+/// A client's request for its session.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Asked {
-    /// What there is for its client, as soon as there is something.
+pub enum SessionRequest {
+    /// Returns the next packets for the client, as soon as there are any.
     Poll,
-    /// To take what its client says.
+    /// Takes packets from the client.
     Post(Bytes),
-    /// To answer the poll under way at once, with nothing; or else the next one.
+    /// Answers the current poll at once with a no-op packet, or the next one if there is none.
     Release,
 }
 
-/// Shared by `Arc`.
-pub struct Sessions {
+/// The polling sessions of this node, by session id.
+pub struct PollingSessions {
     signer: SessionSigner,
     connections: ConnectionRegistry,
-    engine: Engine,
-    /// By session id.
-    open: Mutex<HashMap<String, Session>>,
+    engine: EngineService,
+    open: Mutex<HashMap<String, PollingSession>>,
 }
 
-/// One session. Cheap to clone.
+/// Cheap to clone.
 #[derive(Clone)]
-struct Session {
-    switch: ConnectionHandle,
-    state: Arc<State>,
+struct PollingSession {
+    handle: ConnectionHandle,
+    state: Arc<SessionState>,
 }
 
 #[derive(Default)]
-struct State {
-    /// Known as soon as engineioxide has answered the request that opened it.
+struct SessionState {
+    /// Set once engineioxide has answered the request that opened the session.
     sid: OnceLock<String>,
-    sessions: Weak<Sessions>,
-    /// Let go by this node.
-    ended: CancellationToken,
-    /// Its poll is to be answered now.
-    released: Notify,
-    /// The connections that it has been or is being upgraded to, of which one at most lives for long.
+    sessions: Weak<PollingSessions>,
+    /// Cancelled when this node closes the session.
+    closed: CancellationToken,
+    /// Notified to answer the current poll now.
+    release: Notify,
+    /// The connections of upgrades. A client may try several times, but at most one upgrade succeeds.
     websockets: Mutex<Vec<ConnectionHandle>>,
 }
 
-/// Kept in the extensions of the request that opened the session, and so for as long as engineioxide keeps the session.
-struct Held {
-    state: Arc<State>,
+/// Removes the session when it is dropped. Kept in the extensions of the request that opened the session, so engineioxide
+/// drops it with the session.
+struct SessionGuard {
+    state: Arc<SessionState>,
     _registered: RegisteredHandle,
 }
 
-/// Ends the session if it is dropped before the poll was answered: no client polls again after that, so nobody would
-/// hear what is said to it from now on.
-struct Unanswered<'a>(Option<&'a ConnectionHandle>);
+/// Closes the session if it is dropped before the poll was answered. The client has gone then and will not poll again,
+/// so packets for it would be lost.
+struct UnansweredPoll<'a>(Option<&'a ConnectionHandle>);
 
-/// The open packet, as far as it matters here.
 #[derive(Deserialize)]
-struct Opened<'a> {
+struct OpenPacket<'a> {
     sid: &'a str,
 }
 
-impl Sessions {
-    /// `engine` holds Socket.IO, and takes long-polling.
-    pub fn new(node: &NodeId, connections: ConnectionRegistry, engine: Engine) -> Arc<Self> {
+impl PollingSessions {
+    pub fn new(node: &NodeId, connections: ConnectionRegistry, engine: EngineService) -> Arc<Self> {
         Arc::new(Self { signer: SessionSigner::new(node), connections, engine, open: Mutex::default() })
     }
 
-    /// How many there are.
     pub fn count(&self) -> usize {
-        self.lock().len()
+        self.open.lock().len()
     }
 
-    /// Whether a session is said to be on this node.
+    /// Whether the id names this node as the one that holds the session. Does not verify the id.
     pub fn are_local(&self, id: &SignedSessionId<'_>) -> bool {
         self.signer.is_named_by(id)
     }
 
-    /// Opens a session for whoever sent this request, and answers with its open packet.
+    /// Opens a session and answers with its open packet.
     pub async fn open(self: &Arc<Self>, mut request: Request<Body>) -> Response {
-        let state = Arc::new(State { sessions: Arc::downgrade(self), ..State::default() });
+        let state = Arc::new(SessionState { sessions: Arc::downgrade(self), ..SessionState::default() });
         let registered = self.connections.register_session({
             let state = Arc::clone(&state);
-            move || state.let_go()
+            move || state.close()
         });
-        let session = Session { switch: registered.handle().clone(), state: Arc::clone(&state) };
-        // In place of the connection's: the next request may come on another one, and this one carry another client's.
-        request.extensions_mut().insert(session.switch.clone());
-        // Kept here, too, until the session is entered.
-        let held = Arc::new(Held { state, _registered: registered });
-        request.extensions_mut().insert(Arc::clone(&held));
-        let response = self.ask(request).await;
+        let session = PollingSession { handle: registered.handle().clone(), state: Arc::clone(&state) };
+        // Replaces the connection's handle: another client's requests may share this connection, and the session's next
+        // request may use another one.
+        request.extensions_mut().insert(session.handle.clone());
+        // This function keeps a clone until the session is in the map. If engineioxide drops the session earlier, the
+        // entry is removed at the end of this function.
+        let guard = Arc::new(SessionGuard { state, _registered: registered });
+        request.extensions_mut().insert(Arc::clone(&guard));
+        let response = self.call_engine(request).await;
         if response.status() != StatusCode::OK {
             return response;
         }
-        let opened = to_bytes(response.into_body(), OPEN_PACKET_MOST).await.ok();
-        self.open_packet_with_signed_id(opened.as_deref().unwrap_or_default(), &session).unwrap_or_else(|| {
-            debug!("an open packet cannot be read, and its session is left to run out");
+        let body = to_bytes(response.into_body(), MAX_OPEN_PACKET).await.ok();
+        self.sign_open_packet(body.as_deref().unwrap_or_default(), &session).unwrap_or_else(|| {
+            debug!("cannot parse the open packet of a polling session; it ends by its ping timeout");
             EngineError::UnknownSession.into_response()
         })
     }
 
-    /// The open packet with the signed id in place of the bare one.
-    fn open_packet_with_signed_id(&self, opened: &[u8], session: &Session) -> Option<Response> {
-        let opened = str::from_utf8(opened).ok()?;
-        let Opened { sid } = serde_json::from_str(opened.strip_prefix('0')?).ok()?;
-        let opened = opened.replacen(sid, &self.signer.sign(sid)?, 1);
+    /// Puts the signed id in place of the plain one, and enters the session.
+    fn sign_open_packet(&self, packet: &[u8], session: &PollingSession) -> Option<Response> {
+        let packet = str::from_utf8(packet).ok()?;
+        let OpenPacket { sid } = serde_json::from_str(packet.strip_prefix('0')?).ok()?;
+        let signed = packet.replacen(sid, &self.signer.sign(sid)?, 1);
         session.state.sid.set(sid.to_owned()).ok()?;
-        self.lock().insert(sid.to_owned(), session.clone());
-        if session.state.ended.is_cancelled() {
-            // It was let go before it was known by which id.
-            session.state.let_go();
+        self.open.lock().insert(sid.to_owned(), session.clone());
+        if session.state.closed.is_cancelled() {
+            // The node closed the session before its id was known. Close it again, now in engineioxide too.
+            session.state.close();
         }
-        // Whoever has it can act as this client.
+        // Whoever has the signed id can act as this client.
         let headers = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-        Some((headers, packet(opened)).into_response())
+        Some((headers, packet_response(signed)).into_response())
     }
 
-    /// Answers a request of a session. A poll takes until there is something to say; if it is dropped before, its
-    /// session ends.
-    pub async fn answer(&self, id: &SignedSessionId<'_>, asked: Asked) -> Response {
+    /// Answers a request of a session. A poll waits for packets; the session closes if the poll is dropped before.
+    pub async fn answer(&self, id: &SignedSessionId<'_>, request: SessionRequest) -> Response {
         let Some((sid, session)) = self.find(id) else {
             return EngineError::UnknownSession.into_response();
         };
-        match asked {
-            Asked::Poll => self.poll(sid, &session).await,
-            Asked::Post(payload) => self.ask(of_session(Method::POST, sid, payload)).await,
-            Asked::Release => {
-                session.state.released.notify_one();
-                packet(NOOP_PACKET).into_response()
+        match request {
+            SessionRequest::Poll => self.poll(sid, &session).await,
+            SessionRequest::Post(payload) => self.call_engine(session_request(Method::POST, sid, payload)).await,
+            SessionRequest::Release => {
+                session.state.release.notify_one();
+                packet_response(NOOP_PACKET).into_response()
             }
         }
     }
 
-    async fn poll(&self, sid: &str, session: &Session) -> Response {
-        let mut unanswered = Unanswered(Some(&session.switch));
+    async fn poll(&self, sid: &str, session: &PollingSession) -> Response {
+        let mut unanswered = UnansweredPoll(Some(&session.handle));
         let response = tokio::select! {
             biased;
-            // Not a close packet: it is after a failed poll that every official client comes back.
-            () = session.state.ended.cancelled() => EngineError::UnknownSession.into_response(),
-            response = self.ask(of_session(Method::GET, sid, Bytes::new())) => response,
-            // engineioxide takes a packet only when it answers with it, so none is lost.
-            () = session.state.released.notified() => packet(NOOP_PACKET).into_response(),
+            // An error and not a close packet, because official clients reconnect only after a failed poll.
+            () = session.state.closed.cancelled() => EngineError::UnknownSession.into_response(),
+            response = self.call_engine(session_request(Method::GET, sid, Bytes::new())) => response,
+            // Loses no packet: engineioxide takes packets from its queue only to answer with them.
+            () = session.state.release.notified() => packet_response(NOOP_PACKET).into_response(),
         };
         unanswered.0 = None;
         response
     }
 
-    /// Hands a session over to the WebSocket that this request asks for.
+    /// Upgrades a session to the WebSocket that this request opens.
     pub async fn upgrade(&self, id: &SignedSessionId<'_>, mut request: Request<Body>) -> Response {
         let Some((sid, session)) = self.find(id) else {
             return EngineError::UnknownSession.into_response();
         };
-        *request.uri_mut() = query::of_session("websocket", sid);
+        *request.uri_mut() = session_uri("websocket", sid);
         if let Some(connection) = request.extensions().get::<ConnectionHandle>() {
-            session.state.goes_on(connection);
+            session.state.add_websocket(connection);
         }
-        self.ask(request).await
+        self.call_engine(request).await
     }
 
-    /// The session and its id, if this id was given to its client and it has not been let go.
-    fn find<'a>(&self, id: &SignedSessionId<'a>) -> Option<(&'a str, Session)> {
+    /// The plain id and the session. `None` if the signature is wrong, or the session has ended.
+    fn find<'a>(&self, id: &SignedSessionId<'a>) -> Option<(&'a str, PollingSession)> {
         let sid = self.signer.verify(id)?;
-        let session = self.lock().get(sid).cloned()?;
-        (!session.state.ended.is_cancelled()).then_some((sid, session))
+        let session = self.open.lock().get(sid).cloned()?;
+        (!session.state.closed.is_cancelled()).then_some((sid, session))
     }
 
-    async fn ask(&self, request: Request<Body>) -> Response {
+    async fn call_engine(&self, request: Request<Body>) -> Response {
         let Ok(response) = self.engine.clone().oneshot(request).await;
         if response.status() != StatusCode::BAD_REQUEST {
             return response;
         }
         let (parts, body) = response.into_parts();
-        let body = to_bytes(body, OPEN_PACKET_MOST).await.unwrap_or_default();
-        match *body == *HAS_ENDED {
+        let body = to_bytes(body, MAX_OPEN_PACKET).await.unwrap_or_default();
+        match *body == *SESSION_ENDED_BODY {
             true => EngineError::UnknownSession.into_response(),
             false => Response::from_parts(parts, body.into()),
         }
     }
 
-    /// Closes a session in engineioxide, in the one way that has it run its course there and says nothing to the
-    /// client: as if the client had.
-    fn close(&self, sid: &str) {
-        let asked = self.ask(of_session(Method::POST, sid, Bytes::from_static(CLOSE_PACKET.as_bytes())));
-        // What was sent is all there, so there is nothing to wait for.
-        if asked.now_or_never().is_none() {
-            debug!(sid, "a session that was let go is left to run out");
+    /// Closes a session in engineioxide as if its client had. This is the only way to close it that runs the disconnect
+    /// handler and sends the client no Socket.IO disconnect.
+    fn close_in_engine(&self, sid: &str) {
+        let request = session_request(Method::POST, sid, Bytes::from_static(CLOSE_PACKET.as_bytes()));
+        // The body is complete, so engineioxide answers without waiting.
+        if self.call_engine(request).now_or_never().is_none() {
+            debug!(sid, "cannot close a polling session; it ends by its ping timeout");
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Session>> {
-        self.open.lock().expect("no code panics while it holds the sessions")
     }
 }
 
-impl State {
-    /// Answers the poll under way, ends the WebSocket, and closes the session. Doing it again is fine.
-    fn let_go(&self) {
-        self.ended.cancel();
-        self.websockets().drain(..).for_each(|websocket| websocket.close());
+impl SessionState {
+    /// Answers the current poll, closes the WebSocket and the session. May be called again.
+    fn close(&self) {
+        self.closed.cancel();
+        let websockets = std::mem::take(&mut *self.websockets.lock());
+        websockets.iter().for_each(ConnectionHandle::close);
         if let (Some(sid), Some(sessions)) = (self.sid.get(), self.sessions.upgrade()) {
-            sessions.close(sid);
+            sessions.close_in_engine(sid);
         }
     }
 
-    fn goes_on(&self, websocket: &ConnectionHandle) {
-        let mut websockets = self.websockets();
+    fn add_websocket(&self, websocket: &ConnectionHandle) {
+        let mut websockets = self.websockets.lock();
         websockets.retain(|websocket| !websocket.is_gone());
         websockets.push(websocket.clone());
         drop(websockets);
-        if self.ended.is_cancelled() {
+        if self.closed.is_cancelled() {
             websocket.close();
         }
     }
-
-    fn websockets(&self) -> MutexGuard<'_, Vec<ConnectionHandle>> {
-        self.websockets.lock().expect("no code panics while it holds the WebSockets of a session")
-    }
 }
 
-impl Drop for Held {
+impl Drop for SessionGuard {
     fn drop(&mut self) {
         if let (Some(sid), Some(sessions)) = (self.state.sid.get(), self.state.sessions.upgrade()) {
-            sessions.lock().remove(sid);
+            sessions.open.lock().remove(sid);
         }
     }
 }
 
-impl Drop for Unanswered<'_> {
+impl Drop for UnansweredPoll<'_> {
     fn drop(&mut self) {
-        if let Some(switch) = self.0 {
-            switch.close();
+        if let Some(handle) = self.0 {
+            handle.close();
         }
     }
 }
 
-/// A packet for a polling client, as engineioxide answers with it.
-fn packet(packet: impl Into<Body>) -> impl IntoResponse {
+/// An Engine.IO packet in the form in which engineioxide sends it.
+fn packet_response(packet: impl Into<Body>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"))], packet.into())
 }
 
-fn of_session(method: Method, sid: &str, payload: Bytes) -> Request<Body> {
+fn session_request(method: Method, sid: &str, payload: Bytes) -> Request<Body> {
     let mut request = Request::new(Body::from(payload));
     *request.method_mut() = method;
-    *request.uri_mut() = query::of_session("polling", sid);
+    *request.uri_mut() = session_uri("polling", sid);
     request
 }

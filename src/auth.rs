@@ -2,9 +2,11 @@
 //!
 //! Owns tokens: the keys they are checked with ([`keys`], [`jwks`], [`signatures`]), what they say ([`claims`]), the
 //! checking itself ([`verifier`]), and the named tokens of the API ([`tokens`]). Knows no Socket.IO and no HTTP: a token
-//! comes in as text, and what goes out is who that is, or [`Denied`], which tells nobody why.
+//! comes in as text, and what goes out is who that is, or [`AuthError`], which tells nobody why.
 
 pub mod claims;
+pub mod crypto;
+pub mod error;
 pub mod jwks;
 pub mod keys;
 pub mod pem;
@@ -17,36 +19,34 @@ pub mod verifier;
 use std::fmt;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use smol_str::SmolStr;
-use thiserror::Error;
 use tracing::debug;
 
-use crate::auth::reload::{LOOK_EVERY, Watched};
+use crate::auth::reload::{RELOAD_INTERVAL, Reloadable};
 use crate::names::Room;
-use crate::node::Tasks;
-use claims::Rooms;
-use tokens::Tokens;
-use verifier::Verifier;
-
-/// The longest token that is looked at, in bytes.
-pub const TOKEN_MOST: usize = 8 << 10;
+use claims::RoomScope;
+pub use error::{AuthError, MAX_TOKEN_BYTES};
+use tokens::NamedTokens;
+use verifier::TokenVerifier;
 
 /// Who is let in, and who may call the roll. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Access {
-    pub identity: By,
-    pub callers: Callers,
+pub struct AccessPolicy {
+    pub identity: IdentityMode,
+    pub callers: ApiAuth,
 }
 
 /// How users are known.
 #[derive(Clone, Default)]
-pub enum By {
+pub enum IdentityMode {
     /// Clients say who they are.
     #[default]
     Query,
-    /// Tokens say it.
+    /// NamedTokens say it.
     Jwt {
-        verifier: Verifier,
+        verifier: TokenVerifier,
         /// How long a socket may stay after its token has expired.
         grace: Duration,
     },
@@ -54,56 +54,45 @@ pub enum By {
 
 /// Who may call the roll.
 #[derive(Clone, Default)]
-pub enum Callers {
+pub enum ApiAuth {
     #[default]
     Anyone,
     /// Whoever has one of the named tokens, of every room.
-    Named(Watched<Tokens>),
+    Named(Reloadable<NamedTokens>),
     /// Whoever has a token whose `roll_call` claim covers the room.
-    Jwt(Verifier),
+    Jwt(TokenVerifier),
 }
 
 /// A caller of the roll that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
+pub struct ApiCaller {
     name: SmolStr,
-    rooms: Rooms,
+    rooms: RoomScope,
 }
 
-/// Why a token gets nobody in. What exactly is wrong with one is for the log alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum Denied {
-    /// With the reason, for the log.
-    #[error("the token is not valid here")]
-    Invalid(&'static str),
-    #[error("the token has expired")]
-    Expired,
-    /// It cannot be known now; it may be later.
-    #[error("the keys that tokens are checked with have not come yet")]
-    Unavailable,
-}
-
-impl Access {
-    /// Starts what keeps keys and tokens up to date.
-    pub fn start(&self, tasks: &mut Tasks) {
+impl AccessPolicy {
+    /// The background tasks that keep keys and tokens up to date, each with its name. They run for ever.
+    pub fn reload_tasks(&self) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
+        let mut tasks = Vec::new();
         if let Some(verifier) = self.verifier().cloned() {
-            tasks.spawn("keys", verifier.keep());
+            tasks.push(("keys", verifier.keep().boxed()));
         }
-        if let Callers::Named(tokens) = &self.callers {
-            tasks.spawn("API tokens", tokens.clone().keep(LOOK_EVERY));
+        if let ApiAuth::Named(tokens) = &self.callers {
+            tasks.push(("API tokens", tokens.clone().keep(RELOAD_INTERVAL).boxed()));
         }
+        tasks
     }
 
     /// The one that checks tokens, for whichever purpose. There is one per node at most.
-    fn verifier(&self) -> Option<&Verifier> {
+    fn verifier(&self) -> Option<&TokenVerifier> {
         match (&self.identity, &self.callers) {
-            (By::Jwt { verifier, .. }, _) | (_, Callers::Jwt(verifier)) => Some(verifier),
-            (By::Query, Callers::Anyone | Callers::Named(_)) => None,
+            (IdentityMode::Jwt { verifier, .. }, _) | (_, ApiAuth::Jwt(verifier)) => Some(verifier),
+            (IdentityMode::Query, ApiAuth::Anyone | ApiAuth::Named(_)) => None,
         }
     }
 }
 
-impl By {
+impl IdentityMode {
     /// Whether clients can be told apart now. Not while tokens cannot be checked because no key has ever come.
     pub fn is_ready(&self) -> bool {
         match self {
@@ -118,31 +107,31 @@ impl By {
     }
 }
 
-impl Callers {
+impl ApiAuth {
     /// Who presents this token. `None`: nobody need be known.
     ///
     /// # Errors
-    /// [`Denied`], also when anyone but those that are known may not call.
-    pub async fn know(&self, token: &str) -> Result<Option<Caller>, Denied> {
+    /// [`AuthError`], also when anyone but those that are known may not call.
+    pub async fn know(&self, token: &str) -> Result<Option<ApiCaller>, AuthError> {
         match self {
             Self::Anyone => Ok(None),
             Self::Named(tokens) => {
                 let tokens = tokens.current();
                 let Some(name) = tokens.name_of(token) else {
                     debug!("an API token is not known");
-                    return Err(Denied::Invalid("it is none of the API tokens"));
+                    return Err(AuthError::Invalid("it is none of the API tokens"));
                 };
-                Ok(Some(Caller { name: name.into(), rooms: Rooms::all() }))
+                Ok(Some(ApiCaller { name: name.into(), rooms: RoomScope::all() }))
             }
             Self::Jwt(verifier) => {
                 let claims = verifier.verify(token).await?;
-                Ok(Some(Caller { name: claims.user.as_str().into(), rooms: claims.roll_call }))
+                Ok(Some(ApiCaller { name: claims.user.as_str().into(), rooms: claims.roll_call }))
             }
         }
     }
 }
 
-impl Caller {
+impl ApiCaller {
     pub fn may_call(&self, room: &Room) -> bool {
         let may = self.rooms.covers(room);
         debug!(caller = %self.name, %room, may, "a roll is called");
@@ -150,7 +139,7 @@ impl Caller {
     }
 }
 
-impl fmt::Debug for By {
+impl fmt::Debug for IdentityMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.takes_tokens() { "Jwt" } else { "Query" })
     }

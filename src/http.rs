@@ -31,7 +31,7 @@ use tower::util::option_layer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
-use crate::auth::Callers;
+use crate::auth::ApiAuth;
 
 use crate::problem::Problem;
 use crate::roll_call::RollCall;
@@ -42,7 +42,7 @@ use request_id::REQUEST_ID;
 pub struct Config {
     pub roll_call: RollCall,
     /// Who may call it.
-    pub callers: Callers,
+    pub callers: ApiAuth,
     /// The deadline of a roll call that names none.
     pub deadline: Duration,
     /// The longest deadline a caller may ask for.
@@ -54,7 +54,7 @@ pub struct Config {
 /// The public port, without Socket.IO.
 pub fn router(config: Config) -> Router {
     let config = Arc::new(config);
-    let guarded = !matches!(config.callers, Callers::Anyone);
+    let guarded = !matches!(config.callers, ApiAuth::Anyone);
     let guard = guarded.then(|| from_fn_with_state(Arc::clone(&config), access::guard));
     let rolls = Router::new()
         .route("/{room}/users", get(rest::users))

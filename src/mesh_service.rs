@@ -23,7 +23,7 @@ use tonic::transport::server::Connected;
 use tonic::{Code, Extensions, Request, Response, Status, Streaming};
 use tracing::{Span, warn};
 
-use crate::auth::By;
+use crate::auth::IdentityMode;
 use crate::membership::Membership;
 use crate::mesh::proto::mesh_service_server::{MeshService, MeshServiceServer};
 use crate::mesh::proto::polling_service_server::{PollingService, PollingServiceServer};
@@ -64,7 +64,7 @@ pub type PollingForwarding = Arc<dyn PollingService>;
 pub async fn serve<S>(
     connections: impl Stream<Item = io::Result<S>>,
     describer: Describer,
-    identity: By,
+    identity: IdentityMode,
     polling: Option<PollingForwarding>,
     security: Security,
     stop: CancellationToken,

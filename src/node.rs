@@ -27,10 +27,10 @@ use tower::layer::layer_fn;
 use tower::util::{MapRequest, MapResponse, option_layer};
 use tracing::{info, warn};
 
-use crate::auth::Access;
-use crate::auth::reload::{LOOK_EVERY, Watched};
+use crate::auth::AccessPolicy;
+use crate::auth::reload::{RELOAD_INTERVAL, Reloadable};
 use crate::auth::tls::Tls;
-use crate::auth::tokens::Tokens;
+use crate::auth::tokens::NamedTokens;
 use crate::directory::Directory;
 use crate::edge::connections::ConnectionServer;
 use crate::edge::connections::handle::ConnectionRegistry;
@@ -101,7 +101,7 @@ pub struct Config {
     /// What Socket.IO clients are held to.
     pub clients: socketio::SocketIoConfig,
     /// Who is let in, and who may call the roll.
-    pub access: Access,
+    pub access: AccessPolicy,
     /// What anybody may take of this node.
     pub limits: Limits,
     /// Origins whose pages may read the answers of the public port.
@@ -111,7 +111,7 @@ pub struct Config {
     /// Who may speak on the mesh.
     pub mesh_security: Security,
     /// Who may see and change what is the operator's, on the admin port.
-    pub admin_tokens: Option<Watched<Tokens>>,
+    pub admin_tokens: Option<Reloadable<NamedTokens>>,
 }
 
 /// Where one node listens.
@@ -262,7 +262,7 @@ impl Node {
         let session_limiter = SessionLimiter::new(&config.limits);
         let (stop_public, stop_mesh) = (CancellationToken::new(), CancellationToken::new());
 
-        let Access { identity, callers } = config.access.clone();
+        let AccessPolicy { identity, callers } = config.access.clone();
         let expiry = Arc::new(Expiry::default());
         let (socket_io, live) = socketio::build(
             Arc::clone(roster),
@@ -308,10 +308,12 @@ impl Node {
         // What keeps going. If one of these ends, the node ends.
         let mut tasks = Tasks::default();
         core.start(&mut tasks);
-        config.access.start(&mut tasks);
+        for (name, task) in config.access.reload_tasks() {
+            tasks.spawn(name, task);
+        }
         tasks.spawn("mesh files", config.mesh_security.clone().keep());
         if let Some(files) = files {
-            tasks.spawn("certificate", files.keep(LOOK_EVERY));
+            tasks.spawn("certificate", files.keep(RELOAD_INTERVAL));
         }
         tasks.spawn("comparison", async move { live.compare().await });
         if identity.takes_tokens() {
@@ -323,7 +325,7 @@ impl Node {
         });
         tasks.spawn("session limiter", async move { session_limiter.forget_idle_addresses().await });
         if let Some(tokens) = config.admin_tokens.clone() {
-            tasks.spawn("admin tokens", tokens.keep(LOOK_EVERY));
+            tasks.spawn("admin tokens", tokens.keep(RELOAD_INTERVAL));
         }
         if let Some(admin) = listeners.admin {
             let sources = Sources {

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use criterion::Criterion;
-use rollcall::auth::By;
+use rollcall::auth::IdentityMode;
 use rollcall::membership::Membership;
 use rollcall::mesh::accept;
 use rollcall::mesh::byte_counter::ByteCounter;
@@ -38,7 +38,7 @@ pub fn lookup(criterion: &mut Criterion) {
     runtime.spawn(mesh_service::serve(
         connections,
         Describer::new(roster, membership, Recent::default()),
-        By::Query,
+        IdentityMode::Query,
         None,
         Security::default(),
         CancellationToken::new(),

@@ -1,4 +1,4 @@
-//! Tokens and the files about them, as anybody may write them: nobody gets in without a signature, whatever a token says
+//! NamedTokens and the files about them, as anybody may write them: nobody gets in without a signature, whatever a token says
 //! of itself; a genuine one that was changed is none; and a file of tokens or of keys is taken as a whole or refused by a
 //! line that shows nothing of it.
 #![no_main]
@@ -10,18 +10,18 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use futures::FutureExt as _;
 use libfuzzer_sys::fuzz_target;
 use ring::hmac;
-use rollcall::auth::Denied;
+use rollcall::auth::AuthError;
 use rollcall::auth::keys::KeySet;
-use rollcall::auth::tokens::Tokens;
-use rollcall::auth::verifier::{Keys, Rules, Verifier};
-use rollcall::auth::reload::Watched;
+use rollcall::auth::tokens::NamedTokens;
+use rollcall::auth::verifier::{KeySource, TokenRules, TokenVerifier};
+use rollcall::auth::reload::Reloadable;
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 /// After all of this.
 const EXPIRES: u64 = 32_503_680_000;
 
 struct Issuer {
-    verifier: Verifier,
+    verifier: TokenVerifier,
     genuine: String,
 }
 
@@ -30,8 +30,8 @@ fn issuer() -> &'static Issuer {
     ISSUER.get_or_init(|| {
         // The contents of the file do not matter: the key is made of the secret.
         let make = |_: &[Vec<u8>]| Ok(KeySet::of_file(SECRET)?);
-        let keys = Watched::open(vec!["/dev/null".into()], make).expect("a key");
-        let verifier = Verifier::new(Keys::File(keys), Rules::default());
+        let keys = Reloadable::open(vec!["/dev/null".into()], make).expect("a key");
+        let verifier = TokenVerifier::new(KeySource::File(keys), TokenRules::default());
         let claims = format!("{{\"sub\":\"foo\",\"exp\":{EXPIRES}}}");
         Issuer { verifier, genuine: signed(br#"{"alg":"HS256"}"#, claims.as_bytes()) }
     })
@@ -43,7 +43,7 @@ fn signed(head: &[u8], claims: &[u8]) -> String {
     format!("{text}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
 }
 
-fn checked(token: &str) -> Result<String, Denied> {
+fn checked(token: &str) -> Result<String, AuthError> {
     let claims = issuer().verifier.verify(token).now_or_never().expect("a key from a file is there at once");
     claims.map(|claims| {
         assert!((1..=256).contains(&claims.user.as_str().len()));
@@ -74,7 +74,7 @@ fuzz_target!(|data: &[u8]| {
     let _ = checked(&signed(data, format!("{{\"sub\":\"foo\",\"exp\":{EXPIRES}}}").as_bytes()));
     // Files.
     let _ = (KeySet::of_file(data), KeySet::of_jwks(data));
-    match Tokens::parse(data) {
+    match NamedTokens::parse(data) {
         Ok(tokens) => {
             for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
                 let (name, token) = line.split_once([':', ' ', '\t']).expect("each line is a name and a token");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use smol_str::SmolStr;
 
-use super::Denied;
+use super::error::AuthError;
 use crate::names::{Room, UserId};
 
 /// The rooms that a socket may be in; without it, all.
@@ -23,19 +23,19 @@ const EXPIRES: &str = "exp";
 pub struct Claims {
     pub user: UserId,
     /// Which rooms its sockets may be in.
-    pub rooms: Rooms,
+    pub rooms: RoomScope,
     /// Of which rooms it may call the roll.
-    pub roll_call: Rooms,
+    pub roll_call: RoomScope,
     /// When it expires, in seconds since 1970.
     pub expires: u64,
 }
 
 /// Some rooms: all, or those that one of the rules covers. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rooms(Option<Arc<[Rule]>>);
+pub struct RoomScope(Option<Arc<[RoomRule]>>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Rule {
+enum RoomRule {
     Named(SmolStr),
     /// Every name that begins so.
     Beginning(SmolStr),
@@ -45,14 +45,14 @@ impl Claims {
     /// Reads what a token that is genuine says. `user_claim` names the claim that is `id_user`.
     ///
     /// # Errors
-    /// [`Denied::Invalid`] when one of the claims is missing or makes no sense.
-    pub fn read(claims: &Map<String, Value>, user_claim: &str) -> Result<Self, Denied> {
-        let user = claims.get(user_claim).ok_or(Denied::Invalid("it has no user claim"))?;
+    /// [`AuthError::Invalid`] when one of the claims is missing or makes no sense.
+    pub fn read(claims: &Map<String, Value>, user_claim: &str) -> Result<Self, AuthError> {
+        let user = claims.get(user_claim).ok_or(AuthError::Invalid("it has no user claim"))?;
         let user = user.as_str().and_then(|user| UserId::parse(user).ok());
-        let user = user.ok_or(Denied::Invalid("its user claim is not a name"))?;
-        let rooms = claims.get(ROOMS).map_or(Ok(Rooms::all()), Rooms::read)?;
-        let roll_call = claims.get(ROLL_CALL).map_or(Ok(Rooms::none()), Rooms::read)?;
-        let expires = claims.get(EXPIRES).and_then(seconds).ok_or(Denied::Invalid("its exp is not a time"))?;
+        let user = user.ok_or(AuthError::Invalid("its user claim is not a name"))?;
+        let rooms = claims.get(ROOMS).map_or(Ok(RoomScope::all()), RoomScope::read)?;
+        let roll_call = claims.get(ROLL_CALL).map_or(Ok(RoomScope::none()), RoomScope::read)?;
+        let expires = claims.get(EXPIRES).and_then(seconds).ok_or(AuthError::Invalid("its exp is not a time"))?;
         Ok(Self { user, rooms, roll_call, expires })
     }
 }
@@ -62,7 +62,7 @@ fn seconds(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_f64().filter(|seconds| *seconds >= 0.0).map(|seconds| seconds as u64))
 }
 
-impl Rooms {
+impl RoomScope {
     pub fn all() -> Self {
         Self(None)
     }
@@ -74,21 +74,21 @@ impl Rooms {
     pub fn covers(&self, room: &Room) -> bool {
         let Some(rules) = &self.0 else { return true };
         rules.iter().any(|rule| match rule {
-            Rule::Named(name) => room.as_str() == name,
-            Rule::Beginning(prefix) => room.as_str().starts_with(prefix.as_str()),
+            RoomRule::Named(name) => room.as_str() == name,
+            RoomRule::Beginning(prefix) => room.as_str().starts_with(prefix.as_str()),
         })
     }
 
     /// A list of names, or of beginnings of names with a `*` after them.
-    fn read(value: &Value) -> Result<Self, Denied> {
-        let invalid = Denied::Invalid("its rooms or roll_call is not a list of texts");
+    fn read(value: &Value) -> Result<Self, AuthError> {
+        let invalid = AuthError::Invalid("its rooms or roll_call is not a list of texts");
         let rules = value.as_array().ok_or(invalid)?;
-        let rules: Option<Arc<[Rule]>> = rules.iter().map(|rule| rule.as_str().map(Rule::read)).collect();
+        let rules: Option<Arc<[RoomRule]>> = rules.iter().map(|rule| rule.as_str().map(RoomRule::read)).collect();
         Ok(Self(Some(rules.ok_or(invalid)?)))
     }
 }
 
-impl Rule {
+impl RoomRule {
     fn read(text: &str) -> Self {
         match text.strip_suffix('*') {
             Some(prefix) => Self::Beginning(prefix.into()),
@@ -103,12 +103,12 @@ mod tests {
 
     use super::*;
 
-    fn read(claims: &Value) -> Result<Claims, Denied> {
+    fn read(claims: &Value) -> Result<Claims, AuthError> {
         Claims::read(claims.as_object().unwrap(), "sub")
     }
 
     fn covered(rules: &Value, room: &str) -> bool {
-        Rooms::read(rules).unwrap().covers(&Room::parse(room).unwrap())
+        RoomScope::read(rules).unwrap().covers(&Room::parse(room).unwrap())
     }
 
     #[test]
@@ -148,7 +148,7 @@ mod tests {
             json!({"sub": "foo", "exp": 7, "rooms": ["Maths", 7]}),
             json!({"sub": "foo", "exp": 7, "roll_call": true}),
         ] {
-            assert!(matches!(read(&wrong), Err(Denied::Invalid(_))), "{wrong}");
+            assert!(matches!(read(&wrong), Err(AuthError::Invalid(_))), "{wrong}");
         }
         assert_eq!(read(&json!({"sub": "foo", "exp": 7.9})).unwrap().expires, 7);
         assert_eq!(read(&json!({"sub": "foo", "exp": 1e300})).unwrap().expires, u64::MAX);

@@ -17,14 +17,14 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
 use super::keys::KeySet;
-use crate::auth::tls::{provider, trusted_by_this_machine};
+use crate::auth::crypto::{provider, system_roots};
 
 /// The most bytes of an answer: sets of keys have a few thousand.
-const ANSWER_MOST: usize = 256 << 10;
+const MAX_ANSWER_BYTES: usize = 256 << 10;
 
 /// How often the source is asked, and how long that may take.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub struct JwksIntervals {
     pub every: Duration,
     /// After a failure.
     pub again: Duration,
@@ -34,7 +34,7 @@ pub struct Pace {
     pub within: Duration,
 }
 
-impl Default for Pace {
+impl Default for JwksIntervals {
     fn default() -> Self {
         Self {
             every: Duration::from_secs(300),
@@ -47,19 +47,19 @@ impl Default for Pace {
 
 /// The keys at a URL. Cheap to clone.
 #[derive(Clone)]
-pub struct Jwks(Arc<Source>);
+pub struct Jwks(Arc<JwksState>);
 
-struct Source {
+struct JwksState {
     url: Url,
     client: Client,
-    pace: Pace,
+    pace: JwksIntervals,
     /// A token came whose key is not known.
     wanted: Notify,
-    latest: watch::Sender<Latest>,
+    latest: watch::Sender<FetchedKeys>,
 }
 
 #[derive(Default)]
-struct Latest {
+struct FetchedKeys {
     keys: Option<Arc<KeySet>>,
     /// How many requests have begun and ended.
     begun: u64,
@@ -73,7 +73,7 @@ impl Jwks {
     ///
     /// # Errors
     /// When this machine has no certificates to know the source by.
-    pub fn new(url: Url, pace: Pace) -> anyhow::Result<Self> {
+    pub fn new(url: Url, pace: JwksIntervals) -> anyhow::Result<Self> {
         let mut builder = Client::builder()
             // Elsewhere nobody has checked the scheme, and the keys would be the other's.
             .redirect(Policy::none())
@@ -85,8 +85,8 @@ impl Jwks {
             builder = builder.no_proxy();
         }
         let client = builder.build().context("--jwks: nothing can be fetched")?;
-        let (latest, _) = watch::channel(Latest::default());
-        Ok(Self(Arc::new(Source { url, client, pace, wanted: Notify::new(), latest })))
+        let (latest, _) = watch::channel(FetchedKeys::default());
+        Ok(Self(Arc::new(JwksState { url, client, pace, wanted: Notify::new(), latest })))
     }
 
     /// The keys of the last good answer.
@@ -101,7 +101,7 @@ impl Jwks {
         let begun = latest.borrow().begun;
         self.0.wanted.notify_one();
         // A request that was under way may bring it already: a crowd with a new key needs one alone.
-        let have_it = |latest: &Latest| latest.keys.as_deref().is_some_and(&have_it);
+        let have_it = |latest: &FetchedKeys| latest.keys.as_deref().is_some_and(&have_it);
         let known = latest.wait_for(|latest| latest.ended > begun || have_it(latest));
         let latest = timeout(self.0.pace.within, known).await.ok()?.ok()?;
         latest.keys.clone().filter(|_| latest.good || have_it(&latest))
@@ -109,7 +109,7 @@ impl Jwks {
 
     /// Keeps the keys up to date, for ever.
     pub async fn keep(self) {
-        let Source { pace, wanted, latest, .. } = &*self.0;
+        let JwksState { pace, wanted, latest, .. } = &*self.0;
         let mut early_from = Instant::now();
         let mut complained = false;
         loop {
@@ -151,7 +151,7 @@ impl Jwks {
     }
 
     async fn fetch(&self) -> anyhow::Result<KeySet> {
-        let Source { url, client, .. } = &*self.0;
+        let JwksState { url, client, .. } = &*self.0;
         // An error would show the URL with its query.
         let response = client.get(url.clone()).send().await.map_err(reqwest::Error::without_url)?;
         ensure!(response.status() == 200, "it answers {}", response.status());
@@ -169,7 +169,7 @@ impl Jwks {
 /// Trusts whom this machine trusts.
 fn tls() -> anyhow::Result<ClientConfig> {
     let nobody = "this machine trusts nobody: install ca-certificates, or set SSL_CERT_FILE";
-    let trusted = trusted_by_this_machine().context(nobody)?;
+    let trusted = system_roots().context(nobody)?;
     let builder = ClientConfig::builder_with_provider(provider());
     let builder = builder.with_safe_default_protocol_versions().context("cannot set up TLS")?;
     Ok(builder.with_root_certificates(trusted).with_no_client_auth())
@@ -178,7 +178,11 @@ fn tls() -> anyhow::Result<ClientConfig> {
 async fn body(mut response: Response) -> anyhow::Result<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
-        ensure!(body.len() + chunk.len() <= ANSWER_MOST, "its answer is larger than {} KiB", ANSWER_MOST >> 10);
+        ensure!(
+            body.len() + chunk.len() <= MAX_ANSWER_BYTES,
+            "its answer is larger than {} KiB",
+            MAX_ANSWER_BYTES >> 10
+        );
         body.extend_from_slice(&chunk);
     }
     Ok(body)

@@ -13,11 +13,11 @@ use serde_json::Value;
 use thiserror::Error;
 
 /// The shortest secret, in bytes: as long as the shortest hash (RFC 7518, 3.2).
-const SECRET_LEAST: usize = 32;
+const MIN_SECRET_BYTES: usize = 32;
 /// The shortest modulus of RSA, in bytes.
-const MODULUS_LEAST: usize = 256;
+const MIN_MODULUS_BYTES: usize = 256;
 /// What the public key of that length has at least when it is written as DER.
-const RSA_DER_LEAST: usize = MODULUS_LEAST + 12;
+const MIN_RSA_DER_BYTES: usize = MIN_MODULUS_BYTES + 12;
 /// What the line before a key begins with.
 const PEM: &str = "-----BEGIN ";
 /// The curves, as DER names them (RFC 5480).
@@ -25,9 +25,9 @@ const P256: &[u8] = b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07";
 const P384: &[u8] = b"\x06\x05\x2b\x81\x04\x00\x22";
 /// What public keys begin with that are not PEM: sets, SSH's, DER, and DER in base64. Whoever mistakes one for a secret
 /// lets everybody sign.
-const NO_SECRETS: [&[u8]; 8] = [b"{", b"ssh-", b"\x30\x81", b"\x30\x82", b"MII", b"MFkw", b"MHYw", b"MCow"];
+const PUBLIC_KEY_PREFIXES: [&[u8]; 8] = [b"{", b"ssh-", b"\x30\x81", b"\x30\x82", b"MII", b"MFkw", b"MHYw", b"MCow"];
 /// The most keys of a set that are looked at.
-const KEYS_MOST: usize = 100;
+const MAX_KEYS: usize = 100;
 
 /// Why there are no keys in it. Never says what there was.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -55,14 +55,14 @@ pub enum Error {
 /// Keys that tokens may be signed with.
 #[derive(Debug)]
 pub struct KeySet {
-    keys: Vec<Key>,
+    keys: Vec<VerificationKey>,
     /// Tokens name their key by `kid`.
     named: bool,
 }
 
 /// One key, and what it takes.
 #[derive(Debug)]
-pub struct Key {
+pub struct VerificationKey {
     id: Option<String>,
     pub algorithms: Vec<Algorithm>,
     pub key: DecodingKey,
@@ -70,8 +70,8 @@ pub struct Key {
 
 /// What became of the search for a token's key.
 #[derive(Debug)]
-pub enum Found<'a> {
-    Key(&'a Key),
+pub enum KeyMatch<'a> {
+    Key(&'a VerificationKey),
     /// No key has that name; a newer set may have one.
     Unknown,
     /// Nothing that a newer set would mend.
@@ -79,7 +79,7 @@ pub enum Found<'a> {
 }
 
 #[derive(Deserialize)]
-struct Set {
+struct JwkSetDocument {
     keys: Vec<Value>,
 }
 
@@ -100,24 +100,24 @@ impl KeySet {
     /// # Errors
     /// When it is no set, or there is none that can be used.
     pub fn of_jwks(contents: &[u8]) -> Result<Self, Error> {
-        let Set { keys } = serde_json::from_slice(contents).map_err(|_| Error::NotASet)?;
-        let keys = keys.into_iter().take(KEYS_MOST).filter_map(|key| serde_json::from_value(key).ok());
-        let keys: Vec<Key> = keys.filter_map(|key: Jwk| of_jwk(&key)).collect();
+        let JwkSetDocument { keys } = serde_json::from_slice(contents).map_err(|_| Error::NotASet)?;
+        let keys = keys.into_iter().take(MAX_KEYS).filter_map(|key| serde_json::from_value(key).ok());
+        let keys: Vec<VerificationKey> = keys.filter_map(|key: Jwk| of_jwk(&key)).collect();
         if keys.is_empty() { Err(Error::NoneUsable) } else { Ok(Self { keys, named: true }) }
     }
 
     /// The key that a token with this head was signed with.
-    pub fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Found<'_> {
-        let named = |key: &&Key| !self.named || id.is_none() || key.id.as_deref() == id;
+    pub fn find(&self, id: Option<&str>, algorithm: Algorithm) -> KeyMatch<'_> {
+        let named = |key: &&VerificationKey| !self.named || id.is_none() || key.id.as_deref() == id;
         let mut candidates = self.keys.iter().filter(named).peekable();
         if id.is_none() && self.keys.len() > 1 {
-            return Found::Not("it names no key, and there are several");
+            return KeyMatch::Not("it names no key, and there are several");
         }
         if candidates.peek().is_none() {
-            return Found::Unknown;
+            return KeyMatch::Unknown;
         }
         let found = candidates.find(|key| key.algorithms.contains(&algorithm));
-        found.map_or(Found::Not("its key takes no such signatures"), Found::Key)
+        found.map_or(KeyMatch::Not("its key takes no such signatures"), KeyMatch::Key)
     }
 
     /// For the log: every algorithm that is taken.
@@ -133,20 +133,20 @@ impl KeySet {
 }
 
 /// A hash wants a secret that is as long as itself.
-fn secret(secret: &[u8]) -> Result<Key, Error> {
-    if NO_SECRETS.iter().any(|start| secret.trim_ascii_start().starts_with(start)) {
+fn secret(secret: &[u8]) -> Result<VerificationKey, Error> {
+    if PUBLIC_KEY_PREFIXES.iter().any(|start| secret.trim_ascii_start().starts_with(start)) {
         return Err(Error::NoSecret);
     }
     let algorithms = match secret.len() {
-        ..SECRET_LEAST => return Err(Error::SecretTooShort(secret.len())),
-        SECRET_LEAST..48 => vec![Algorithm::HS256],
+        ..MIN_SECRET_BYTES => return Err(Error::SecretTooShort(secret.len())),
+        MIN_SECRET_BYTES..48 => vec![Algorithm::HS256],
         48..64 => vec![Algorithm::HS256, Algorithm::HS384],
         _ => AlgorithmFamily::Hmac.algorithms().to_vec(),
     };
-    Ok(Key { id: None, algorithms, key: DecodingKey::from_secret(secret) })
+    Ok(VerificationKey { id: None, algorithms, key: DecodingKey::from_secret(secret) })
 }
 
-fn public(pem: &str) -> Result<Key, Error> {
+fn public(pem: &str) -> Result<VerificationKey, Error> {
     if pem.contains("PRIVATE KEY-----") {
         return Err(Error::Private);
     }
@@ -160,13 +160,13 @@ fn public(pem: &str) -> Result<Key, Error> {
     let key = readers.iter().find_map(|read| read(pem.as_bytes()).ok()).ok_or(Error::Unsupported)?;
     let length = key.try_get_as_bytes().map_err(|_| Error::Unsupported)?.len();
     let algorithms = match (key.family(), length) {
-        (AlgorithmFamily::Rsa, RSA_DER_LEAST..) => AlgorithmFamily::Rsa.algorithms().to_vec(),
+        (AlgorithmFamily::Rsa, MIN_RSA_DER_BYTES..) => AlgorithmFamily::Rsa.algorithms().to_vec(),
         (AlgorithmFamily::Ec, 65) if names(pem, P256) => vec![Algorithm::ES256],
         (AlgorithmFamily::Ec, 97) if names(pem, P384) => vec![Algorithm::ES384],
         (AlgorithmFamily::Ed, 32) => vec![Algorithm::EdDSA],
         _ => return Err(Error::Unsupported),
     };
-    Ok(Key { id: None, algorithms, key })
+    Ok(VerificationKey { id: None, algorithms, key })
 }
 
 /// Whether the key in this PEM names this curve. There are others with points of the same length.
@@ -175,7 +175,7 @@ fn names(pem: &str, curve: &[u8]) -> bool {
     BASE64_STANDARD.decode(body).is_ok_and(|der| der.windows(curve.len()).any(|part| part == curve))
 }
 
-fn of_jwk(jwk: &Jwk) -> Option<Key> {
+fn of_jwk(jwk: &Jwk) -> Option<VerificationKey> {
     let Jwk { common, algorithm } = jwk;
     let signs = common.public_key_use.as_ref().is_none_or(|r#use| *r#use == PublicKeyUse::Signature);
     let verifies = common.key_operations.as_ref().is_none_or(|all| all.contains(&KeyOperations::Verify));
@@ -185,7 +185,7 @@ fn of_jwk(jwk: &Jwk) -> Option<Key> {
     let (key, takes) = match algorithm {
         AlgorithmParameters::RSA(rsa) => {
             let (modulus, exponent) = (whole_number(&rsa.n)?, whole_number(&rsa.e)?);
-            let long_enough = modulus.len() >= MODULUS_LEAST;
+            let long_enough = modulus.len() >= MIN_MODULUS_BYTES;
             let key = DecodingKey::from_rsa_raw_components(&modulus, &exponent);
             long_enough.then_some((key, AlgorithmFamily::Rsa.algorithms()))?
         }
@@ -208,7 +208,7 @@ fn of_jwk(jwk: &Jwk) -> Option<Key> {
         None => takes.to_vec(),
         Some(only) => vec![Algorithm::try_from(only).ok().filter(|only| takes.contains(only))?],
     };
-    Some(Key { id: common.key_id.clone(), algorithms, key })
+    Some(VerificationKey { id: common.key_id.clone(), algorithms, key })
 }
 
 fn decoded(text: &str) -> Option<Vec<u8>> {

@@ -1,6 +1,6 @@
 //! What is made of files, made anew when they change: certificates, keys and tokens rotate without a restart.
 //!
-//! Owns reading, noticing and keeping. Contents are compared, not times: a mounted secret is swapped by a link. What
+//! Owns reading, noticing and keeping. FileContents are compared, not times: a mounted secret is swapped by a link. What
 //! cannot be read, or makes no sense, leaves in use what there was, and is logged once. Knows nothing of what is in the
 //! files, and never logs it.
 
@@ -17,28 +17,28 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 /// How often the files are looked at.
-pub const LOOK_EVERY: Duration = Duration::from_secs(2);
+pub const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 /// The largest file that is read, in bytes: no certificate, key or list of tokens is larger.
-const FILE_MOST: u64 = 1 << 20;
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// The latest good state of some files. Cheap to clone.
-pub struct Watched<T> {
-    source: Arc<Source<T>>,
+pub struct Reloadable<T> {
+    source: Arc<ReloadSource<T>>,
     current: watch::Receiver<Arc<T>>,
 }
 
-type Contents = Vec<Vec<u8>>;
-type Make<T> = dyn Fn(&[Vec<u8>]) -> anyhow::Result<T> + Send + Sync;
+type FileContents = Vec<Vec<u8>>;
+type Parse<T> = dyn Fn(&[Vec<u8>]) -> anyhow::Result<T> + Send + Sync;
 
-struct Source<T> {
+struct ReloadSource<T> {
     files: Vec<PathBuf>,
-    make: Box<Make<T>>,
+    make: Box<Parse<T>>,
     /// What the current state was made of.
-    contents: Contents,
+    contents: FileContents,
     latest: watch::Sender<Arc<T>>,
 }
 
-impl<T: Send + Sync + 'static> Watched<T> {
+impl<T: Send + Sync + 'static> Reloadable<T> {
     /// Reads the files and makes of their contents, in their order, what they stand for.
     ///
     /// # Errors
@@ -49,7 +49,7 @@ impl<T: Send + Sync + 'static> Watched<T> {
     ) -> anyhow::Result<Self> {
         let contents = read(&files)?;
         let (latest, current) = watch::channel(Arc::new(make(&contents)?));
-        Ok(Self { source: Arc::new(Source { files, make: Box::new(make), contents, latest }), current })
+        Ok(Self { source: Arc::new(ReloadSource { files, make: Box::new(make), contents, latest }), current })
     }
 
     /// What the files last meant when they made sense.
@@ -87,25 +87,25 @@ impl<T: Send + Sync + 'static> Watched<T> {
 }
 
 /// Looks at these files as often as is usual, for ever where there are any.
-pub async fn keep<T: Send + Sync + 'static>(watched: Option<Watched<T>>) {
+pub async fn keep<T: Send + Sync + 'static>(watched: Option<Reloadable<T>>) {
     if let Some(watched) = watched {
-        watched.keep(LOOK_EVERY).await;
+        watched.keep(RELOAD_INTERVAL).await;
     }
 }
 
-impl<T> Clone for Watched<T> {
+impl<T> Clone for Reloadable<T> {
     fn clone(&self) -> Self {
         Self { source: Arc::clone(&self.source), current: self.current.clone() }
     }
 }
 
-fn read(files: &[PathBuf]) -> anyhow::Result<Contents> {
+fn read(files: &[PathBuf]) -> anyhow::Result<FileContents> {
     let read = |path: &PathBuf| {
         let mut contents = Vec::new();
         let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let size = file.take(FILE_MOST + 1).read_to_end(&mut contents);
+        let size = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut contents);
         let size = size.with_context(|| format!("cannot read {}", path.display()))?;
-        ensure!(size as u64 <= FILE_MOST, "{} is larger than 1 MiB", path.display());
+        ensure!(size as u64 <= MAX_FILE_BYTES, "{} is larger than 1 MiB", path.display());
         Ok(contents)
     };
     files.iter().map(read).collect()
@@ -125,7 +125,7 @@ mod tests {
         Ok(std::str::from_utf8(&contents[0])?.trim().parse()?)
     }
 
-    async fn becomes(watched: &Watched<u32>, number: u32) {
+    async fn becomes(watched: &Reloadable<u32>, number: u32) {
         let is = async {
             while *watched.current() != number {
                 sleep(Duration::from_millis(2)).await;
@@ -139,7 +139,7 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("number");
         fs::write(&path, "1\n").unwrap();
-        let watched = Watched::open(vec![path.clone()], number).unwrap();
+        let watched = Reloadable::open(vec![path.clone()], number).unwrap();
         let keeping = tokio::spawn(watched.clone().keep(Duration::from_millis(2)));
         assert_eq!(*watched.current(), 1);
         fs::write(&path, "2\n").unwrap();
@@ -163,7 +163,7 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("secret");
         let refused = |make: fn(&[Vec<u8>]) -> anyhow::Result<u32>| {
-            Watched::open(vec![path.clone()], make).err().map(|error| format!("{error:#}"))
+            Reloadable::open(vec![path.clone()], make).err().map(|error| format!("{error:#}"))
         };
         assert!(refused(number).unwrap().contains(path.to_str().unwrap()));
         fs::write(&path, vec![b'x'; 2 << 20]).unwrap();

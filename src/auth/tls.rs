@@ -10,36 +10,25 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use rcgen::{CertifiedKey as Made, generate_simple_self_signed};
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
-use crate::auth::reload::Watched;
+use crate::auth::crypto::provider;
+use crate::auth::pem;
+use crate::auth::reload::Reloadable;
 
 /// How the public port proves who it is.
 pub struct Tls {
     pub acceptor: TlsAcceptor,
     /// What must be kept; `None`: nobody has a reason to trust the certificate, which was made at start.
-    pub files: Option<Watched<CertifiedKey>>,
+    pub files: Option<Reloadable<CertifiedKey>>,
 }
 
 /// Shows the certificate as it is now.
-struct Current(Watched<CertifiedKey>);
-
-/// The one implementation of cryptography that everything here uses.
-pub fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
-}
-
-/// The CAs that this machine trusts; `None` where there are none. Reads them from the disk.
-pub fn trusted_by_this_machine() -> Option<RootCertStore> {
-    let mut trusted = RootCertStore::empty();
-    trusted.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    (!trusted.is_empty()).then_some(trusted)
-}
+struct ReloadingCertificate(Reloadable<CertifiedKey>);
 
 impl Tls {
     /// A certificate made now, for these names, that nobody but its reader has a reason to trust.
@@ -63,10 +52,11 @@ impl Tls {
     /// When one cannot be read, or they do not belong together; names the file.
     pub fn from_files(certificate: &Path, key: &Path) -> anyhow::Result<Self> {
         let files = [certificate, key].map(Path::to_owned);
-        let watched = Watched::open(files.to_vec(), move |contents| {
-            crate::auth::pem::certified_key([&files[0], &files[1]], [&contents[0], &contents[1]])
+        let watched = Reloadable::open(files.to_vec(), move |contents| {
+            pem::certified_key([&files[0], &files[1]], [&contents[0], &contents[1]])
         })?;
-        let config = builder()?.with_no_client_auth().with_cert_resolver(Arc::new(Current(watched.clone())));
+        let config =
+            builder()?.with_no_client_auth().with_cert_resolver(Arc::new(ReloadingCertificate(watched.clone())));
         Ok(Self { acceptor: acceptor(config), files: Some(watched) })
     }
 }
@@ -80,14 +70,14 @@ fn acceptor(mut config: ServerConfig) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-impl ResolvesServerCert for Current {
+impl ResolvesServerCert for ReloadingCertificate {
     fn resolve(&self, _client: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.current())
     }
 }
 
-impl fmt::Debug for Current {
+impl fmt::Debug for ReloadingCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Current(…)")
+        f.write_str("ReloadingCertificate(…)")
     }
 }

@@ -10,13 +10,13 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use thiserror::Error;
 
-use super::TOKEN_MOST;
+use super::error::MAX_TOKEN_BYTES;
 use crate::names::NodeName;
 
 /// The shortest token, in bytes.
-const TOKEN_LEAST: usize = 16;
+const MIN_TOKEN_BYTES: usize = 16;
 /// The most tokens of a file: each of them is compared with each that is presented.
-const TOKENS_MOST: usize = 1000;
+const MAX_TOKENS: usize = 1000;
 
 /// Why a file is none of tokens. Names lines, and never says what is in them.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -46,16 +46,16 @@ pub enum Error {
 /// One token as it is shown to somebody else. Its `Debug` shows nothing.
 pub struct Secret(String);
 
-/// Tokens, each with the name of whoever it was given to.
+/// NamedTokens, each with the name of whoever it was given to.
 #[derive(Default)]
-pub struct Tokens(Vec<Token>);
+pub struct NamedTokens(Vec<NamedToken>);
 
-struct Token {
+struct NamedToken {
     name: String,
     hash: [u8; 32],
 }
 
-impl Tokens {
+impl NamedTokens {
     /// Reads a file of lines `<name>: <token>`; the colon may be left out. Empty lines and those that begin with `#` say
     /// nothing.
     ///
@@ -68,9 +68,9 @@ impl Tokens {
             let (name, token) = split(line).ok_or(Error::Line(number))?;
             NodeName::parse(name).map_err(|_| Error::Name(number))?;
             match token.len() {
-                ..TOKEN_LEAST => return Err(Error::TooShort(number)),
-                TOKEN_LEAST..=TOKEN_MOST if is_bearer(token) => {}
-                TOKEN_LEAST..=TOKEN_MOST => return Err(Error::Alphabet(number)),
+                ..MIN_TOKEN_BYTES => return Err(Error::TooShort(number)),
+                MIN_TOKEN_BYTES..=MAX_TOKEN_BYTES if is_bearer(token) => {}
+                MIN_TOKEN_BYTES..=MAX_TOKEN_BYTES => return Err(Error::Alphabet(number)),
                 _ => return Err(Error::TooLong(number)),
             }
             let hash = hash(token);
@@ -80,18 +80,18 @@ impl Tokens {
             if !hashes.insert(hash) {
                 return Err(Error::TokenTwice(number));
             }
-            tokens.push(Token { name: name.to_owned(), hash });
+            tokens.push(NamedToken { name: name.to_owned(), hash });
         }
         match tokens.len() {
             0 => Err(Error::Empty),
-            1..=TOKENS_MOST => Ok(Self(tokens)),
+            1..=MAX_TOKENS => Ok(Self(tokens)),
             _ => Err(Error::TooMany),
         }
     }
 
     /// Whose token it is.
     pub fn name_of(&self, token: &str) -> Option<&str> {
-        if token.len() > TOKEN_MOST {
+        if token.len() > MAX_TOKEN_BYTES {
             return None;
         }
         let hash = hash(token);
@@ -107,12 +107,12 @@ impl Tokens {
 }
 
 impl Secret {
-    /// The first token of a file that [`Tokens::parse`] takes.
+    /// The first token of a file that [`NamedTokens::parse`] takes.
     ///
     /// # Errors
     /// As there.
     pub fn first_of(contents: &[u8]) -> Result<Self, Error> {
-        Tokens::parse(contents)?;
+        NamedTokens::parse(contents)?;
         let text = str::from_utf8(contents).map_err(|_| Error::NotUtf8)?;
         let token = lines(text).find_map(|(_, line)| split(line)).map(|(_, token)| Self(token.to_owned()));
         token.ok_or(Error::Empty)
@@ -159,11 +159,11 @@ mod tests {
     #[test]
     fn each_line_is_a_name_and_its_token() {
         let file = format!("# who may ask\r\n\r\n  dashboard: {ONE}\r\nbilling\t{OTHER}\nops:{ONE}2\n");
-        let tokens = Tokens::parse(file.as_bytes()).unwrap();
+        let tokens = NamedTokens::parse(file.as_bytes()).unwrap();
         assert_eq!(tokens.name_of(ONE), Some("dashboard"));
         assert_eq!(tokens.name_of(OTHER), Some("billing"));
         assert_eq!(tokens.name_of(&format!("{ONE}2")), Some("ops"));
-        for wrong in ["", "dashboard", &ONE[1..], &format!("{ONE} "), &"A".repeat(TOKEN_MOST + 1)] {
+        for wrong in ["", "dashboard", &ONE[1..], &format!("{ONE} "), &"A".repeat(MAX_TOKEN_BYTES + 1)] {
             assert_eq!(tokens.name_of(wrong), None, "{wrong}");
         }
         let shown = Secret::first_of(file.as_bytes()).unwrap();
@@ -180,19 +180,19 @@ mod tests {
             (format!("caf\u{e9}: {OTHER}"), Error::Name(2)),
             (format!(": {OTHER}"), Error::Name(2)),
             ("short: hushhushhushhus".to_owned(), Error::TooShort(2)),
-            (format!("long: {}", "A".repeat(TOKEN_MOST + 1)), Error::TooLong(2)),
+            (format!("long: {}", "A".repeat(MAX_TOKEN_BYTES + 1)), Error::TooLong(2)),
             ("odd: hushhushhush\"hush".to_owned(), Error::Alphabet(2)),
             ("odd: ================".to_owned(), Error::Alphabet(2)),
             (format!("ok: {OTHER}"), Error::NameTwice(2)),
             (format!("again: {ONE}"), Error::TokenTwice(2)),
         ] {
-            let refused = Tokens::parse(format!("{good}{line}\n").as_bytes()).err().expect("it is refused");
+            let refused = NamedTokens::parse(format!("{good}{line}\n").as_bytes()).err().expect("it is refused");
             assert_eq!(refused, error, "{line}");
             assert!(!refused.to_string().contains("hush"), "{refused}");
         }
-        assert_eq!(Tokens::parse(b"# nobody\n\n").err(), Some(Error::Empty));
-        assert_eq!(Tokens::parse(b"a: \xff").err(), Some(Error::NotUtf8));
-        let many: String = (0..=TOKENS_MOST).map(|number| format!("n{number}: {number:020}\n")).collect();
-        assert_eq!(Tokens::parse(many.as_bytes()).err(), Some(Error::TooMany));
+        assert_eq!(NamedTokens::parse(b"# nobody\n\n").err(), Some(Error::Empty));
+        assert_eq!(NamedTokens::parse(b"a: \xff").err(), Some(Error::NotUtf8));
+        let many: String = (0..=MAX_TOKENS).map(|number| format!("n{number}: {number:020}\n")).collect();
+        assert_eq!(NamedTokens::parse(many.as_bytes()).err(), Some(Error::TooMany));
     }
 }

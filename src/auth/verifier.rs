@@ -2,7 +2,7 @@
 //!
 //! Owns the order of the steps and what is required: a bounded length before anything is read, a key that is found by
 //! what the keys say, the signature before any claim counts. Whatever fails, the caller learns one of three words. Where
-//! keys come from and when they are read again is [`Keys`]'.
+//! keys come from and when they are read again is [`KeySource`]'.
 
 use std::sync::Arc;
 
@@ -12,10 +12,11 @@ use serde_json::{Map, Value};
 use tracing::debug;
 
 use super::claims::Claims;
+use super::error::{AuthError, MAX_TOKEN_BYTES};
 use super::jwks::Jwks;
-use super::keys::{Found, KeySet};
-use super::{Denied, TOKEN_MOST, signatures};
-use crate::auth::reload::{LOOK_EVERY, Watched};
+use super::keys::{KeyMatch, KeySet};
+use super::signatures;
+use crate::auth::reload::{RELOAD_INTERVAL, Reloadable};
 
 /// By how much the clocks of this machine and of whoever issues tokens may differ, in seconds: an expired token counts
 /// for so long, and one from the future.
@@ -25,7 +26,7 @@ pub const SUBJECT: &str = "sub";
 
 /// What tokens must say.
 #[derive(Debug, Clone)]
-pub struct Rules {
+pub struct TokenRules {
     /// One of these must have issued it. None: nobody asks.
     pub issuers: Vec<String>,
     /// It must be meant for one of these. None: a token that says whom it is meant for is not meant for this cluster.
@@ -36,26 +37,26 @@ pub struct Rules {
 
 /// Where the keys come from.
 #[derive(Clone)]
-pub enum Keys {
-    File(Watched<KeySet>),
+pub enum KeySource {
+    File(Reloadable<KeySet>),
     Url(Jwks),
 }
 
 /// Checks tokens. Cheap to clone.
 #[derive(Clone)]
-pub struct Verifier {
-    keys: Keys,
-    rules: Arc<Rules>,
+pub struct TokenVerifier {
+    keys: KeySource,
+    rules: Arc<TokenRules>,
 }
 
-impl Default for Rules {
+impl Default for TokenRules {
     fn default() -> Self {
         Self { issuers: Vec::new(), audiences: Vec::new(), user_claim: SUBJECT.to_owned() }
     }
 }
 
-impl Verifier {
-    pub fn new(keys: Keys, rules: Rules) -> Self {
+impl TokenVerifier {
+    pub fn new(keys: KeySource, rules: TokenRules) -> Self {
         signatures::install();
         Self { keys, rules: Arc::new(rules) }
     }
@@ -68,64 +69,64 @@ impl Verifier {
     /// Keeps the keys up to date, for ever.
     pub async fn keep(self) {
         match self.keys {
-            Keys::File(keys) => keys.keep(LOOK_EVERY).await,
-            Keys::Url(keys) => keys.keep().await,
+            KeySource::File(keys) => keys.keep(RELOAD_INTERVAL).await,
+            KeySource::Url(keys) => keys.keep().await,
         }
     }
 
     /// Checks a token. Waits only for a key that is not known yet, and not for long.
     ///
     /// # Errors
-    /// [`Denied`]; the reason is logged here.
-    pub async fn verify(&self, token: &str) -> Result<Claims, Denied> {
+    /// [`AuthError`]; the reason is logged here.
+    pub async fn verify(&self, token: &str) -> Result<Claims, AuthError> {
         let checked = self.check(token).await;
         if let Err(denied) = &checked {
-            let reason = if let Denied::Invalid(reason) = denied { reason } else { "" };
+            let reason = if let AuthError::Invalid(reason) = denied { reason } else { "" };
             debug!(%denied, reason, "a token is not taken");
         }
         checked
     }
 
-    async fn check(&self, token: &str) -> Result<Claims, Denied> {
-        if token.len() > TOKEN_MOST {
-            return Err(Denied::Invalid("it is too long"));
+    async fn check(&self, token: &str) -> Result<Claims, AuthError> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(AuthError::Invalid("it is too long"));
         }
         let head = decode_header(token).map_err(|error| denied(error.kind()))?;
         if head.crit.is_some() {
-            return Err(Denied::Invalid("it demands what is not known here"));
+            return Err(AuthError::Invalid("it demands what is not known here"));
         }
-        let keys = self.keys.current().ok_or(Denied::Unavailable)?;
+        let keys = self.keys.current().ok_or(AuthError::Unavailable)?;
         if let Some(claims) = self.check_with(&keys, token, &head)? {
             return Ok(claims);
         }
         let keys = match &self.keys {
-            Keys::Url(keys) => {
-                let have_it = |keys: &KeySet| !matches!(keys.find(head.kid.as_deref(), head.alg), Found::Unknown);
-                keys.renewed(have_it).await.ok_or(Denied::Unavailable)?
+            KeySource::Url(keys) => {
+                let have_it = |keys: &KeySet| !matches!(keys.find(head.kid.as_deref(), head.alg), KeyMatch::Unknown);
+                keys.renewed(have_it).await.ok_or(AuthError::Unavailable)?
             }
-            Keys::File(_) => return Err(Denied::Invalid("its key is not known")),
+            KeySource::File(_) => return Err(AuthError::Invalid("its key is not known")),
         };
-        self.check_with(&keys, token, &head)?.ok_or(Denied::Invalid("its key is not known"))
+        self.check_with(&keys, token, &head)?.ok_or(AuthError::Invalid("its key is not known"))
     }
 
     /// `None`: its key is not one of these.
-    fn check_with(&self, keys: &KeySet, token: &str, head: &Header) -> Result<Option<Claims>, Denied> {
+    fn check_with(&self, keys: &KeySet, token: &str, head: &Header) -> Result<Option<Claims>, AuthError> {
         let key = match keys.find(head.kid.as_deref(), head.alg) {
-            Found::Key(key) => key,
-            Found::Unknown => return Ok(None),
-            Found::Not(why) => return Err(Denied::Invalid(why)),
+            KeyMatch::Key(key) => key,
+            KeyMatch::Unknown => return Ok(None),
+            KeyMatch::Not(why) => return Err(AuthError::Invalid(why)),
         };
         let validation = self.rules.validation(&key.algorithms);
         let genuine = decode::<Map<String, Value>>(token, &key.key, &validation);
         let claims = genuine.map_err(|error| denied(error.kind()))?.claims;
         if self.rules.audiences.is_empty() && claims.contains_key("aud") {
-            return Err(Denied::Invalid("it is for somebody else"));
+            return Err(AuthError::Invalid("it is for somebody else"));
         }
         Claims::read(&claims, &self.rules.user_claim).map(Some)
     }
 }
 
-impl Rules {
+impl TokenRules {
     fn validation(&self, algorithms: &[Algorithm]) -> Validation {
         let mut validation =
             Validation { algorithms: algorithms.to_vec(), leeway: LEEWAY, validate_nbf: true, ..Validation::default() };
@@ -143,7 +144,7 @@ impl Rules {
     }
 }
 
-impl Keys {
+impl KeySource {
     fn current(&self) -> Option<Arc<KeySet>> {
         match self {
             Self::File(keys) => Some(keys.current()),
@@ -152,9 +153,9 @@ impl Keys {
     }
 }
 
-fn denied(error: &ErrorKind) -> Denied {
-    Denied::Invalid(match error {
-        ErrorKind::ExpiredSignature => return Denied::Expired,
+fn denied(error: &ErrorKind) -> AuthError {
+    AuthError::Invalid(match error {
+        ErrorKind::ExpiredSignature => return AuthError::Expired,
         ErrorKind::ImmatureSignature => "its time has not come",
         ErrorKind::InvalidIssuer => "somebody else issued it",
         ErrorKind::InvalidAudience => "it is for somebody else",

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::Access;
+use crate::auth::AccessPolicy;
 use crate::auth::tls::Tls;
 use crate::commands::args::{DevArgs, ListenAddress, OnOff};
 use crate::commands::process::{EXIT_FAILED, run_until_signal, start_logging};
@@ -96,7 +96,7 @@ pub async fn run_cluster(
             drain: DRAIN,
             cache: roll_call::cache::DEFAULT_CACHE_BYTES,
             clients,
-            access: Access::default(),
+            access: AccessPolicy::default(),
             release_delay: reconciler::RELEASE_DELAY,
             limits: Limits::default(),
             cors_origins: Vec::new(),

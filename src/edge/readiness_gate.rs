@@ -19,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tower::Service;
 use tracing::{info, warn};
 
-use crate::auth::By;
+use crate::auth::IdentityMode;
 use crate::edge::connections::handle::{ConnectionHandle, ConnectionRegistry};
 use crate::edge::limits::session_limiter::SessionLimiter;
 use crate::edge::polling::engine_io::EngineQuery;
@@ -36,13 +36,18 @@ const MIN_FAILED_CHECKS: u32 = 10;
 #[derive(Clone)]
 pub struct ReadinessGate<S> {
     membership: Arc<Membership>,
-    identity: By,
+    identity: IdentityMode,
     session_limiter: Arc<SessionLimiter>,
     inner: S,
 }
 
 impl<S> ReadinessGate<S> {
-    pub fn new(membership: Arc<Membership>, identity: By, session_limiter: Arc<SessionLimiter>, inner: S) -> Self {
+    pub fn new(
+        membership: Arc<Membership>,
+        identity: IdentityMode,
+        session_limiter: Arc<SessionLimiter>,
+        inner: S,
+    ) -> Self {
         Self { membership, identity, session_limiter, inner }
     }
 

@@ -24,8 +24,8 @@ use socketioxide::{ParserConfig, SocketIo, TransportType};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{debug, warn};
 
-use crate::auth::By;
-use crate::auth::claims::Rooms;
+use crate::auth::IdentityMode;
+use crate::auth::claims::RoomScope;
 use crate::edge::connections::handle::ConnectionHandle;
 use crate::edge::limits::Limits;
 use crate::edge::limits::rate::EventVerdict;
@@ -53,7 +53,7 @@ const GONE_EVERY: Duration = Duration::from_millis(50);
 /// How often the roster is compared with the live namespace.
 const COMPARE_EVERY: Duration = Duration::from_secs(5);
 
-/// By what clients may come.
+/// IdentityMode what clients may come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Transports {
     #[default]
@@ -66,7 +66,7 @@ pub enum Transports {
 #[derive(Debug, Clone, Copy)]
 pub struct SocketIoConfig {
     pub transports: Transports,
-    /// Rooms per socket.
+    /// RoomScope per socket.
     pub rooms: usize,
     /// How often a client is asked for a sign of life.
     pub ping_interval: Duration,
@@ -97,7 +97,7 @@ impl FromStr for Transports {
 struct SocketEdge {
     roster: Arc<Roster>,
     reconciler: Arc<Reconciler>,
-    identity: By,
+    identity: IdentityMode,
     expiry: Arc<Expiry>,
     refusals: Refusals,
     rooms_most: usize,
@@ -125,7 +125,7 @@ struct Ack {
 pub fn build(
     roster: Arc<Roster>,
     reconciler: Arc<Reconciler>,
-    identity: By,
+    identity: IdentityMode,
     expiry: Arc<Expiry>,
     refusals: Refusals,
     config: SocketIoConfig,
@@ -315,7 +315,7 @@ impl SocketEdge {
         let room = handshake::one_room(room)?;
         let presence = socket.extensions.get::<Registration>().ok_or_else(Refusal::gone)?;
         if self.identity.takes_tokens() {
-            let allowed = socket.extensions.get::<Rooms>().ok_or_else(Refusal::gone)?;
+            let allowed = socket.extensions.get::<RoomScope>().ok_or_else(Refusal::gone)?;
             if !allowed.covers(&room) {
                 return Err(Refusal::room_forbidden(&room));
             }

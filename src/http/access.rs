@@ -1,7 +1,7 @@
 //! Who may call the roll, as HTTP says it.
 //!
 //! Owns the `Authorization` header, the `401` and `403` (RFC 6750), and what caches may keep of an answer that is not for
-//! everybody. Who a token belongs to is decided by [`Callers`](crate::auth::Callers); the page and its assets are
+//! everybody. Who a token belongs to is decided by [`ApiAuth`](crate::auth::ApiAuth); the page and its assets are
 //! open to all, since there is nothing about anybody in them.
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use headers::HeaderMapExt as _;
 use headers::authorization::{Authorization, Bearer};
 
 use super::{Config, rest};
-use crate::auth::Denied;
+use crate::auth::AuthError;
 use crate::problem::{Problem, SOON};
 
 /// What a caller is asked for that presented no token.
@@ -48,9 +48,11 @@ async fn known(config: &Arc<Config>, request: Request) -> Result<Request, Refuse
     let presented =
         presented.ok_or_else(|| unauthorized(CHALLENGE, "pass a token in the header Authorization: Bearer"))?;
     let caller = config.callers.know(presented.token()).await.map_err(|denied| match denied {
-        Denied::Invalid(_) => unauthorized(INVALID, "this token gets nobody in here; get another one"),
-        Denied::Expired => unauthorized(INVALID, "the token has expired; get a new one"),
-        Denied::Unavailable => ((header::RETRY_AFTER, SOON), Problem::unavailable("tokens cannot be checked here yet")),
+        AuthError::Invalid(_) => unauthorized(INVALID, "this token gets nobody in here; get another one"),
+        AuthError::Expired => unauthorized(INVALID, "the token has expired; get a new one"),
+        AuthError::Unavailable => {
+            ((header::RETRY_AFTER, SOON), Problem::unavailable("tokens cannot be checked here yet"))
+        }
     })?;
     let Some(caller) = caller else { return Ok(request) };
     let (mut parts, body) = request.into_parts();

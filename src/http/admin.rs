@@ -24,7 +24,7 @@ use tracing::error;
 
 use super::request_id::RequestIds;
 use super::{not_found, sealed};
-use crate::auth::By;
+use crate::auth::IdentityMode;
 use crate::membership::Membership;
 use crate::problem::Problem;
 use crate::roll_call::RollCall;
@@ -42,7 +42,7 @@ pub type RenderMetrics = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
 pub struct Config {
     pub membership: Arc<Membership>,
     /// Without a key to check tokens with, no client is sent here.
-    pub identity: By,
+    pub identity: IdentityMode,
     /// Renders all metrics. Blocks: it reads files of `/proc`.
     pub render_metrics: RenderMetrics,
     /// Who gets into the closed group.

@@ -8,7 +8,7 @@ use utoipa::openapi::{Components, OpenApi as Document};
 use utoipa::{IntoParams, IntoResponses, OpenApi, ToSchema};
 
 use super::rest;
-use crate::auth::Callers;
+use crate::auth::ApiAuth;
 use crate::problem;
 
 /// How callers show who they are, where they must.
@@ -25,11 +25,11 @@ const BEARER: &str = "bearer";
 struct Described;
 
 /// The description of this node: where it asks callers who they are, it says so.
-pub fn document(callers: &Callers) -> Document {
+pub fn document(callers: &ApiAuth) -> Document {
     let mut document = Described::openapi();
     // Whoever fetched it knows where from.
     document.info.contact = None;
-    if !matches!(callers, Callers::Anyone) {
+    if !matches!(callers, ApiAuth::Anyone) {
         let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
         let components = document.components.get_or_insert_with(Components::new);
         components.add_security_scheme(BEARER, SecurityScheme::Http(bearer));
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn the_longest_deadline_is_the_one_that_is_described() {
-        let told: Value = serde_json::to_value(document(&Callers::Anyone)).unwrap();
+        let told: Value = serde_json::to_value(document(&ApiAuth::Anyone)).unwrap();
         for path in ["/{room}/users", "/{room}/rollcall"] {
             let parameters = told["paths"][path]["get"]["parameters"].as_array().unwrap();
             let deadline = parameters.iter().find(|parameter| parameter["name"] == "deadline_ms").unwrap();

@@ -27,7 +27,7 @@ use tracing::warn;
 
 use super::io::Io;
 use crate::auth::reload;
-use crate::auth::reload::Watched;
+use crate::auth::reload::Reloadable;
 pub use certificates::CertificateFiles;
 use certificates::Certificates;
 use refusals::Refusals;
@@ -41,8 +41,8 @@ const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 /// Cheap to clone. The default is an open mesh.
 #[derive(Clone, Default)]
 pub struct Security {
-    certificates: Option<Watched<Certificates>>,
-    tokens: Option<Watched<MeshTokens>>,
+    certificates: Option<Reloadable<Certificates>>,
+    tokens: Option<Reloadable<MeshTokens>>,
     refusals: Arc<Refusals>,
 }
 
@@ -93,7 +93,7 @@ impl Security {
 
     /// The present certificates; `None` without mTLS.
     pub fn certificates(&self) -> Option<Arc<Certificates>> {
-        self.certificates.as_ref().map(Watched::current)
+        self.certificates.as_ref().map(Reloadable::current)
     }
 
     /// Whether the mesh uses mTLS.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::auth::By;
+use crate::auth::IdentityMode;
 use crate::membership::Membership;
 use crate::status::health::ReadinessReport;
 
@@ -24,7 +24,7 @@ const WHOLE_SERVER: &str = "";
 pub struct HealthPublisher {
     reporter: HealthReporter,
     membership: Arc<Membership>,
-    identity: By,
+    identity: IdentityMode,
     services: Vec<&'static str>,
     /// The last published values: is the node ready, and are its services serving.
     published: Option<[bool; 2]>,
@@ -35,7 +35,7 @@ impl HealthPublisher {
     pub async fn start(
         reporter: HealthReporter,
         membership: Arc<Membership>,
-        identity: By,
+        identity: IdentityMode,
         services: Vec<&'static str>,
     ) -> Self {
         let mut publisher = Self { reporter, membership, identity, services, published: None };

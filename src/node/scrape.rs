@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use prometheus::{IntGauge, TextEncoder};
 use tokio::runtime::Handle;
 
-use crate::auth::By;
+use crate::auth::IdentityMode;
 use crate::edge::connections::handle::ConnectionRegistry;
 use crate::edge::polling::sessions::PollingSessions;
 use crate::membership::Membership;
@@ -24,7 +24,7 @@ use crate::telemetry::metrics::system::System;
 pub struct Sources {
     pub roster: Arc<Roster>,
     pub membership: Arc<Membership>,
-    pub identity: By,
+    pub identity: IdentityMode,
     pub peers: Peers,
     pub parts: Parts,
     /// Those of the public port.

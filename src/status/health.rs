@@ -23,7 +23,7 @@ pub struct ReadinessReport {
 }
 
 impl ReadinessReport {
-    /// `has_keys`: tokens of clients can be verified, see [`crate::auth::By::is_ready`].
+    /// `has_keys`: tokens of clients can be verified, see [`crate::auth::IdentityMode::is_ready`].
     pub fn of(readiness: Readiness, has_keys: bool) -> Self {
         let directory = match readiness.directory {
             DirectoryState::LeaseConfirmed => "ok",

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rollcall::auth::tls::provider;
+use rollcall::auth::crypto::provider;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
-use rollcall::auth::Access;
+use rollcall::auth::AccessPolicy;
 use rollcall::directory::Directory;
 use rollcall::directory::memory::MemoryDirectory;
 use rollcall::directory::redis::RedisDirectory;
@@ -204,7 +204,7 @@ pub struct Cluster {
     pub nodes: Vec<Running>,
     pub http: reqwest::Client,
     clients: SocketIoConfig,
-    access: Access,
+    access: AccessPolicy,
     limits: Limits,
 }
 
@@ -216,20 +216,20 @@ impl Cluster {
 
     /// The same with nodes that hold their clients to these limits.
     pub async fn holding(count: usize, index: Index, clients: SocketIoConfig) -> Self {
-        Self::admitting(count, index, clients, Access::default()).await
+        Self::admitting(count, index, clients, AccessPolicy::default()).await
     }
 
     /// The same with nodes that let in, and answer, whom this says.
-    pub async fn admitting(count: usize, index: Index, clients: SocketIoConfig, access: Access) -> Self {
+    pub async fn admitting(count: usize, index: Index, clients: SocketIoConfig, access: AccessPolicy) -> Self {
         Self::of(count, index, clients, access, Limits::default()).await
     }
 
     /// The same with nodes that hold everybody to these limits.
     pub async fn bounded(count: usize, index: Index, clients: SocketIoConfig, limits: Limits) -> Self {
-        Self::of(count, index, clients, Access::default(), limits).await
+        Self::of(count, index, clients, AccessPolicy::default(), limits).await
     }
 
-    async fn of(count: usize, index: Index, clients: SocketIoConfig, access: Access, limits: Limits) -> Self {
+    async fn of(count: usize, index: Index, clients: SocketIoConfig, access: AccessPolicy, limits: Limits) -> Self {
         let mut cluster = Self { index, nodes: Vec::new(), http: reqwest::Client::new(), clients, access, limits };
         for _ in 0..count {
             cluster.add().await;

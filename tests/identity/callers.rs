@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Response};
-use rollcall::auth::reload::Watched;
-use rollcall::auth::tokens::Tokens;
-use rollcall::auth::verifier::Rules;
-use rollcall::auth::{Access, By, Callers};
+use rollcall::auth::reload::Reloadable;
+use rollcall::auth::tokens::NamedTokens;
+use rollcall::auth::verifier::TokenRules;
+use rollcall::auth::{AccessPolicy, ApiAuth, IdentityMode};
 use rollcall::edge::socketio::SocketIoConfig;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -20,14 +20,14 @@ const ONE: &str = "one-token-of-the-dashboard";
 const OTHER: &str = "another/token+of~the.billing==";
 const ROUTES: [&str; 2] = ["users", "rollcall"];
 
-async fn cluster(access: Access) -> Cluster {
+async fn cluster(access: AccessPolicy) -> Cluster {
     Cluster::admitting(1, Index::memory(), SocketIoConfig::default(), access).await
 }
 
 async fn by_jwt() -> Cluster {
-    let verifier = verifier(SECRET, Rules::default());
-    let identity = By::Jwt { verifier: verifier.clone(), grace: Duration::ZERO };
-    cluster(Access { identity, callers: Callers::Jwt(verifier) }).await
+    let verifier = verifier(SECRET, TokenRules::default());
+    let identity = IdentityMode::Jwt { verifier: verifier.clone(), grace: Duration::ZERO };
+    cluster(AccessPolicy { identity, callers: ApiAuth::Jwt(verifier) }).await
 }
 
 fn token(more: &Value) -> String {
@@ -69,7 +69,7 @@ const INSUFFICIENT: &str = "Bearer realm=\"rollcall\", error=\"insufficient_scop
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_asks_nobody_and_looks_at_no_token() {
-    let cluster = cluster(Access::default()).await;
+    let cluster = cluster(AccessPolicy::default()).await;
     for route in ROUTES {
         for authorization in [None, Some("Bearer nonsense"), Some("Basic Zm9vOmJhcg==")] {
             let response = call(&cluster, &format!("/Maths/{route}"), authorization).await;
@@ -86,8 +86,8 @@ async fn a_named_token_calls_every_roll_and_nothing_else_calls_any() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("tokens");
     std::fs::write(&file, format!("dashboard: {ONE}\nbilling: {OTHER}\n")).unwrap();
-    let named = Watched::open(vec![file.clone()], |contents| Ok(Tokens::parse(&contents[0])?)).unwrap();
-    let cluster = cluster(Access { identity: By::Query, callers: Callers::Named(named) }).await;
+    let named = Reloadable::open(vec![file.clone()], |contents| Ok(NamedTokens::parse(&contents[0])?)).unwrap();
+    let cluster = cluster(AccessPolicy { identity: IdentityMode::Query, callers: ApiAuth::Named(named) }).await;
     for route in ROUTES {
         let path = format!("/Maths/{route}");
         for token in [ONE, OTHER] {

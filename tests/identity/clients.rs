@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use rollcall::auth::keys::KeySet;
-use rollcall::auth::reload::Watched;
-use rollcall::auth::verifier::{Keys, Rules, Verifier};
-use rollcall::auth::{Access, By, Callers};
+use rollcall::auth::reload::Reloadable;
+use rollcall::auth::verifier::{KeySource, TokenRules, TokenVerifier};
+use rollcall::auth::{AccessPolicy, ApiAuth, IdentityMode};
 use rollcall::edge::socketio::{SocketIoConfig, Transports};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -26,12 +26,13 @@ fn token(more: &Value) -> String {
     Issuer::secret("HS256", SECRET).token(&claims(more))
 }
 
-fn by(verifier: Verifier) -> Access {
-    Access { identity: By::Jwt { verifier, grace: Duration::ZERO }, callers: Callers::Anyone }
+fn by(verifier: TokenVerifier) -> AccessPolicy {
+    AccessPolicy { identity: IdentityMode::Jwt { verifier, grace: Duration::ZERO }, callers: ApiAuth::Anyone }
 }
 
 async fn cluster(count: usize) -> Cluster {
-    Cluster::admitting(count, Index::memory(), SocketIoConfig::default(), by(verifier(SECRET, Rules::default()))).await
+    Cluster::admitting(count, Index::memory(), SocketIoConfig::default(), by(verifier(SECRET, TokenRules::default())))
+        .await
 }
 
 /// The payload of a client that shows this token.
@@ -176,8 +177,8 @@ async fn a_new_key_counts_from_when_its_file_changes_and_one_that_makes_no_sense
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("key");
     std::fs::write(&file, SECRET).unwrap();
-    let keys = Watched::open(vec![file.clone()], |contents| Ok(KeySet::of_file(&contents[0])?)).unwrap();
-    let access = by(Verifier::new(Keys::File(keys), Rules::default()));
+    let keys = Reloadable::open(vec![file.clone()], |contents| Ok(KeySet::of_file(&contents[0])?)).unwrap();
+    let access = by(TokenVerifier::new(KeySource::File(keys), TokenRules::default()));
     let cluster = Cluster::admitting(1, Index::memory(), SocketIoConfig::default(), access).await;
     let address = cluster.nodes[0].public;
     let (old, new) = (token(&json!({})), Issuer::secret("HS256", OTHER_SECRET).token(&claims(&json!({}))));
@@ -194,7 +195,7 @@ async fn a_new_key_counts_from_when_its_file_changes_and_one_that_makes_no_sense
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn polling_clients_show_their_token_in_either_place_on_whichever_node() {
     let limits = SocketIoConfig { transports: Transports::WebsocketAndPolling, ..SocketIoConfig::default() };
-    let access = by(verifier(SECRET, Rules::default()));
+    let access = by(verifier(SECRET, TokenRules::default()));
     let cluster = Cluster::admitting(2, Index::memory(), limits, access).await;
     let [address, other] = [0, 1].map(|node| cluster.nodes[node].public);
     let genuine = token(&json!({}));

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
-use rollcall::auth::verifier::{LEEWAY, Rules};
-use rollcall::auth::{Access, By, Callers};
+use rollcall::auth::verifier::{LEEWAY, TokenRules};
+use rollcall::auth::{AccessPolicy, ApiAuth, IdentityMode};
 use rollcall::edge::socketio::{SocketIoConfig, Transports};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
@@ -31,8 +31,8 @@ fn auth(seconds: i64) -> String {
 }
 
 async fn cluster(grace: Duration, transports: Transports) -> Cluster {
-    let identity = By::Jwt { verifier: verifier(SECRET, Rules::default()), grace };
-    let access = Access { identity, callers: Callers::Anyone };
+    let identity = IdentityMode::Jwt { verifier: verifier(SECRET, TokenRules::default()), grace };
+    let access = AccessPolicy { identity, callers: ApiAuth::Anyone };
     Cluster::admitting(1, Index::memory(), SocketIoConfig { transports, ..SocketIoConfig::default() }, access).await
 }
 

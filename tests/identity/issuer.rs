@@ -13,8 +13,8 @@ use ring::signature::{
     RSA_PSS_SHA512, RsaEncoding, RsaKeyPair,
 };
 use rollcall::auth::keys::KeySet;
-use rollcall::auth::reload::Watched;
-use rollcall::auth::verifier::{Keys, Rules, Verifier};
+use rollcall::auth::reload::Reloadable;
+use rollcall::auth::verifier::{KeySource, TokenRules, TokenVerifier};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -154,10 +154,10 @@ pub fn unsigned(head: &Value, claims: &Value) -> String {
 }
 
 /// Checks tokens with the key in this file.
-pub fn verifier(key: impl AsRef<[u8]>, rules: Rules) -> Verifier {
+pub fn verifier(key: impl AsRef<[u8]>, rules: TokenRules) -> TokenVerifier {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("key");
     std::fs::write(&file, key).unwrap();
-    let keys = Watched::open(vec![file], |contents| Ok(KeySet::of_file(&contents[0])?)).unwrap();
-    Verifier::new(Keys::File(keys), rules)
+    let keys = Reloadable::open(vec![file], |contents| Ok(KeySet::of_file(&contents[0])?)).unwrap();
+    TokenVerifier::new(KeySource::File(keys), rules)
 }

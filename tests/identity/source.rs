@@ -1,4 +1,4 @@
-//! Keys from a URL, while what is at the URL answers, rotates, hangs, lies, floods and dies.
+//! KeySource from a URL, while what is at the URL answers, rotates, hangs, lies, floods and dies.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use futures::future::join_all;
 use reqwest::Url;
-use rollcall::auth::jwks::{Jwks, Pace};
-use rollcall::auth::verifier::{Keys, Rules, Verifier};
-use rollcall::auth::{Access, By, Callers, Denied};
+use rollcall::auth::jwks::{Jwks, JwksIntervals};
+use rollcall::auth::verifier::{KeySource, TokenRules, TokenVerifier};
+use rollcall::auth::{AccessPolicy, ApiAuth, AuthError, IdentityMode};
 use rollcall::edge::socketio::SocketIoConfig;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,7 +21,7 @@ use crate::common::{Client, Cluster, Index, PATIENCE, listen_anywhere, open, unt
 use crate::issuer::{Issuer, claims};
 
 /// It is asked as often as a test can wait for, and early at once.
-const BRISK: Pace = Pace {
+const BRISK: JwksIntervals = JwksIntervals {
     every: Duration::from_millis(50),
     again: Duration::from_millis(50),
     early: Duration::ZERO,
@@ -86,9 +86,9 @@ impl Source {
         until("it is asked again", || async { self.asked() >= before + 2 }).await;
     }
 
-    fn verifier(&self, pace: Pace) -> Verifier {
+    fn verifier(&self, pace: JwksIntervals) -> TokenVerifier {
         let jwks = Jwks::new(self.url.clone(), pace).unwrap();
-        let verifier = Verifier::new(Keys::Url(jwks), Rules::default());
+        let verifier = TokenVerifier::new(KeySource::Url(jwks), TokenRules::default());
         tokio::spawn(verifier.clone().keep());
         verifier
     }
@@ -147,7 +147,7 @@ fn faults() -> Vec<Mode> {
     faults
 }
 
-async fn ready(verifier: &Verifier) {
+async fn ready(verifier: &TokenVerifier) {
     until("the keys are there", || async { verifier.is_ready() }).await;
 }
 
@@ -155,7 +155,7 @@ async fn ready(verifier: &Verifier) {
 async fn a_key_that_is_new_is_found_when_the_first_token_names_it() {
     let (old, new) = (Issuer::es256(), Issuer::rsa("RS256"));
     let source = Source::start(set(&[old.jwk("old")]));
-    let verifier = source.verifier(Pace { every: NEVER, early: NEVER, ..Pace::default() });
+    let verifier = source.verifier(JwksIntervals { every: NEVER, early: NEVER, ..JwksIntervals::default() });
     ready(&verifier).await;
     let (by_old, by_new) = (old.named_token("old", &claims(&json!({}))), new.named_token("new", &claims(&json!({}))));
     assert_eq!(verifier.verify(&by_old).await.unwrap().user.as_str(), "foo");
@@ -167,7 +167,7 @@ async fn a_key_that_is_new_is_found_when_the_first_token_names_it() {
     assert!(verifier.verify(&by_old).await.is_ok());
     // With a name that is known, a key takes what it takes.
     for forged in [new.named_token("old", &claims(&json!({}))), old.named_token("new", &claims(&json!({})))] {
-        assert!(matches!(verifier.verify(&forged).await, Err(Denied::Invalid(_))));
+        assert!(matches!(verifier.verify(&forged).await, Err(AuthError::Invalid(_))));
     }
     assert_eq!(source.asked(), 2, "nothing that a newer set would mend");
 }
@@ -181,21 +181,21 @@ async fn a_key_that_was_taken_out_counts_no_more() {
     let token = old.named_token("old", &claims(&json!({})));
     assert!(verifier.verify(&token).await.is_ok());
     source.becomes(set(&[new.jwk("new")]));
-    until("it is out", || async { matches!(verifier.verify(&token).await, Err(Denied::Invalid(_))) }).await;
+    until("it is out", || async { matches!(verifier.verify(&token).await, Err(AuthError::Invalid(_))) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_names_its_key_unless_there_is_one_alone() {
     let (one, other) = (Issuer::es256(), Issuer::ed25519());
     let source = Source::start(set(&[one.jwk("one")]));
-    let pace = Pace { every: NEVER, early: NEVER, ..Pace::default() };
+    let pace = JwksIntervals { every: NEVER, early: NEVER, ..JwksIntervals::default() };
     let verifier = source.verifier(pace);
     ready(&verifier).await;
     assert!(verifier.verify(&one.token(&claims(&json!({})))).await.is_ok());
     let several = Source::start(set(&[one.jwk("one"), other.jwk("other")]));
     let verifier = several.verifier(pace);
     ready(&verifier).await;
-    assert!(matches!(verifier.verify(&one.token(&claims(&json!({})))).await, Err(Denied::Invalid(_))));
+    assert!(matches!(verifier.verify(&one.token(&claims(&json!({})))).await, Err(AuthError::Invalid(_))));
     assert!(verifier.verify(&one.named_token("one", &claims(&json!({})))).await.is_ok());
     assert_eq!((source.asked(), several.asked()), (1, 1));
 }
@@ -204,7 +204,7 @@ async fn a_token_names_its_key_unless_there_is_one_alone() {
 async fn keys_that_are_made_up_cause_no_storm() {
     let issuer = Issuer::es256();
     let source = Source::start(set(&[issuer.jwk("one")]));
-    let verifier = source.verifier(Pace { every: NEVER, early: NEVER, ..BRISK });
+    let verifier = source.verifier(JwksIntervals { every: NEVER, early: NEVER, ..BRISK });
     ready(&verifier).await;
     let attacks = (0..500).map(|number| {
         let (verifier, forged) =
@@ -212,12 +212,15 @@ async fn keys_that_are_made_up_cause_no_storm() {
         async move { verifier.verify(&forged).await }
     });
     let denied = join_all(attacks).await;
-    assert!(denied.iter().all(|denied| matches!(denied, Err(Denied::Invalid(_) | Denied::Unavailable))), "{denied:?}");
-    assert!(denied.iter().any(|denied| matches!(denied, Err(Denied::Invalid(_)))), "one request was made for them");
+    assert!(
+        denied.iter().all(|denied| matches!(denied, Err(AuthError::Invalid(_) | AuthError::Unavailable))),
+        "{denied:?}"
+    );
+    assert!(denied.iter().any(|denied| matches!(denied, Err(AuthError::Invalid(_)))), "one request was made for them");
     // Again, when no more may be made: nobody waits for long, and it cannot be known.
     let began = Instant::now();
     let forged = issuer.named_token("made up", &claims(&json!({})));
-    assert_eq!(verifier.verify(&forged).await, Err(Denied::Unavailable));
+    assert_eq!(verifier.verify(&forged).await, Err(AuthError::Unavailable));
     assert!(began.elapsed() < BRISK.within * 3);
     assert_eq!(source.asked(), 2);
     assert!(verifier.verify(&issuer.named_token("one", &claims(&json!({})))).await.is_ok(), "who has a key gets in");
@@ -238,7 +241,7 @@ async fn whatever_the_source_does_the_keys_that_it_gave_stay() {
         assert!(verifier.verify(&good).await.is_ok());
         assert!(began.elapsed() < BRISK.within / 2, "nobody waits for a source that is down");
         // It may be a key that is new: nobody can say that it is wrong.
-        assert_eq!(verifier.verify(&unknown).await, Err(Denied::Unavailable));
+        assert_eq!(verifier.verify(&unknown).await, Err(AuthError::Unavailable));
         assert!(began.elapsed() < BRISK.within * 3);
     }
     source.becomes(set(&[next.jwk("next")]));
@@ -254,9 +257,9 @@ async fn a_node_starts_without_its_source_and_sends_clients_and_callers_away_unt
         listener.local_addr().unwrap()
     };
     let jwks = Jwks::new(format!("http://{address}/keys").parse().unwrap(), BRISK).unwrap();
-    let verifier = Verifier::new(Keys::Url(jwks), Rules::default());
-    let identity = By::Jwt { verifier: verifier.clone(), grace: Duration::ZERO };
-    let access = Access { identity, callers: Callers::Jwt(verifier.clone()) };
+    let verifier = TokenVerifier::new(KeySource::Url(jwks), TokenRules::default());
+    let identity = IdentityMode::Jwt { verifier: verifier.clone(), grace: Duration::ZERO };
+    let access = AccessPolicy { identity, callers: ApiAuth::Jwt(verifier.clone()) };
     let cluster = Cluster::admitting(1, Index::memory(), SocketIoConfig::default(), access).await;
     let node = cluster.nodes[0].public;
     let token = issuer.named_token("one", &claims(&json!({"roll_call": ["*"]})));

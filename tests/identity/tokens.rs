@@ -3,8 +3,8 @@
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use rollcall::auth::claims::Claims;
-use rollcall::auth::verifier::{LEEWAY, Rules, Verifier};
-use rollcall::auth::{Denied, TOKEN_MOST};
+use rollcall::auth::verifier::{LEEWAY, TokenRules, TokenVerifier};
+use rollcall::auth::{AuthError, MAX_TOKEN_BYTES};
 use serde_json::{Value, json};
 
 use crate::issuer::{Issuer, RSA_PUBLIC_PEM, claims, from_now, unsigned, verifier};
@@ -23,16 +23,16 @@ fn issuers() -> Vec<(Issuer, Vec<u8>)> {
     secrets.into_iter().chain(public).collect()
 }
 
-fn by_secret() -> (Issuer, Verifier) {
-    (Issuer::secret("HS256", SECRET), verifier(SECRET, Rules::default()))
+fn by_secret() -> (Issuer, TokenVerifier) {
+    (Issuer::secret("HS256", SECRET), verifier(SECRET, TokenRules::default()))
 }
 
-async fn invalid(verifier: &Verifier, token: &str, what: &str) {
+async fn invalid(verifier: &TokenVerifier, token: &str, what: &str) {
     let checked = verifier.verify(token).await;
-    assert!(matches!(checked, Err(Denied::Invalid(_))), "{what}: {checked:?}");
+    assert!(matches!(checked, Err(AuthError::Invalid(_))), "{what}: {checked:?}");
 }
 
-async fn said(verifier: &Verifier, token: &str) -> Claims {
+async fn said(verifier: &TokenVerifier, token: &str) -> Claims {
     verifier.verify(token).await.unwrap()
 }
 
@@ -40,7 +40,7 @@ async fn said(verifier: &Verifier, token: &str) -> Claims {
 async fn every_algorithm_is_taken_with_its_own_key_and_with_no_other() {
     let issuers = issuers();
     for (key_of, key) in &issuers {
-        let verifier = verifier(key, Rules::default());
+        let verifier = verifier(key, TokenRules::default());
         for (issuer, signed_with) in &issuers {
             let token = issuer.token(&claims(&json!({})));
             let what = format!("{} with the key of {}", issuer.algorithm, key_of.algorithm);
@@ -62,7 +62,7 @@ async fn every_algorithm_is_taken_with_its_own_key_and_with_no_other() {
 async fn a_public_key_is_nobodys_secret() {
     let ec = Issuer::es256();
     for pem in [RSA_PUBLIC_PEM, ec.public_pem()] {
-        let verifier = verifier(pem, Rules::default());
+        let verifier = verifier(pem, TokenRules::default());
         let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
         let der = BASE64_STANDARD.decode(&body).unwrap();
         for secret in [pem.as_bytes(), pem.trim_end().as_bytes(), body.as_bytes(), &der, &der[26..]] {
@@ -77,7 +77,7 @@ async fn a_public_key_is_nobodys_secret() {
 #[tokio::test]
 async fn no_signature_is_no_signature_however_it_is_written() {
     for (issuer, key) in issuers() {
-        let verifier = verifier(key, Rules::default());
+        let verifier = verifier(key, TokenRules::default());
         let genuine = issuer.token(&claims(&json!({})));
         let (message, signature) = genuine.rsplit_once('.').unwrap();
         for none in ["none", "None", "NONE", "nOnE", "", " none", "null"] {
@@ -102,7 +102,7 @@ async fn a_token_that_was_changed_anywhere_is_none() {
         let pem = issuer.public_pem().as_bytes().to_vec();
         (issuer, pem)
     }] {
-        let verifier = verifier(key, Rules::default());
+        let verifier = verifier(key, TokenRules::default());
         let genuine = issuer.token(&claims(&json!({})));
         said(&verifier, &genuine).await;
         for place in 0..genuine.len() {
@@ -136,7 +136,7 @@ async fn a_token_counts_in_its_time_and_a_little_longer() {
         assert_eq!(said(&verifier, &token(good)).await.expires, exp);
     }
     for over in [from_now(-LEEWAY_SECONDS - 5), from_now(-86_400), 0] {
-        assert_eq!(verifier.verify(&token(json!({"exp": over}))).await, Err(Denied::Expired));
+        assert_eq!(verifier.verify(&token(json!({"exp": over}))).await, Err(AuthError::Expired));
     }
     for wrong in [
         json!({"nbf": from_now(LEEWAY_SECONDS + 5)}),
@@ -156,9 +156,13 @@ async fn a_token_counts_in_its_time_and_a_little_longer() {
 async fn issuer_and_audience_are_required_where_they_are_named_and_an_audience_is_never_ignored() {
     let issuer = Issuer::secret("HS256", SECRET);
     let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
-    let named = Rules { issuers: texts(&["us", "them"]), audiences: texts(&["rollcall", "chat"]), ..Rules::default() };
+    let named = TokenRules {
+        issuers: texts(&["us", "them"]),
+        audiences: texts(&["rollcall", "chat"]),
+        ..TokenRules::default()
+    };
     let strict = verifier(SECRET, named);
-    let plain = verifier(SECRET, Rules::default());
+    let plain = verifier(SECRET, TokenRules::default());
     let token = |more: Value| issuer.token(&claims(&more));
     for good in [json!({"iss": "us", "aud": "rollcall"}), json!({"iss": "them", "aud": ["mail", "chat"]})] {
         assert_eq!(said(&strict, &token(good)).await.user.as_str(), "foo");
@@ -210,10 +214,10 @@ async fn what_is_too_long_or_no_token_at_all_is_refused_at_once() {
     let (issuer, verifier) = by_secret();
     let padded = |bytes: usize| issuer.token(&claims(&json!({"pad": "x".repeat(bytes)})));
     let longest = padded(5_900);
-    assert!(longest.len() > TOKEN_MOST - 300 && longest.len() <= TOKEN_MOST);
+    assert!(longest.len() > MAX_TOKEN_BYTES - 300 && longest.len() <= MAX_TOKEN_BYTES);
     said(&verifier, &longest).await;
     for too_long in [padded(6_200), padded(1 << 20)] {
-        assert_eq!(verifier.verify(&too_long).await, Err(Denied::Invalid("it is too long")));
+        assert_eq!(verifier.verify(&too_long).await, Err(AuthError::Invalid("it is too long")));
     }
     let deep = BASE64_URL_SAFE_NO_PAD.encode(format!("{{\"alg\":\"HS256\",\"x\":{}", "[".repeat(3_000)));
     for nothing in ["", ".", "..", "...", "a", "a.b.c", "a.b.c.d.e", "\u{0}", "é.é.é", "Bearer a.b.c", &deep] {
@@ -229,7 +233,7 @@ async fn what_is_too_long_or_no_token_at_all_is_refused_at_once() {
 #[tokio::test]
 async fn another_claim_can_be_the_user() {
     let issuer = Issuer::secret("HS256", SECRET);
-    let verifier = verifier(SECRET, Rules { user_claim: "email".to_owned(), ..Rules::default() });
+    let verifier = verifier(SECRET, TokenRules { user_claim: "email".to_owned(), ..TokenRules::default() });
     let token = issuer.token(&claims(&json!({"email": "foo@example.org"})));
     assert_eq!(said(&verifier, &token).await.user.as_str(), "foo@example.org");
     invalid(&verifier, &issuer.token(&claims(&json!({}))), "it has a sub alone").await;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use axum::http::{Request, Version};
 use bytes::Bytes;
-use rollcall::auth::tls::{Tls, provider};
+use rollcall::auth::crypto::provider;
+use rollcall::auth::tls::Tls;
 use rollcall::edge::connections::ConnectionServer;
 use rollcall::edge::connections::handle::ConnectionRegistry;
 use rollcall::edge::limits::Limits;

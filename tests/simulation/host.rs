@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rollcall::auth::By;
+use rollcall::auth::IdentityMode;
 use rollcall::directory::Directory;
 use rollcall::directory::faulty::FaultyDirectory;
 use rollcall::membership::{Leaving, Membership, NodeInfo};
@@ -95,7 +95,7 @@ impl Host {
         let serving = mesh_service::serve(
             network::listen().await?,
             core.describer.clone(),
-            By::Query,
+            IdentityMode::Query,
             None,
             Security::default(),
             stop_mesh.clone(),

@@ -9,8 +9,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     date_time_ymd,
 };
+use rollcall::auth::crypto::provider;
 use rollcall::auth::pem;
-use rollcall::auth::tls::provider;
 use rollcall::mesh::security::{CertificateFiles, Security};
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;

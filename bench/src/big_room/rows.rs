@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rollcall::auth::Access;
+use rollcall::auth::AccessPolicy;
 use rollcall::directory::redis::RedisDirectory;
 use rollcall::edge::connections::listener::listen;
 use rollcall::edge::limits::Limits;
@@ -61,7 +61,7 @@ pub async fn run(redis: &str, name: &str) -> Result<()> {
         release_delay: reconciler::RELEASE_DELAY,
         cache: roll_call::cache::DEFAULT_CACHE_BYTES,
         clients: SocketIoConfig::default(),
-        access: Access::default(),
+        access: AccessPolicy::default(),
         limits: Limits::default(),
         cors_origins: Vec::new(),
         tls: None,

@@ -15,12 +15,12 @@ use url::Host;
 
 use super::effective::ImpliedValue;
 use super::values;
-use crate::auth::jwks::{Jwks, Pace};
+use crate::auth::jwks::{Jwks, JwksIntervals};
 use crate::auth::keys::KeySet;
-use crate::auth::reload::Watched;
-use crate::auth::tokens::Tokens;
-use crate::auth::verifier::{Keys, Rules, SUBJECT, Verifier};
-use crate::auth::{Access, By, Callers};
+use crate::auth::reload::Reloadable;
+use crate::auth::tokens::NamedTokens;
+use crate::auth::verifier::{KeySource, SUBJECT, TokenRules, TokenVerifier};
+use crate::auth::{AccessPolicy, ApiAuth, IdentityMode};
 
 #[derive(Debug, Args)]
 pub struct AccessArgs {
@@ -219,36 +219,36 @@ impl AccessArgs {
     ///
     /// # Errors
     /// The flag, and what is wrong with its file.
-    pub fn open(&self) -> anyhow::Result<Access> {
+    pub fn open(&self) -> anyhow::Result<AccessPolicy> {
         let set =
             self.jwks.as_ref().map(JwksSource::parse).transpose().map_err(anyhow::Error::msg).context("--jwks")?;
         let keys = match (&self.jwt_key, set) {
-            (Some(file), _) => Some(Keys::File(open_file("--jwt-key", file, KeySet::of_file)?)),
-            (None, Some(JwksSource::File(file))) => Some(Keys::File(open_file("--jwks", &file, KeySet::of_jwks)?)),
-            (None, Some(JwksSource::Url(url))) => Some(Keys::Url(Jwks::new(url, Pace::default())?)),
+            (Some(file), _) => Some(KeySource::File(open_file("--jwt-key", file, KeySet::of_file)?)),
+            (None, Some(JwksSource::File(file))) => Some(KeySource::File(open_file("--jwks", &file, KeySet::of_jwks)?)),
+            (None, Some(JwksSource::Url(url))) => Some(KeySource::Url(Jwks::new(url, JwksIntervals::default())?)),
             (None, None) => None,
         };
-        let rules = Rules {
+        let rules = TokenRules {
             issuers: self.jwt_issuers.clone(),
             audiences: self.jwt_audiences.clone(),
             user_claim: self.user_claim().to_owned(),
         };
-        let verifier = keys.map(|keys| Verifier::new(keys, rules));
+        let verifier = keys.map(|keys| TokenVerifier::new(keys, rules));
         let identity = match verifier.clone() {
-            Some(verifier) => By::Jwt { verifier, grace: self.grace() },
-            None => By::Query,
+            Some(verifier) => IdentityMode::Jwt { verifier, grace: self.grace() },
+            None => IdentityMode::Query,
         };
         let callers = match (self.api(), verifier, &self.api_token_file) {
-            (ApiAccessMode::Open, ..) => Callers::Anyone,
+            (ApiAccessMode::Open, ..) => ApiAuth::Anyone,
             (ApiAccessMode::Token, _, Some(file)) => {
-                Callers::Named(open_file("--api-token-file", file, Tokens::parse)?)
+                ApiAuth::Named(open_file("--api-token-file", file, NamedTokens::parse)?)
             }
-            (ApiAccessMode::Jwt, Some(verifier), _) => Callers::Jwt(verifier),
+            (ApiAccessMode::Jwt, Some(verifier), _) => ApiAuth::Jwt(verifier),
             (ApiAccessMode::Token | ApiAccessMode::Jwt, ..) => {
                 bail!("--api-access: no tokens and no key are configured")
             }
         };
-        Ok(Access { identity, callers })
+        Ok(AccessPolicy { identity, callers })
     }
 }
 
@@ -257,7 +257,7 @@ pub(super) fn open_file<T, E>(
     flag: &'static str,
     file: &Path,
     make: fn(&[u8]) -> Result<T, E>,
-) -> anyhow::Result<Watched<T>>
+) -> anyhow::Result<Reloadable<T>>
 where
     T: Send + Sync + 'static,
     E: Error + Send + Sync + 'static,
@@ -267,7 +267,7 @@ where
         let contents = contents.first().map(Vec::as_slice).unwrap_or_default();
         make(contents).with_context(|| name.clone())
     };
-    Watched::open(vec![file.to_owned()], make).context(flag)
+    Reloadable::open(vec![file.to_owned()], make).context(flag)
 }
 
 pub(super) fn is_loopback(url: &Url) -> bool {

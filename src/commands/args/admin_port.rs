@@ -9,8 +9,8 @@ use clap::Args;
 use super::access::open_file;
 use super::config_file::ConfigFileArgs;
 use super::values::{HostPort, room};
-use crate::auth::reload::Watched;
-use crate::auth::tokens::{Secret, Tokens};
+use crate::auth::reload::Reloadable;
+use crate::auth::tokens::{NamedTokens, Secret};
 use crate::commands::admin_client::AdminClient;
 use crate::commands::health::ProbeKind;
 use crate::names::Room;
@@ -94,8 +94,8 @@ impl AdminPortArgs {
     ///
     /// # Errors
     /// The flag, and what is wrong with its file.
-    pub fn open(&self) -> anyhow::Result<Option<Watched<Tokens>>> {
-        self.admin_token_file.as_ref().map(|file| open_file("--admin-token-file", file, Tokens::parse)).transpose()
+    pub fn open(&self) -> anyhow::Result<Option<Reloadable<NamedTokens>>> {
+        self.admin_token_file.as_ref().map(|file| open_file("--admin-token-file", file, NamedTokens::parse)).transpose()
     }
 }
 

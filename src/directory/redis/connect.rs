@@ -30,10 +30,10 @@ use super::discovery::Master;
 use super::preflight::{Incompatible, is_unknown_command};
 use super::slot::{slot, tagged};
 use super::url::{RedisTarget, Topology, host_and_port};
+use crate::auth::crypto::{provider, system_roots};
 use crate::auth::pem;
 use crate::auth::reload;
-use crate::auth::reload::Watched;
-use crate::auth::tls::{provider, trusted_by_this_machine};
+use crate::auth::reload::Reloadable;
 
 /// The part of [`CALL_TIMEOUT`] that a TLS handshake may take.
 const TLS_WITHIN: Duration = Duration::from_millis(700);
@@ -86,14 +86,14 @@ pub struct Server {
 
 /// How to get in, wherever it is.
 pub(super) struct Dialer {
-    tls: Option<Watched<Arc<ClientConfig>>>,
+    tls: Option<Reloadable<Arc<ClientConfig>>>,
     redis: Login,
     sentinel: Login,
 }
 
 struct Login {
     settings: RedisConnectionInfo,
-    password: Option<Watched<String>>,
+    password: Option<Reloadable<String>>,
 }
 
 /// A connection, and what drives it where that is not the library's.
@@ -246,8 +246,8 @@ impl From<RedisError> for ConnectError {
     }
 }
 
-fn watch_password(file: PathBuf) -> anyhow::Result<Watched<String>> {
-    Watched::open(vec![file.clone()], move |contents| {
+fn watch_password(file: PathBuf) -> anyhow::Result<Reloadable<String>> {
+    Reloadable::open(vec![file.clone()], move |contents| {
         password(&contents[0]).with_context(|| format!("there is no password in {}", file.display()))
     })
 }
@@ -262,15 +262,15 @@ fn password(contents: &[u8]) -> anyhow::Result<String> {
     Ok(text.to_owned())
 }
 
-fn watch_tls(access: &RedisAccess) -> anyhow::Result<Watched<Arc<ClientConfig>>> {
+fn watch_tls(access: &RedisAccess) -> anyhow::Result<Reloadable<Arc<ClientConfig>>> {
     let (ca, certificate) = (access.ca.clone(), access.certificate.clone());
     let files = ca.iter().chain(certificate.iter().flat_map(|(certificate, key)| [certificate, key]));
-    Watched::open(files.cloned().collect(), move |contents| {
+    Reloadable::open(files.cloned().collect(), move |contents| {
         let mut contents = contents.iter();
         let mut next = || contents.next().map(Vec::as_slice).unwrap_or_default();
         let roots = match &ca {
             Some(ca) => pem::roots(ca, next())?,
-            None => trusted_by_this_machine()
+            None => system_roots()
                 .context("this machine has no CAs that it trusts: pass the CA of Redis with --redis-ca")?,
         };
         let config = ClientConfig::builder_with_provider(provider())

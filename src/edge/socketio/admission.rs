@@ -7,9 +7,9 @@
 use axum::http::request::Parts;
 
 use super::handshake::{Auth, Given, Handshake, Refusal};
-use crate::auth::claims::{Claims, Rooms};
-use crate::auth::verifier::{LEEWAY, Verifier};
-use crate::auth::{By, Denied};
+use crate::auth::claims::{Claims, RoomScope};
+use crate::auth::verifier::{LEEWAY, TokenVerifier};
+use crate::auth::{AuthError, IdentityMode};
 use crate::http::access::bearer;
 
 /// A client that is let in.
@@ -17,7 +17,7 @@ use crate::http::access::bearer;
 pub struct Admitted {
     pub handshake: Handshake,
     /// The rooms it may be in.
-    pub rooms: Rooms,
+    pub rooms: RoomScope,
     /// The last second, since 1970, that it may stay.
     pub until: Option<u64>,
 }
@@ -35,14 +35,19 @@ pub enum Turned {
 ///
 /// # Errors
 /// [`Turned`].
-pub async fn admit(identity: &By, request: &Parts, auth: Option<Auth>, rooms_most: usize) -> Result<Admitted, Turned> {
+pub async fn admit(
+    identity: &IdentityMode,
+    request: &Parts,
+    auth: Option<Auth>,
+    rooms_most: usize,
+) -> Result<Admitted, Turned> {
     let query = request.uri.query();
     match identity {
-        By::Query => {
+        IdentityMode::Query => {
             let handshake = Handshake::read(query, auth, rooms_most)?;
-            Ok(Admitted { handshake, rooms: Rooms::all(), until: None })
+            Ok(Admitted { handshake, rooms: RoomScope::all(), until: None })
         }
-        By::Jwt { verifier, grace } => {
+        IdentityMode::Jwt { verifier, grace } => {
             let mut auth = auth.ok_or_else(Refusal::token_invalid)?;
             let claims = check(verifier, request, auth.token.take()).await?;
             let handshake = Handshake::of(claims.user, query, auth, rooms_most)?;
@@ -56,7 +61,7 @@ pub async fn admit(identity: &By, request: &Parts, auth: Option<Auth>, rooms_mos
 }
 
 /// The token of the payload counts, or else that of the header, which browsers cannot set.
-async fn check(verifier: &Verifier, request: &Parts, given: Option<Given>) -> Result<Claims, Turned> {
+async fn check(verifier: &TokenVerifier, request: &Parts, given: Option<Given>) -> Result<Claims, Turned> {
     let given = match given {
         Some(Given::One(token)) => Some(token),
         Some(Given::Many(_) | Given::Other(_)) => return Err(Refusal::token_invalid().into()),
@@ -66,9 +71,9 @@ async fn check(verifier: &Verifier, request: &Parts, given: Option<Given>) -> Re
     let token = given.as_deref().or(presented.as_ref().map(|bearer| bearer.token()));
     let token = token.ok_or_else(Refusal::token_missing)?;
     verifier.verify(token).await.map_err(|denied| match denied {
-        Denied::Invalid(_) => Refusal::token_invalid().into(),
-        Denied::Expired => Refusal::token_expired().into(),
-        Denied::Unavailable => Turned::Back,
+        AuthError::Invalid(_) => Refusal::token_invalid().into(),
+        AuthError::Expired => Refusal::token_expired().into(),
+        AuthError::Unavailable => Turned::Back,
     })
 }
 

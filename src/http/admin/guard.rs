@@ -15,15 +15,15 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use smol_str::SmolStr;
 
-use crate::auth::reload::Watched;
-use crate::auth::tokens::Tokens;
+use crate::auth::reload::Reloadable;
+use crate::auth::tokens::NamedTokens;
 use crate::http::access::{CHALLENGE, INVALID, bearer};
 use crate::problem::Problem;
 
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Guard {
-    tokens: Option<Watched<Tokens>>,
+    tokens: Option<Reloadable<NamedTokens>>,
     /// Nobody reaches the port but from this machine.
     local: bool,
 }
@@ -63,7 +63,7 @@ pub async fn let_in(State(guard): State<Guard>, mut request: Request, next: Next
 
 impl Guard {
     /// `address`: where the port listens.
-    pub fn new(tokens: Option<Watched<Tokens>>, address: IpAddr) -> Self {
+    pub fn new(tokens: Option<Reloadable<NamedTokens>>, address: IpAddr) -> Self {
         Self { tokens, local: address.to_canonical().is_loopback() }
     }
 

@@ -10,7 +10,7 @@ use axum::response::Redirect;
 use axum::routing::get;
 use axum::{Json, Router};
 
-use crate::auth::Callers;
+use crate::auth::ApiAuth;
 use crate::http::concurrency_limit::ConcurrencyLimit;
 use crate::http::{Config, asked_again, method_not_allowed, page, rest};
 use crate::roll_call::MAX_DEADLINE;
@@ -32,7 +32,7 @@ pub fn answers(admin: &super::Config) -> Router {
     let limit = ConcurrencyLimit::new(MAX_CONCURRENT_REQUESTS);
     let config = Config {
         roll_call: admin.roll_call.clone(),
-        callers: Callers::Anyone,
+        callers: ApiAuth::Anyone,
         deadline: admin.deadline,
         max_deadline: MAX_DEADLINE,
         concurrency_limit: limit.clone(),

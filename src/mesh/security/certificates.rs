@@ -24,9 +24,9 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::auth::crypto::provider;
 use crate::auth::pem;
-use crate::auth::reload::Watched;
-use crate::auth::tls::provider;
+use crate::auth::reload::Reloadable;
 use crate::mesh::io::Io;
 
 /// How long a rejected connection stays open so that its client can read the TLS alert.
@@ -52,10 +52,10 @@ pub struct Certificates {
 impl Certificates {
     /// # Errors
     /// When a file cannot be read, or a node with the same CA would not accept the certificate.
-    pub fn watch(files: CertificateFiles, advertised: Option<&str>) -> anyhow::Result<Watched<Self>> {
+    pub fn watch(files: CertificateFiles, advertised: Option<&str>) -> anyhow::Result<Reloadable<Self>> {
         let advertised = advertised.map(ToOwned::to_owned);
         let paths = vec![files.ca.clone(), files.certificate.clone(), files.key.clone()];
-        Watched::open(paths, move |contents| {
+        Reloadable::open(paths, move |contents| {
             Self::read(&files, [&contents[0], &contents[1], &contents[2]], advertised.as_deref())
         })
     }

@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use subtle::{Choice, ConstantTimeEq as _};
 use tonic::codegen::http::header::HeaderValue;
 
-use crate::auth::reload::Watched;
+use crate::auth::reload::Reloadable;
 
 /// In bytes: shorter ones can be guessed.
 const MIN_TOKEN_BYTES: usize = 32;
@@ -27,8 +27,8 @@ pub struct MeshTokens {
 impl MeshTokens {
     /// # Errors
     /// When the file cannot be read, or has no token.
-    pub fn watch(file: PathBuf) -> anyhow::Result<Watched<Self>> {
-        Watched::open(vec![file.clone()], move |contents| Self::read(&file, &contents[0]))
+    pub fn watch(file: PathBuf) -> anyhow::Result<Reloadable<Self>> {
+        Reloadable::open(vec![file.clone()], move |contents| Self::read(&file, &contents[0]))
     }
 
     fn read(file: &Path, contents: &[u8]) -> anyhow::Result<Self> {

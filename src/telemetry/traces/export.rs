@@ -24,7 +24,7 @@ use tonic::metadata::{KeyAndValueRef, MetadataMap};
 use tracing::{info, warn};
 
 use crate::auth::reload;
-use crate::auth::reload::Watched;
+use crate::auth::reload::Reloadable;
 use crate::names::NodeName;
 use crate::telemetry::traces;
 
@@ -44,7 +44,7 @@ pub struct Settings {
     /// An http or https URL.
     pub endpoint: String,
     /// What the collector wants to be told with each batch.
-    pub headers: Option<Watched<Headers>>,
+    pub headers: Option<Reloadable<Headers>>,
     /// How many of the requests that come without a trace begin one.
     pub ratio: f64,
 }
@@ -52,7 +52,7 @@ pub struct Settings {
 /// What exports the spans of this process.
 pub struct Traces {
     provider: SdkTracerProvider,
-    headers: Option<Watched<Headers>>,
+    headers: Option<Reloadable<Headers>>,
 }
 
 /// Headers for the collector. They may be secrets, so nothing shows them.

@@ -12,6 +12,8 @@ use common::{Cluster, Index, listen_anywhere, mesh_client, until};
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::{self, BoxStream, Empty};
+use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use rollcall::mesh::peers::{PeerError, PeerReply, Peers};
 use rollcall::mesh::proto::mesh_service_server::{MeshService, MeshServiceServer};
 use rollcall::mesh::proto::{
@@ -27,6 +29,9 @@ use tokio::time::sleep;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tracing_subscriber::layer::SubscriberExt as _;
 
 const WITHIN: Duration = Duration::from_secs(10);
 /// What the asker holds, so to speak.
@@ -162,6 +167,31 @@ async fn many_questions_share_a_stream_and_each_gets_its_own_answer() {
     assert_eq!(asking.calls(), calls + 1);
     asking.peers.retain(|_| false);
     until("the stream has ended with the link", || async { asking.open() == 0 }).await;
+}
+
+/// The trace context of a request in place of the socket id, so that the caller sees what arrived.
+fn answer_with_trace(request: RevalidateRequest) -> RevalidateResponse {
+    let trace = [&request.traceparent, &request.tracestate].map(|field| field.as_deref().unwrap_or("none").to_owned());
+    let mut response = answer(request);
+    response.answer.as_mut().unwrap().sockets[0].id_socket = trace.join(" ");
+    response
+}
+
+#[tokio::test]
+async fn a_traced_lookup_takes_the_stream_and_sends_its_context() {
+    let asking = Asking::of(|questions| Ok(questions.map(|question| question.map(answer_with_trace)).boxed()));
+    until("the stream is open", || async { asking.way("untraced").await == "none none" }).await;
+    let calls = asking.calls();
+    let provider = SdkTracerProvider::builder().build();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+    let _default = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+    let request = tracing::info_span!(target: "rollcall::traces", "request");
+    let trace = request.context().span().span_context().trace_id().to_string();
+    let way = asking.way("traced").instrument(request).await;
+    let [version, sent, parent, flags] = way.split(['-', ' ']).collect::<Vec<_>>()[..4] else { panic!("{way}") };
+    assert_eq!((version, sent, flags), ("00", trace.as_str(), "01"), "{way}");
+    assert_ne!(parent, "0".repeat(16), "{way}");
+    assert_eq!(asking.calls(), calls, "no unary call was made");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

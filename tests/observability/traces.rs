@@ -117,6 +117,29 @@ async fn one_trace_shows_a_roll_call_with_what_each_of_four_nodes_did_for_it() {
     }
 }
 
+/// The second roll call of a room is conditional, and by the fifth its lookups certainly take the revalidation streams.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn traced_conditional_lookups_belong_to_the_trace_of_the_caller() {
+    let (redis, collector) = (RedisServer::start().await, Collector::start());
+    let (nodes, _clients) = cluster(&redis, &["--otlp-endpoint", &collector.endpoint, "--trace-ratio", "0"]).await;
+    for number in 100..105 {
+        assert_eq!(called(&nodes[0], &sampled(number)).await.status(), 200);
+        let lookups_of = |kind| {
+            let spans = collector.of_trace(&trace(number));
+            named(&spans, LOOKUP).into_iter().filter(|span| span.kind == kind).cloned().collect::<Vec<_>>()
+        };
+        until("all lookups are exported", || async { lookups_of(CLIENT).len() + lookups_of(SERVER).len() >= 6 }).await;
+        let (asked, answered) = (lookups_of(CLIENT), lookups_of(SERVER));
+        assert_eq!((asked.len(), answered.len()), (3, 3), "call {number}: {answered:#?}");
+        let unchanged = asked.iter().filter(|span| span.has("rollcall.unchanged", true)).count();
+        assert_eq!(unchanged, if number == 100 { 0 } else { 3 }, "call {number}: {asked:#?}");
+        for span in &answered {
+            assert!(asked.iter().any(|asking| asking.span == span.parent), "call {number}: {span:?}");
+            assert!(span.has("rpc.grpc.status_code", 0), "call {number}: {span:?}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_that_share_a_roll_call_link_to_it_unless_it_is_their_own() {
     let (redis, collector) = (RedisServer::start().await, Collector::start());

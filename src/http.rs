@@ -39,7 +39,7 @@ use concurrency_limit::ConcurrencyLimit;
 use request_id::REQUEST_ID;
 
 /// What the public port needs.
-pub struct Config {
+pub struct PublicHttpConfig {
     pub roll_call: RollCall,
     /// Who may call it.
     pub callers: ApiAuth,
@@ -52,7 +52,7 @@ pub struct Config {
 }
 
 /// The public port, without Socket.IO.
-pub fn router(config: Config) -> Router {
+pub fn router(config: PublicHttpConfig) -> Router {
     let config = Arc::new(config);
     let guarded = !matches!(config.callers, ApiAuth::Anyone);
     let guard = guarded.then(|| from_fn_with_state(Arc::clone(&config), access::guard));

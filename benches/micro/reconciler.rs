@@ -9,7 +9,8 @@ use rollcall::directory::memory::MemoryDirectory;
 use rollcall::directory::redis::RedisDirectory;
 use rollcall::mesh::peers::Peers;
 use rollcall::names::{NodeId, Room};
-use rollcall::node::{Core, Tasks};
+use rollcall::node::core::NodeCore;
+use rollcall::node::tasks::EssentialTasks;
 use rollcall::reconciler::{RELEASE_DELAY, SOCKET_WRITE_INTERVAL};
 use rollcall::roll_call;
 use rollcall::roll_call::cache::Parts;
@@ -36,8 +37,8 @@ pub fn flush(criterion: &mut Criterion) {
     ];
     for (name, directory) in indexes {
         let (peers, parts) = (Peers::default(), Parts::new(roll_call::cache::DEFAULT_CACHE_BYTES));
-        let core = Core::new(node_info(), LEASE, RELEASE_DELAY, Arc::clone(&directory), peers, parts);
-        let mut tasks = Tasks::default();
+        let core = NodeCore::new(node_info(), LEASE, RELEASE_DELAY, Arc::clone(&directory), peers, parts);
+        let mut tasks = EssentialTasks::default();
         let entered = runtime.enter();
         core.start(&mut tasks);
         drop(entered);

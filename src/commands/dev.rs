@@ -25,7 +25,7 @@ use crate::edge::limits::Limits;
 use crate::edge::socketio::SocketIoConfig;
 use crate::mesh::security::Security;
 use crate::names::NodeName;
-use crate::node::{self, Config, Listeners, Node};
+use crate::node::{self, Node, NodeConfig, NodeListeners};
 use crate::reconciler;
 use crate::roll_call;
 use crate::telemetry::logging::{self, Logging};
@@ -88,7 +88,7 @@ pub async fn run_cluster(
         let mesh_address = mesh.local_addr()?;
         let name = NodeName::from_any(&format!("node-{number}"));
         meshes.push((name.clone(), mesh_address));
-        let config = Config {
+        let config = NodeConfig {
             name,
             mesh_advertise: mesh_address.to_string(),
             lease: node::DEFAULT_LEASE,
@@ -104,7 +104,7 @@ pub async fn run_cluster(
             mesh_security: Security::default(),
             admin_tokens: None,
         };
-        let listeners = Listeners { public: listener, mesh, admin: None };
+        let listeners = NodeListeners { public: listener, mesh, admin: None };
         running.spawn(Node::new(config, listeners, directory()?).run(shutdown.clone()));
     }
     print(&introduction(&address.origin(tls, public.port()), tls, &meshes));

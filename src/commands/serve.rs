@@ -20,7 +20,7 @@ use crate::directory::redis::RedisDirectory;
 use crate::edge::connections::listener::{file_limit, listen};
 use crate::edge::socketio::SocketIoConfig;
 use crate::names::NodeName;
-use crate::node::{Config, Listeners, Node};
+use crate::node::{Node, NodeConfig, NodeListeners};
 use crate::reconciler;
 use crate::telemetry::logging::{self, Logging};
 
@@ -72,7 +72,7 @@ async fn run_node(serve: ServeArgs, logging: Logging, shutdown: CancellationToke
         }
     };
     let limits = serve.limits.limits(file_limit());
-    let config = Config {
+    let config = NodeConfig {
         name,
         mesh_advertise,
         lease: serve.lease,
@@ -93,7 +93,7 @@ async fn run_node(serve: ServeArgs, logging: Logging, shutdown: CancellationToke
         mesh_security,
         admin_tokens,
     };
-    let listeners = Listeners { public, mesh: mesh_listener, admin: Some(admin) };
+    let listeners = NodeListeners { public, mesh: mesh_listener, admin: Some(admin) };
     let drain = config.drain;
     let node = Node::new(config, listeners, directory).run(shutdown);
     let Some(traces) = traces else { return node.await.map(|()| ExitCode::SUCCESS) };

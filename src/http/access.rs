@@ -13,7 +13,7 @@ use axum::response::Response;
 use headers::HeaderMapExt as _;
 use headers::authorization::{Authorization, Bearer};
 
-use super::{Config, rest};
+use super::{PublicHttpConfig, rest};
 use crate::auth::AuthError;
 use crate::problem::{Problem, SOON};
 
@@ -32,7 +32,7 @@ pub fn bearer(headers: &HeaderMap) -> Option<Bearer> {
 }
 
 /// In front of the routes that call a roll, unless anyone may.
-pub async fn guard(State(config): State<Arc<Config>>, request: Request, next: Next) -> Response {
+pub async fn guard(State(config): State<Arc<PublicHttpConfig>>, request: Request, next: Next) -> Response {
     let (mut response, kept) = match known(&config, request).await {
         Ok(request) => (next.run(request).await, HeaderValue::from_static("private, no-cache")),
         Err(((name, value), problem)) => (problem.with(name, value), HeaderValue::from_static("no-store")),
@@ -43,7 +43,7 @@ pub async fn guard(State(config): State<Arc<Config>>, request: Request, next: Ne
 }
 
 /// The request again, if whoever sent it may call the roll of the room that it names.
-async fn known(config: &Arc<Config>, request: Request) -> Result<Request, Refused> {
+async fn known(config: &Arc<PublicHttpConfig>, request: Request) -> Result<Request, Refused> {
     let presented = bearer(request.headers());
     let presented =
         presented.ok_or_else(|| unauthorized(CHALLENGE, "pass a token in the header Authorization: Bearer"))?;

@@ -30,7 +30,7 @@ use crate::problem::Problem;
 use crate::roll_call::RollCall;
 use crate::status::Overview;
 use crate::status::health::ReadinessReport;
-use guard::Guard;
+use guard::AdminGuard;
 
 /// The most bytes of a request's body.
 const MAX_BODY_BYTES: usize = 64 << 10;
@@ -39,21 +39,21 @@ const MAX_BODY_BYTES: usize = 64 << 10;
 pub type RenderMetrics = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
 
 /// What the admin port needs.
-pub struct Config {
+pub struct AdminConfig {
     pub membership: Arc<Membership>,
     /// Without a key to check tokens with, no client is sent here.
     pub identity: IdentityMode,
     /// Renders all metrics. Blocks: it reads files of `/proc`.
     pub render_metrics: RenderMetrics,
     /// Who gets into the closed group.
-    pub guard: Guard,
+    pub guard: AdminGuard,
     pub overview: Overview,
     pub roll_call: RollCall,
     /// Of a roll call that names none.
     pub deadline: Duration,
 }
 
-pub fn router(config: Config) -> Router {
+pub fn router(config: AdminConfig) -> Router {
     let config = Arc::new(config);
     let answers = operator::answers(&config);
     let guarded = closed().with_state(Arc::clone(&config)).merge(answers);
@@ -68,12 +68,12 @@ pub fn router(config: Config) -> Router {
 }
 
 /// What whoever reaches the port may have: nothing about anybody, and nothing secret.
-fn open() -> Router<Arc<Config>> {
+fn open() -> Router<Arc<AdminConfig>> {
     Router::new().route("/livez", get(async || "ok\n")).route("/readyz", get(readyz)).route("/metrics", get(metrics))
 }
 
 /// What the operator alone may have: whatever is listed here is guarded, and what changes something is no GET.
-fn closed() -> Router<Arc<Config>> {
+fn closed() -> Router<Arc<AdminConfig>> {
     Router::new()
         .route("/_/log", get(log::show).put(log::change))
         // Nobody learns from a refusal what there is.
@@ -86,14 +86,14 @@ async fn method_not_allowed(method: Method) -> Problem {
     Problem::not_done_here(&method)
 }
 
-async fn readyz(State(config): State<Arc<Config>>) -> Response {
+async fn readyz(State(config): State<Arc<AdminConfig>>) -> Response {
     let report = ReadinessReport::of(config.membership.readiness(), config.identity.is_ready());
     let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(report)).into_response()
 }
 
 /// Renders on a blocking thread, because reading `/proc` would hold up the tasks of a worker.
-async fn metrics(State(config): State<Arc<Config>>) -> Result<Response, Problem> {
+async fn metrics(State(config): State<Arc<AdminConfig>>) -> Result<Response, Problem> {
     let rendered = spawn_blocking(move || (config.render_metrics)()).await;
     let failed = |error: String| {
         error!(%error, "cannot render the metrics");

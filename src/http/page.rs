@@ -11,7 +11,7 @@ use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY}
 use axum::http::request::Parts;
 use axum::response::{Html, IntoResponse};
 
-use super::Config;
+use super::PublicHttpConfig;
 use super::rest;
 use crate::problem::Problem;
 
@@ -48,7 +48,7 @@ pub async fn operator() -> impl IntoResponse {
 }
 
 pub async fn asset(
-    State(_config): State<Arc<Config>>,
+    State(_config): State<Arc<PublicHttpConfig>>,
     Path(asset): Path<String>,
 ) -> Result<impl IntoResponse, Problem> {
     any_asset(Path(asset)).await
@@ -81,10 +81,10 @@ fn page(built: &'static str) -> impl IntoResponse {
     (headers, Html(html))
 }
 
-impl FromRequestParts<Arc<Config>> for ValidRoom {
+impl FromRequestParts<Arc<PublicHttpConfig>> for ValidRoom {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, config: &Arc<Config>) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, config: &Arc<PublicHttpConfig>) -> Result<Self, Problem> {
         rest::room(parts, config).await.map(|_room| Self)
     }
 }

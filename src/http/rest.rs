@@ -16,7 +16,7 @@ use headers::{ContentType, ETag, HeaderMapExt, IfNoneMatch};
 use serde::Deserialize;
 
 use super::openapi::{AskQuery, CallErrors, HeldHeader, RoomPath, Row};
-use super::{Config, full, paced};
+use super::{PublicHttpConfig, full, paced};
 use crate::names::Room;
 use crate::problem::Problem;
 use crate::roll_call::answer::Answer;
@@ -67,7 +67,7 @@ struct RawAsk {
         CallErrors,
     )
 )]
-pub async fn users(State(config): State<Arc<Config>>, ask: Ask) -> Result<Response, Problem> {
+pub async fn users(State(config): State<Arc<PublicHttpConfig>>, ask: Ask) -> Result<Response, Problem> {
     let answer = call(&config, &ask).await?;
     let tag = answer.tag().map(etag);
     let response = match (&tag, &ask.held) {
@@ -95,7 +95,7 @@ pub async fn users(State(config): State<Arc<Config>>, ask: Ask) -> Result<Respon
         CallErrors,
     )
 )]
-pub async fn roll_call(State(config): State<Arc<Config>>, ask: Ask) -> Result<Response, Problem> {
+pub async fn roll_call(State(config): State<Arc<PublicHttpConfig>>, ask: Ask) -> Result<Response, Problem> {
     let answer = call(&config, &ask).await?;
     let response = (TypedHeader(ContentType::json()), full::body(&answer)).into_response();
     Ok(with_completeness(&answer, response))
@@ -106,7 +106,7 @@ fn etag(tag: u128) -> ETag {
     format!("W/\"{tag:032x}\"").parse().expect("hexadecimal digits in quotes")
 }
 
-async fn call(config: &Config, ask: &Ask) -> Result<Arc<Answer>, Problem> {
+async fn call(config: &PublicHttpConfig, ask: &Ask) -> Result<Arc<Answer>, Problem> {
     let answer = config.roll_call.call(&ask.room, ask.deadline).await;
     let answer = answer.map_err(|unanswerable| Problem::unavailable(unanswerable.to_string()))?;
     if ask.strict && !answer.complete {
@@ -148,10 +148,10 @@ fn unresolved(answer: &Answer) -> String {
     answer.unresolved.map_or_else(|| "unknown".to_owned(), |count| count.to_string())
 }
 
-impl FromRequestParts<Arc<Config>> for Ask {
+impl FromRequestParts<Arc<PublicHttpConfig>> for Ask {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, config: &Arc<Config>) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, config: &Arc<PublicHttpConfig>) -> Result<Self, Problem> {
         let room = room(parts, config).await?;
         let Query(raw) = Query::<RawAsk>::from_request_parts(parts, config)
             .await
@@ -169,7 +169,7 @@ impl FromRequestParts<Arc<Config>> for Ask {
 }
 
 /// The room of a path, percent-decoded.
-pub async fn room(parts: &mut Parts, config: &Arc<Config>) -> Result<Room, Problem> {
+pub async fn room(parts: &mut Parts, config: &Arc<PublicHttpConfig>) -> Result<Room, Problem> {
     let params = RawPathParams::from_request_parts(parts, config)
         .await
         .map_err(|_| Problem::bad_request("the room's name must be valid UTF-8"))?;
@@ -177,7 +177,7 @@ pub async fn room(parts: &mut Parts, config: &Arc<Config>) -> Result<Room, Probl
     Room::parse(room).map_err(|error| Problem::bad_request(format!("the room's name {error}")))
 }
 
-fn deadline(given: Option<&str>, config: &Config) -> Result<Duration, Problem> {
+fn deadline(given: Option<&str>, config: &PublicHttpConfig) -> Result<Duration, Problem> {
     let Some(given) = given else { return Ok(config.deadline) };
     let most = config.max_deadline.as_millis();
     let parsed = given.parse::<u64>().ok().filter(|&milliseconds| milliseconds > 0 && u128::from(milliseconds) <= most);

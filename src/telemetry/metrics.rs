@@ -104,3 +104,13 @@ impl Definitions {
 pub(crate) fn each<const N: usize>(counters: &IntCounterVec, values: [&str; N]) -> [IntCounter; N] {
     array::from_fn(|place| counters.with_label_values(&[values[place]]))
 }
+
+/// Sets a gauge to a count.
+pub(crate) fn set(gauge: &IntGauge, count: usize) {
+    gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+}
+
+/// Raises a counter to a total that is counted elsewhere.
+pub(crate) fn raise(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}

@@ -30,7 +30,7 @@ use rollcall::mesh::channel::PeerChannel;
 use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use rollcall::mesh::security::Security;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
-use rollcall::node::{self, Config, Listeners, Node};
+use rollcall::node::{self, Node, NodeConfig, NodeListeners};
 use rollcall::reconciler;
 use rollcall::roll_call;
 use rollcall::roster::{Registration, Roster};
@@ -247,7 +247,7 @@ impl Cluster {
     pub async fn add_behind(&mut self, mesh: TcpListener, advertised: SocketAddr) {
         let public = listen_anywhere();
         let name = format!("node-{}", self.nodes.len() + 1);
-        let config = Config {
+        let config = NodeConfig {
             name: NodeName::parse(&name).unwrap(),
             mesh_advertise: advertised.to_string(),
             lease: node::DEFAULT_LEASE,
@@ -264,7 +264,7 @@ impl Cluster {
             mesh_security: Security::default(),
             admin_tokens: None,
         };
-        let node = Node::new(config, Listeners { public, mesh, admin: None }, self.index.open());
+        let node = Node::new(config, NodeListeners { public, mesh, admin: None }, self.index.open());
         let (public, mesh) = (node.public_address().unwrap(), node.mesh_address().unwrap());
         let (roster, membership) = (Arc::clone(node.roster()), Arc::clone(node.membership()));
         let shutdown = CancellationToken::new();

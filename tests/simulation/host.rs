@@ -16,7 +16,8 @@ use rollcall::mesh::peers::Peers;
 use rollcall::mesh::security::Security;
 use rollcall::mesh_service;
 use rollcall::names::{NodeId, NodeName, Room, SocketId, UserId};
-use rollcall::node::{Core, Tasks};
+use rollcall::node::core::NodeCore;
+use rollcall::node::tasks::EssentialTasks;
 use rollcall::roll_call::answer::Answer;
 use rollcall::roll_call::cache::Parts;
 use rollcall::roster::Registration;
@@ -58,7 +59,7 @@ pub enum Order {
 
 /// A node that runs.
 pub struct Life {
-    pub core: Core,
+    pub core: NodeCore,
     pub orders: mpsc::UnboundedSender<Order>,
     pub presences: BTreeMap<SocketId, Registration>,
 }
@@ -88,8 +89,8 @@ impl Host {
         };
         let directory = std::sync::Arc::clone(&self.directory) as std::sync::Arc<dyn Directory>;
         let core =
-            Core::new(node_info, LEASE, RELEASE_DELAY, directory, Peers::new(network::connect), Parts::new(CACHE));
-        let mut tasks = Tasks::default();
+            NodeCore::new(node_info, LEASE, RELEASE_DELAY, directory, Peers::new(network::connect), Parts::new(CACHE));
+        let mut tasks = EssentialTasks::default();
         core.start(&mut tasks);
         let stop_mesh = CancellationToken::new();
         let serving = mesh_service::serve(
@@ -137,8 +138,8 @@ impl Host {
     }
 
     /// As a node stops in production, and in that order. Meanwhile it answers the others, and takes no orders.
-    async fn stop(&self, core: &Core, tasks: Tasks) {
-        let Core { membership, reconciler, .. } = core;
+    async fn stop(&self, core: &NodeCore, tasks: EssentialTasks) {
+        let NodeCore { membership, reconciler, .. } = core;
         membership.leave(Leaving::Draining);
         reconciler.release_immediately();
         self.let_everybody_go();
@@ -183,7 +184,7 @@ impl Host {
         self.life.borrow().as_ref().is_some_and(|life| life.core.membership.has_lease())
     }
 
-    fn obey(&self, core: &Core, order: Order) {
+    fn obey(&self, core: &NodeCore, order: Order) {
         match order {
             Order::Come { socket, rooms } => self.come(core, socket, &rooms),
             Order::Join { socket, room } => {
@@ -203,7 +204,7 @@ impl Host {
         }
     }
 
-    fn come(&self, core: &Core, socket: SocketId, rooms: &[Room]) {
+    fn come(&self, core: &NodeCore, socket: SocketId, rooms: &[Room]) {
         if !is_open(&core.membership) {
             return;
         }
@@ -219,7 +220,7 @@ impl Host {
     }
 
     /// Waits until the client may be told, or lets it go.
-    fn settle(&self, core: &Core, socket: SocketId, rooms: Vec<Room>, presence: Registration) {
+    fn settle(&self, core: &NodeCore, socket: SocketId, rooms: Vec<Room>, presence: Registration) {
         let (host, reconciler) = (self.clone(), core.reconciler.clone());
         spawn_local(async move {
             let told = |host: &Host| {
@@ -244,7 +245,7 @@ impl Host {
         });
     }
 
-    fn call(&self, core: &Core, room: Room, deadline: Duration) {
+    fn call(&self, core: &NodeCore, room: Room, deadline: Duration) {
         let (host, roll_call) = (self.clone(), core.roll_call.clone());
         spawn_local(async move {
             let moment = host.shared.oracle.borrow_mut().now();

@@ -19,7 +19,7 @@ use rollcall::edge::limits::Limits;
 use rollcall::edge::socketio::SocketIoConfig;
 use rollcall::mesh::security::Security;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
-use rollcall::node::{self, Config, Listeners, Node};
+use rollcall::node::{self, Node, NodeConfig, NodeListeners};
 use rollcall::reconciler;
 use rollcall::roll_call;
 use rollcall::roster::{Registration, Roster};
@@ -52,7 +52,7 @@ pub fn row(node: &str, room: &str, number: usize) -> (String, String) {
 pub async fn run(redis: &str, name: &str) -> Result<()> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let (public, mesh) = (listen(any, false)?, listen(any, false)?);
-    let config = Config {
+    let config = NodeConfig {
         name: NodeName::parse(name)?,
         mesh_advertise: mesh.local_addr()?.to_string(),
         lease: node::DEFAULT_LEASE,
@@ -69,7 +69,7 @@ pub async fn run(redis: &str, name: &str) -> Result<()> {
         admin_tokens: None,
     };
     let directory = Arc::new(RedisDirectory::open(redis, "rollcall:", false)?);
-    let node = Node::new(config, Listeners { public, mesh, admin: None }, directory);
+    let node = Node::new(config, NodeListeners { public, mesh, admin: None }, directory);
     let address = node.public_address()?;
     let (roster, membership) = (Arc::clone(node.roster()), Arc::clone(node.membership()));
     let running = tokio::spawn(node.run(CancellationToken::new()));

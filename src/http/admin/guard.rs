@@ -22,7 +22,7 @@ use crate::problem::Problem;
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct Guard {
+pub struct AdminGuard {
     tokens: Option<Reloadable<NamedTokens>>,
     /// Nobody reaches the port but from this machine.
     local: bool,
@@ -46,7 +46,7 @@ enum Refused {
 }
 
 /// In front of the closed group.
-pub async fn let_in(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+pub async fn let_in(State(guard): State<AdminGuard>, mut request: Request, next: Next) -> Response {
     let admitted = guard.admit(request.method(), request.uri(), request.headers());
     let mut response = match admitted {
         Ok(operator) => {
@@ -61,7 +61,7 @@ pub async fn let_in(State(guard): State<Guard>, mut request: Request, next: Next
     response
 }
 
-impl Guard {
+impl AdminGuard {
     /// `address`: where the port listens.
     pub fn new(tokens: Option<Reloadable<NamedTokens>>, address: IpAddr) -> Self {
         Self { tokens, local: address.to_canonical().is_loopback() }

@@ -12,7 +12,7 @@ use axum::{Json, Router};
 
 use crate::auth::ApiAuth;
 use crate::http::concurrency_limit::ConcurrencyLimit;
-use crate::http::{Config, asked_again, method_not_allowed, page, rest};
+use crate::http::{PublicHttpConfig, asked_again, method_not_allowed, page, rest};
 use crate::roll_call::MAX_DEADLINE;
 
 /// How many questions of operators are answered at the same time: each is put to every node.
@@ -28,9 +28,9 @@ pub fn page() -> Router {
 }
 
 /// What it asks. Whoever got so far may have it.
-pub fn answers(admin: &super::Config) -> Router {
+pub fn answers(admin: &super::AdminConfig) -> Router {
     let limit = ConcurrencyLimit::new(MAX_CONCURRENT_REQUESTS);
-    let config = Config {
+    let config = PublicHttpConfig {
         roll_call: admin.roll_call.clone(),
         callers: ApiAuth::Anyone,
         deadline: admin.deadline,

@@ -9,9 +9,7 @@ use procfs::{WithCurrentSystemInfo, boot_time_secs, ticks_per_second};
 use prometheus::{Counter, Gauge, IntCounter, IntGauge};
 use tokio::runtime::Handle;
 
-use super::Definitions;
-use crate::node::scrape;
-use crate::node::state::raise;
+use super::{Definitions, raise, set};
 
 pub(crate) struct System {
     cpu: Counter,
@@ -52,16 +50,16 @@ impl System {
     pub fn read(&self, runtime: &Handle) {
         let metrics = runtime.metrics();
         let workers = metrics.num_workers();
-        scrape::set(&self.workers, workers);
-        scrape::set(&self.tasks, metrics.num_alive_tasks());
-        scrape::set(&self.queue, metrics.global_queue_depth());
+        set(&self.workers, workers);
+        set(&self.tasks, metrics.num_alive_tasks());
+        set(&self.queue, metrics.global_queue_depth());
         let busy: Duration = (0..workers).map(|worker| metrics.worker_total_busy_duration(worker)).sum();
         raise_to(&self.busy, busy.as_secs_f64());
         raise(&self.parks, (0..workers).map(|worker| metrics.worker_park_count(worker)).sum());
         // What the system does not tell stays as it was.
         let Ok(process) = Process::myself() else { return };
         if let Ok(files) = process.fd_count() {
-            scrape::set(&self.open_files, files);
+            set(&self.open_files, files);
         }
         if let Ok(limits) = process.limits()
             && let LimitValue::Value(most) = limits.max_open_files.soft_limit

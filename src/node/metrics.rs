@@ -1,15 +1,91 @@
-//! Metrics of what is state elsewhere: read when somebody scrapes.
+//! The scrape of `/metrics`: reads the state of the node's components into metrics, and renders all metrics as text.
+//!
+//! Counters that the components raise themselves are in [`crate::telemetry::metrics`]; here is what is only read when
+//! Prometheus asks.
 
-use prometheus::{Gauge, IntCounter, IntGauge};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
+use prometheus::{Gauge, IntCounter, IntGauge, TextEncoder};
+use tokio::runtime::Handle;
+
+use crate::auth::IdentityMode;
 use crate::clock::BootInstant;
+use crate::edge::connections::handle::ConnectionRegistry;
+use crate::edge::polling::sessions::PollingSessions;
+use crate::membership::Membership;
 use crate::mesh::byte_counter::ConnectionEnd;
-use crate::node::scrape::{Sources, set};
+use crate::mesh::peers::Peers;
+use crate::roll_call::cache::Parts;
+use crate::roster::Roster;
 use crate::status::health::ReadinessReport;
 use crate::telemetry::anomalies::Oddity;
-use crate::telemetry::metrics::{Definitions, each};
+use crate::telemetry::metrics::lookups::Families;
+use crate::telemetry::metrics::system::System;
+use crate::telemetry::metrics::{Definitions, Metrics, each, raise, set};
 
-pub(crate) struct State {
+/// The components whose state is read.
+pub(super) struct MetricSources {
+    pub roster: Arc<Roster>,
+    pub membership: Arc<Membership>,
+    pub identity: IdentityMode,
+    pub peers: Peers,
+    pub parts: Parts,
+    /// Those of the public port.
+    pub connections: ConnectionRegistry,
+    pub sessions: Option<Arc<PollingSessions>>,
+    pub runtime: Handle,
+}
+
+/// One registry and its sources.
+pub(super) struct MetricsScrape {
+    metrics: Metrics,
+    sources: MetricSources,
+    read: Mutex<(StateMetrics, System)>,
+}
+
+impl MetricsScrape {
+    /// Defines the metrics of the state: to be called once for each registry.
+    pub fn new(metrics: Metrics, sources: MetricSources) -> Arc<Self> {
+        let definitions = &metrics.definitions;
+        let about = definitions.gauges("rollcall_build_info", "1, with the version of the program.", &["version"]);
+        about.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let about = definitions.gauges("rollcall_node_info", "1, with the name of the node.", &["node"]);
+        about.with_label_values(&[sources.membership.node_info().name.as_str()]).set(1);
+        let read = Mutex::new((StateMetrics::define(definitions), System::define(definitions)));
+        Arc::new(Self { metrics, sources, read })
+    }
+
+    /// The metrics in the text format of Prometheus. Blocks: it reads files of `/proc`, and takes milliseconds where there
+    /// are many connections and peers. One scrape at a time, because each first brings the counters up to date.
+    ///
+    /// # Errors
+    /// When a metric cannot be encoded, which is a bug.
+    pub fn text(&self) -> prometheus::Result<String> {
+        let read = self.read.lock();
+        let (state, system) = &*read;
+        state.read(&self.sources);
+        system.read(&self.sources.runtime);
+        let mut families = self.metrics.definitions.0.gather();
+        families.extend(self.peers());
+        TextEncoder::new().encode_to_string(&families)
+    }
+
+    /// Metrics by peer. Only members are listed, so that the label values do not grow with every node that ever was.
+    fn peers(&self) -> Vec<prometheus::proto::MetricFamily> {
+        let members = self.sources.membership.view().members;
+        let mut families = Families::default();
+        self.sources.peers.each(|address, lookups, circuit_is_open| {
+            if let Some(member) = members.iter().find(|member| member.mesh == address) {
+                families.add(member.name.as_str(), address, lookups, circuit_is_open);
+            }
+        });
+        families.into_inner()
+    }
+}
+
+/// Metrics of state that belongs to other components.
+struct StateMetrics {
     began: BootInstant,
     sockets: IntGauge,
     rooms: IntGauge,
@@ -33,8 +109,8 @@ pub(crate) struct State {
     oddities: [IntCounter; Oddity::ALL.len()],
 }
 
-impl State {
-    pub fn define(definitions: &Definitions) -> Self {
+impl StateMetrics {
+    fn define(definitions: &Definitions) -> Self {
         let (counter, gauge) = (
             |name: &str, help: &str| definitions.counter(name, help),
             |name: &str, help: &str| definitions.gauge(name, help),
@@ -97,8 +173,8 @@ impl State {
         }
     }
 
-    pub fn read(&self, sources: &Sources) {
-        let Sources { roster, membership, .. } = sources;
+    fn read(&self, sources: &MetricSources) {
+        let MetricSources { roster, membership, .. } = sources;
         let (size, tally) = (roster.size(), roster.tally());
         set(&self.sockets, size.sockets);
         set(&self.rooms, size.rooms);
@@ -130,9 +206,4 @@ impl State {
             raise(counter, oddity.count());
         }
     }
-}
-
-/// Makes a counter say what was counted elsewhere.
-pub(crate) fn raise(counter: &IntCounter, to: u64) {
-    counter.inc_by(to.saturating_sub(counter.get()));
 }

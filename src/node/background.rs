@@ -1,0 +1,19 @@
+//! Background tasks that keep files and keys up to date: certificates, tokens, JWKS.
+
+use super::NodeConfig;
+use super::tasks::EssentialTasks;
+use crate::auth::reload::RELOAD_INTERVAL;
+
+/// Spawns these tasks.
+pub(super) fn start(config: &NodeConfig, tasks: &mut EssentialTasks) {
+    for (name, task) in config.access.reload_tasks() {
+        tasks.spawn(name, task);
+    }
+    tasks.spawn("mesh files", config.mesh_security.clone().keep());
+    if let Some(files) = config.tls.as_ref().and_then(|tls| tls.files.clone()) {
+        tasks.spawn("certificate", files.keep(RELOAD_INTERVAL));
+    }
+    if let Some(tokens) = config.admin_tokens.clone() {
+        tasks.spawn("admin tokens", tokens.keep(RELOAD_INTERVAL));
+    }
+}

@@ -1,10 +1,20 @@
-//! What the documents say of the tests: whoever is named as the evidence of a promise is there.
+//! What the documents say of the code and of the tests is true: every file, definition, rule and test that they name
+//! exists.
 
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Documents that name tests.
 const DOCUMENTS: [&str; 2] = ["docs/FAULTS.md", "docs/SECURITY.md"];
+/// Documents that name files, as `path`, and definitions in them, as `path::name`.
+const GUIDES: [&str; 2] = [ARCHITECTURE, "CONTRIBUTING.md"];
+const ARCHITECTURE: &str = "docs/ARCHITECTURE.md";
+/// The beginnings of a code span that is a path.
+const FOLDERS: [&str; 10] =
+    ["src/", "tests/", "docs/", "proto/", "web/", "deploy/", "bench/", "benches/", "fuzz/", ".github/"];
+/// What defines a name in Rust.
+const KEYWORDS: [&str; 8] = ["fn", "struct", "enum", "trait", "const", "static", "type", "mod"];
 
 /// Tests are named `file::name` in code spans; a name may end in `…`.
 #[test]
@@ -27,6 +37,91 @@ fn every_test_that_a_document_names_exists() {
             assert!(sources.iter().any(is_there), "{document} names {test}, which is nowhere");
         }
     }
+}
+
+#[test]
+fn guides_name_files_and_definitions_that_exist() {
+    let mut missing = Vec::new();
+    for guide in GUIDES {
+        let text = read(guide);
+        let mut definitions = 0;
+        for span in code_spans(&text).filter(|span| FOLDERS.iter().any(|folder| span.starts_with(folder))) {
+            let (path, name) = span.split_once("::").map_or((span, None), |(path, name)| (path, Some(name)));
+            if !root().join(path).exists() {
+                missing.push(format!("{guide}: there is no {path}"));
+            } else if let Some(name) = name {
+                definitions += 1;
+                if !defines(&read(path), name) {
+                    missing.push(format!("{guide}: {path} does not define {name}"));
+                }
+            }
+        }
+        assert!(definitions > 5, "{guide} names only {definitions} definitions");
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+#[test]
+fn the_layers_of_the_guide_are_the_modules_in_their_order() {
+    let library = read("src/lib.rs");
+    let modules: Vec<&str> =
+        library.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    let text = read(ARCHITECTURE);
+    let (_, layers) = text.split_once("\n## The layers\n").expect("the guide has a section on the layers");
+    let layers = layers.split("\n## ").next().unwrap();
+    let named: Vec<&str> =
+        layers.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0)).collect();
+    assert_eq!(named, modules);
+}
+
+/// Comments refer to `docs/ARCHITECTURE.md` as "rule 4" or "rules 2 and 10".
+#[test]
+fn comments_name_rules_that_exist() {
+    let text = read(ARCHITECTURE);
+    let rules = (1..).take_while(|number| text.contains(&format!("\n### Rule {number}: "))).count();
+    assert!(rules > 5, "the guide has only {rules} rules");
+    for source in sources(&root().join("src")) {
+        for line in fs::read_to_string(&source).unwrap().lines().filter(|line| line.trim_start().starts_with("//")) {
+            let Some((_, named)) = line.split_once("rule ").or_else(|| line.split_once("rules ")) else { continue };
+            let number = named.split(|char: char| !char.is_ascii_digit()).next().unwrap();
+            if let Ok(number) = number.parse::<usize>() {
+                assert!((1..=rules).contains(&number), "{}: {line}", source.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn guides_name_make_targets_that_exist() {
+    let makefile = read("Makefile");
+    for guide in GUIDES {
+        for span in code_spans(&read(guide)) {
+            let Some(target) = span.strip_prefix("make ") else { continue };
+            let target = target.split(' ').next().unwrap();
+            assert!(makefile.contains(&format!("\n{target}:")), "{guide}: the Makefile has no target {target}");
+        }
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The inline code of a document; its fenced blocks are left out.
+fn code_spans(text: &str) -> impl Iterator<Item = &str> {
+    text.split("```").step_by(2).flat_map(|prose| prose.split('`').skip(1).step_by(2))
+}
+
+fn defines(source: &str, name: &str) -> bool {
+    let ends = |rest: &str| !rest.starts_with(|char: char| char.is_alphanumeric() || char == '_');
+    KEYWORDS.iter().any(|keyword| {
+        let definition = format!("{keyword} {name}");
+        source.match_indices(&definition).any(|(place, _)| ends(&source[place + definition.len()..]))
+    })
 }
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

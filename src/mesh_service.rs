@@ -36,7 +36,7 @@ use crate::mesh::{
 };
 use crate::mesh_service::health::HealthPublisher;
 use crate::names::{NameError, NodeId, Room, SocketId};
-use crate::roster::walk::{Place, Slice};
+use crate::roster::walk::{RosterSlice, WalkCursor};
 use crate::roster::{CachedVersion, RoomSnapshot, Roster, Row, RowsUpdate};
 use crate::status::description::{Describer, ROOMS_MOST};
 use crate::status::wire as description;
@@ -195,7 +195,7 @@ impl MeshService for MeshServer {
         let roster = Arc::clone(&self.roster);
         let status = Some(node_status::encode(&self.membership.say()));
         // The next slice is read only after the previous one was sent, so a slow caller costs no memory.
-        let slices = stream::unfold((Some(Place::BEGIN), status), move |(place, status)| {
+        let slices = stream::unfold((Some(WalkCursor::BEGIN), status), move |(place, status)| {
             let slice = place.map(|place| roster.slice(place));
             async move {
                 let slice = slice?;
@@ -322,7 +322,7 @@ fn encode(part: RoomSnapshot) -> proto::LookupSocketsResponse {
     response
 }
 
-fn encode_slice(slice: Slice, status: Option<proto::Status>) -> proto::ListRoomsResponse {
+fn encode_slice(slice: RosterSlice, status: Option<proto::Status>) -> proto::ListRoomsResponse {
     let room = |(room, sockets): (Room, Vec<SocketId>)| proto::RoomSockets {
         room: room.to_string(),
         id_sockets: sockets.iter().map(ToString::to_string).collect(),

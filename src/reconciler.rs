@@ -1,102 +1,57 @@
 //! The reconciler: keeps the directory equal to the roster.
 //!
-//! Owns the commands that claim rooms, give them back and list sockets, and the one wait of a client: until its rooms
-//! are claimed and this node counts ([`Reconciler::settle`]). Owns no state of the rooms: what is due is asked of the
-//! roster, level-triggered, and what was answered is told to it. One command per room is under way at a time; a
-//! removal without an answer ends the incarnation, because it may still run later and take a newer claim away.
+//! Owns the commands that add and remove owner entries and write socket entries, and the wait of a joining client: until
+//! its rooms are owned and this node is active ([`Reconciler::wait_until_owned`]). Owns no state of the rooms. It is
+//! level-triggered: it takes pending work from the roster and reports the answers to it.
+//!
+//! At most one command per room is in flight. A removal without an answer retires the incarnation, because it may still
+//! run later and remove a newer entry (docs/ARCHITECTURE.md, rules 3 and 4).
 
-use std::collections::HashSet;
+mod in_flight;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tracing::{debug, warn};
 
 use crate::directory::{self, Directory, DirectoryError};
-use crate::index::{Epoch, SocketEntry, SocketWrite};
 use crate::membership::Membership;
 use crate::names::{NodeId, Room};
 use crate::roster::Roster;
-use crate::roster::ownership::{Abandoned, Holding};
+use crate::roster::ownership::{OwnershipStatus, RetiredIncarnation};
 use crate::telemetry::metrics::flushes::{Behind, Flushes};
+use in_flight::{CommandResult, InFlight};
 
-/// How long a claim outlives the room's last socket: a reload of the page costs nothing.
+/// How long this node stays an owner of a room after its last socket left. A page reload then costs no command.
 pub const RELEASE_DELAY: Duration = Duration::from_millis(1500);
-/// How often held claims are asserted again.
+/// How often confirmed owner entries are written again, in case they were lost.
 const REASSERT_INTERVAL: Duration = Duration::from_secs(30);
-/// How long after a failure a command is sent again.
+/// The pause after a failed command of a kind.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
-/// How long after a list was written the next one may be. Nobody waits for lists, and with one command for what comes in
-/// this time instead of one for each two sockets, four nodes on two cores let in a tenth more clients per second.
+/// The minimum interval between two batches of socket writes. No client waits for them, and with one command per
+/// interval instead of one per two sockets, four nodes on two cores admit a tenth more clients per second.
 pub const SOCKET_WRITE_INTERVAL: Duration = Duration::from_millis(10);
-/// The most rooms in one command.
 const MAX_ROOMS_PER_COMMAND: usize = 500;
-/// The most seats in one command.
 const MAX_SOCKETS_PER_COMMAND: usize = 1_000;
 
-/// A client could not be told in time that its rooms are its own.
+/// The rooms of a client were not owned in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the directory did not confirm the rooms within {0:?}")]
 pub struct OwnershipTimeout(Duration);
 
-/// Shared by `Arc`.
+/// Keeps one roster and one directory equal. Shared by `Arc`.
 pub struct Reconciler {
     roster: Arc<Roster>,
     membership: Arc<Membership>,
     directory: Arc<dyn Directory>,
-    /// How long a claim outlives the room's last socket; nothing once this node leaves.
+    /// See [`RELEASE_DELAY`]. Zero once this node shuts down.
     release_delay: watch::Sender<Duration>,
-    /// Nothing is due, and nothing is under way.
-    equal: watch::Sender<bool>,
+    /// Nothing is pending, and no command is in flight.
+    idle: watch::Sender<bool>,
     flushes: Flushes,
-}
-
-/// What became of one command.
-enum Done {
-    Claimed { node: NodeId, rooms: Vec<Room>, answer: directory::Result<Option<Epoch>> },
-    Released { node: NodeId, rooms: Vec<Room>, answer: directory::Result<()> },
-    Listed { node: NodeId, changes: Vec<SocketWrite>, answer: directory::Result<()> },
-    Cleared { abandoned: Abandoned, answer: directory::Result<()> },
-}
-
-/// What the loop remembers between two looks at the roster: commands under way, and those to be sent again.
-#[derive(Default)]
-struct InFlight {
-    /// The incarnation that the rest is about.
-    node: Option<NodeId>,
-    commands: JoinSet<Done>,
-    rooms: HashSet<Room>,
-    listing: bool,
-    wanting: HashSet<Room>,
-    /// Rooms whose key is another program's: they are asked for again when claims are asserted.
-    foreign: HashSet<Room>,
-    unreleased: HashSet<Room>,
-    abandoned: Vec<Abandoned>,
-    /// What claims and lists were about that went unanswered: they may still run, after a later command to the contrary.
-    doubtful_rooms: HashSet<Room>,
-    doubtful_seats: HashSet<SocketEntry>,
-    /// When commands of a kind may be sent again: after a failure, since what is refused must not slow the others; lists
-    /// after any that was not full.
-    claims_after: Option<Instant>,
-    removals_after: Option<Instant>,
-    lists_after: Option<Instant>,
-}
-
-impl InFlight {
-    /// Forgets pauses that are over.
-    fn resume(&mut self, now: Instant) {
-        for pause in [&mut self.claims_after, &mut self.removals_after, &mut self.lists_after] {
-            pause.take_if(|end| *end <= now);
-        }
-    }
-
-    fn is_clear(&self) -> bool {
-        let later = self.wanting.is_empty() && self.unreleased.is_empty() && self.abandoned.is_empty();
-        later && self.commands.is_empty()
-    }
 }
 
 impl Reconciler {
@@ -108,312 +63,313 @@ impl Reconciler {
         flushes: Flushes,
     ) -> Arc<Self> {
         let (release_delay, _) = watch::channel(release_delay);
-        let (equal, _) = watch::channel(false);
-        Arc::new(Self { roster, membership, directory, release_delay, equal, flushes })
+        let (idle, _) = watch::channel(false);
+        Arc::new(Self { roster, membership, directory, release_delay, idle, flushes })
     }
 
-    /// From now on claims go with the room's last socket.
+    /// From now on removes this node from a room's owner set as soon as the last socket has left.
     pub fn release_immediately(&self) {
         self.release_delay.send_replace(Duration::ZERO);
     }
 
-    /// Ends when nothing of this node's rooms is in the directory.
+    /// Waits until the directory holds no entry of this node's rooms.
     pub async fn wait_until_released(&self) {
-        let mut equal = self.equal.subscribe();
+        let mut idle = self.idle.subscribe();
         // The sender lives in `self`, so waiting cannot fail.
-        let _ = equal.wait_for(|equal| *equal && self.roster.is_clear()).await;
+        let _ = idle.wait_for(|idle| *idle && self.roster.is_clear()).await;
     }
 
-    /// Ends when a client that has joined these rooms may be told so.
+    /// Waits until a client that joined these rooms may be acknowledged (docs/ARCHITECTURE.md, rule 4).
     ///
     /// # Errors
-    /// [`OwnershipTimeout`] after `within`: the client should be dropped, so that it tries again.
+    /// [`OwnershipTimeout`] after `within`. The caller should close the transport, so that the client tries again.
     pub async fn wait_until_owned(&self, rooms: &[Room], within: Duration) -> Result<(), OwnershipTimeout> {
         timeout(within, self.until_owned(rooms)).await.map_err(|_elapsed| OwnershipTimeout(within))
     }
 
     async fn until_owned(&self, rooms: &[Room]) {
         let mut standing = self.membership.standing();
-        let mut word = self.roster.index_state();
+        let mut index_state = self.roster.index_state();
         let mut acknowledgements = self.membership.acknowledgements();
         loop {
-            // What is looked at below is looked at again when one of these has changed since.
+            // Marked before the checks, so that a change during them wakes the select below.
             acknowledgements.mark_unchanged();
             standing.mark_unchanged();
-            let node = word.borrow_and_update().incarnation.clone();
-            let holding = self.roster.holding(&node, rooms);
-            if matches!(holding, Holding::Held) && self.membership.may_acknowledge(&node) {
+            let node = index_state.borrow_and_update().incarnation.clone();
+            let status = self.roster.ownership_status(&node, rooms);
+            if matches!(status, OwnershipStatus::Owned) && self.membership.may_acknowledge(&node) {
                 return;
             }
-            // The rooms are owed first, and then the answers are looked at: from the moment that they are sufficient
-            // on, everybody asks this node until the rooms are claimed.
-            if self.roster.owe(&node, rooms) && self.membership.everybody_asks(&node) {
+            // The order matters: first make sure that the node stays "not fully indexed" for these rooms, then check
+            // that all members have acknowledged it. From that moment they ask this node until the rooms are owned.
+            if self.roster.stay_not_fully_indexed(&node, rooms) && self.membership.everybody_asks(&node) {
                 return;
             }
-            let claimed = async {
-                match holding {
-                    // Ends when the claim was answered, or the room emptied.
-                    Holding::Waiting(claimed) => drop(claimed.await),
-                    Holding::Held => std::future::pending().await,
+            let confirmed = async {
+                match status {
+                    // Resolves when the entry is confirmed, or fails when the room emptied: look again in both cases.
+                    OwnershipStatus::Pending(confirmed) => drop(confirmed.await),
+                    OwnershipStatus::Owned => std::future::pending().await,
                 }
             };
             // The senders live as long as this node, so waiting cannot fail.
             tokio::select! {
-                () = claimed => {}
+                () = confirmed => {}
                 _ = standing.changed() => {}
-                _ = word.changed() => {}
+                _ = index_state.changed() => {}
                 _ = acknowledgements.changed() => {}
             }
         }
     }
 
-    /// Carries what is due to the directory, for ever.
+    /// Runs forever and carries pending work to the directory.
     pub async fn run(&self) {
         let mut in_flight = InFlight::default();
         let mut flush = self.flushes.watch();
-        let mut asserting = interval_at(Instant::now() + REASSERT_INTERVAL, REASSERT_INTERVAL);
-        asserting.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut reassert = interval_at(Instant::now() + REASSERT_INTERVAL, REASSERT_INTERVAL);
+        reassert.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut standing = self.membership.standing();
         let mut release_delay = self.release_delay.subscribe();
         loop {
-            let entered = standing.borrow_and_update().entered.is_some();
+            let registered = standing.borrow_and_update().entered.is_some();
             let node = standing.borrow().node.clone();
-            // Claims follow the lease: without one, they would be repaired away.
             let now = Instant::now();
-            in_flight.resume(now);
-            // While the directory is away, removals would go unanswered, and each of those costs an incarnation.
-            if entered && node == self.roster.incarnation() && !self.roster.is_directory_away() {
-                self.look(&node, &mut in_flight, now);
+            in_flight.end_pauses(now);
+            // Owner entries need a lease: without one, readers would remove them. While the directory is unavailable,
+            // nothing is sent, because every removal without an answer costs an incarnation.
+            if registered && node == self.roster.incarnation() && self.roster.is_directory_available() {
+                self.send_pending(&node, &mut in_flight, now);
             }
-            self.equal.send_replace(in_flight.is_clear());
-            flush.note(self.behind(&in_flight));
-            let next = self.next_look(&in_flight, now);
+            self.idle.send_replace(in_flight.is_idle());
+            flush.note(self.backlog(&in_flight));
+            let wakeup = self.next_wakeup(&in_flight, now);
             tokio::select! {
-                () = self.roster.something_due() => {}
+                () = self.roster.work_pending() => {}
                 _ = standing.changed() => {}
                 _ = release_delay.changed() => {}
-                Some(Ok(done)) = in_flight.commands.join_next() => self.file(done, &mut in_flight),
-                () = sleep_until(next) => {}
-                _ = asserting.tick() => {
-                    if !self.roster.is_directory_away() {
-                        self.assert_again(&node, &mut in_flight);
+                Some(Ok(result)) = in_flight.commands.join_next() => self.handle_result(result, &mut in_flight),
+                () = sleep_until(wakeup) => {}
+                _ = reassert.tick() => {
+                    if self.roster.is_directory_available() {
+                        self.reassert(&node, &mut in_flight);
                     }
                 }
             }
         }
     }
 
-    /// What the directory is behind by.
-    fn behind(&self, in_flight: &InFlight) -> Behind {
-        let [wanting, emptied, seats] = self.roster.due();
+    fn backlog(&self, in_flight: &InFlight) -> Behind {
+        let pending = self.roster.pending_counts();
         Behind {
-            claims: wanting + in_flight.wanting.len(),
-            removals: emptied + in_flight.unreleased.len(),
-            seats,
-            level: wanting == 0 && seats == 0 && in_flight.is_clear(),
+            claims: pending.unowned + in_flight.unowned.len(),
+            removals: pending.emptied + in_flight.unreleased.len(),
+            seats: pending.writes,
+            level: pending.unowned == 0 && pending.writes == 0 && in_flight.is_idle(),
         }
     }
 
-    /// Sends what is due and not under way.
-    fn look(&self, node: &NodeId, in_flight: &mut InFlight, now: Instant) {
-        self.roster.republish();
-        if in_flight.node.as_ref() != Some(node) {
-            // What runs late for another incarnation is nobody's, and repaired by whoever reads it.
-            in_flight.doubtful_rooms.clear();
-            in_flight.doubtful_seats.clear();
-            // What was still to be given back is left behind with the incarnation that held it.
-            let rooms: Vec<Room> = in_flight.unreleased.drain().collect();
-            if let Some(node) = in_flight.node.replace(node.clone()).filter(|_| !rooms.is_empty()) {
-                in_flight.abandoned.push(Abandoned { node, rooms });
-            }
+    fn send_pending(&self, node: &NodeId, in_flight: &mut InFlight, now: Instant) {
+        self.roster.republish_index_state();
+        in_flight.set_incarnation(node);
+        in_flight.unowned.extend(self.roster.take_unowned());
+        in_flight.retired.extend(self.roster.take_retired());
+        if in_flight.add_after.is_none() {
+            self.request_ownership(node, in_flight);
         }
-        in_flight.wanting.extend(self.roster.take_wanting());
-        in_flight.abandoned.extend(self.roster.take_abandoned());
-        if in_flight.claims_after.is_none() {
-            self.send_claims(node, in_flight);
-        }
-        if in_flight.removals_after.is_none() {
+        if in_flight.remove_after.is_none() {
             self.send_removals(node, in_flight, now);
         }
-        if in_flight.lists_after.is_none() && !in_flight.listing {
-            self.send_list(node, in_flight);
+        if in_flight.write_after.is_none() && !in_flight.writing {
+            self.send_socket_writes(node, in_flight);
         }
     }
 
-    fn send_claims(&self, node: &NodeId, in_flight: &mut InFlight) {
-        let wanting = in_flight
-            .wanting
-            .extract_if(|room| !in_flight.rooms.contains(room) && !in_flight.foreign.contains(room))
-            .collect();
-        let asked = self.roster.ask_for(node, wanting);
-        for room in &asked {
+    fn request_ownership(&self, node: &NodeId, in_flight: &mut InFlight) {
+        let InFlight { unowned, rooms, foreign, .. } = in_flight;
+        let wanted = unowned.extract_if(|room| !rooms.contains(room) && !foreign.contains(room)).collect();
+        let requested = self.roster.request_ownership(node, wanted);
+        for room in &requested {
             in_flight.unreleased.remove(room);
         }
-        self.claim(node, &asked, in_flight);
+        self.add_owner(node, &requested, in_flight);
     }
 
     fn send_removals(&self, node: &NodeId, in_flight: &mut InFlight, now: Instant) {
-        let emptied_before = now.checked_sub(*self.release_delay.borrow());
-        let given =
-            emptied_before.map(|before| self.roster.give_back(node, before, &in_flight.rooms)).unwrap_or_default();
-        in_flight.unreleased.extend(given);
-        let releasing: Vec<Room> = in_flight.unreleased.extract_if(|room| !in_flight.rooms.contains(room)).collect();
+        if let Some(emptied_before) = now.checked_sub(*self.release_delay.borrow()) {
+            let emptied = self.roster.take_emptied(node, emptied_before, &in_flight.rooms);
+            in_flight.unreleased.extend(emptied);
+        }
+        let InFlight { unreleased, rooms, .. } = in_flight;
+        let releasing: Vec<Room> = unreleased.extract_if(|room| !rooms.contains(room)).collect();
         for rooms in releasing.chunks(MAX_ROOMS_PER_COMMAND) {
             let (directory, node, rooms) = (Arc::clone(&self.directory), node.clone(), rooms.to_vec());
             in_flight.rooms.extend(rooms.iter().cloned());
             in_flight.commands.spawn(async move {
                 let answer = directory.remove_owner(&node, &rooms).await;
-                Done::Released { node, rooms, answer }
+                CommandResult::RemovedOwner { node, rooms, answer }
             });
         }
 
-        // The others may still take the retired incarnation's word that it is whole. While its claims stand, they ask
-        // it; they may go when every room has a claim of the present one.
-        let whole = self.roster.index_state().borrow().fully_indexed_in.is_some();
-        for abandoned in in_flight.abandoned.extract_if(.., |_| whole) {
+        // Peers may still believe that the retired incarnation is fully indexed, and skip it where it has no entry. So
+        // its entries may go only when every room has an entry of the current incarnation.
+        let fully_indexed = self.roster.index_state().borrow().fully_indexed_in.is_some();
+        for retired in in_flight.retired.extract_if(.., |_| fully_indexed) {
             let directory = Arc::clone(&self.directory);
             in_flight.commands.spawn(async move {
-                let answer = clear(&*directory, &abandoned).await;
-                Done::Cleared { abandoned, answer }
+                let answer = remove_retired(&*directory, &retired).await;
+                CommandResult::RemovedRetired { retired, answer }
             });
         }
     }
 
-    fn send_list(&self, node: &NodeId, in_flight: &mut InFlight) {
-        let mut changes = self.roster.take_seats(node, MAX_SOCKETS_PER_COMMAND);
-        if changes.is_empty() {
+    fn send_socket_writes(&self, node: &NodeId, in_flight: &mut InFlight) {
+        let mut writes = self.roster.take_writes(node, MAX_SOCKETS_PER_COMMAND);
+        if writes.is_empty() {
             return;
         }
-        changes.sort_by(|one, next| (&one.entry.room, one.present).cmp(&(&next.entry.room, next.present)));
-        in_flight.listing = true;
+        // Sorted, so that the directory can send one command per room and direction.
+        writes.sort_by(|one, next| (&one.entry.room, one.present).cmp(&(&next.entry.room, next.present)));
+        in_flight.writing = true;
         let (directory, node) = (Arc::clone(&self.directory), node.clone());
         in_flight.commands.spawn(async move {
-            let answer = directory.write_sockets(&node, &changes).await;
-            Done::Listed { node, changes, answer }
+            let answer = directory.write_sockets(&node, &writes).await;
+            CommandResult::WroteSockets { node, writes, answer }
         });
     }
 
-    fn claim(&self, node: &NodeId, rooms: &[Room], in_flight: &mut InFlight) {
+    fn add_owner(&self, node: &NodeId, rooms: &[Room], in_flight: &mut InFlight) {
         for rooms in rooms.chunks(MAX_ROOMS_PER_COMMAND) {
             let (directory, node, rooms) = (Arc::clone(&self.directory), node.clone(), rooms.to_vec());
             in_flight.rooms.extend(rooms.iter().cloned());
             in_flight.commands.spawn(async move {
                 let answer = directory.add_owner(&node, &rooms).await;
-                Done::Claimed { node, rooms, answer }
+                CommandResult::AddedOwner { node, rooms, answer }
             });
         }
     }
 
-    /// Claims are asserted with the command that makes them, so one that was lost comes back. What is doubtful is made
-    /// true once more.
-    fn assert_again(&self, node: &NodeId, in_flight: &mut InFlight) {
-        in_flight.wanting.extend(in_flight.foreign.drain());
-        let held = self.roster.held_rooms();
-        let rooms: Vec<Room> = held.into_iter().filter(|room| !in_flight.rooms.contains(room)).collect();
-        self.claim(node, &rooms, in_flight);
-        in_flight.unreleased.extend(self.roster.unknown(in_flight.doubtful_rooms.drain()));
-        self.roster.return_seats(node, in_flight.doubtful_seats.drain());
+    /// Writes all owner entries again, and repeats the removals and writes that a late command may have undone.
+    fn reassert(&self, node: &NodeId, in_flight: &mut InFlight) {
+        in_flight.unowned.extend(in_flight.foreign.drain());
+        let owned = self.roster.owned_rooms();
+        let rooms: Vec<Room> = owned.into_iter().filter(|room| !in_flight.rooms.contains(room)).collect();
+        self.add_owner(node, &rooms, in_flight);
+        in_flight.unreleased.extend(self.roster.without_ownership(in_flight.uncertain_rooms.drain()));
+        self.roster.requeue_writes(node, in_flight.uncertain_writes.drain());
     }
 
-    /// Tells the roster what was answered.
-    fn file(&self, done: Done, in_flight: &mut InFlight) {
-        match done {
-            Done::Claimed { node, rooms, answer } => {
-                free(&rooms, in_flight);
+    fn handle_result(&self, result: CommandResult, in_flight: &mut InFlight) {
+        match result {
+            CommandResult::AddedOwner { node, rooms, answer } => {
+                in_flight.finish(&rooms);
                 match answer {
-                    Ok(Some(index)) if self.roster.index_is(&node, &index) => self.roster.claimed(&node, &rooms),
+                    Ok(Some(epoch)) if self.roster.check_epoch(&node, &epoch) => {
+                        self.roster.confirm_ownership(&node, &rooms);
+                    }
                     Ok(_) => self.roster.retire(&node),
-                    Err(DirectoryError::Refused(reason) | DirectoryError::Foreign(reason)) if rooms.len() > 1 => {
-                        // One room may be at fault: from now on each answers for itself.
-                        debug!(reason, "a claim of several rooms was refused, claiming them one by one");
-                        for room in rooms {
-                            self.claim(&node, &[room], in_flight);
-                        }
-                    }
-                    Err(DirectoryError::Foreign(_)) => {
-                        self.roster.unclaimed(&node, &rooms);
-                        in_flight.foreign.extend(rooms);
-                    }
-                    Err(error) => {
-                        debug!(%error, "a claim failed");
-                        self.roster.unclaimed(&node, &rooms);
-                        if matches!(error, DirectoryError::Unanswered(_)) && in_flight.node.as_ref() == Some(&node) {
-                            in_flight.doubtful_rooms.extend(rooms.iter().cloned());
-                        }
-                        in_flight.wanting.extend(rooms);
-                        in_flight.claims_after = Some(Instant::now() + RETRY_DELAY);
-                    }
+                    Err(error) => self.handle_failed_addition(&node, rooms, &error, in_flight),
                 }
             }
-            Done::Released { node, rooms, answer } => {
-                free(&rooms, in_flight);
-                match answer {
-                    Ok(()) => {}
-                    Err(DirectoryError::Unanswered(reason)) => {
-                        warn!(node = %node, reason, "a removal was not answered, taking a new incarnation");
-                        self.roster.retire(&node);
-                        in_flight.abandoned.push(Abandoned { node, rooms });
-                    }
-                    Err(DirectoryError::Refused(reason) | DirectoryError::Foreign(reason)) => {
-                        debug!(reason, "a removal was refused");
-                        if node == self.roster.incarnation() {
-                            in_flight.unreleased.extend(rooms);
-                        } else {
-                            in_flight.abandoned.push(Abandoned { node, rooms });
-                        }
-                        in_flight.removals_after = Some(Instant::now() + RETRY_DELAY);
-                    }
-                }
-            }
-            Done::Listed { node, changes, answer } => {
-                in_flight.listing = false;
-                // A full one is followed at once by what did not fit.
-                in_flight.lists_after =
-                    (changes.len() < MAX_SOCKETS_PER_COMMAND).then(|| Instant::now() + SOCKET_WRITE_INTERVAL);
+            CommandResult::RemovedOwner { node, rooms, answer } => {
+                in_flight.finish(&rooms);
                 if let Err(error) = answer {
-                    debug!(%error, "sockets were not listed");
-                    let seats: Vec<SocketEntry> = changes.into_iter().map(|change| change.entry).collect();
-                    if matches!(error, DirectoryError::Unanswered(_)) && in_flight.node.as_ref() == Some(&node) {
-                        in_flight.doubtful_seats.extend(seats.iter().cloned());
-                    }
-                    self.roster.return_seats(&node, seats);
-                    in_flight.lists_after = Some(Instant::now() + RETRY_DELAY);
+                    self.handle_failed_removal(node, rooms, error, in_flight);
                 }
             }
-            Done::Cleared { abandoned, answer } => {
+            CommandResult::WroteSockets { node, writes, answer } => {
+                in_flight.writing = false;
+                // A full batch is followed at once by the next one.
+                in_flight.write_after =
+                    (writes.len() < MAX_SOCKETS_PER_COMMAND).then(|| Instant::now() + SOCKET_WRITE_INTERVAL);
                 if let Err(error) = answer {
-                    debug!(node = %abandoned.node, %error, "what a retired incarnation left is still there");
-                    in_flight.abandoned.push(abandoned);
-                    in_flight.removals_after = Some(Instant::now() + RETRY_DELAY);
+                    debug!(%error, "directory did not write the socket entries; retrying");
+                    let entries: Vec<_> = writes.into_iter().map(|write| write.entry).collect();
+                    if matches!(error, DirectoryError::Unanswered(_)) && in_flight.is_of(&node) {
+                        in_flight.uncertain_writes.extend(entries.iter().cloned());
+                    }
+                    self.roster.requeue_writes(&node, entries);
+                    in_flight.write_after = Some(Instant::now() + RETRY_DELAY);
+                }
+            }
+            CommandResult::RemovedRetired { retired, answer } => {
+                if let Err(error) = answer {
+                    debug!(node = %retired.node, %error, "cannot remove a retired incarnation; retrying");
+                    in_flight.retired.push(retired);
+                    in_flight.remove_after = Some(Instant::now() + RETRY_DELAY);
                 }
             }
         }
     }
 
-    /// `now` is when the last look began: what fell due since is looked at at once.
-    fn next_look(&self, in_flight: &InFlight, now: Instant) -> Instant {
+    fn handle_failed_addition(
+        &self,
+        node: &NodeId,
+        rooms: Vec<Room>,
+        error: &DirectoryError,
+        in_flight: &mut InFlight,
+    ) {
+        match error {
+            DirectoryError::Refused(reason) | DirectoryError::Foreign(reason) if rooms.len() > 1 => {
+                // A single room may be the cause, and must not keep the others waiting.
+                debug!(reason, "directory refused owner entries of several rooms; retrying one by one");
+                for room in rooms {
+                    self.add_owner(node, &[room], in_flight);
+                }
+            }
+            DirectoryError::Foreign(_) => {
+                self.roster.ownership_failed(node, &rooms);
+                in_flight.foreign.extend(rooms);
+            }
+            DirectoryError::Refused(_) | DirectoryError::Unanswered(_) => {
+                debug!(%error, "directory did not add owner entries; retrying");
+                self.roster.ownership_failed(node, &rooms);
+                if matches!(error, DirectoryError::Unanswered(_)) && in_flight.is_of(node) {
+                    in_flight.uncertain_rooms.extend(rooms.iter().cloned());
+                }
+                in_flight.unowned.extend(rooms);
+                in_flight.add_after = Some(Instant::now() + RETRY_DELAY);
+            }
+        }
+    }
+
+    fn handle_failed_removal(&self, node: NodeId, rooms: Vec<Room>, error: DirectoryError, in_flight: &mut InFlight) {
+        match error {
+            DirectoryError::Unanswered(reason) => {
+                warn!(%node, reason, "directory did not answer a removal of owner entries; taking a new incarnation");
+                self.roster.retire(&node);
+                in_flight.retired.push(RetiredIncarnation { node, rooms });
+            }
+            DirectoryError::Refused(reason) | DirectoryError::Foreign(reason) => {
+                debug!(reason, "directory refused to remove owner entries; retrying");
+                if node == self.roster.incarnation() {
+                    in_flight.unreleased.extend(rooms);
+                } else {
+                    in_flight.retired.push(RetiredIncarnation { node, rooms });
+                }
+                in_flight.remove_after = Some(Instant::now() + RETRY_DELAY);
+            }
+        }
+    }
+
+    /// When to look for pending work again, if nothing else wakes the loop. `now` is the time of the last look, so that
+    /// work which became due during it is not missed.
+    fn next_wakeup(&self, in_flight: &InFlight, now: Instant) -> Instant {
         let release_delay = *self.release_delay.borrow();
-        let emptied = self.roster.next_emptied().map(|emptied| emptied + release_delay);
-        // A room that is due to be given back but busy is looked at again when its command ends.
-        let due = emptied.filter(|due| *due > now);
-        let next =
-            [due, in_flight.claims_after, in_flight.removals_after, in_flight.lists_after].into_iter().flatten().min();
-        next.unwrap_or(now + REASSERT_INTERVAL)
+        let release = self.roster.first_emptied().map(|emptied| emptied + release_delay);
+        // A room that is due but in flight is looked at when its command ends.
+        let release = release.filter(|due| *due > now);
+        let pauses = [release, in_flight.add_after, in_flight.remove_after, in_flight.write_after];
+        pauses.into_iter().flatten().min().unwrap_or(now + REASSERT_INTERVAL)
     }
 }
 
-/// Removes what a retired incarnation left, its lease last.
-async fn clear(directory: &dyn Directory, abandoned: &Abandoned) -> directory::Result<()> {
-    for rooms in abandoned.rooms.chunks(MAX_ROOMS_PER_COMMAND) {
-        directory.remove_owner(&abandoned.node, rooms).await?;
+/// Removes the owner entries of a retired incarnation, and its lease last: without a lease, readers would remove the
+/// entries too, but one by one.
+async fn remove_retired(directory: &dyn Directory, retired: &RetiredIncarnation) -> directory::Result<()> {
+    for rooms in retired.rooms.chunks(MAX_ROOMS_PER_COMMAND) {
+        directory.remove_owner(&retired.node, rooms).await?;
     }
-    directory.deregister(&abandoned.node).await
-}
-
-fn free(rooms: &[Room], in_flight: &mut InFlight) {
-    for room in rooms {
-        in_flight.rooms.remove(room);
-    }
+    directory.deregister(&retired.node).await
 }
 
 #[cfg(test)]

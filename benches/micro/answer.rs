@@ -9,7 +9,7 @@ use rollcall::names::{NodeId, NodeName, Room};
 use rollcall::roll_call::answer::{Answer, Outcome, Source, Vouched};
 use rollcall::roll_call::rows::Rows;
 use rollcall::roster::Row;
-use rollcall::roster::change_log::RowsDelta;
+use rollcall::roster::RowsDelta;
 
 use crate::{ROWS, room, row};
 

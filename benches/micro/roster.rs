@@ -15,8 +15,8 @@ pub fn part(criterion: &mut Criterion) {
     let _present = [join(&roster, &asked, 0..ROWS), join(&roster, &other, ROWS..ROWS + OTHERS)];
     // A room without a claim is put down for one by every reader, and rooms mostly have theirs.
     let node = roster.incarnation();
-    let claimed = roster.ask_for(&node, roster.take_wanting());
-    roster.claimed(&node, &claimed);
+    let claimed = roster.request_ownership(&node, roster.take_unowned());
+    roster.confirm_ownership(&node, &claimed);
     let known = CachedVersion { version: roster.snapshot(&asked, None).version, accepts_delta: true };
 
     let mut group = criterion.benchmark_group("roster part");

@@ -181,7 +181,7 @@ impl Live {
         loop {
             ticks.tick().await;
             let live: HashSet<SocketId> = self.io.sockets().iter().filter_map(id).collect();
-            let closed = self.roster.compare(&live);
+            let closed = self.roster.close_missing(&live);
             if closed > 0 {
                 warn!(closed, "sockets were gone without their presence");
             }
@@ -219,7 +219,7 @@ impl SocketEdge {
         self.listen(&socket);
         if let Some(switch) = &switch {
             // Whoever sees that its transport was ended here is not listed any more.
-            switch.set_before_close(presence.closer());
+            switch.set_before_close(presence.weak_close());
         }
         if let (Some(until), Some(switch)) = (until, &switch) {
             socket.extensions.insert(self.expiry.watch(until, switch.clone()));
@@ -229,7 +229,7 @@ impl SocketEdge {
         if !self.settled(&rooms, &presence, switch.as_ref(), within, gone).await {
             return Err(Refusal::gone());
         }
-        presence.settled();
+        presence.mark_connected();
         Ok(())
     }
 

@@ -28,9 +28,9 @@ impl Membership {
             let node = self.roster.incarnation();
             let written = self.write(directory, &node).await;
             if written.is_ok() {
-                self.roster.directory_works();
+                self.roster.set_directory_available(true);
             } else {
-                self.roster.directory_fails();
+                self.roster.set_directory_available(false);
             }
             match written {
                 Ok(()) if !answered => {
@@ -76,7 +76,7 @@ impl Membership {
             return Ok(());
         };
         if renewing {
-            if !self.roster.index_is(node, &index) {
+            if !self.roster.check_epoch(node, &index) {
                 warn!(node = %node, "the index is another one, taking a new incarnation");
                 return Ok(());
             }
@@ -84,7 +84,7 @@ impl Membership {
             return Ok(());
         }
         info!(node = %node, name = %self.node_info.name, mesh = %self.node_info.mesh, "entered the directory");
-        self.roster.entered(node, &index);
+        self.roster.set_registered(node, &index);
         let (entered, confirmed) = (Some(sent), Some(sent));
         self.standing.send_modify(|standing| {
             *standing =

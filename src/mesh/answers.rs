@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use super::peers::PeerError;
 use super::proto;
 use crate::names::{NameError, NodeId, SocketId, UserId};
-use crate::roster::change_log::RowsDelta;
+use crate::roster::RowsDelta;
 use crate::roster::{RoomSnapshot, Row, RowsUpdate};
 use crate::telemetry::anomalies::Oddity;
 

@@ -175,7 +175,7 @@ impl StateMetrics {
 
     fn read(&self, sources: &MetricSources) {
         let MetricSources { roster, membership, .. } = sources;
-        let (size, tally) = (roster.size(), roster.tally());
+        let (size, tally) = (roster.size(), roster.counters());
         set(&self.sockets, size.sockets);
         set(&self.rooms, size.rooms);
         raise(&self.connects, tally.registered);

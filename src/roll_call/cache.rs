@@ -98,7 +98,7 @@ mod tests {
     use super::*;
     use crate::names::{SocketId, UserId};
     use crate::roster::Row;
-    use crate::roster::change_log::RowsDelta;
+    use crate::roster::RowsDelta;
 
     fn rows(ids: &[&str]) -> Vec<Row> {
         let user = UserId::parse("foo").unwrap();

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::names::SocketId;
 use crate::roster::Row;
-use crate::roster::change_log::RowsDelta;
+use crate::roster::RowsDelta;
 
 /// How many rows a bucket has when it is made, on the average: as many are written again for one that changed.
 const BUCKET_ROWS: usize = 64;

@@ -1,74 +1,67 @@
-//! What changed in a room lately, so that a reader who holds its rows of a moment ago is told what came and went since.
+//! A short log of the recent changes of one room, from which a reader with a cached version gets a delta.
 //!
-//! Owns a short log for each room: which id came or went, and the version that this made an old one. Whoever holds a
-//! version that is in the log is told what the entries from there on amount to; to whoever holds any other the log says
-//! nothing, and all rows are told. So nothing rests on what a version looks like: one of another room or incarnation,
-//! or of before the room was empty, is simply not found. Owns no rows: who came is read from those of now.
+//! Each entry holds a socket id and the version that its arrival or departure ended. A reader whose version is in the
+//! log gets the sum of the entries from there on; any other reader gets all rows. So correctness does not depend on what
+//! a version looks like: one of another room or incarnation, or from before the room was empty, is not in the log.
+//!
+//! Owns no rows: the users of added sockets come from the current rows.
 
 use std::collections::VecDeque;
 
 use indexmap::IndexMap;
 
-use super::Row;
+use super::snapshot::{Row, RowsDelta};
 use crate::names::{SocketId, UserId};
 
-/// A room remembers one change for so many rows: small rooms none, and whoever missed more is as well told all.
+/// The log keeps one change per this many rows. Small rooms keep none, and a reader that missed more than an eighth of
+/// the rows gets all of them, because a delta would hardly be smaller.
 const ROWS_PER_CHANGE: usize = 8;
 
-/// What turns the rows of one version into those of a later one: first what is gone goes, then what came comes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RowsDelta {
-    /// The version that they are about.
-    pub since: u64,
-    pub removed: Vec<SocketId>,
-    /// A socket that went and came again is in both.
-    pub added: Vec<Row>,
-}
-
-/// The last changes of one room, the oldest first.
+/// The recent changes of one room, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Log(VecDeque<Change>);
+pub(super) struct ChangeLog(VecDeque<LoggedChange>);
 
 #[derive(Debug)]
-struct Change {
-    /// The room's version before it. They grow from entry to entry.
+struct LoggedChange {
+    /// The version that this change ended. Versions grow from entry to entry.
     since: u64,
     socket: SocketId,
-    came: bool,
+    added: bool,
 }
 
-impl Log {
-    /// A socket came or went, which ended the version `since` and left so many rows.
-    pub(super) fn note(&mut self, since: u64, socket: &SocketId, came: bool, rows: usize) {
-        let most = rows / ROWS_PER_CHANGE;
-        if most == 0 {
-            // Its memory goes too.
+impl ChangeLog {
+    /// Records that a socket was added or removed, which ended version `since` and left `rows` rows.
+    pub(super) fn record(&mut self, since: u64, socket: &SocketId, added: bool, rows: usize) {
+        let max_changes = rows / ROWS_PER_CHANGE;
+        if max_changes == 0 {
+            // Assigned rather than cleared, so that the allocation is freed too.
             self.0 = VecDeque::new();
             return;
         }
-        let too_many = (self.0.len() + 1).saturating_sub(most);
-        self.0.drain(..too_many);
-        self.0.push_back(Change { since, socket: socket.clone(), came });
+        let excess = (self.0.len() + 1).saturating_sub(max_changes);
+        self.0.drain(..excess);
+        self.0.push_back(LoggedChange { since, socket: socket.clone(), added });
     }
 
-    /// What became of the rows at version `since`, where `rows` are those of now. `None`: too long ago, or never.
+    /// Returns the difference between version `since` and the current `rows`, or `None` if the log does not reach back
+    /// to that version.
     pub(super) fn since(&self, since: u64, rows: &IndexMap<SocketId, UserId>) -> Option<RowsDelta> {
-        let place = self.0.binary_search_by_key(&since, |change| change.since).ok()?;
-        // Whether an id was there at that version is what its first change since says.
-        let mut absent: IndexMap<&SocketId, bool> = IndexMap::new();
-        for change in self.0.range(place..) {
-            absent.entry(&change.socket).or_insert(change.came);
+        let first = self.0.binary_search_by_key(&since, |change| change.since).ok()?;
+        // The first change of a socket tells whether it was in the room at that version: an addition means it was not.
+        let mut absent_before: IndexMap<&SocketId, bool> = IndexMap::new();
+        for change in self.0.range(first..) {
+            absent_before.entry(&change.socket).or_insert(change.added);
         }
-        let mut changes = RowsDelta { since, ..RowsDelta::default() };
-        for (socket, was_absent) in absent {
+        let mut delta = RowsDelta { since, ..RowsDelta::default() };
+        for (socket, was_absent) in absent_before {
             if !was_absent {
-                changes.removed.push(socket.clone());
+                delta.removed.push(socket.clone());
             }
             if let Some(user) = rows.get(socket) {
-                changes.added.push(Row { id_socket: socket.clone(), id_user: user.clone() });
+                delta.added.push(Row { id_socket: socket.clone(), id_user: user.clone() });
             }
         }
-        Some(changes)
+        Some(delta)
     }
 }
 
@@ -76,79 +69,79 @@ impl Log {
 mod tests {
     use super::*;
 
-    /// Rows, and how they came to be: the version is how many changes there were.
+    /// A room whose version is the number of its changes.
     #[derive(Default)]
-    struct Made {
+    struct LoggedRoom {
         rows: IndexMap<SocketId, UserId>,
-        log: Log,
+        log: ChangeLog,
         version: u64,
     }
 
-    impl Made {
-        fn of(rows: usize) -> Self {
-            let mut made = Self::default();
+    impl LoggedRoom {
+        fn with_rows(rows: usize) -> Self {
+            let mut room = Self::default();
             for number in 0..rows {
-                made.come(&number.to_string(), "foo");
+                room.add(&number.to_string(), "foo");
             }
-            made
+            room
         }
 
-        fn come(&mut self, id: &str, user: &str) {
+        fn add(&mut self, id: &str, user: &str) {
             self.rows.insert(SocketId::parse(id).unwrap(), UserId::parse(user).unwrap());
-            self.note(id, true);
+            self.record(id, true);
         }
 
-        fn go(&mut self, id: &str) {
+        fn remove(&mut self, id: &str) {
             self.rows.swap_remove(id).unwrap();
-            self.note(id, false);
+            self.record(id, false);
         }
 
-        fn note(&mut self, id: &str, came: bool) {
-            self.log.note(self.version, &SocketId::parse(id).unwrap(), came, self.rows.len());
+        fn record(&mut self, id: &str, added: bool) {
+            self.log.record(self.version, &SocketId::parse(id).unwrap(), added, self.rows.len());
             self.version += 1;
         }
 
-        /// Who is gone, and who came as whom.
+        /// The ids that were removed, and the ids that were added with their users.
         fn since(&self, version: u64) -> Option<(Vec<String>, Vec<String>)> {
-            let changes = self.log.since(version, &self.rows)?;
-            assert_eq!(changes.since, version);
-            let came = changes.added.iter().map(|row| format!("{} as {}", row.id_socket, row.id_user));
-            Some((changes.removed.iter().map(ToString::to_string).collect(), came.collect()))
+            let delta = self.log.since(version, &self.rows)?;
+            assert_eq!(delta.since, version);
+            let added = delta.added.iter().map(|row| format!("{} as {}", row.id_socket, row.id_user));
+            Some((delta.removed.iter().map(ToString::to_string).collect(), added.collect()))
         }
     }
 
     #[test]
-    fn what_came_and_went_meanwhile_is_not_told_and_what_went_and_came_is_told_as_both() {
-        let mut room = Made::of(100);
+    fn a_delta_omits_guests_and_lists_returning_sockets_twice() {
+        let mut room = LoggedRoom::with_rows(100);
         let since = room.version;
-        room.come("guest", "bar");
-        room.go("guest");
-        room.go("17");
-        room.go("18");
-        room.come("17", "bar");
-        room.come("new", "bar");
+        room.add("guest", "bar");
+        room.remove("guest");
+        room.remove("17");
+        room.remove("18");
+        room.add("17", "bar");
+        room.add("new", "bar");
         let text = |texts: &[&str]| texts.iter().copied().map(str::to_owned).collect();
         assert_eq!(room.since(since), Some((text(&["17", "18"]), text(&["17 as bar", "new as bar"]))));
         assert_eq!(room.since(since + 5), Some((text(&[]), text(&["new as bar"]))));
     }
 
     #[test]
-    fn a_room_remembers_one_change_for_eight_rows_and_a_small_one_none() {
-        let mut room = Made::of(7);
+    fn the_log_keeps_one_change_per_eight_rows() {
+        let mut room = LoggedRoom::with_rows(7);
         assert!(room.log.0.is_empty());
-        room = Made::of(80);
+        room = LoggedRoom::with_rows(80);
         assert_eq!(room.log.0.len(), 10);
-        assert_eq!(room.since(70).map(|(gone, came)| (gone.len(), came.len())), Some((0, 10)));
+        assert_eq!(room.since(70).map(|(removed, added)| (removed.len(), added.len())), Some((0, 10)));
         for version in [0, 69, 80, 81, u64::MAX] {
             assert_eq!(room.since(version), None, "{version}");
         }
         for number in 0..40 {
-            room.go(&number.to_string());
+            room.remove(&number.to_string());
         }
         assert_eq!(room.log.0.len(), 5);
         for number in 40..80 {
-            room.go(&number.to_string());
+            room.remove(&number.to_string());
         }
-        assert_eq!(room.log.0.capacity(), 0, "a crowd that left does not keep its memory");
+        assert_eq!(room.log.0.capacity(), 0, "an emptied room frees the memory of its log");
     }
 }

@@ -1,48 +1,43 @@
-//! What the index must hold for this node, kept under the roster's lock beside the rows it speaks of.
+//! What the index must hold for this node: its owner entries and socket entries, kept under the roster's lock.
 //!
-//! Owns the rules of claiming: a room counts as unclaimed *before* its removal is sent, an answer for another
-//! incarnation changes nothing, and an incarnation lives in exactly one index: when the index turns out to be another
-//! one, or a removal went unanswered, the incarnation is retired and the next one starts with nothing claimed. While
-//! the directory fails, or a claim did, the node's word is "not whole": its rooms are found without the index.
-//! Owns no commands and no timing: the registrar asks what is due here and reports back what was answered.
+//! Owns three rules (docs/ARCHITECTURE.md, rules 3 and 7). A room counts as unowned *before* its removal is sent. An
+//! answer for another incarnation changes nothing. An incarnation lives in one epoch: if the directory answers from
+//! another one, or a removal gets no answer, the incarnation is retired and the next one starts without owner entries.
+//!
+//! While the directory or an ownership request fails, the node is not fully indexed, so peers ask it for every room.
+//! Owns no commands and no timing: the reconciler takes pending work from here and reports the answers.
 
 use std::collections::HashSet;
 use std::mem;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::pending_writes::Listed;
-use super::{IndexState, Roster, State};
+use super::pending_writes::PriorWrite;
+use super::state::{Ownership, Roster, RosterState};
 use crate::index::{Epoch, SocketEntry, SocketWrite};
 use crate::names::{NodeId, Room};
 
-/// This node's entry in a room's owner set, as far as is known here.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Claim {
-    /// Not there, and no command is on its way that would put it there.
-    #[default]
-    None,
-    /// A claim was sent; it may or may not be there.
-    Asked,
-    /// The index has answered that it is there.
-    Held,
-}
+pub use super::state::RetiredIncarnation;
 
-/// What a retired incarnation left in the index: its lease, and claims of these rooms.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Abandoned {
-    pub node: NodeId,
-    pub rooms: Vec<Room>,
-}
-
-/// Whether a client may be told that its rooms are its own.
+/// Whether an incarnation owns a set of rooms.
 #[derive(Debug)]
-pub enum Holding {
-    /// Every one of the rooms is claimed by this incarnation.
-    Held,
-    /// One is not; this ends when its claim was answered, or when there is nothing left to claim.
-    Waiting(oneshot::Receiver<()>),
+pub enum OwnershipStatus {
+    /// The directory has confirmed the owner entry of every room.
+    Owned,
+    /// One entry is missing. The receiver resolves when it is confirmed, or when the room is removed.
+    Pending(oneshot::Receiver<()>),
+}
+
+/// The amount of work that is pending for the reconciler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PendingCounts {
+    /// Rooms that may need an owner entry.
+    pub unowned: usize,
+    /// Rooms that became empty and still have an owner entry.
+    pub emptied: usize,
+    /// Socket entries to be written.
+    pub writes: usize,
 }
 
 impl Roster {
@@ -51,90 +46,72 @@ impl Roster {
         self.lock().incarnation.clone()
     }
 
-    /// The node's word on its claims, and every change of it.
-    pub fn index_state(&self) -> watch::Receiver<IndexState> {
-        self.index_state.subscribe()
+    pub(crate) fn pending_counts(&self) -> PendingCounts {
+        let pending = &self.lock().pending;
+        let (unowned, emptied, writes) = (pending.unowned.len(), pending.emptied.len(), pending.writes.len());
+        PendingCounts { unowned, emptied, writes }
     }
 
-    /// Ends when there may be something for the registrar to do.
-    pub async fn something_due(&self) {
-        self.due.notified().await;
-    }
-
-    /// How much is due for the registrar: rooms to be claimed, rooms that have emptied, and seats.
-    pub fn due(&self) -> [usize; 3] {
-        let due = &self.lock().due;
-        [due.wanting.len(), due.emptied.len(), due.seats.len()]
-    }
-
-    /// The lease of `node` was written in this index: claims may follow.
-    pub fn entered(&self, node: &NodeId, index: &Epoch) {
+    /// Records that the lease of `node` was written in `epoch`. Owner entries may follow.
+    pub fn set_registered(&self, node: &NodeId, epoch: &Epoch) {
         let mut state = self.lock();
         if state.incarnation == *node {
-            state.index = Some(index.clone());
+            state.epoch = Some(epoch.clone());
             self.publish(&state);
-            self.due.notify_one();
+            self.notify_reconciler();
         }
     }
 
-    /// The directory answered `node` out of this index. Another one than it entered retires the incarnation.
-    /// Returns whether `node` is still the incarnation.
-    pub fn index_is(&self, node: &NodeId, index: &Epoch) -> bool {
+    /// Compares the epoch of an answer for `node` with the one that it registered in, and retires the incarnation if
+    /// they differ. Returns whether `node` is still the incarnation.
+    pub fn check_epoch(&self, node: &NodeId, epoch: &Epoch) -> bool {
         let mut state = self.lock();
         if state.incarnation != *node {
             return false;
         }
-        if state.index.as_ref().is_none_or(|entered| entered == index) {
+        if state.epoch.as_ref().is_none_or(|registered| registered == epoch) {
             return true;
         }
         self.retire_locked(&mut state);
         false
     }
 
-    /// The directory does not do what it is asked: from now on this node's word is "not whole".
-    pub fn directory_fails(&self) {
-        self.directory_is(true);
-    }
-
-    /// The directory has done what it was asked: this node is whole again once the rooms that it owes are claimed.
-    pub fn directory_works(&self) {
-        self.directory_is(false);
-    }
-
-    /// Whether the directory failed when it was asked last.
-    pub fn is_directory_away(&self) -> bool {
-        self.lock().away
-    }
-
-    fn directory_is(&self, away: bool) {
+    /// Records whether the last lease write to the directory succeeded. While it did not, the node is not fully indexed.
+    pub fn set_directory_available(&self, available: bool) {
         let mut state = self.lock();
-        if state.away != away {
-            state.away = away;
+        if state.directory_unavailable == available {
+            state.directory_unavailable = !available;
             self.publish(&state);
-            self.due.notify_one();
+            self.notify_reconciler();
         }
     }
 
-    /// The claims of these rooms failed: whoever is in them can only be found by asking.
-    pub fn unclaimed(&self, node: &NodeId, rooms: &[Room]) {
+    pub(crate) fn is_directory_available(&self) -> bool {
+        !self.lock().directory_unavailable
+    }
+
+    /// Records that the owner entries of these rooms could not be written: peers find their sockets only by asking.
+    pub(crate) fn ownership_failed(&self, node: &NodeId, rooms: &[Room]) {
         let mut state = self.lock();
         if state.incarnation == *node {
-            state.owe(rooms);
+            state.mark_acked_unowned(rooms);
             self.publish(&state);
         }
     }
 
-    /// Whether the word of `node` is "not whole". If so it stays that until these rooms are claimed.
-    pub fn owe(&self, node: &NodeId, rooms: &[Room]) -> bool {
+    /// If `node` is not fully indexed, makes sure that it stays so until these rooms are owned, and returns `true`.
+    ///
+    /// Called before sockets of unowned rooms are acknowledged: their peers must keep asking this node.
+    pub(crate) fn stay_not_fully_indexed(&self, node: &NodeId, rooms: &[Room]) -> bool {
         let mut state = self.lock();
-        let not_whole = state.incarnation == *node && state.fully_indexed_in().is_none();
-        if not_whole {
-            state.owe(rooms);
+        let not_fully_indexed = state.incarnation == *node && state.fully_indexed_in().is_none();
+        if not_fully_indexed {
+            state.mark_acked_unowned(rooms);
         }
-        not_whole
+        not_fully_indexed
     }
 
-    /// Ends the incarnation `node`, if it is the present one: the next one has claimed nothing.
+    /// Ends the incarnation `node` if it is the current one. The next one owns nothing yet.
     pub fn retire(&self, node: &NodeId) {
         let mut state = self.lock();
         if state.incarnation == *node {
@@ -142,176 +119,165 @@ impl Roster {
         }
     }
 
-    fn retire_locked(&self, state: &mut State) {
+    fn retire_locked(&self, state: &mut RosterState) {
         state.retire();
         self.publish(state);
-        self.due.notify_one();
+        self.notify_reconciler();
     }
 
-    /// Rooms that want a claim: those noted since the last time. May name rooms that no longer do.
-    pub fn take_wanting(&self) -> HashSet<Room> {
-        mem::take(&mut self.lock().due.wanting)
+    /// Takes the rooms that were found without a confirmed owner entry since the last call. Some may have one by now.
+    pub fn take_unowned(&self) -> HashSet<Room> {
+        mem::take(&mut self.lock().pending.unowned)
     }
 
-    /// What retired incarnations left behind since the last time.
-    pub fn take_abandoned(&self) -> Vec<Abandoned> {
-        mem::take(&mut self.lock().due.abandoned)
+    pub(crate) fn take_retired(&self) -> Vec<RetiredIncarnation> {
+        mem::take(&mut self.lock().pending.retired)
     }
 
-    /// Up to `most` seats whose listing is due, those that waited longest, with what is true of them now. None when
-    /// `node` is retired.
-    pub fn take_seats(&self, node: &NodeId, most: usize) -> Vec<SocketWrite> {
+    /// Takes up to `max_writes` pending socket writes, the oldest first, with what is true of each socket now. Returns
+    /// none if `node` is retired.
+    pub(crate) fn take_writes(&self, node: &NodeId, max_writes: usize) -> Vec<SocketWrite> {
         let mut state = self.lock();
         let state = &mut *state;
-        let mut changes = Vec::new();
+        let mut writes = Vec::new();
         if state.incarnation != *node {
-            return changes;
+            return writes;
         }
-        while changes.len() < most {
-            let Some((seat, listed)) = state.due.seats.pop() else { break };
-            let taken = state.rooms.get(&seat.room).is_some_and(|room| room.rows.contains_key(&seat.socket));
-            if taken || listed == Listed::Maybe {
-                changes.push(SocketWrite { entry: seat, present: taken });
+        while writes.len() < max_writes {
+            let Some((entry, prior)) = state.pending.writes.pop() else { break };
+            let present = state.rooms.get(&entry.room).is_some_and(|room| room.rows.contains_key(&entry.socket));
+            if present || prior == PriorWrite::Possible {
+                writes.push(SocketWrite { entry, present });
             }
         }
-        changes
+        writes
     }
 
-    /// These were not surely written: they are due again, and may be listed.
-    pub fn return_seats(&self, node: &NodeId, seats: impl IntoIterator<Item = SocketEntry>) {
+    /// Queues entries again whose write failed or may be undone by a late command.
+    pub(crate) fn requeue_writes(&self, node: &NodeId, entries: impl IntoIterator<Item = SocketEntry>) {
         let mut state = self.lock();
         if state.incarnation == *node {
-            seats.into_iter().for_each(|seat| state.due.seats.returned(seat));
+            entries.into_iter().for_each(|entry| state.pending.writes.requeue(entry));
         }
     }
 
-    /// Marks those of `rooms` that have rows and no claim as asked for, and returns them: a claim is about to be sent.
-    /// When `node` is retired, none: they want the claim of its successor.
-    pub fn ask_for(&self, node: &NodeId, rooms: HashSet<Room>) -> Vec<Room> {
+    /// Marks those of `rooms` that have rows and are not owned as requested, and returns them. The caller then sends the
+    /// command. If `node` is retired, returns none and keeps the rooms for its successor.
+    pub fn request_ownership(&self, node: &NodeId, rooms: HashSet<Room>) -> Vec<Room> {
         let mut state = self.lock();
         if state.incarnation != *node {
-            state.due.wanting.extend(rooms);
+            state.pending.unowned.extend(rooms);
             return Vec::new();
         }
-        let mut asked = Vec::with_capacity(rooms.len());
+        let mut requested = Vec::with_capacity(rooms.len());
         for room in rooms {
             let Some(entry) = state.rooms.get_mut(&room) else { continue };
-            if entry.claim == Claim::Held || entry.rows.is_empty() {
+            if entry.ownership == Ownership::Confirmed || entry.rows.is_empty() {
                 continue;
             }
-            entry.claim = Claim::Asked;
-            asked.push(room);
+            entry.ownership = Ownership::Requested;
+            requested.push(room);
         }
-        asked
+        requested
     }
 
-    /// The index has answered that `node` holds these rooms.
-    pub fn claimed(&self, node: &NodeId, rooms: &[Room]) {
+    /// Records that the directory has confirmed the owner entries of `node` for these rooms.
+    pub fn confirm_ownership(&self, node: &NodeId, rooms: &[Room]) {
         let mut state = self.lock();
         if state.incarnation != *node {
             return;
         }
         for room in rooms {
-            state.claimed(room);
+            state.confirm_ownership(room);
         }
         self.publish(&state);
     }
 
-    /// Rooms whose last row left at or before `before`, and whose claim is now given back: they count as unclaimed
-    /// from here on, so the removal may be sent. Rooms in `busy` (a command is under way) stay for later.
-    pub fn give_back(&self, node: &NodeId, before: Instant, busy: &HashSet<Room>) -> Vec<Room> {
+    /// Takes the rooms that have been empty since `emptied_before`. From here on they count as unowned, so the caller
+    /// may send the removal. Rooms in `in_flight` stay, because a command about them is under way.
+    pub(crate) fn take_emptied(&self, node: &NodeId, emptied_before: Instant, in_flight: &HashSet<Room>) -> Vec<Room> {
         let mut state = self.lock();
         if state.incarnation != *node {
             return Vec::new();
         }
-        let mut given = Vec::new();
-        let mut later = Vec::new();
-        while let Some((emptied, room)) = state.due.emptied.pop_front_if(|(emptied, _)| *emptied <= before) {
-            let stands = state.rooms.get(&room).is_some_and(|entry| entry.emptied == Some(emptied));
-            if !stands {
+        let mut taken = Vec::new();
+        let mut kept = Vec::new();
+        while let Some((emptied, room)) = state.pending.emptied.pop_front_if(|(emptied, _)| *emptied <= emptied_before)
+        {
+            // A room that was filled again since has another time here, or none.
+            let still_empty = state.rooms.get(&room).is_some_and(|entry| entry.emptied == Some(emptied));
+            if !still_empty {
                 continue;
             }
-            if busy.contains(&room) {
-                later.push((emptied, room));
+            if in_flight.contains(&room) {
+                kept.push((emptied, room));
                 continue;
             }
             state.rooms.swap_remove(&room);
-            given.push(room);
+            taken.push(room);
         }
-        for entry in later.into_iter().rev() {
-            state.due.emptied.push_front(entry);
+        for entry in kept.into_iter().rev() {
+            state.pending.emptied.push_front(entry);
         }
-        given
+        taken
     }
 
-    /// When the next emptied room was emptied; `None` when no claim lingers.
-    pub fn next_emptied(&self) -> Option<Instant> {
-        self.lock().due.emptied.front().map(|(emptied, _)| *emptied)
+    /// When the room that has been empty for longest became empty; `None` if no empty room has an owner entry.
+    pub(crate) fn first_emptied(&self) -> Option<Instant> {
+        self.lock().pending.emptied.front().map(|(emptied, _)| *emptied)
     }
 
-    /// Those of these rooms that have neither rows nor a claim here.
-    pub fn unknown(&self, rooms: impl IntoIterator<Item = Room>) -> Vec<Room> {
+    /// Returns those of `rooms` that have neither rows nor an owner entry here.
+    pub(crate) fn without_ownership(&self, rooms: impl IntoIterator<Item = Room>) -> Vec<Room> {
         let state = self.lock();
         rooms.into_iter().filter(|room| !state.rooms.contains_key(room)).collect()
     }
 
-    /// Every room this incarnation holds a claim of and has rows in, to be asserted again.
-    pub fn held_rooms(&self) -> Vec<Room> {
+    /// Returns the rooms that have rows and a confirmed owner entry.
+    pub(crate) fn owned_rooms(&self) -> Vec<Room> {
         let state = self.lock();
-        let held = state.rooms.iter().filter(|(_, entry)| entry.claim == Claim::Held && !entry.rows.is_empty());
-        held.map(|(room, _)| room.clone()).collect()
+        let owned =
+            state.rooms.iter().filter(|(_, room)| room.ownership == Ownership::Confirmed && !room.rows.is_empty());
+        owned.map(|(room, _)| room.clone()).collect()
     }
 
-    /// Whether there are no rooms, no claims of them, and nothing left to be listed.
+    /// Whether there are no rooms, and nothing is left to be written to or removed from the index.
     pub fn is_clear(&self) -> bool {
         let state = self.lock();
-        state.rooms.is_empty() && state.due.seats.is_empty() && state.due.abandoned.is_empty()
+        state.rooms.is_empty() && state.pending.writes.is_empty() && state.pending.retired.is_empty()
     }
 
-    /// Whether `node` is the incarnation and holds every one of `rooms` that still has rows.
-    pub fn holding(&self, node: &NodeId, rooms: &[Room]) -> Holding {
+    /// Whether `node` is the incarnation and owns every one of `rooms` that still has rows.
+    pub(crate) fn ownership_status(&self, node: &NodeId, rooms: &[Room]) -> OwnershipStatus {
         let mut state = self.lock();
-        let another = state.incarnation != *node;
+        let retired = state.incarnation != *node;
         for room in rooms {
             let Some(entry) = state.rooms.get_mut(room) else { continue };
-            if another || entry.claim != Claim::Held {
-                let (held, waiting) = oneshot::channel();
-                // The closed ones belong to clients that went away while they waited.
+            if retired || entry.ownership != Ownership::Confirmed {
+                let (confirmed, waiting) = oneshot::channel();
+                // Closed waiters belong to clients that gave up.
                 entry.waiters.retain(|waiter| !waiter.is_closed());
-                entry.waiters.push(held);
-                return Holding::Waiting(waiting);
+                entry.waiters.push(confirmed);
+                return OwnershipStatus::Pending(waiting);
             }
         }
-        Holding::Held
+        OwnershipStatus::Owned
     }
 
-    fn publish(&self, state: &State) {
-        let index_state =
-            IndexState { incarnation: state.incarnation.clone(), fully_indexed_in: state.fully_indexed_in().cloned() };
-        self.index_state.send_if_modified(|published| {
-            let changed = *published != index_state;
-            *published = index_state;
-            changed
-        });
-    }
-
-    /// Publishes the word again, after rooms may have emptied that were still owed.
-    pub fn republish(&self) {
+    /// Publishes the index state again. A room that empties may make the node fully indexed, and removing a row does not
+    /// publish, to keep it cheap.
+    pub(crate) fn republish_index_state(&self) {
         self.publish(&self.lock());
     }
 }
 
-impl State {
-    fn fully_indexed_in(&self) -> Option<&Epoch> {
-        self.index.as_ref().filter(|_| self.owing == 0 && !self.away)
-    }
-
-    fn owe(&mut self, rooms: &[Room]) {
+impl RosterState {
+    fn mark_acked_unowned(&mut self, rooms: &[Room]) {
         for room in rooms {
             let Some(entry) = self.rooms.get_mut(room) else { continue };
-            if entry.claim != Claim::Held && !entry.rows.is_empty() && !entry.owed {
-                entry.owed = true;
-                self.owing += 1;
+            if entry.ownership != Ownership::Confirmed && !entry.rows.is_empty() && !entry.acked_unowned {
+                entry.acked_unowned = true;
+                self.acked_unowned += 1;
             }
         }
     }
@@ -319,35 +285,36 @@ impl State {
     fn retire(&mut self) {
         let next = self.incarnation.next_incarnation();
         let node = mem::replace(&mut self.incarnation, next);
-        self.index = None;
-        let claimed = self.rooms.iter().filter(|(_, entry)| entry.claim != Claim::None);
-        let rooms = claimed.map(|(room, _)| room.clone()).collect();
-        self.due.abandoned.push(Abandoned { node, rooms });
+        self.epoch = None;
+        let owned = self.rooms.iter().filter(|(_, entry)| entry.ownership != Ownership::None);
+        let rooms = owned.map(|(room, _)| room.clone()).collect();
+        self.pending.retired.push(RetiredIncarnation { node, rooms });
 
+        // Every socket was acknowledged under the old id, so every room counts as acknowledged without ownership.
         self.rooms.retain(|_, entry| !entry.rows.is_empty());
-        self.owing = self.rooms.len();
-        self.due.emptied.clear();
-        self.due.seats.clear();
-        self.due.wanting = self.rooms.keys().cloned().collect();
+        self.acked_unowned = self.rooms.len();
+        self.pending.emptied.clear();
+        self.pending.writes.clear();
+        self.pending.unowned = self.rooms.keys().cloned().collect();
         for (room, entry) in &mut self.rooms {
-            entry.claim = Claim::None;
-            entry.owed = true;
+            entry.ownership = Ownership::None;
+            entry.acked_unowned = true;
             for socket in entry.rows.keys() {
-                self.due.seats.taken(SocketEntry { room: room.clone(), socket: socket.clone() });
+                self.pending.writes.add(SocketEntry { room: room.clone(), socket: socket.clone() });
             }
         }
     }
 
-    fn claimed(&mut self, room: &Room) {
-        // Gone: emptied, and given back since; the removal comes after this claim.
+    fn confirm_ownership(&mut self, room: &Room) {
+        // A missing room emptied meanwhile and was taken for release; its removal runs after this command.
         let Some(entry) = self.rooms.get_mut(room) else { return };
-        entry.claim = Claim::Held;
-        if entry.owed {
-            entry.owed = false;
-            self.owing -= 1;
+        entry.ownership = Ownership::Confirmed;
+        if entry.acked_unowned {
+            entry.acked_unowned = false;
+            self.acked_unowned -= 1;
         }
         for waiter in entry.waiters.drain(..) {
-            // Nobody listens any more when the client went away meanwhile.
+            // The receiver is gone if the client gave up.
             let _ = waiter.send(());
         }
     }

@@ -1,7 +1,8 @@
-//! Seats whose listing in the index is due, each of them once.
+//! The queue of socket entries whose listing in the index is out of date, each entry once.
 //!
-//! Owns their order: what is taken is what has waited longest, to within one turn. With the newest first, whoever left
-//! in a reconnect storm would stay listed until everybody who came back was. Knows nothing of what is true of a seat.
+//! Owns the order: batches are taken from a generation of entries, and new entries wait for the next generation. Without
+//! it, in a reconnect storm the newest entries would be written first, and sockets that left would stay listed until
+//! every client had come back. Does not know what is true of an entry: the roster looks that up when it takes one.
 
 use std::mem;
 
@@ -9,69 +10,69 @@ use indexmap::IndexMap;
 
 use crate::index::SocketEntry;
 
-/// Whether the index may list a seat already. A seat that came and went before it was written needs no removal.
+/// Whether the index may list an entry already. An entry that is removed before it was ever written needs no write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Listed {
-    No,
-    Maybe,
+pub(super) enum PriorWrite {
+    None,
+    Possible,
 }
 
-/// No seat is in both.
+/// No entry is in both generations.
 #[derive(Default)]
-pub(super) struct DueSeats {
-    /// Being taken, in any order; when none is left, it is the turn of the others.
-    turn: IndexMap<SocketEntry, Listed>,
-    next: IndexMap<SocketEntry, Listed>,
+pub(super) struct PendingWrites {
+    /// The generation that is being written, in any order.
+    current: IndexMap<SocketEntry, PriorWrite>,
+    next: IndexMap<SocketEntry, PriorWrite>,
 }
 
-impl DueSeats {
-    /// Somebody sits there now.
-    pub fn taken(&mut self, seat: SocketEntry) {
-        if !self.turn.contains_key(&seat) {
-            self.next.entry(seat).or_insert(Listed::No);
+impl PendingWrites {
+    /// The socket entered the room.
+    pub(super) fn add(&mut self, entry: SocketEntry) {
+        if !self.current.contains_key(&entry) {
+            self.next.entry(entry).or_insert(PriorWrite::None);
         }
     }
 
-    /// Nobody does any more.
-    pub fn left(&mut self, seat: SocketEntry) {
-        for seats in [&mut self.turn, &mut self.next] {
-            match seats.get(&seat) {
-                Some(Listed::No) => {
-                    seats.swap_remove(&seat);
+    /// The socket left the room.
+    pub(super) fn remove(&mut self, entry: SocketEntry) {
+        for generation in [&mut self.current, &mut self.next] {
+            match generation.get(&entry) {
+                Some(PriorWrite::None) => {
+                    generation.swap_remove(&entry);
                     return;
                 }
-                Some(Listed::Maybe) => return,
+                Some(PriorWrite::Possible) => return,
                 None => {}
             }
         }
-        self.next.insert(seat, Listed::Maybe);
+        self.next.insert(entry, PriorWrite::Possible);
     }
 
-    /// It may or may not have been written.
-    pub fn returned(&mut self, seat: SocketEntry) {
-        self.turn.swap_remove(&seat);
-        self.next.insert(seat, Listed::Maybe);
+    /// A write of the entry failed, and may or may not have been executed.
+    pub(super) fn requeue(&mut self, entry: SocketEntry) {
+        self.current.swap_remove(&entry);
+        self.next.insert(entry, PriorWrite::Possible);
     }
 
-    /// Takes one of those that have waited longest.
-    pub fn pop(&mut self) -> Option<(SocketEntry, Listed)> {
-        if self.turn.is_empty() {
-            // What a storm needed is given back with it.
-            self.turn = mem::take(&mut self.next);
+    /// Takes an entry of the oldest generation.
+    pub(super) fn pop(&mut self) -> Option<(SocketEntry, PriorWrite)> {
+        if self.current.is_empty() {
+            // Replaced rather than drained, so that the memory of a storm is freed.
+            self.current = mem::take(&mut self.next);
         }
-        self.turn.pop()
+        self.current.pop()
     }
 
-    pub fn clear(&mut self) {
-        self.turn.clear();
+    pub(super) fn clear(&mut self) {
+        self.current.clear();
         self.next.clear();
     }
 
-    pub fn len(&self) -> usize {
-        self.turn.len() + self.next.len()
+    pub(super) fn len(&self) -> usize {
+        self.current.len() + self.next.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.turn.is_empty() && self.next.is_empty()
+    pub(super) fn is_empty(&self) -> bool {
+        self.current.is_empty() && self.next.is_empty()
     }
 }

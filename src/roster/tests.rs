@@ -7,9 +7,12 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::ownership::Holding;
+use tokio::time::Instant;
+
+use super::ownership::OwnershipStatus;
 use super::*;
 use crate::index::{Epoch, SocketWrite};
+use crate::names::{NodeId, Room, SocketId, UserId};
 
 fn room(name: &str) -> Room {
     Room::parse(name).unwrap()
@@ -43,21 +46,21 @@ fn known(part: &RoomSnapshot) -> CachedVersion {
 /// Claims everything that wants a claim, as the registrar would.
 fn claim_all(roster: &Roster) {
     let node = roster.incarnation();
-    let wanting = roster.take_wanting();
-    let asked = roster.ask_for(&node, wanting);
-    roster.claimed(&node, &asked);
+    let wanting = roster.take_unowned();
+    let asked = roster.request_ownership(&node, wanting);
+    roster.confirm_ownership(&node, &asked);
 }
 
 #[test]
 fn a_dropped_presence_takes_its_rows_along() {
     let roster = Roster::new(NodeId::new_process());
     let presence = roster.register(socket(1), user(1), &[room("a"), room("b")]);
-    assert_eq!(roster.size(), Size { sockets: 1, rooms: 2 });
+    assert_eq!(roster.size(), RosterSize { sockets: 1, rooms: 2 });
     let kept = presence.clone();
     drop(presence);
     assert_eq!(ids(&roster.snapshot(&room("a"), None)), BTreeSet::from([socket(1)]));
     drop(kept);
-    assert_eq!(roster.size(), Size { sockets: 0, rooms: 0 });
+    assert_eq!(roster.size(), RosterSize { sockets: 0, rooms: 0 });
     assert_eq!(rows(&roster.snapshot(&room("a"), None)), []);
 }
 
@@ -69,7 +72,7 @@ fn a_closed_presence_neither_joins_nor_leaves() {
     presence.close();
     assert_eq!(presence.join(&room("b"), 64), Err(JoinError::Closed));
     assert_eq!(presence.leave(&room("a")), Err(JoinError::Closed));
-    assert_eq!(roster.size(), Size { sockets: 0, rooms: 0 });
+    assert_eq!(roster.size(), RosterSize { sockets: 0, rooms: 0 });
 }
 
 #[test]
@@ -130,12 +133,12 @@ fn the_comparison_takes_what_was_absent_twice_and_spares_newborns() {
     let roster = Roster::new(NodeId::new_process());
     let newborn = roster.register(socket(1), user(1), &[room("a")]);
     let settled = roster.register(socket(2), user(2), &[room("a")]);
-    settled.settled();
+    settled.mark_connected();
     let nobody = HashSet::new();
-    assert_eq!(roster.compare(&nobody), 0, "absent once");
-    assert_eq!(roster.compare(&HashSet::from([socket(2)])), 0, "seen again");
-    assert_eq!(roster.compare(&nobody), 0, "absent once again");
-    assert_eq!(roster.compare(&nobody), 1, "absent twice");
+    assert_eq!(roster.close_missing(&nobody), 0, "absent once");
+    assert_eq!(roster.close_missing(&HashSet::from([socket(2)])), 0, "seen again");
+    assert_eq!(roster.close_missing(&nobody), 0, "absent once again");
+    assert_eq!(roster.close_missing(&nobody), 1, "absent twice");
     assert_eq!(ids(&roster.snapshot(&room("a"), None)), BTreeSet::from([socket(1)]));
     assert_eq!(settled.join(&room("b"), 64), Err(JoinError::Closed));
     drop(newborn);
@@ -147,13 +150,13 @@ fn a_claim_outlives_the_last_socket_until_it_is_given_back() {
     let node = roster.incarnation();
     let presence = roster.register(socket(1), user(1), &[room("a")]);
     claim_all(&roster);
-    assert!(matches!(roster.holding(&node, &[room("a")]), Holding::Held));
+    assert!(matches!(roster.ownership_status(&node, &[room("a")]), OwnershipStatus::Owned));
     drop(presence);
     let before_it_left = Instant::now() - Duration::from_secs(1);
-    assert_eq!(roster.give_back(&node, before_it_left, &HashSet::new()), []);
+    assert_eq!(roster.take_emptied(&node, before_it_left, &HashSet::new()), []);
     let _again = roster.register(socket(2), user(2), &[room("a")]);
-    assert!(matches!(roster.holding(&node, &[room("a")]), Holding::Held), "a reload costs nothing");
-    assert_eq!(roster.give_back(&node, Instant::now(), &HashSet::new()), [], "it has rows again");
+    assert!(matches!(roster.ownership_status(&node, &[room("a")]), OwnershipStatus::Owned), "a reload costs nothing");
+    assert_eq!(roster.take_emptied(&node, Instant::now(), &HashSet::new()), [], "it has rows again");
 }
 
 #[test]
@@ -161,16 +164,16 @@ fn a_room_counts_as_unclaimed_before_its_removal_is_sent() {
     let roster = Roster::new(NodeId::new_process());
     let node = roster.incarnation();
     drop(roster.register(socket(1), user(1), &[room("a")]));
-    assert_eq!(roster.give_back(&node, Instant::now(), &HashSet::new()), [], "never claimed, nothing to give back");
+    assert_eq!(roster.take_emptied(&node, Instant::now(), &HashSet::new()), [], "never claimed, nothing to give back");
     let presence = roster.register(socket(1), user(1), &[room("a")]);
     claim_all(&roster);
     drop(presence);
     let busy = HashSet::from([room("a")]);
-    assert_eq!(roster.give_back(&node, Instant::now(), &busy), [], "another command is under way");
-    assert_eq!(roster.give_back(&node, Instant::now(), &HashSet::new()), [room("a")]);
+    assert_eq!(roster.take_emptied(&node, Instant::now(), &busy), [], "another command is under way");
+    assert_eq!(roster.take_emptied(&node, Instant::now(), &HashSet::new()), [room("a")]);
     let _again = roster.register(socket(2), user(2), &[room("a")]);
-    assert!(matches!(roster.holding(&node, &[room("a")]), Holding::Waiting(_)));
-    assert!(roster.take_wanting().contains(&room("a")));
+    assert!(matches!(roster.ownership_status(&node, &[room("a")]), OwnershipStatus::Pending(_)));
+    assert!(roster.take_unowned().contains(&room("a")));
 }
 
 #[test]
@@ -178,9 +181,9 @@ fn a_claim_that_was_asked_for_and_never_answered_is_given_back_too() {
     let roster = Roster::new(NodeId::new_process());
     let node = roster.incarnation();
     let presence = roster.register(socket(1), user(1), &[room("a")]);
-    assert_eq!(roster.ask_for(&node, HashSet::from([room("a")])), [room("a")]);
+    assert_eq!(roster.request_ownership(&node, HashSet::from([room("a")])), [room("a")]);
     drop(presence);
-    assert_eq!(roster.give_back(&node, Instant::now(), &HashSet::new()), [room("a")]);
+    assert_eq!(roster.take_emptied(&node, Instant::now(), &HashSet::new()), [room("a")]);
     assert!(roster.is_clear());
 }
 
@@ -188,34 +191,37 @@ fn a_claim_that_was_asked_for_and_never_answered_is_given_back_too() {
 fn a_retired_incarnation_leaves_its_claims_behind_and_the_next_owes_every_room() {
     let roster = Roster::new(NodeId::new_process());
     let first = roster.incarnation();
-    roster.entered(&first, &epoch("E"));
+    roster.set_registered(&first, &epoch("E"));
     let _one = roster.register(socket(1), user(1), &[room("a")]);
     let two = roster.register(socket(2), user(2), &[room("b")]);
     claim_all(&roster);
     assert_eq!(roster.index_state().borrow().fully_indexed_in, Some(epoch("E")));
-    roster.take_seats(&roster.incarnation(), 10);
+    roster.take_writes(&roster.incarnation(), 10);
 
-    assert!(roster.index_is(&first, &epoch("E")));
-    assert!(!roster.index_is(&first, &epoch("F")), "another index ends the incarnation");
+    assert!(roster.check_epoch(&first, &epoch("E")));
+    assert!(!roster.check_epoch(&first, &epoch("F")), "another index ends the incarnation");
     let second = roster.incarnation();
     assert_eq!(second.process(), first.process());
-    let abandoned = roster.take_abandoned();
+    let abandoned = roster.take_retired();
     assert_eq!(abandoned.len(), 1);
     assert_eq!(abandoned[0].node, first);
     assert_eq!(abandoned[0].rooms.iter().collect::<BTreeSet<_>>(), BTreeSet::from([&room("a"), &room("b")]));
     assert_eq!(roster.snapshot(&room("a"), None).node, second, "the rows stay, under the new id");
 
-    roster.entered(&second, &epoch("F"));
+    roster.set_registered(&second, &epoch("F"));
     assert_eq!(roster.index_state().borrow().fully_indexed_in, None, "two rooms are owed");
-    roster.claimed(&first, &[room("a")]);
-    assert!(matches!(roster.holding(&second, &[room("a")]), Holding::Waiting(_)), "a late answer for the old id");
-    assert_eq!(roster.ask_for(&second, HashSet::from([room("a")])), [room("a")]);
-    roster.claimed(&second, &[room("a")]);
+    roster.confirm_ownership(&first, &[room("a")]);
+    assert!(
+        matches!(roster.ownership_status(&second, &[room("a")]), OwnershipStatus::Pending(_)),
+        "a late answer for the old id"
+    );
+    assert_eq!(roster.request_ownership(&second, HashSet::from([room("a")])), [room("a")]);
+    roster.confirm_ownership(&second, &[room("a")]);
     assert_eq!(roster.index_state().borrow().fully_indexed_in, None, "one room is owed");
     drop(two);
-    roster.republish();
+    roster.republish_index_state();
     assert_eq!(roster.index_state().borrow().fully_indexed_in, Some(epoch("F")), "the other emptied");
-    let listed: Vec<SocketWrite> = roster.take_seats(&roster.incarnation(), 10);
+    let listed: Vec<SocketWrite> = roster.take_writes(&roster.incarnation(), 10);
     assert_eq!(listed.len(), 1, "what is still there is listed anew, what left was never listed");
     assert!(listed[0].present && listed[0].entry.socket == socket(1));
 }
@@ -225,10 +231,12 @@ async fn a_waiting_client_is_told_when_its_claim_is_held() {
     let roster = Roster::new(NodeId::new_process());
     let node = roster.incarnation();
     let _presence = roster.register(socket(1), user(1), &[room("a")]);
-    let Holding::Waiting(waiting) = roster.holding(&node, &[room("a")]) else { panic!("nothing is claimed yet") };
+    let OwnershipStatus::Pending(waiting) = roster.ownership_status(&node, &[room("a")]) else {
+        panic!("nothing is claimed yet")
+    };
     claim_all(&roster);
     waiting.await.expect("told, not dropped");
-    assert!(matches!(roster.holding(&node, &[room("a")]), Holding::Held));
+    assert!(matches!(roster.ownership_status(&node, &[room("a")]), OwnershipStatus::Owned));
 }
 
 #[test]
@@ -236,17 +244,17 @@ fn a_seat_that_came_and_went_before_it_was_listed_is_not_written_at_all() {
     let roster = Roster::new(NodeId::new_process());
     let presence = roster.register(socket(1), user(1), &[room("a")]);
     drop(presence);
-    assert_eq!(roster.take_seats(&roster.incarnation(), 10), []);
+    assert_eq!(roster.take_writes(&roster.incarnation(), 10), []);
     let presence = roster.register(socket(1), user(1), &[room("a")]);
-    let written = roster.take_seats(&roster.incarnation(), 10);
+    let written = roster.take_writes(&roster.incarnation(), 10);
     assert!(written[0].present);
     drop(presence);
-    let removed = roster.take_seats(&roster.incarnation(), 10);
+    let removed = roster.take_writes(&roster.incarnation(), 10);
     assert!(!removed[0].present && removed[0].entry == written[0].entry);
-    roster.return_seats(&roster.incarnation(), removed.into_iter().map(|change| change.entry));
+    roster.requeue_writes(&roster.incarnation(), removed.into_iter().map(|change| change.entry));
     let _again = roster.register(socket(1), user(1), &[room("a")]);
     assert!(
-        roster.take_seats(&roster.incarnation(), 10)[0].present,
+        roster.take_writes(&roster.incarnation(), 10)[0].present,
         "what is true now is written, not what was true then"
     );
 }
@@ -256,11 +264,11 @@ fn who_left_is_written_before_those_who_came_later() {
     let roster = Roster::new(NodeId::new_process());
     let node = roster.incarnation();
     let left: Vec<_> = (1..=3).map(|number| roster.register(socket(number), user(1), &[room("a")])).collect();
-    assert_eq!(roster.take_seats(&node, 10).len(), 3);
+    assert_eq!(roster.take_writes(&node, 10).len(), 3);
     drop(left);
-    assert!(!roster.take_seats(&node, 1)[0].present, "one of those that left");
+    assert!(!roster.take_writes(&node, 1)[0].present, "one of those that left");
     let _came: Vec<_> = (4..=6).map(|number| roster.register(socket(number), user(1), &[room("a")])).collect();
-    let taken: Vec<bool> = roster.take_seats(&node, 10).iter().map(|change| change.present).collect();
+    let taken: Vec<bool> = roster.take_writes(&node, 10).iter().map(|change| change.present).collect();
     assert_eq!(taken, [false, false, true, true, true]);
 }
 

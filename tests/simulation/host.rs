@@ -234,7 +234,7 @@ impl Host {
             match reconciler.wait_until_owned(&rooms, SETTLE_WITHIN).await {
                 Ok(()) => {
                     told(&host);
-                    presence.settled();
+                    presence.mark_connected();
                     host.shared.tally.borrow_mut().told += 1;
                 }
                 Err(_unsettled) => {

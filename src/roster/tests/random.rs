@@ -81,7 +81,7 @@ proptest! {
                     }
                 }
                 Step::Flush => {
-                    for SocketWrite { entry, present } in roster.take_seats(&roster.incarnation(), usize::MAX) {
+                    for SocketWrite { entry, present } in roster.take_writes(&roster.incarnation(), usize::MAX) {
                         let listed = (entry.room, entry.socket);
                         if present { index.insert(listed); } else { index.remove(&listed); }
                     }
@@ -104,8 +104,8 @@ proptest! {
             }
         }
         drop(slots);
-        prop_assert_eq!(roster.size(), Size { sockets: 0, rooms: 0 });
-        for SocketWrite { entry, present } in roster.take_seats(&roster.incarnation(), usize::MAX) {
+        prop_assert_eq!(roster.size(), RosterSize { sockets: 0, rooms: 0 });
+        for SocketWrite { entry, present } in roster.take_writes(&roster.incarnation(), usize::MAX) {
             let listed = (entry.room, entry.socket);
             if present { index.insert(listed); } else { index.remove(&listed); }
         }

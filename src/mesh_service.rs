@@ -174,8 +174,8 @@ impl MeshService for MeshServer {
             }
             return Err(Status::permission_denied("the certificate does not name the host of the node in the status"));
         }
-        self.membership.told(&announced);
-        let status = Some(node_status::encode(&self.membership.say()));
+        self.membership.receive_status(&announced);
+        let status = Some(node_status::encode(&self.membership.own_status()));
         Ok(Response::new(proto::AnnounceResponse { status }))
     }
 
@@ -193,7 +193,7 @@ impl MeshService for MeshServer {
 
     async fn list_rooms(&self, _: Request<proto::ListRoomsRequest>) -> Result<Response<Self::ListRoomsStream>, Status> {
         let roster = Arc::clone(&self.roster);
-        let status = Some(node_status::encode(&self.membership.say()));
+        let status = Some(node_status::encode(&self.membership.own_status()));
         // The next slice is read only after the previous one was sent, so a slow caller costs no memory.
         let slices = stream::unfold((Some(WalkCursor::BEGIN), status), move |(place, status)| {
             let slice = place.map(|place| roster.slice(place));

@@ -88,13 +88,13 @@ impl Reconciler {
     }
 
     async fn until_owned(&self, rooms: &[Room]) {
-        let mut standing = self.membership.standing();
+        let mut lease_state = self.membership.lease_state();
         let mut index_state = self.roster.index_state();
         let mut acknowledgements = self.membership.acknowledgements();
         loop {
             // Marked before the checks, so that a change during them wakes the select below.
             acknowledgements.mark_unchanged();
-            standing.mark_unchanged();
+            lease_state.mark_unchanged();
             let node = index_state.borrow_and_update().incarnation.clone();
             let status = self.roster.ownership_status(&node, rooms);
             if matches!(status, OwnershipStatus::Owned) && self.membership.may_acknowledge(&node) {
@@ -102,7 +102,7 @@ impl Reconciler {
             }
             // The order matters: first make sure that the node stays "not fully indexed" for these rooms, then check
             // that all members have acknowledged it. From that moment they ask this node until the rooms are owned.
-            if self.roster.stay_not_fully_indexed(&node, rooms) && self.membership.everybody_asks(&node) {
+            if self.roster.stay_not_fully_indexed(&node, rooms) && self.membership.is_asked_by_all(&node) {
                 return;
             }
             let confirmed = async {
@@ -115,7 +115,7 @@ impl Reconciler {
             // The senders live as long as this node, so waiting cannot fail.
             tokio::select! {
                 () = confirmed => {}
-                _ = standing.changed() => {}
+                _ = lease_state.changed() => {}
                 _ = index_state.changed() => {}
                 _ = acknowledgements.changed() => {}
             }
@@ -128,11 +128,11 @@ impl Reconciler {
         let mut flush = self.flushes.watch();
         let mut reassert = interval_at(Instant::now() + REASSERT_INTERVAL, REASSERT_INTERVAL);
         reassert.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut standing = self.membership.standing();
+        let mut lease_state = self.membership.lease_state();
         let mut release_delay = self.release_delay.subscribe();
         loop {
-            let registered = standing.borrow_and_update().entered.is_some();
-            let node = standing.borrow().node.clone();
+            let registered = lease_state.borrow_and_update().registered.is_some();
+            let node = lease_state.borrow().node.clone();
             let now = Instant::now();
             in_flight.end_pauses(now);
             // Owner entries need a lease: without one, readers would remove them. While the directory is unavailable,
@@ -145,7 +145,7 @@ impl Reconciler {
             let wakeup = self.next_wakeup(&in_flight, now);
             tokio::select! {
                 () = self.roster.work_pending() => {}
-                _ = standing.changed() => {}
+                _ = lease_state.changed() => {}
                 _ = release_delay.changed() => {}
                 Some(Ok(result)) = in_flight.commands.join_next() => self.handle_result(result, &mut in_flight),
                 () = sleep_until(wakeup) => {}

@@ -31,7 +31,7 @@ use tracing::{Instrument as _, Span, debug};
 
 use crate::clock::BootInstant;
 use crate::directory::{Directory, LeaseAndCount};
-use crate::membership::{Member, Membership, View};
+use crate::membership::{Member, Membership, MembershipView};
 use crate::mesh::peers::{PeerError, PeerReply, Peers};
 use crate::names::{NodeId, NodeName, Room};
 use crate::roster::{CachedVersion, Roster};
@@ -131,7 +131,7 @@ impl RollCall {
     /// # Errors
     /// When there is nothing to begin with, see [`Unanswerable`].
     pub async fn call(&self, room: &Room, deadline: Duration) -> Result<Arc<Answer>, Unanswerable> {
-        if !self.caller.membership.is_introduced() {
+        if !self.caller.membership.has_joined() {
             return Err(Unanswerable::NotIntroduced);
         }
         let (caller, asked) = (Arc::clone(&self.caller), room.clone());
@@ -205,7 +205,7 @@ impl Caller {
         answer
     }
 
-    async fn plan(&self, room: &Room, view: &View, within: Duration) -> Plan {
+    async fn plan(&self, room: &Room, view: &MembershipView, within: Duration) -> Plan {
         let span = traces::directory_read(room);
         let owners = timeout(within, self.directory.owners(room)).instrument(span.clone()).await;
         let owners = owners.ok().and_then(Result::ok);
@@ -225,12 +225,12 @@ impl Caller {
         let mut entries = accounts.iter().flatten().map(|account| account.entry.clone());
         // A node that has yet to hear what the others know cannot tell who is dead.
         let view = self.membership.view();
-        let knows = view.acquainted && view.steady(self.membership.lease(), BootInstant::now());
+        let knows = view.synced && view.steady(self.membership.lease(), BootInstant::now());
         let mut unknown = Vec::new();
         for node in strangers {
             match entries.next() {
                 Some(Some(entry)) => {
-                    self.membership.found(&node, &entry);
+                    self.membership.add_from_directory(&node, &entry);
                     plan.ask.push(Target { node, name: entry.name, mesh: entry.mesh });
                 }
                 Some(None) if knows => plan.gone.push(node),
@@ -275,7 +275,7 @@ impl Caller {
             |node: &NodeId, reply| Asked { node: node.clone(), name: name.clone(), took: began.elapsed(), reply };
         let now = match self.lookup(mesh, node, room, held, until).await {
             Ok(Ok(vouched)) => {
-                self.membership.heard(node);
+                self.membership.record_contact(node);
                 return vec![asked(node, Ok(vouched))];
             }
             Ok(Err(Moved(now))) => now,
@@ -323,7 +323,7 @@ impl Caller {
             accounts.as_ref()?.get(place)
         };
         // Copying the table is for those who stayed silent, and mostly there are none.
-        let view = if silent.is_empty() { View::default() } else { self.membership.view() };
+        let view = if silent.is_empty() { MembershipView::default() } else { self.membership.view() };
         let lease = self.membership.lease();
         let steady = view.steady(lease, BootInstant::now());
         // Replaced while it was asked: the process lives, under an id that was not asked.

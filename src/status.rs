@@ -179,7 +179,7 @@ impl Overview {
         let reply =
             reply.and_then(|response| response.map(|response| wire::reported_by(&member.node, &response)).transpose());
         if let Ok(Some(said)) = &reply {
-            self.describer.membership.heard(&said.node);
+            self.describer.membership.record_contact(&said.node);
         }
         let circuit_open = self.peers.is_circuit_open(&member.mesh);
         Asked { member, heard, took: began.elapsed(), circuit_open, reply }

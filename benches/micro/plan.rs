@@ -50,7 +50,7 @@ async fn meet(membership: &Membership, others: usize) -> RoomOwners {
         owners.epoch = directory.register(&node, &entry, LEASE).await.unwrap();
         let about = MemberInfo { node: node.clone(), name, mesh, since, age: None };
         let fully_indexed_in = owners.epoch.clone();
-        membership.told(&NodeStatus {
+        membership.receive_status(&NodeStatus {
             about,
             sequence: 1,
             fully_indexed_in,
@@ -64,7 +64,7 @@ async fn meet(membership: &Membership, others: usize) -> RoomOwners {
     }
     tokio::select! {
         () = membership.keep_lease(&*directory) => {}
-        () = membership.introduced() => {}
+        () = membership.joined() => {}
     }
     owners
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
 use rollcall::clock::BootInstant;
-use rollcall::membership::table::Table;
+use rollcall::membership::table::MemberTable;
 use rollcall::mesh::proto::{AnnounceRequest, LookupSocketsRequest};
 use rollcall::mesh_service::Lookup;
 use rollcall::mesh::{MAX_LOOKUP_IDS, node_status};
@@ -78,9 +78,9 @@ fn announce(request: AnnounceRequest) {
     assert_eq!(again.status.map(node_status::decode), Some(Ok(received.clone())));
 
     let own = node().roster.incarnation();
-    let mut table = Table::new(&own, Duration::from_secs(5));
+    let mut table = MemberTable::new(&own, Duration::from_secs(5));
     let now = BootInstant::now();
-    table.told(&received, now);
+    table.receive_status(&received, now);
     let members = table.view().members;
     assert!(members.len() <= 1 + received.members.len());
     for (place, member) in members.iter().enumerate() {
@@ -92,7 +92,7 @@ fn announce(request: AnnounceRequest) {
     if said.goodbye {
         assert!(members.iter().all(|member| member.node != said.about.node), "who said goodbye is gone");
     }
-    assert!(!table.told(&received, now), "the same word again is no news");
+    assert!(!table.receive_status(&received, now), "the same word again is no news");
 }
 
 fuzz_target!(|bytes: &[u8]| {

@@ -93,7 +93,7 @@ impl SessionRouter {
         let mut response = pin!(send(request));
         let response = tokio::select! {
             response = &mut response => response,
-            () = self.membership.left(), if is_poll => {
+            () = self.membership.drain_started(), if is_poll => {
                 // This node is stopping. Have the poll answered now; the client sends its next one to another node.
                 let _ = send(SessionRequest::Release).await;
                 response.await

@@ -53,10 +53,10 @@ impl<S> ReadinessGate<S> {
 
     /// Why a request gets nowhere now: one that opens_session a session, or one of a session that is there already.
     fn rejection(&self, opens_session: bool) -> Option<&'static str> {
-        if opens_session && self.membership.is_leaving() {
+        if opens_session && self.membership.is_draining() {
             return Some("this node is stopping; another one takes over");
         }
-        if !self.membership.is_introduced() {
+        if !self.membership.has_joined() {
             return Some("this node has not reached the directory yet");
         }
         if !self.membership.is_active() {
@@ -117,7 +117,7 @@ pub async fn disconnect_clients_while_inactive(membership: &Membership, connecti
     let mut failed_checks = 0;
     loop {
         checks.tick().await;
-        if membership.is_active() || !membership.is_introduced() {
+        if membership.is_active() || !membership.has_joined() {
             if failed_checks >= MIN_FAILED_CHECKS {
                 info!("this node is active again; accepting clients");
             }

@@ -1,9 +1,9 @@
-//! The announcer: brings this node's word to every member that has not acknowledged it yet.
+//! The announcer: sends this node's status to every member that has not acknowledged it.
 //!
-//! Owns the repetition. Level-triggered: it compares what is true now with what each member acknowledged last, so a
-//! word that changed twice is told once, and a member that joined later gets its hello without anyone remembering it.
-//! In quiet times nothing is said. While somebody is not whole, or has no lease, everybody repeats who it heard; and a
-//! peer that was given up for its silence is told again and again, so that its return is noticed.
+//! Owns the repetition. It is level-triggered: each round compares the present status with the last one that each member
+//! acknowledged. So a status that changed twice is sent once, and a member that joined later gets its hello. In quiet
+//! times nothing is sent. While some node is not fully indexed or has no lease, all nodes repeat their status, because it
+//! carries whom they have heard; a peer whose circuit is open is contacted again and again, to notice its return.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,22 +12,22 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use super::{Leaving, Membership};
+use super::{DrainState, Membership};
 use crate::clock::BootInstant;
 use crate::mesh::node_status::NodeStatus;
 use crate::mesh::peers::{PeerError, Peers};
 use crate::names::NodeId;
 
-/// How long a member may take to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(1);
-/// How long after a failure a member is told again.
-const AGAIN_AFTER: Duration = Duration::from_millis(250);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// After a failed announcement.
+const RETRY_DELAY: Duration = Duration::from_millis(250);
 
-/// In times of trouble a word is repeated this often within a lease, so that the answers are never older than ¾ of one.
+/// How often a status is repeated while the cluster is degraded. Answers then stay younger than ¾ of a lease, the age at
+/// which they are not relied on any more.
 const REPEATS_PER_LEASE: u32 = 5;
 
-/// What became of one announcement.
-struct Told {
+/// The result of one announcement.
+struct Announcement {
     node: NodeId,
     sequence: u64,
     sent: BootInstant,
@@ -35,82 +35,91 @@ struct Told {
 }
 
 impl Membership {
-    /// Announces, for ever.
+    /// Announces this node's status. Never returns.
     pub async fn announce(&self, peers: &Peers) {
-        let mut word = self.roster.index_state();
-        let mut standing = self.standing();
-        let mut telling: JoinSet<Told> = JoinSet::new();
-        // Members that are being told, or were told in vain a moment ago, with when to tell them again at the earliest.
+        let mut index_state = self.roster.index_state();
+        let mut lease_state = self.lease_state();
+        let mut in_flight: JoinSet<Announcement> = JoinSet::new();
+        // Members with an announcement in flight or a recent failure, and when the next one may be sent.
         let mut not_before: HashMap<NodeId, Instant> = HashMap::new();
-        let pause = AGAIN_AFTER.min(self.lease / REPEATS_PER_LEASE / 2);
+        let retry_delay = RETRY_DELAY.min(self.lease / REPEATS_PER_LEASE / 2);
         loop {
-            let incarnation = word.borrow_and_update().incarnation.clone();
-            let (entered, introduced) = {
-                let standing = standing.borrow_and_update();
-                (standing.entered(&incarnation).is_some(), standing.introduced)
+            let incarnation = index_state.borrow_and_update().incarnation.clone();
+            let (registered, joined) = {
+                let state = lease_state.borrow_and_update();
+                (state.registered(&incarnation).is_some(), state.joined)
             };
-            // The first hello comes after the entry: before that, nobody else would keep this node in mind.
-            if entered || introduced || *self.leaving.borrow() == Leaving::Goodbye {
+            // The first hello is sent after the registration: other nodes forget a node that they do not find there.
+            if registered || joined || *self.drain_state.borrow() == DrainState::Goodbye {
                 let now = Instant::now();
                 not_before.retain(|_, moment| *moment > now);
-                self.tell(peers, &mut telling, &mut not_before);
-                // Where there is nobody to tell, the hello has gone round already.
-                self.consider_birth();
+                self.send_status(peers, &mut in_flight, &mut not_before);
+                // Without members there are no acknowledgements to wait for.
+                self.complete_birth();
             }
             tokio::select! {
-                Some(Ok(told)) = telling.join_next() => {
-                    not_before.remove(&told.node);
-                    if let Err(node) = self.hear(told) {
-                        not_before.insert(node, Instant::now() + pause);
+                Some(Ok(announcement)) = in_flight.join_next() => {
+                    not_before.remove(&announcement.node);
+                    if let Err(node) = self.finish(announcement) {
+                        not_before.insert(node, Instant::now() + retry_delay);
                     }
                 }
-                () = self.news.notified() => {}
-                _ = word.changed() => {}
-                _ = standing.changed() => {}
-                () = sleep(pause) => {}
+                () = self.status_changed.notified() => {}
+                _ = index_state.changed() => {}
+                _ = lease_state.changed() => {}
+                () = sleep(retry_delay) => {}
             }
         }
     }
 
-    fn tell(&self, peers: &Peers, telling: &mut JoinSet<Told>, not_before: &mut HashMap<NodeId, Instant>) {
-        let said = self.say();
-        peers.retain(|mesh| said.members.iter().any(|member| member.mesh == mesh));
+    /// Starts an announcement to each member that needs one.
+    fn send_status(
+        &self,
+        peers: &Peers,
+        in_flight: &mut JoinSet<Announcement>,
+        not_before: &mut HashMap<NodeId, Instant>,
+    ) {
+        let status = self.own_status();
+        peers.retain(|mesh| status.members.iter().any(|member| member.mesh == mesh));
         let now = BootInstant::now();
-        let to_tell = self.lock().to_tell(said.sequence, now, self.lease / REPEATS_PER_LEASE);
-        let given_up = said.members.iter().filter(|member| peers.is_circuit_open(&member.mesh));
-        let given_up = given_up.map(|member| (member.node.clone(), member.mesh.clone()));
-        for (node, mesh) in to_tell.into_iter().chain(given_up) {
+        let receivers = self.table.lock().status_receivers(status.sequence, now, self.lease / REPEATS_PER_LEASE);
+        let circuit_open = status.members.iter().filter(|member| peers.is_circuit_open(&member.mesh));
+        let circuit_open = circuit_open.map(|member| (member.node.clone(), member.mesh.clone()));
+        for (node, mesh) in receivers.into_iter().chain(circuit_open) {
             if not_before.contains_key(&node) {
                 continue;
             }
-            let within = ANSWER_WITHIN.min(self.lease / 2);
-            not_before.insert(node.clone(), Instant::now() + within + AGAIN_AFTER);
-            let (peers, said) = (peers.clone(), said.clone());
-            telling.spawn(async move {
+            let timeout = ANSWER_TIMEOUT.min(self.lease / 2);
+            not_before.insert(node.clone(), Instant::now() + timeout + RETRY_DELAY);
+            let (peers, status) = (peers.clone(), status.clone());
+            in_flight.spawn(async move {
                 let sent = BootInstant::now();
-                let answer = peers.announce(&mesh, &said, within).await;
-                Told { node, sequence: said.sequence, sent, answer }
+                let answer = peers.announce(&mesh, &status, timeout).await;
+                Announcement { node, sequence: status.sequence, sent, answer }
             });
         }
     }
 
-    /// Takes in what a member answered. Fails with the member when it did not acknowledge.
-    fn hear(&self, told: Told) -> Result<(), NodeId> {
-        let Told { node, sequence, sent, answer } = told;
-        let said = match answer {
-            Ok(said) => said,
+    /// Takes in the answer to an announcement.
+    ///
+    /// # Errors
+    /// The member, when it did not acknowledge.
+    fn finish(&self, announcement: Announcement) -> Result<(), NodeId> {
+        let Announcement { node, sequence, sent, answer } = announcement;
+        let status = match answer {
+            Ok(status) => status,
             Err(error) => {
-                debug!(peer = %node, reason = %error, "a member did not acknowledge");
+                debug!(peer = %node, %error, "a member did not acknowledge the status of this node");
                 return Err(node);
             }
         };
-        self.told(&said);
-        if said.about.node != node {
+        self.receive_status(&status);
+        if status.about.node != node {
             return Err(node);
         }
-        self.lock().acknowledged(&node, sequence, sent);
+        self.table.lock().record_acknowledgement(&node, sequence, sent);
         self.acknowledgements.send_replace(());
-        self.consider_birth();
+        self.complete_birth();
         Ok(())
     }
 }

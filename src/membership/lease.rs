@@ -1,138 +1,145 @@
-//! The lease: this node's entry in the index, written, renewed, and never revived.
+//! The lease of this node in the directory: registered, renewed, and never revived after it has lapsed.
 //!
-//! Owns the loop that keeps it and reads the list of the others, and tells the roster whether the directory does what
-//! it is asked. A lease that lapsed, or an index that turns out to be another one, ends the incarnation: the roster
-//! starts the next one, and this loop writes that one's lease.
+//! Owns the loop that keeps the lease and reads the listing of the other nodes, and tells the roster whether the
+//! directory accepts writes. A lapsed lease or a changed epoch ends the incarnation: the roster starts the next one, and
+//! this loop registers it.
 
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
-use super::{Membership, Standing};
+use super::{LeaseState, Membership};
 use crate::clock::BootInstant;
 use crate::directory::{Directory, DirectoryError, LeaseRenewal, Result};
 use crate::index::Epoch;
 use crate::names::NodeId;
 
-/// How often a lease is renewed within its length.
+/// Several renewals may fail before the lease lapses.
 const RENEWALS_PER_LEASE: u32 = 5;
 
 impl Membership {
-    /// Keeps the lease and the list, for ever.
+    /// Keeps the lease and the listing. Never returns.
     pub async fn keep_lease(&self, directory: &dyn Directory) {
-        let mut word = self.roster.index_state();
-        let mut leaving = self.leaving.subscribe();
+        let mut index_state = self.roster.index_state();
+        let mut drain_state = self.drain_state.subscribe();
         let mut ticks = interval(self.lease / RENEWALS_PER_LEASE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut answered = true;
+        let mut is_accepting = true;
         loop {
             let node = self.roster.incarnation();
-            let written = self.write(directory, &node).await;
+            let written = self.write_lease(directory, &node).await;
             if written.is_ok() {
                 self.roster.set_directory_available(true);
             } else {
                 self.roster.set_directory_available(false);
             }
             match written {
-                Ok(()) if !answered => {
-                    info!(node = %node, "the directory does what it is asked again");
-                    answered = true;
+                Ok(()) if !is_accepting => {
+                    info!(node = %node, "redis accepts lease writes again");
+                    is_accepting = true;
                 }
                 Ok(()) => {}
-                Err(error @ (DirectoryError::Refused(_) | DirectoryError::Foreign(_))) if answered => {
-                    warn!(node = %node, %error, "the directory does not do what it is asked");
-                    answered = false;
+                Err(error @ (DirectoryError::Refused(_) | DirectoryError::Foreign(_))) if is_accepting => {
+                    warn!(node = %node, %error, "redis refused the lease write; treating it as unavailable");
+                    is_accepting = false;
                 }
-                // Told once by whoever keeps the connection.
-                Err(error) => debug!(node = %node, %error, "the directory does not answer"),
+                // The redis connection has logged the reason.
+                Err(error) => debug!(node = %node, %error, "cannot write the lease"),
             }
-            self.read(directory).await;
-            self.consider_birth();
+            self.read_listing(directory).await;
+            self.complete_birth();
             if self.roster.incarnation() != node {
                 continue;
             }
-            // Losing the sender is impossible: both live in `self`.
+            // `changed` fails without a sender, and both senders live in `self`.
             tokio::select! {
                 _ = ticks.tick() => {}
-                _ = word.changed() => {}
-                _ = leaving.changed() => {}
+                _ = index_state.changed() => {}
+                _ = drain_state.changed() => {}
             }
         }
     }
 
-    async fn write(&self, directory: &dyn Directory, node: &NodeId) -> Result<()> {
+    /// Registers or renews, and starts the next incarnation where the lease has lapsed or the epoch has changed.
+    async fn write_lease(&self, directory: &dyn Directory, node: &NodeId) -> Result<()> {
         let sent = BootInstant::now();
-        let renewing = self.standing.borrow().entered(node).is_some();
-        let index: Option<Epoch> = if renewing {
+        let is_renewal = self.lease_state.borrow().registered(node).is_some();
+        let epoch: Option<Epoch> = if is_renewal {
             match directory.renew(node, &self.entry(), self.lease).await? {
-                LeaseRenewal::Renewed(index) => Some(index),
+                LeaseRenewal::Renewed(epoch) => Some(epoch),
                 LeaseRenewal::Lapsed => None,
             }
         } else {
             directory.register(node, &self.entry(), self.lease).await?
         };
-        let Some(index) = index else {
-            warn!(node = %node, "the lease lapsed, taking a new incarnation");
+        let Some(epoch) = epoch else {
+            warn!(node = %node, "the lease has lapsed; starting a new incarnation");
             self.roster.retire(node);
             return Ok(());
         };
-        if renewing {
-            if !self.roster.check_epoch(node, &index) {
-                warn!(node = %node, "the index is another one, taking a new incarnation");
+        if is_renewal {
+            if !self.roster.check_epoch(node, &epoch) {
+                warn!(node = %node, "the epoch of redis has changed; starting a new incarnation");
                 return Ok(());
             }
-            self.standing.send_modify(|standing| standing.confirmed = Some(sent));
+            self.lease_state.send_modify(|state| state.confirmed = Some(sent));
             return Ok(());
         }
-        info!(node = %node, name = %self.node_info.name, mesh = %self.node_info.mesh, "entered the directory");
-        self.roster.set_registered(node, &index);
-        let (entered, confirmed) = (Some(sent), Some(sent));
-        self.standing.send_modify(|standing| {
-            *standing =
-                Standing { node: node.clone(), entered, confirmed, born: false, introduced: standing.introduced };
+        info!(node = %node, name = %self.node_info.name, mesh = %self.node_info.mesh, "registered in the directory");
+        self.roster.set_registered(node, &epoch);
+        self.lease_state.send_modify(|state| {
+            *state = LeaseState {
+                node: node.clone(),
+                registered: Some(sent),
+                confirmed: Some(sent),
+                birth_complete: false,
+                joined: state.joined,
+            };
         });
         Ok(())
     }
 
-    async fn read(&self, directory: &dyn Directory) {
+    async fn read_listing(&self, directory: &dyn Directory) {
         let began = BootInstant::now();
-        let news = match directory.nodes().await {
+        let changed = match directory.nodes().await {
             Ok(listing) => {
-                let leased = self.standing.borrow().confirmed_lately(self.lease);
-                let news = self.lock().list(&listing, began, BootInstant::now(), leased);
-                self.introduce(began);
-                news
+                let leased = self.has_lease();
+                let changed = self.table.lock().apply_listing(&listing, began, BootInstant::now(), leased);
+                self.record_joined(began);
+                changed
             }
             Err(_) => {
-                // Told by `write`, a moment ago.
-                self.lock().unreadable();
+                // `write_lease` has just failed too, and that was logged.
+                self.table.lock().listing_failed();
                 false
             }
         };
-        if news {
-            self.news.notify_one();
+        if changed {
+            self.status_changed.notify_one();
         }
     }
 
-    /// A list that began to be read at `began` was taken in.
-    fn introduce(&self, began: BootInstant) {
-        self.standing.send_if_modified(|standing| {
-            let introduced = standing.introduced || standing.entered.is_some_and(|entered| began >= entered);
-            introduced != std::mem::replace(&mut standing.introduced, introduced)
+    /// A listing read after the registration makes this process joined: nodes that register later see its entry.
+    fn record_joined(&self, listing_began: BootInstant) {
+        self.lease_state.send_if_modified(|state| {
+            let joined = state.joined || state.registered.is_some_and(|registered| listing_began >= registered);
+            joined != std::mem::replace(&mut state.joined, joined)
         });
     }
 
-    /// Ends the birth of the incarnation when its hello went round, or when a lease has passed since it entered.
-    pub(super) fn consider_birth(&self) {
-        let standing = self.standing.borrow().clone();
-        let Some(entered) = standing.entered.filter(|_| !standing.born) else { return };
-        // The hello of an incarnation is its first word: without it, an acknowledgement of the last one's would count.
-        self.number();
-        if entered.elapsed() < self.lease && !self.lock().greeted(entered) {
+    /// Completes the birth of the incarnation when every member has acknowledged its hello, or a lease has passed since it
+    /// registered: a node that still has a lease has read the listing with this node's entry in that time.
+    pub(super) fn complete_birth(&self) {
+        let state = self.lease_state.borrow().clone();
+        let Some(registered) = state.registered.filter(|_| !state.birth_complete) else { return };
+        // The hello is the first status of an incarnation. Numbering it now keeps acknowledgements of the previous
+        // incarnation's status from being taken for acknowledgements of the hello.
+        self.own_sequence();
+        if registered.elapsed() < self.lease && !self.table.lock().hello_acked(registered) {
             return;
         }
-        self.standing.send_if_modified(|now| {
-            now.born |= now.node == standing.node;
-            now.born
+        self.lease_state.send_if_modified(|now| {
+            now.birth_complete |= now.node == state.node;
+            now.birth_complete
         });
     }
 }

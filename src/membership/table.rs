@@ -1,253 +1,192 @@
-//! The table of members: what each said last, and when there was last a sign of life from it.
+//! The member table: which nodes are members, by what each reported last and when it was last heard.
 //!
-//! Owns the rules of evidence, without clocks, locks or I/O of its own: a member is known by its lease, by having been
-//! heard, or by hearsay of a known age; a later word outranks an earlier one; who said goodbye, and every incarnation
-//! but a process's latest, never comes back. A member is dead when it has no lease in an index that was readable, and
-//! the same, for a whole lease, nothing was heard of it for as long, and whoever has a lease was asked since and did
-//! not hear it either.
+//! Owns the rules of evidence, without clocks, locks or I/O. A node becomes a member by its lease, by a status that it
+//! sent, or by gossip of a known age. A status with a higher sequence number replaces a lower one. A node that said
+//! goodbye, and every incarnation of a process but the latest, never comes back. A member is dead when three things hold
+//! for a whole lease: the directory could be read, with one epoch, and had no lease of it; nothing was heard of it; and
+//! every member with a lease, asked since, has not heard it either.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use smol_str::SmolStr;
 
-use super::{Leaving, NodeInfo};
+use super::{DrainState, Member, MembershipView, NodeInfo};
 use crate::clock::BootInstant;
 use crate::directory::{NodeEntry, NodeListing};
 use crate::index::Epoch;
 use crate::mesh::node_status::{MemberInfo, NodeStatus};
-use crate::names::{NodeId, NodeName};
+use crate::names::NodeId;
 use crate::roster::IndexState;
 
-/// How many leases a goodbye is remembered, so that a list read just before it cannot bring the node back.
-const DEPARTED_LEASES: u32 = 10;
+/// How long a goodbye is remembered, in leases, so that a listing read just before it cannot bring the node back.
+const REMEMBERED_LEASES: u32 = 10;
 
-/// A node of the cluster other than this one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    pub node: NodeId,
-    pub name: NodeName,
-    pub mesh: SmolStr,
-    pub since: SmolStr,
-    /// The index in which it last said that every room of it is claimed.
-    pub fully_indexed_in: Option<Epoch>,
-    /// The last list that could be read had its lease.
-    pub leased: bool,
-    /// When it was last heard over the mesh, by this node or by one that told this node.
-    pub heard: Option<BootInstant>,
-    /// When it last told its word to this node itself.
-    spoke: Option<BootInstant>,
-    /// The sequence number of its last word; 0 when it has not spoken yet.
-    sequence: u64,
-    /// The last word of this node that it acknowledged, and when the latest was *sent* that it answered.
-    acknowledged: u64,
-    answered: Option<BootInstant>,
-    /// Since when there has been neither a lease nor any other sign of life.
-    suspected: Option<BootInstant>,
-}
-
-/// The table at one moment.
-#[derive(Debug, Clone, Default)]
-pub struct View {
-    /// When the read of the list *began* that the table rests on; `None` before the first.
-    pub listed: Option<BootInstant>,
-    pub members: Vec<Member>,
-    /// Since when every list was read, and from one index; `None` when the last one could not be read.
-    pub steady_since: Option<BootInstant>,
-    /// What the members with a lease know is known here.
-    pub acquainted: bool,
-    /// Nodes that said goodbye, and incarnations that a later one of their process has replaced.
-    pub departed: HashSet<NodeId>,
-}
-
-/// See the module.
-pub struct Table {
-    /// The process this table belongs to: no incarnation of it is a member.
+/// The members of the cluster other than this node.
+pub struct MemberTable {
+    /// The process of this node: no incarnation of it is a member.
     process: SmolStr,
     lease: Duration,
+    /// When the read of the last listing began.
     listed: Option<BootInstant>,
-    /// The index that was listed last, and since when every list came from it.
-    index: Option<Epoch>,
+    /// The epoch of the last listing, and since when every listing had it.
+    epoch: Option<Epoch>,
     steady_since: Option<BootInstant>,
-    /// Since when this node has to hear what every member with a lease knows: it is new, or was away for too long.
-    acquainting: Option<BootInstant>,
-    /// It has been acquainted once.
-    was_acquainted: bool,
-    /// The index that was listed last is younger than a lease: who is alive may not be in it yet.
-    young: bool,
-    /// It is the only one there has ever been.
-    only: bool,
+    /// Since when this node has to wait for a status of every member with a lease, because it is new or was away for too
+    /// long. `None`: it is synced.
+    syncing_since: Option<BootInstant>,
+    was_synced: bool,
+    /// The epoch is younger than a lease: nodes that are alive may not have registered in it yet.
+    is_young_epoch: bool,
+    /// The directory has had no other epoch.
+    is_first_epoch: bool,
     members: HashMap<NodeId, Member>,
     departed: HashMap<NodeId, BootInstant>,
-    last_said: Option<(IndexState, Leaving)>,
-    /// The number of what was said last.
+    last_announced: Option<(IndexState, DrainState)>,
+    /// The sequence number of this node's last status.
     sequence: u64,
-    /// The number of what the present incarnation said first: its hello.
+    /// The sequence number of the first status of the present incarnation.
     hello: u64,
 }
 
-impl Member {
-    /// A member of which nothing is known but where it is and what it said of its claims.
-    pub fn known(node: NodeId, name: NodeName, mesh: SmolStr, fully_indexed_in: Option<Epoch>) -> Self {
-        Self {
-            node,
-            name,
-            mesh,
-            since: SmolStr::default(),
-            fully_indexed_in,
-            leased: false,
-            heard: None,
-            spoke: None,
-            sequence: 0,
-            acknowledged: 0,
-            answered: None,
-            suspected: None,
-        }
-    }
-}
-
-impl View {
-    /// Whether the absence of a lease means something: the index was read all the time, and was the same, for a lease.
-    pub fn steady(&self, lease: Duration, now: BootInstant) -> bool {
-        self.steady_since.is_some_and(|since| now.since(since) >= lease)
-    }
-
-    pub fn get(&self, node: &NodeId) -> Option<&Member> {
-        self.members.iter().find(|member| member.node == *node)
-    }
-}
-
-impl Table {
+impl MemberTable {
     pub fn new(node: &NodeId, lease: Duration) -> Self {
         Self {
             process: node.process().into(),
             lease,
             listed: None,
-            index: None,
+            epoch: None,
             steady_since: None,
-            acquainting: None,
-            was_acquainted: false,
-            young: true,
-            only: false,
+            syncing_since: None,
+            was_synced: false,
+            is_young_epoch: true,
+            is_first_epoch: false,
             members: HashMap::new(),
             departed: HashMap::new(),
-            last_said: None,
+            last_announced: None,
             sequence: 0,
             hello: 0,
         }
     }
 
-    pub fn view(&self) -> View {
-        View {
+    pub fn view(&self) -> MembershipView {
+        MembershipView {
             listed: self.listed,
             steady_since: self.steady_since,
-            acquainted: self.listed.is_some() && self.acquainting.is_none(),
+            synced: self.listed.is_some() && self.syncing_since.is_none(),
             members: self.members.values().cloned().collect(),
             departed: self.departed.keys().cloned().collect(),
         }
     }
 
-    /// Where the mesh of a process is reached, if one of its incarnations is a member: never more than one is.
+    /// The mesh address of a process, of which at most one incarnation is a member.
     pub fn mesh_of(&self, process: &str) -> Option<SmolStr> {
         self.members.values().find(|member| member.node.process() == process).map(|member| member.mesh.clone())
     }
 
-    pub fn heard(&mut self, node: &NodeId, now: BootInstant) {
+    pub fn record_contact(&mut self, node: &NodeId, now: BootInstant) {
         if let Some(member) = self.members.get_mut(node) {
             member.heard = Some(now);
             member.suspected = None;
         }
     }
 
-    /// Returns whether a member was added, or spoke anew.
-    pub fn told(&mut self, said: &NodeStatus, now: BootInstant) -> bool {
-        let node = &said.about.node;
+    /// Takes in a status that a node sent. Returns whether a member was added or changed.
+    pub fn receive_status(&mut self, status: &NodeStatus, now: BootInstant) -> bool {
+        let node = &status.about.node;
         if node.process() == self.process {
             return false;
         }
-        if said.goodbye {
-            self.depart(node, now);
+        if status.goodbye {
+            self.mark_departed(node, now);
         } else {
-            self.meet(&said.about, now);
+            self.add_member(&status.about, now);
         }
-        let mut news = false;
+        let mut changed = false;
         if let Some(member) = self.members.get_mut(node) {
             member.heard = Some(now);
-            member.spoke = Some(now);
+            member.status_received = Some(now);
             member.suspected = None;
-            if said.sequence > member.sequence {
-                news = true;
-                member.sequence = said.sequence;
-                member.fully_indexed_in = said.fully_indexed_in.clone();
-                member.mesh = said.about.mesh.clone();
+            if status.sequence > member.sequence {
+                changed = true;
+                member.sequence = status.sequence;
+                member.fully_indexed_in = status.fully_indexed_in.clone();
+                member.mesh = status.about.mesh.clone();
             }
         }
-        for known in &said.members {
-            news |= self.hearsay(known, now);
+        for gossip in &status.members {
+            changed |= self.apply_gossip(gossip, now);
         }
-        self.get_acquainted();
-        news
+        self.update_synced();
+        changed
     }
 
-    /// Returns whether it is a new member.
-    pub fn found(&mut self, node: &NodeId, entry: &NodeEntry, now: BootInstant) -> bool {
-        let known = MemberInfo {
+    /// Takes in a node that has a lease in the directory. Returns whether it is a new member.
+    pub fn add_from_directory(&mut self, node: &NodeId, entry: &NodeEntry, now: BootInstant) -> bool {
+        let info = MemberInfo {
             node: node.clone(),
             name: entry.name.clone(),
             mesh: entry.mesh.clone(),
             since: entry.since.clone(),
             age: None,
         };
-        let new = self.meet(&known, now);
+        let is_new = self.add_member(&info, now);
         if let Some(member) = self.members.get_mut(node) {
             member.leased = true;
         }
-        new
+        is_new
     }
 
-    /// Takes in a list of leases whose read began at `began`: who is in it is a member. Who is not, and was not heard
-    /// for a whole lease, is suspected, if the index was the same for a lease: after a flush nobody has a lease, and
-    /// everybody is alive. `leased`: this node has a lease itself, so the index is not one that nobody can write to.
-    /// Returns whether there is something to tell or to ask the others.
-    pub fn list(&mut self, listing: &NodeListing, began: BootInstant, now: BootInstant, leased: bool) -> bool {
+    /// Takes in a listing whose read began at `began`. Its nodes are members. A member that is not in it and was not heard
+    /// for a whole lease is suspected, if the epoch was the same for a lease: after a flush no node has a lease, though
+    /// all are alive. `leased`: this node has a lease itself, so the directory accepts writes.
+    ///
+    /// Returns whether there is something to announce to the others, or to ask them.
+    pub fn apply_listing(&mut self, listing: &NodeListing, began: BootInstant, now: BootInstant, leased: bool) -> bool {
         let lease = self.lease;
-        let followed = self.listed.replace(began).is_some_and(|before| began.since(before) <= lease);
-        if !followed {
-            self.acquainting = Some(began);
+        let is_consecutive = self.listed.replace(began).is_some_and(|before| began.since(before) <= lease);
+        if !is_consecutive {
+            self.syncing_since = Some(began);
         }
-        if !followed || self.steady_since.is_none() || self.index != listing.epoch {
-            self.index.clone_from(&listing.epoch);
+        if !is_consecutive || self.steady_since.is_none() || self.epoch != listing.epoch {
+            self.epoch.clone_from(&listing.epoch);
             self.steady_since = Some(began);
         }
         for member in self.members.values_mut() {
             member.leased = false;
         }
-        self.young = listing.age < lease;
-        self.only = listing.age == Duration::MAX;
-        let mut news = !followed;
+        self.is_young_epoch = listing.age < lease;
+        self.is_first_epoch = listing.age == Duration::MAX;
+        let mut changed = !is_consecutive;
         for (node, entry) in &listing.nodes {
-            news |= self.found(node, entry, now);
+            changed |= self.add_from_directory(node, entry, now);
         }
-        let steady = self.steady_since.is_some_and(|since| began.since(since) >= lease);
+        let is_steady = self.steady_since.is_some_and(|since| began.since(since) >= lease);
         for member in self.members.values_mut() {
-            let silent = !member.leased && member.heard.is_none_or(|heard| now.since(heard) >= lease);
-            if !(silent && steady && leased) {
+            let is_silent = !member.leased && member.heard.is_none_or(|heard| now.since(heard) >= lease);
+            if !(is_silent && is_steady && leased) {
                 member.suspected = None;
             } else if member.suspected.is_none() {
                 member.suspected = Some(now);
-                news = true;
+                changed = true;
             }
         }
-        self.bury();
-        self.get_acquainted();
-        self.departed.retain(|_, left| now.since(*left) < lease * DEPARTED_LEASES);
-        news
+        self.remove_dead();
+        self.update_synced();
+        self.departed.retain(|_, left| now.since(*left) < lease * REMEMBERED_LEASES);
+        changed
     }
 
-    /// Lets suspects go when every member with a lease has answered since, and so has said whom it heard.
-    fn bury(&mut self) {
+    /// The listing could not be read. From now on a missing lease is no evidence.
+    pub fn listing_failed(&mut self) {
+        self.steady_since = None;
+    }
+
+    /// Removes the suspects that no member with a lease has heard. Every such member has answered since the suspicion
+    /// began, and its answer names whom it has heard.
+    fn remove_dead(&mut self) {
         let witnesses: Vec<_> = self.members.values().filter(|member| member.leased).collect();
-        let asked_all = |since| witnesses.iter().all(|witness| witness.answered.is_some_and(|sent| sent >= since));
+        let asked_all = |since| witnesses.iter().all(|witness| witness.answered_since(since));
         let dead: Vec<NodeId> = self
             .members
             .values()
@@ -259,163 +198,170 @@ impl Table {
         }
     }
 
-    /// What the members know is known here when each that has a lease has spoken since it had to. In a young index that
-    /// says nothing: those that are alive have up to a lease to be in it. Nor does an old one in which nobody else has a
-    /// lease: it may have been away for so long that everybody's ran out, and this node be the first to come back to it.
-    fn get_acquainted(&mut self) {
-        let Some(since) = self.acquainting.filter(|_| !self.young) else { return };
-        let alone = !self.only && !self.members.values().any(|member| member.leased);
-        if alone && self.listed.is_none_or(|listed| listed.since(since) < self.lease) {
+    /// This node is synced when each member with a lease has sent a status since the sync began: statuses name all members
+    /// that their sender knows. A young epoch proves nothing, because living nodes have up to a lease to register in it.
+    /// Nor does an old epoch in which no other node has a lease: after a long outage of the directory, all leases have
+    /// lapsed, and this node may be the first to come back.
+    fn update_synced(&mut self) {
+        let Some(since) = self.syncing_since.filter(|_| !self.is_young_epoch) else { return };
+        let is_alone = !self.is_first_epoch && !self.members.values().any(|member| member.leased);
+        if is_alone && self.listed.is_none_or(|listed| listed.since(since) < self.lease) {
             return;
         }
-        let spoke = |member: &Member| !member.leased || member.spoke.is_some_and(|spoke| spoke >= since);
-        if self.members.values().all(spoke) {
-            self.acquainting = None;
-            self.was_acquainted = true;
+        let has_reported =
+            |member: &Member| !member.leased || member.status_received.is_some_and(|received| received >= since);
+        if self.members.values().all(has_reported) {
+            self.syncing_since = None;
+            self.was_synced = true;
         }
     }
 
-    /// Whether what the others know has been known here once.
-    pub fn was_acquainted(&self) -> bool {
-        self.was_acquainted
+    /// Whether this node has been synced once.
+    pub fn was_synced(&self) -> bool {
+        self.was_synced
     }
 
-    /// The list could not be read: from now on nobody is let go for having no lease.
-    pub fn unreadable(&mut self) {
-        self.steady_since = None;
-    }
-
-    /// The number of this node's word; a word that differs from the last one gets the next.
-    pub fn number(&mut self, word: &IndexState, leaving: Leaving) -> u64 {
-        let saying = (word.clone(), leaving);
-        if self.last_said.as_ref() != Some(&saying) {
+    /// The sequence number of this node's status. A status that differs from the last one gets the next number.
+    pub fn own_sequence(&mut self, index: &IndexState, drain_state: DrainState) -> u64 {
+        let announced = (index.clone(), drain_state);
+        if self.last_announced.as_ref() != Some(&announced) {
             self.sequence += 1;
-            let before = self.last_said.replace(saying);
-            if before.is_none_or(|(before, _)| before.incarnation != word.incarnation) {
+            let before = self.last_announced.replace(announced);
+            if before.is_none_or(|(before, _)| before.incarnation != index.incarnation) {
                 self.hello = self.sequence;
             }
         }
         self.sequence
     }
 
-    /// This node's word now, and the members it knows.
-    pub fn say(&mut self, node_info: &NodeInfo, word: &IndexState, leaving: Leaving, now: BootInstant) -> NodeStatus {
-        let sequence = self.number(word, leaving);
+    /// This node's status, with the members it knows.
+    pub fn own_status(
+        &mut self,
+        node_info: &NodeInfo,
+        index: &IndexState,
+        drain_state: DrainState,
+        now: BootInstant,
+    ) -> NodeStatus {
+        let sequence = self.own_sequence(index, drain_state);
         let members = self.members.values().map(|member| {
             let Member { node, name, mesh, since, heard, .. } = member.clone();
             MemberInfo { node, name, mesh, since, age: heard.map(|heard| now.since(heard)) }
         });
         NodeStatus {
             about: MemberInfo {
-                node: word.incarnation.clone(),
+                node: index.incarnation.clone(),
                 name: node_info.name.clone(),
                 mesh: node_info.mesh.clone(),
                 since: node_info.since.clone(),
                 age: Some(Duration::ZERO),
             },
             sequence,
-            fully_indexed_in: word.fully_indexed_in.clone(),
-            draining: leaving != Leaving::Staying,
-            goodbye: leaving == Leaving::Goodbye,
+            fully_indexed_in: index.fully_indexed_in.clone(),
+            draining: drain_state != DrainState::Serving,
+            goodbye: drain_state == DrainState::Goodbye,
             members: members.collect(),
         }
     }
 
-    /// The member has answered this word, or a later one, which was sent at `sent`.
-    pub fn acknowledged(&mut self, node: &NodeId, sequence: u64, sent: BootInstant) {
+    /// The member has answered a request that was sent at `sent` and carried this status or a later one.
+    pub fn record_acknowledgement(&mut self, node: &NodeId, sequence: u64, sent: BootInstant) {
         if let Some(member) = self.members.get_mut(node) {
             member.acknowledged = member.acknowledged.max(sequence);
             member.answered = member.answered.max(Some(sent));
         }
-        self.bury();
+        self.remove_dead();
     }
 
     pub fn all_acknowledged(&self, sequence: u64) -> bool {
         self.members.values().all(|member| member.acknowledged >= sequence)
     }
 
-    /// Whether every member has acknowledged this word, and answered something that was sent at `since` or later.
+    /// Whether every member has acknowledged this status, and answered something that was sent at `since` or later.
     pub fn all_answered(&self, sequence: u64, since: BootInstant) -> bool {
-        self.all_acknowledged(sequence)
-            && self.members.values().all(|member| member.answered.is_some_and(|sent| sent >= since))
+        self.all_acknowledged(sequence) && self.members.values().all(|member| member.answered_since(since))
     }
 
-    /// The members that have acknowledged this word, and answered something sent at `since` or later, if with this node
-    /// they are more than half of the nodes.
-    pub fn most_answered(&self, sequence: u64, since: BootInstant) -> Option<Vec<NodeId>> {
-        let answered = self
-            .members
-            .values()
-            .filter(|member| member.acknowledged >= sequence && member.answered.is_some_and(|sent| sent >= since));
+    /// The members that have acknowledged this status and answered something sent at `since` or later, if together with
+    /// this node they are more than half of all nodes.
+    pub fn answering_majority(&self, sequence: u64, since: BootInstant) -> Option<Vec<NodeId>> {
+        let answered =
+            self.members.values().filter(|member| member.acknowledged >= sequence && member.answered_since(since));
         let answered: Vec<_> = answered.map(|member| member.node.clone()).collect();
         ((answered.len() + 1) * 2 > self.members.len() + 1).then_some(answered)
     }
 
-    /// Whether every member of a list that was read after `entered` has acknowledged the present incarnation's hello.
-    pub fn greeted(&self, entered: BootInstant) -> bool {
-        let listed = self.listed.is_some_and(|listed| listed >= entered);
-        listed && self.hello > 0 && self.all_acknowledged(self.hello)
+    /// Whether every member of a listing that was read after `registered` has acknowledged this incarnation's hello.
+    pub fn hello_acked(&self, registered: BootInstant) -> bool {
+        let is_listed = self.listed.is_some_and(|listed| listed >= registered);
+        is_listed && self.hello > 0 && self.all_acknowledged(self.hello)
     }
 
-    /// Members that this node's word, and whom it heard, is to be told now, with where to reach them: those that have
-    /// not acknowledged it, and in times of trouble all that have not answered for this long.
-    pub fn to_tell(&self, sequence: u64, now: BootInstant, again_after: Duration) -> Vec<(NodeId, SmolStr)> {
-        let trouble = self.is_trouble();
-        let waiting = self.members.values().filter(|member| {
-            let lately = member.answered.is_some_and(|sent| now.since(sent) < again_after);
-            member.acknowledged < sequence || trouble && !lately
+    /// The members to which this node's status should be sent now, and their addresses: those that have not acknowledged
+    /// it, and in a degraded cluster also those that have not answered for `repeat_interval`.
+    pub fn status_receivers(
+        &self,
+        sequence: u64,
+        now: BootInstant,
+        repeat_interval: Duration,
+    ) -> Vec<(NodeId, SmolStr)> {
+        let is_degraded = self.is_degraded();
+        let receivers = self.members.values().filter(|member| {
+            let has_answered = member.answered.is_some_and(|sent| now.since(sent) < repeat_interval);
+            member.acknowledged < sequence || is_degraded && !has_answered
         });
-        waiting.map(|member| (member.node.clone(), member.mesh.clone())).collect()
+        receivers.map(|member| (member.node.clone(), member.mesh.clone())).collect()
     }
 
-    /// Whether somebody may be alive without everybody being able to tell from the index: then who heard whom is
-    /// repeated, and so is "ask me always".
-    fn is_trouble(&self) -> bool {
-        let not_whole = self.last_said.as_ref().is_none_or(|(word, _)| word.fully_indexed_in.is_none());
-        not_whole
-            || self.acquainting.is_some()
+    /// Whether the directory alone does not show who is alive. Then each node repeats its status, which says whom it has
+    /// heard and whether it must always be asked.
+    fn is_degraded(&self) -> bool {
+        let own_is_indexed = self.last_announced.as_ref().is_some_and(|(index, _)| index.fully_indexed_in.is_some());
+        !own_is_indexed
+            || self.syncing_since.is_some()
             || self.members.values().any(|member| !member.leased || member.fully_indexed_in.is_none())
     }
 
-    /// Hearsay makes members, and makes the evidence for known ones younger, but is not worth more than its age.
-    fn hearsay(&mut self, known: &MemberInfo, now: BootInstant) -> bool {
-        let alive = known.age.is_some_and(|age| age < self.lease);
-        if self.steady_since.is_some() && !alive {
+    /// Gossip adds members and proves contacts of known ones, at the age that it states. While the directory can be read,
+    /// gossip older than a lease is ignored: otherwise two nodes could remind each other of a dead one for ever.
+    fn apply_gossip(&mut self, gossip: &MemberInfo, now: BootInstant) -> bool {
+        let is_recent = gossip.age.is_some_and(|age| age < self.lease);
+        if self.steady_since.is_some() && !is_recent {
             return false;
         }
-        let new = self.meet(known, now);
-        if let Some(member) = self.members.get_mut(&known.node) {
-            member.heard = member.heard.max(known.age.map(|age| now.before(age)));
-            if alive {
+        let is_new = self.add_member(gossip, now);
+        if let Some(member) = self.members.get_mut(&gossip.node) {
+            member.heard = member.heard.max(gossip.age.map(|age| now.before(age)));
+            if is_recent {
                 member.suspected = None;
             }
         }
-        new
+        is_new
     }
 
-    /// Adds a member that is not known yet, unless it is gone for good. Returns whether it was added.
-    fn meet(&mut self, known: &MemberInfo, now: BootInstant) -> bool {
-        let node = &known.node;
+    /// Adds a member, unless it is known, has departed, or is older than another incarnation of its process. Returns
+    /// whether it was added.
+    fn add_member(&mut self, info: &MemberInfo, now: BootInstant) -> bool {
+        let node = &info.node;
         if node.process() == self.process || self.departed.contains_key(node) || self.members.contains_key(node) {
             return false;
         }
-        let siblings =
+        let same_process =
             self.members.keys().chain(self.departed.keys()).filter(|other| other.process() == node.process());
         let (earlier, later): (Vec<_>, Vec<_>) =
-            siblings.cloned().partition(|other| other.incarnation() < node.incarnation());
+            same_process.cloned().partition(|other| other.incarnation() < node.incarnation());
         if !later.is_empty() {
             return false;
         }
         for other in earlier {
-            self.depart(&other, now);
+            self.mark_departed(&other, now);
         }
-        let mut member = Member::known(node.clone(), known.name.clone(), known.mesh.clone(), None);
-        member.since = known.since.clone();
+        let mut member = Member::new(node.clone(), info.name.clone(), info.mesh.clone(), None);
+        member.since = info.since.clone();
         self.members.insert(node.clone(), member);
         true
     }
 
-    fn depart(&mut self, node: &NodeId, now: BootInstant) {
+    fn mark_departed(&mut self, node: &NodeId, now: BootInstant) {
         self.members.remove(node);
         self.departed.insert(node.clone(), now);
     }

@@ -50,7 +50,7 @@ impl HealthPublisher {
         let membership = Arc::clone(&self.membership);
         // Draining is published at once, other changes at the next check.
         tokio::select! {
-            () = membership.left() => {}
+            () = membership.drain_started() => {}
             () = async { loop { checks.tick().await; self.publish().await; } } => {}
             () = stop.cancelled() => {}
         }
@@ -66,7 +66,7 @@ impl HealthPublisher {
 
     async fn publish(&mut self) {
         let ready = ReadinessReport::of(self.membership.readiness(), self.identity.is_ready()).ready;
-        let serving = self.membership.is_active() && !self.membership.is_leaving();
+        let serving = self.membership.is_active() && !self.membership.is_draining();
         if self.published.replace([ready, serving]) == Some([ready, serving]) {
             return;
         }

@@ -187,12 +187,12 @@ impl StateMetrics {
 
         let readiness = membership.readiness();
         self.ready.set(ReadinessReport::of(readiness, sources.identity.is_ready()).ready.into());
-        self.draining.set(readiness.leaving.into());
+        self.draining.set(readiness.draining.into());
         self.counts.set(membership.is_active().into());
         self.whole.set(roster.index_state().borrow().fully_indexed_in.is_some().into());
         set(&self.members, membership.view().members.len() + 1);
         self.lease.set(membership.lease().as_secs_f64());
-        let confirmed = membership.standing().borrow().confirmed;
+        let confirmed = membership.lease_state().borrow().confirmed;
         self.lease_age.set(confirmed.unwrap_or(self.began).elapsed().as_secs_f64());
         raise(&self.incarnations, roster.incarnation().incarnation());
 

@@ -120,7 +120,7 @@ pub(super) fn build(
     let tls = config.tls.as_ref().map(|tls| tls.acceptor.clone());
     let membership = Arc::clone(membership);
     let serve = async move {
-        let _ = timeout(JOIN_TIMEOUT, membership.introduced()).await;
+        let _ = timeout(JOIN_TIMEOUT, membership.joined()).await;
         server.serve(listener, tls, service, stop).await;
     };
     PublicPort { connections, sessions, serve: serve.boxed() }

@@ -15,7 +15,7 @@ use super::core::NodeCore;
 use super::tasks::EssentialTasks;
 use crate::edge::connections::handle::ConnectionRegistry;
 use crate::edge::readiness_gate;
-use crate::membership::Leaving;
+use crate::membership::DrainState;
 use crate::roster::Roster;
 
 /// The share of the drain over which clients are disconnected; the rest is for releasing what the directory holds.
@@ -45,7 +45,7 @@ impl RunningNode {
         info!(?drain, "stopping");
         let step_timeout = drain.mul_f64(STEP_SHARE).min(MAX_STEP_TIMEOUT);
         // 1. No new clients: `/readyz` and the lease say "draining", and the listener closes.
-        membership.leave(Leaving::Draining);
+        membership.drain(DrainState::Draining);
         self.stop_public.cancel();
         // 2. The sockets are disconnected. Their transports close without a Socket.IO disconnect packet, so that clients
         //    reconnect to another node; the ownership of a room is released with its last socket.
@@ -56,8 +56,8 @@ impl RunningNode {
         // 3. The last rooms are released in the directory.
         step("release rooms", step_timeout, reconciler.wait_until_released()).await;
         // 4. The other nodes learn that this one has no sockets left.
-        membership.leave(Leaving::Goodbye);
-        step("announce the goodbye", step_timeout, membership.everyone_knows()).await;
+        membership.drain(DrainState::Goodbye);
+        step("announce the goodbye", step_timeout, membership.acknowledged_by_all()).await;
         // 5. The lease is removed last: before the goodbye, a missing lease would have looked like a crash.
         self.tasks.stop().await;
         background.close();

@@ -71,7 +71,7 @@ impl Bench {
             goodbye: false,
             members: vec![],
         };
-        self.membership.told(&said);
+        self.membership.receive_status(&said);
     }
 
     fn register(&self, socket: &str, rooms: &[Room]) -> Registration {

@@ -11,7 +11,7 @@ use smol_str::SmolStr;
 use super::answer::Source;
 use crate::clock::BootInstant;
 use crate::directory::RoomOwners;
-use crate::membership::{Member, View};
+use crate::membership::{Member, MembershipView};
 use crate::names::{NodeId, NodeName};
 
 /// A node to be asked.
@@ -38,7 +38,7 @@ pub struct Plan {
 
 /// Decides whom to ask. `owners` is what the directory said after `view` was taken; `None` when it could not be read.
 /// `own` is this node's process: no incarnation of it is asked over the mesh.
-pub fn plan(view: &View, owners: Option<&RoomOwners>, own: &str, lease: Duration, now: BootInstant) -> Plan {
+pub fn plan(view: &MembershipView, owners: Option<&RoomOwners>, own: &str, lease: Duration, now: BootInstant) -> Plan {
     let fresh = view.listed.is_some_and(|listed| now.since(listed) <= lease);
     let permission = owners.filter(|_| fresh).and_then(|owners| Some((owners.epoch.as_ref()?, &owners.nodes)));
     let indexed =
@@ -53,7 +53,7 @@ pub fn plan(view: &View, owners: Option<&RoomOwners>, own: &str, lease: Duration
     let (gone, strangers) = unknown.cloned().partition(|owner| view.departed.contains(owner));
     Plan {
         source: if relied_on { Source::Directory } else { Source::Peers },
-        informed: owners.is_some() && fresh && view.acquainted,
+        informed: owners.is_some() && fresh && view.synced,
         ask,
         strangers,
         gone,
@@ -78,14 +78,14 @@ mod tests {
     }
 
     fn member(node: &NodeId, fully_indexed_in: Option<&str>) -> Member {
-        Member::known(node.clone(), NodeName::from_any("node"), "127.0.0.1:1".into(), fully_indexed_in.map(epoch))
+        Member::new(node.clone(), NodeName::from_any("node"), "127.0.0.1:1".into(), fully_indexed_in.map(epoch))
     }
 
-    fn view(members: Vec<Member>, listed: Option<BootInstant>) -> View {
-        View { listed, members, acquainted: true, ..View::default() }
+    fn view(members: Vec<Member>, listed: Option<BootInstant>) -> MembershipView {
+        MembershipView { listed, members, synced: true, ..MembershipView::default() }
     }
 
-    fn asked(view: &View, owners: Option<&RoomOwners>, now: BootInstant) -> (Source, Vec<NodeId>) {
+    fn asked(view: &MembershipView, owners: Option<&RoomOwners>, now: BootInstant) -> (Source, Vec<NodeId>) {
         let plan = plan(view, owners, "own", LEASE, now);
         (plan.source, plan.ask.into_iter().map(|target| target.node).collect())
     }
@@ -110,12 +110,13 @@ mod tests {
         let without_epoch = RoomOwners { epoch: None, ..owners.clone() };
         assert_eq!(asked(&view, Some(&without_epoch), now), everybody, "an index without an epoch");
         assert_eq!(asked(&view, None, now), everybody, "an index that cannot be read");
-        let later = view.listed.map(|listed| View { listed: Some(listed.before(LEASE * 2)), ..view.clone() });
+        let later = view.listed.map(|listed| MembershipView { listed: Some(listed.before(LEASE * 2)), ..view.clone() });
         assert_eq!(asked(&later.unwrap(), Some(&owners), now), everybody, "a table older than a lease");
-        let nobody_whole = View { members: vec![member(&owner, None), member(&idle, Some("F"))], ..view.clone() };
+        let nobody_whole =
+            MembershipView { members: vec![member(&owner, None), member(&idle, Some("F"))], ..view.clone() };
         let both = vec![owner, idle];
         assert_eq!(asked(&nobody_whole, Some(&owners), now), (Source::Peers, both), "nobody goes by this index");
-        let never = View { listed: None, ..view };
+        let never = MembershipView { listed: None, ..view };
         assert_eq!(asked(&never, Some(&owners), now), everybody, "a table that was never read");
     }
 

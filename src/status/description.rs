@@ -80,7 +80,7 @@ impl Describer {
             busiest: busiest.iter().take(rooms).cloned().collect(),
             is_active: self.membership.is_active(),
             whole: word.fully_indexed_in.is_some(),
-            draining: self.membership.is_leaving(),
+            draining: self.membership.is_draining(),
             lease_left: self.membership.lease_left(&word.incarnation),
             roll_calls: self.recent.series(),
         }

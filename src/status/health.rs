@@ -47,10 +47,10 @@ impl ReadinessReport {
         if !has_keys {
             reasons.push(format!("identity: {identity}"));
         }
-        if readiness.leaving {
+        if readiness.draining {
             reasons.push("draining".to_owned());
         }
-        Self { ready, reasons, directory, mesh, identity, draining: readiness.leaving }
+        Self { ready, reasons, directory, mesh, identity, draining: readiness.draining }
     }
 }
 
@@ -62,11 +62,11 @@ mod tests {
     fn a_reason_is_given_exactly_when_a_node_is_not_ready() {
         for directory in [DirectoryState::LeaseConfirmed, DirectoryState::Unavailable, DirectoryState::NeverReached] {
             for mesh in [MeshState::Synced, MeshState::Announcing, MeshState::Isolated] {
-                for leaving in [false, true] {
+                for draining in [false, true] {
                     for has_keys in [true, false] {
-                        let report = ReadinessReport::of(Readiness { directory, mesh, leaving }, has_keys);
+                        let report = ReadinessReport::of(Readiness { directory, mesh, draining }, has_keys);
                         assert_eq!(report.ready, report.reasons.is_empty(), "{report:?}");
-                        assert_eq!(report.ready, mesh == MeshState::Synced && !leaving && has_keys, "{report:?}");
+                        assert_eq!(report.ready, mesh == MeshState::Synced && !draining && has_keys, "{report:?}");
                         assert_eq!(report.directory == "ok", directory == DirectoryState::LeaseConfirmed);
                     }
                 }

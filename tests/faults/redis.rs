@@ -326,7 +326,7 @@ async fn a_node_that_joined_just_before_redis_died_is_known_to_all() {
         let (mut cluster, mut clients) = three(Options::default()).await;
         let new = cluster.launch().await;
         within(Duration::from_secs(10), "it entered", || async {
-            cluster.nodes[new].log.count("entered the directory") > 0
+            cluster.nodes[new].log.count("registered in the directory") > 0
         })
         .await;
         sleep(Duration::from_millis(after)).await;

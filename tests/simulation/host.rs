@@ -11,7 +11,7 @@ use std::time::Duration;
 use rollcall::auth::IdentityMode;
 use rollcall::directory::Directory;
 use rollcall::directory::faulty::FaultyDirectory;
-use rollcall::membership::{Leaving, Membership, NodeInfo};
+use rollcall::membership::{DrainState, Membership, NodeInfo};
 use rollcall::mesh::peers::Peers;
 use rollcall::mesh::security::Security;
 use rollcall::mesh_service;
@@ -114,7 +114,7 @@ impl Host {
         loop {
             tokio::select! {
                 _ = looks.tick() => {
-                    let lost = core.membership.is_introduced() && !core.membership.is_active();
+                    let lost = core.membership.has_joined() && !core.membership.is_active();
                     in_vain = if lost { in_vain + 1 } else { 0 };
                     if in_vain >= LOOKS_IN_VAIN {
                         self.let_everybody_go();
@@ -140,13 +140,13 @@ impl Host {
     /// As a node stops in production, and in that order. Meanwhile it answers the others, and takes no orders.
     async fn stop(&self, core: &NodeCore, tasks: EssentialTasks) {
         let NodeCore { membership, reconciler, .. } = core;
-        membership.leave(Leaving::Draining);
+        membership.drain(DrainState::Draining);
         reconciler.release_immediately();
         self.let_everybody_go();
         // A step that takes too long is not waited for.
         let _ = timeout(STEP_MOST, reconciler.wait_until_released()).await;
-        membership.leave(Leaving::Goodbye);
-        let _ = timeout(STEP_MOST, membership.everyone_knows()).await;
+        membership.drain(DrainState::Goodbye);
+        let _ = timeout(STEP_MOST, membership.acknowledged_by_all()).await;
         drop(tasks);
         let _ = timeout(STEP_MOST, self.directory.deregister(&core.roster.incarnation())).await;
         self.shared.note(&format!("{} has stopped", self.name()));
@@ -164,10 +164,10 @@ impl Host {
         let life = self.life.borrow();
         let Some(Life { core, .. }) = life.as_ref() else { return };
         let (node, membership) = (core.roster.incarnation(), &core.membership);
-        let may_acknowledge = membership.may_acknowledge(&node) || membership.everybody_asks(&node);
+        let may_acknowledge = membership.may_acknowledge(&node) || membership.is_asked_by_all(&node);
         let counts = membership.is_active();
-        let by_lease = membership.is_introduced() && membership.has_lease();
-        let vouching = membership.vouched_for_by().filter(|_| membership.is_introduced()).unwrap_or_default();
+        let by_lease = membership.has_joined() && membership.has_lease();
+        let vouching = membership.vouching_majority().filter(|_| membership.has_joined()).unwrap_or_default();
         let vouches = |host: &Self| host.number == self.number || host.is_one_of(&vouching);
         let known = by_lease || hosts.iter().any(|host| vouches(host) && host.has_lease());
         for asker in hosts {
@@ -292,7 +292,7 @@ impl Host {
 
 /// As at the gate.
 fn is_open(membership: &Membership) -> bool {
-    membership.is_introduced() && membership.is_active()
+    membership.has_joined() && membership.is_active()
 }
 
 /// An answer as it is reported.

@@ -29,7 +29,7 @@ fn own(said: Description) -> Own {
 
 fn asked(name: &str, reply: Result<Option<Description>, PeerError>) -> Asked {
     let node = reply.as_ref().ok().and_then(Option::as_ref).map_or_else(NodeId::new_process, |said| said.node.clone());
-    let member = Member::known(node, NodeName::from_any(name), "127.0.0.1:2".into(), None);
+    let member = Member::new(node, NodeName::from_any(name), "127.0.0.1:2".into(), None);
     Asked { member, heard: None, took: Duration::from_millis(1), circuit_open: false, reply }
 }
 

@@ -24,7 +24,7 @@ use tonic::Code;
 
 const POLLING: SocketIoConfig = SocketIoConfig {
     transports: Transports::WebsocketAndPolling,
-    rooms: 64,
+    max_rooms: 64,
     ping_interval: Duration::from_secs(25),
     ping_timeout: Duration::from_secs(20),
 };

@@ -5,10 +5,10 @@
 use form_urlencoded::Serializer;
 use libfuzzer_sys::fuzz_target;
 use rollcall::names::{MAX_NAME_BYTES, Room, UserId};
-use rollcall::edge::socketio::handshake::{Auth, Handshake, one_room};
+use rollcall::edge::socketio::handshake::{AuthPayload, Handshake, event_room};
 use serde_json::Value;
 
-const ROOMS_MOST: usize = 4;
+const MAX_ROOMS: usize = 4;
 const CODES: [&str; 5] = ["id_user_missing", "id_user_invalid", "room_missing", "room_invalid", "rooms_too_many"];
 
 /// What the payload, or else the query, says of a key, read by other parsers than those under test. `None`: nothing
@@ -32,7 +32,7 @@ fn check(query: &str, text: &str, Handshake { user, rooms }: &Handshake) {
     for name in rooms.iter().map(Room::as_str).chain([user.as_str()]) {
         assert!((1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(char::is_control), "{name:?}");
     }
-    assert!((1..=ROOMS_MOST).contains(&rooms.len()));
+    assert!((1..=MAX_ROOMS).contains(&rooms.len()));
     assert_eq!(UserId::parse(user.as_str()).as_ref(), Ok(user));
     for (place, room) in rooms.iter().enumerate() {
         assert_eq!(Room::parse(room.as_str()).as_ref(), Ok(room));
@@ -53,9 +53,9 @@ fn check(query: &str, text: &str, Handshake { user, rooms }: &Handshake) {
 
 fuzz_target!(|text: &str| {
     let (query, text) = text.split_once('\n').unwrap_or((text, "{}"));
-    let auth = serde_json::from_str::<Auth>(text).ok();
+    let auth = serde_json::from_str::<AuthPayload>(text).ok();
     let readable = auth.is_some();
-    match Handshake::read(Some(query), auth, ROOMS_MOST) {
+    match Handshake::read(Some(query), auth, MAX_ROOMS) {
         Ok(handshake) => {
             check(query, text, &handshake);
             let mut again = Serializer::new(String::new());
@@ -63,7 +63,7 @@ fuzz_target!(|text: &str| {
             for room in &handshake.rooms {
                 again.append_pair("room", room.as_str());
             }
-            assert_eq!(Handshake::read(Some(&again.finish()), Some(Auth::default()), ROOMS_MOST), Ok(handshake));
+            assert_eq!(Handshake::read(Some(&again.finish()), Some(AuthPayload::default()), MAX_ROOMS), Ok(handshake));
         }
         Err(refusal) => {
             assert!(CODES.contains(&refusal.code));
@@ -72,7 +72,7 @@ fuzz_target!(|text: &str| {
         }
     }
     // The argument of an event: one text, or none.
-    match (one_room(serde_json::from_str(text).ok()), serde_json::from_str::<Value>(text)) {
+    match (event_room(serde_json::from_str(text).ok()), serde_json::from_str::<Value>(text)) {
         (Ok(room), Ok(Value::String(given))) => assert_eq!(room.as_str(), given),
         (Ok(room), given) => panic!("{room:?} out of {given:?}"),
         (Err(refusal), Ok(Value::String(given))) => assert!(Room::parse(&given).is_err(), "{refusal}"),

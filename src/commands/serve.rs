@@ -81,7 +81,7 @@ async fn run_node(serve: ServeArgs, logging: Logging, shutdown: CancellationToke
         cache: serve.cache.as_u64(),
         clients: SocketIoConfig {
             transports: serve.transports,
-            rooms: serve.rooms_per_socket as usize,
+            max_rooms: serve.rooms_per_socket as usize,
             ping_interval: serve.ping_interval,
             ping_timeout: serve.ping_timeout,
         },

@@ -1,10 +1,10 @@
-//! The gate before Socket.IO: when clients are let in at all, and when those inside are let go.
+//! The readiness gate in front of Socket.IO: whether this node accepts clients, and when it disconnects them.
 //!
-//! Owns the `503` for clients that come while this node does not count or is on its way out, and the end of the
-//! transports when that is so: always without a Socket.IO disconnect, after which official clients would not come back.
-//! While the node is on its way out, requests of sessions pass: their own end comes, and others' go on elsewhere. Owns no
-//! sockets and no connections: whether the node counts is the membership's, how many clients are too many is the
-//! session_limiter's, transports end by their switches.
+//! Owns the `503` for clients that arrive while this node is not active or is stopping, and closing the transports of
+//! connected clients then. Sends no Socket.IO disconnect, because official clients would not reconnect after it. A
+//! stopping node still serves the requests of open sessions, including forwarded ones, until their own end.
+//!
+//! Owns no state: [`Membership`] decides whether the node is active, and [`SessionLimiter`] how many clients may connect.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -27,12 +27,13 @@ use crate::edge::trim_request::trim_request;
 use crate::membership::Membership;
 use crate::problem::{Problem, SOON};
 
-/// How often within a lease it is looked whether this node still counts…
+/// How often the membership is checked, in parts of a lease.
 const CHECKS_PER_LEASE: u32 = 20;
-/// …and how many times in a row it must not. A process that was stopped checks once and then finds its lease again.
+/// Consecutive failed checks before clients are disconnected. A process that was suspended fails one check, and then
+/// renews its lease.
 const MIN_FAILED_CHECKS: u32 = 10;
 
-/// Around a service that holds Socket.IO, or around nothing: requests of other paths pass.
+/// Wraps the service that serves Socket.IO. Requests for other paths pass unchanged.
 #[derive(Clone)]
 pub struct ReadinessGate<S> {
     membership: Arc<Membership>,
@@ -51,7 +52,7 @@ impl<S> ReadinessGate<S> {
         Self { membership, identity, session_limiter, inner }
     }
 
-    /// Why a request gets nowhere now: one that opens_session a session, or one of a session that is there already.
+    /// Why this node cannot serve the request now. `opens_session`: it does not belong to an open session.
     fn rejection(&self, opens_session: bool) -> Option<&'static str> {
         if opens_session && self.membership.is_draining() {
             return Some("this node is stopping; another one takes over");
@@ -63,7 +64,7 @@ impl<S> ReadinessGate<S> {
             return Some("this node is cut off from the directory and from most other nodes");
         }
         if opens_session && !self.identity.is_ready() {
-            return Some("this node has no key yet to check tokens with");
+            return Some("this node has no key yet to verify tokens (JWKS)");
         }
         None
     }
@@ -86,31 +87,31 @@ where
             return Either::Left(self.inner.call(request));
         };
         let opens_session = query.sid.is_none();
-        if let Some(why) = self.rejection(opens_session) {
-            return Either::Right(ready(Ok(Problem::unavailable(why).with(header::RETRY_AFTER, SOON))));
+        if let Some(reason) = self.rejection(opens_session) {
+            return Either::Right(ready(Ok(Problem::unavailable(reason).with(header::RETRY_AFTER, SOON))));
         }
         let websocket = query.transport == Some("websocket");
         if opens_session
             && let Some(peer) = request.extensions().get::<ConnectionHandle>().and_then(ConnectionHandle::peer)
-            && let Err(refusal) = self.session_limiter.admit(peer, &mut request)
+            && let Err(response) = self.session_limiter.admit(peer, &mut request)
         {
-            return Either::Right(ready(Ok(*refusal)));
+            return Either::Right(ready(Ok(*response)));
         }
         if websocket
             && request.headers().contains_key(header::SEC_WEBSOCKET_KEY)
-            && let Some(switch) = request.extensions().get::<ConnectionHandle>()
+            && let Some(handle) = request.extensions().get::<ConnectionHandle>()
         {
-            switch.mark_websocket();
-            // A polling client is not on one connection, and one that upgrades is ended by its session.
+            handle.mark_websocket();
+            // A polling client has many connections, and an upgraded one is closed by its session's handle.
             if opens_session {
-                switch.mark_client();
+                handle.mark_client();
             }
         }
         Either::Left(self.inner.call(trim_request(request, self.identity.takes_tokens())))
     }
 }
 
-/// Lets go of every client, for as long as this node does not count. Goes on for ever.
+/// Disconnects all clients while this node is not active. Runs forever.
 pub async fn disconnect_clients_while_inactive(membership: &Membership, connections: &ConnectionRegistry) {
     let mut checks = interval(membership.lease() / CHECKS_PER_LEASE);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -126,7 +127,9 @@ pub async fn disconnect_clients_while_inactive(membership: &Membership, connecti
         }
         failed_checks += 1;
         if failed_checks == MIN_FAILED_CHECKS {
-            warn!("cut off from the directory and from most other nodes, letting clients go to those that count");
+            warn!(
+                "cut off from redis and from most other nodes; disconnecting clients so that they reconnect elsewhere"
+            );
         }
         if failed_checks >= MIN_FAILED_CHECKS {
             connections.clients().iter().for_each(ConnectionHandle::close);
@@ -134,16 +137,16 @@ pub async fn disconnect_clients_while_inactive(membership: &Membership, connecti
     }
 }
 
-/// Lets go of every client, one by one and evenly over `time`, so that the others are not stormed.
-pub async fn disconnect_clients_over(time: Duration, connections: &ConnectionRegistry) {
+/// Disconnects all clients one by one, evenly over `duration`, so that the other nodes are not flooded by reconnects.
+pub async fn disconnect_clients_over(duration: Duration, connections: &ConnectionRegistry) {
     let clients = connections.clients();
     let count = u32::try_from(clients.len()).unwrap_or(u32::MAX);
-    for (place, client) in clients.iter().enumerate() {
-        if place > 0 {
-            sleep(time / count).await;
+    for (index, client) in clients.iter().enumerate() {
+        if index > 0 {
+            sleep(duration / count).await;
         }
         client.close();
     }
-    // Those that were let in while the door was closing.
+    // Clients whose handshake was in progress when the gate closed.
     connections.clients().iter().for_each(ConnectionHandle::close);
 }

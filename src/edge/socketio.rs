@@ -1,15 +1,13 @@
-//! The socket edge: where Socket.IO clients come in.
+//! The Socket.IO namespace `/`: connecting, and the events `join` and `leave`.
 //!
-//! Owns the namespace `/`, its connect middleware, and the events `join` and `leave`. A socket gets its [`Registration`]
-//! in the middleware, before it is told that it is connected, and keeps it in its extensions, so its rows go when it
-//! goes, whatever way that was. socketioxide's own rooms are not used. What a handshake says is read in [`handshake`],
-//! whether it gets a client in is decided in [`admission`], and when its token is over in [`expiry`]; who gets as far as
-//! that is decided at the [`crate::edge::readiness_gate`], and in what way by [`polling`].
+//! Owns the connect middleware and the event handlers. The middleware registers a socket in the roster before the client
+//! is told that it is connected. The [`Registration`] stays in the socket's extensions, so the rows go with the socket,
+//! however it ends. The rooms of socketioxide are not used. [`handshake`] parses what a client sends, [`admission`]
+//! decides whether it may connect, and [`expiry`] disconnects it when its token expires.
 
 pub mod admission;
 pub mod expiry;
 pub mod handshake;
-mod users;
 
 use std::collections::HashSet;
 use std::str::FromStr;
@@ -34,51 +32,54 @@ use crate::names::{Room, SocketId};
 use crate::reconciler::Reconciler;
 use crate::roster::{JoinError, Registration, Roster};
 use crate::telemetry::metrics::refusals::{Refusals, Wanted};
-use admission::{Admitted, Turned};
-use expiry::Expiry;
-use handshake::{Auth, Given, Handshake, Refusal};
-use users::Users;
+use admission::{Admission, AdmissionError, UserSocketLimiter};
+use expiry::TokenExpiry;
+use handshake::{AuthPayload, ClientError, Handshake, StringOrList};
 
-/// How much of the time in which a client must be admitted it may wait for the directory to confirm its rooms: less than
-/// all of it, so that it is this bound that ends the transport.
-const SETTLE_SHARE: f64 = 0.8;
-/// The most attachments of a message.
-const ATTACHMENTS_MOST: usize = 16;
-/// How many packets may wait for a client that reads slowly. The queue grows with what is in it.
-const PACKETS_WAITING: usize = 4096;
-/// Every socket has a read buffer of this size, in bytes.
-const READ_BUFFER: usize = 256;
-/// How often a client that has to wait for the directory is looked after: is it still there?
-const GONE_EVERY: Duration = Duration::from_millis(50);
-/// How often the roster is compared with the live namespace.
-const COMPARE_EVERY: Duration = Duration::from_secs(5);
+/// The part of the connect timeout that a client may wait for the directory to confirm its rooms. Below 1, so that this
+/// timeout and not that of socketioxide closes the transport: the rows must be removed first.
+const OWNERSHIP_WAIT_SHARE: f64 = 0.8;
+/// Binary attachments of a message.
+const MAX_ATTACHMENTS: usize = 16;
+/// Packets that may wait for a client that reads slowly. The queue allocates as it fills.
+const MAX_QUEUED_PACKETS: usize = 4096;
+/// The read buffer of each WebSocket, in bytes. Small, because every client has one.
+const READ_BUFFER_BYTES: usize = 256;
+/// How often it is checked whether a client that waits for the directory has disconnected.
+const DISCONNECT_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// How often the roster is compared with the sockets of socketioxide.
+const COMPARE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// IdentityMode what clients may come.
+/// The transports that clients may use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Transports {
     #[default]
     Websocket,
-    /// HTTP long-polling, too: what official clients begin with unless told otherwise.
+    /// HTTP long-polling too, with which official clients start by default.
     WebsocketAndPolling,
 }
 
-/// What clients are held to.
+/// Settings of the namespace and of Engine.IO.
 #[derive(Debug, Clone, Copy)]
 pub struct SocketIoConfig {
     pub transports: Transports,
-    /// RoomScope per socket.
-    pub rooms: usize,
-    /// How often a client is asked for a sign of life.
+    /// Rooms of one socket.
+    pub max_rooms: usize,
     pub ping_interval: Duration,
-    /// How long it may take to answer, and the kernel to bring it what was sent.
+    /// How long a client may take to answer a ping, and to acknowledge sent data (`TCP_USER_TIMEOUT`).
     pub ping_timeout: Duration,
 }
 
 impl Default for SocketIoConfig {
-    /// The pings are those of Socket.IO's own server.
+    /// The ping times are the defaults of the official server.
     fn default() -> Self {
         let transports = Transports::default();
-        Self { transports, rooms: 64, ping_interval: Duration::from_secs(25), ping_timeout: Duration::from_secs(20) }
+        Self {
+            transports,
+            max_rooms: 64,
+            ping_interval: Duration::from_secs(25),
+            ping_timeout: Duration::from_secs(20),
+        }
     }
 }
 
@@ -94,26 +95,26 @@ impl FromStr for Transports {
     }
 }
 
-struct SocketEdge {
+struct SocketIoServer {
     roster: Arc<Roster>,
     reconciler: Arc<Reconciler>,
     identity: IdentityMode,
-    expiry: Arc<Expiry>,
+    expiry: Arc<TokenExpiry>,
     refusals: Refusals,
-    rooms_most: usize,
-    users: Users,
-    settle_within: Duration,
+    max_rooms: usize,
+    user_limiter: UserSocketLimiter,
+    ownership_timeout: Duration,
 }
 
-/// The sockets that socketioxide holds to be live, for comparison with the roster.
-pub struct Live {
+/// The sockets that socketioxide holds, to compare the roster with.
+pub struct LiveSockets {
     roster: Arc<Roster>,
     io: SocketIo,
 }
 
-/// What a `join` or `leave` is acknowledged with.
+/// The acknowledgement of a `join` or `leave`.
 #[derive(Debug, Serialize)]
-struct Ack {
+struct EventAck {
     ok: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'static str>,
@@ -121,20 +122,20 @@ struct Ack {
     message: Option<String>,
 }
 
-/// The layer that takes Socket.IO requests out of an HTTP service, and the sockets it holds.
+/// The layer that serves Socket.IO in front of an HTTP service, and the sockets that it holds.
 pub fn build(
     roster: Arc<Roster>,
     reconciler: Arc<Reconciler>,
     identity: IdentityMode,
-    expiry: Arc<Expiry>,
+    expiry: Arc<TokenExpiry>,
     refusals: Refusals,
     config: SocketIoConfig,
     limits: &Limits,
-) -> (SocketIoLayer, Live) {
-    let message_most = limits.message_size as usize;
-    // No event here has attachments; what a client sends all the same is bounded like a message.
+) -> (SocketIoLayer, LiveSockets) {
+    let max_message_size = limits.message_size as usize;
+    // No event of this server has attachments, so those of a client get the limits of a message.
     let parser =
-        ParserConfig::common().max_incoming_binary_buf_size(message_most).max_incoming_binaries(ATTACHMENTS_MOST);
+        ParserConfig::common().max_incoming_binary_buf_size(max_message_size).max_incoming_binaries(MAX_ATTACHMENTS);
     let builder = match config.transports {
         Transports::Websocket => SocketIo::builder().transports([TransportType::Websocket]),
         Transports::WebsocketAndPolling => {
@@ -146,237 +147,242 @@ pub fn build(
         .ping_interval(config.ping_interval)
         .ping_timeout(config.ping_timeout)
         .max_payload(limits.message_size.into())
-        .ws_max_message_size(message_most)
-        .ws_max_frame_size(message_most)
-        .ws_read_buffer_size(READ_BUFFER)
-        .max_buffer_size(PACKETS_WAITING)
+        .ws_max_message_size(max_message_size)
+        .ws_max_frame_size(max_message_size)
+        .ws_read_buffer_size(READ_BUFFER_BYTES)
+        .max_buffer_size(MAX_QUEUED_PACKETS)
         .with_parser(parser)
         .build_layer();
-    let edge = Arc::new(SocketEdge {
+    let server = Arc::new(SocketIoServer {
         roster: Arc::clone(&roster),
         reconciler,
         identity,
         expiry,
         refusals,
-        rooms_most: config.rooms,
-        users: Users::new(limits.sockets_per_user),
-        settle_within: limits.connect_timeout.mul_f64(SETTLE_SHARE),
+        max_rooms: config.max_rooms,
+        user_limiter: UserSocketLimiter::new(limits.sockets_per_user),
+        ownership_timeout: limits.connect_timeout.mul_f64(OWNERSHIP_WAIT_SHARE),
     });
-    let middleware = move |socket: SocketRef, auth: TryData<Auth>| {
-        let edge = Arc::clone(&edge);
+    let middleware = move |socket: SocketRef, auth: TryData<AuthPayload>| {
+        let server = Arc::clone(&server);
         async move {
-            let admitted = Arc::clone(&edge).admit(socket, auth.0.ok()).await;
-            admitted.inspect_err(|refusal| edge.refusals.count(Wanted::Connect, refusal))
+            let admitted = Arc::clone(&server).admit(socket, auth.0.ok()).await;
+            admitted.inspect_err(|error| server.refusals.count(Wanted::Connect, error))
         }
     };
     io.ns("/", (async || ()).with(middleware));
-    (layer, Live { roster, io })
+    (layer, LiveSockets { roster, io })
 }
 
-impl Live {
-    /// Compares the roster with the live namespace, for ever. Finds nothing unless something is wrong elsewhere.
+impl LiveSockets {
+    /// Compares the roster with the sockets of socketioxide. Finds nothing unless there is a bug. Runs forever.
     pub async fn compare(&self) {
-        let mut ticks = interval(COMPARE_EVERY);
+        let mut ticks = interval(COMPARE_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let live: HashSet<SocketId> = self.io.sockets().iter().filter_map(id).collect();
+            let live: HashSet<SocketId> = self.io.sockets().iter().filter_map(socket_id).collect();
             let closed = self.roster.close_missing(&live);
             if closed > 0 {
-                warn!(closed, "sockets were gone without their presence");
+                warn!(closed, "removed roster entries of sockets that socketioxide no longer has");
             }
         }
     }
 }
 
-impl SocketEdge {
+impl SocketIoServer {
     /// The connect middleware.
-    async fn admit(self: Arc<Self>, socket: SocketRef, auth: Option<Auth>) -> Result<(), Refusal> {
-        let began = Instant::now();
-        let switch = switch(&socket);
-        allowed(&socket)?;
-        let admitted = admission::admit(&self.identity, socket.req_parts(), auth, self.rooms_most).await;
-        let Admitted { handshake: Handshake { user, rooms }, rooms: covered, until } = match admitted {
-            Ok(admitted) => admitted,
-            Err(Turned::Away(refusal)) => return Err(refusal),
-            Err(Turned::Back) => {
-                end(switch.as_ref());
-                return Err(Refusal::gone());
+    async fn admit(self: Arc<Self>, socket: SocketRef, auth: Option<AuthPayload>) -> Result<(), ClientError> {
+        let started = Instant::now();
+        let handle = connection_handle(&socket);
+        check_event_rate(&socket)?;
+        let admission = admission::admit(&self.identity, socket.req_parts(), auth, self.max_rooms).await;
+        let Admission { handshake: Handshake { user, rooms }, allowed_rooms, expires } = match admission {
+            Ok(admission) => admission,
+            Err(AdmissionError::Refused(error)) => return Err(error),
+            Err(AdmissionError::Unavailable) => {
+                close(handle.as_ref());
+                return Err(ClientError::gone());
             }
         };
-        let Some(id) = id(&socket) else {
-            return Err(Refusal::gone());
+        let Some(id) = socket_id(&socket) else {
+            return Err(ClientError::gone());
         };
-        if let Some(place) = self.users.enter(&user).await? {
-            socket.extensions.insert(Arc::new(place));
+        if let Some(permit) = self.user_limiter.acquire(&user).await? {
+            socket.extensions.insert(Arc::new(permit));
         }
-        let presence = self.roster.register(id, user, &rooms);
-        socket.extensions.insert(presence.clone());
+        let registration = self.roster.register(id, user, &rooms);
+        socket.extensions.insert(registration.clone());
         if self.identity.takes_tokens() {
-            socket.extensions.insert(covered);
+            socket.extensions.insert(allowed_rooms);
         }
-        // Here and not in the connect handler: events sent right after connecting would find no one to take them.
+        // Before the client is connected: with handlers set in the connect handler, its first events would be lost.
         self.listen(&socket);
-        if let Some(switch) = &switch {
-            // Whoever sees that its transport was ended here is not listed any more.
-            switch.set_before_close(presence.weak_close());
+        if let Some(handle) = &handle {
+            // So that a client that sees its transport closed is not listed any more.
+            handle.set_before_close(registration.weak_close());
         }
-        if let (Some(until), Some(switch)) = (until, &switch) {
-            socket.extensions.insert(self.expiry.watch(until, switch.clone()));
+        if let (Some(expires), Some(handle)) = (expires, &handle) {
+            socket.extensions.insert(self.expiry.close_after(expires, handle.clone()));
         }
-        let gone = || switch.as_ref().is_some_and(ConnectionHandle::is_gone);
-        let within = self.settle_within.saturating_sub(began.elapsed());
-        if !self.settled(&rooms, &presence, switch.as_ref(), within, gone).await {
-            return Err(Refusal::gone());
+        let is_gone = || handle.as_ref().is_some_and(ConnectionHandle::is_gone);
+        let timeout = self.ownership_timeout.saturating_sub(started.elapsed());
+        if !self.wait_until_owned(&rooms, &registration, handle.as_ref(), timeout, is_gone).await {
+            return Err(ClientError::gone());
         }
-        presence.mark_connected();
+        registration.mark_connected();
         Ok(())
     }
 
-    /// Waits until a client may be told that these rooms are its own. Whoever is `gone` meanwhile is not waited for, and
-    /// who waited too long is dropped, so that it tries again: in both cases its rows go now.
-    async fn settled(
+    /// Waits until the directory has confirmed this node as an owner of the rooms, so that the client may be told.
+    /// Returns `false` if the client disconnected meanwhile, or if it took too long. Its rows are removed then, and on a
+    /// timeout its transport is closed, so that it tries again.
+    async fn wait_until_owned(
         &self,
         rooms: &[Room],
-        presence: &Registration,
-        switch: Option<&ConnectionHandle>,
-        within: Duration,
-        mut gone: impl FnMut() -> bool,
+        registration: &Registration,
+        handle: Option<&ConnectionHandle>,
+        timeout: Duration,
+        mut is_gone: impl FnMut() -> bool,
     ) -> bool {
-        let left = async {
-            while !gone() {
-                sleep(GONE_EVERY).await;
+        let disconnected = async {
+            while !is_gone() {
+                sleep(DISCONNECT_CHECK_INTERVAL).await;
             }
         };
-        let still_there = tokio::select! {
-            settled = self.reconciler.wait_until_owned(rooms, within) => match settled {
+        let is_connected = tokio::select! {
+            owned = self.reconciler.wait_until_owned(rooms, timeout) => match owned {
                 Ok(()) => return true,
-                Err(unsettled) => {
-                    debug!(%unsettled, "dropping a client so that it tries again");
+                Err(error) => {
+                    debug!(%error, "disconnecting a client so that it tries again");
                     true
                 }
             },
-            () = left => false,
+            () = disconnected => false,
         };
-        // The rows go before the transport does.
-        presence.close();
-        if still_there {
-            end(switch);
+        // Before the transport: a client that sees its transport closed must not be listed any more.
+        registration.close();
+        if is_connected {
+            close(handle);
         }
         false
     }
 
+    /// Sets the event handlers of a socket.
     fn listen(self: &Arc<Self>, socket: &SocketRef) {
-        let edge = Arc::clone(self);
-        // Events sent together run as tasks of their own, in any order: what must keep their order is done before the
-        // task begins, in the synchronous part of the handler.
-        socket.on("join", move |socket: SocketRef, room: TryData<Given>, ack: AckSender| {
-            let joined = allowed(&socket).and_then(|()| edge.join(&socket, room.0.ok()));
-            let joined = joined.inspect_err(|refusal| edge.refusals.count(Wanted::Join, refusal));
-            let switch = switch(&socket);
+        let server = Arc::clone(self);
+        // Each event runs in a task of its own, and tasks run in any order. The synchronous part of a handler runs in the
+        // order of the events, so the roster is changed there.
+        socket.on("join", move |socket: SocketRef, room: TryData<StringOrList>, ack: AckSender| {
+            let joined = check_event_rate(&socket).and_then(|()| server.join(&socket, room.0.ok()));
+            let joined = joined.inspect_err(|error| server.refusals.count(Wanted::Join, error));
+            let handle = connection_handle(&socket);
             async move {
                 let answer = match joined {
-                    Ok((room, presence)) => {
-                        // socketioxide sends the connect packet before it calls the socket connected.
+                    Ok((room, registration)) => {
+                        // socketioxide sends the connect packet before it marks the socket as connected, so a socket
+                        // that is not connected yet may already send events.
                         let mut was_connected = false;
-                        let gone = || {
-                            let connected = socket.connected();
-                            was_connected |= connected;
-                            was_connected && !connected
+                        let is_gone = || {
+                            let is_connected = socket.connected();
+                            was_connected |= is_connected;
+                            was_connected && !is_connected
                         };
-                        if !edge.settled(&[room], &presence, switch.as_ref(), edge.settle_within, gone).await {
+                        let timeout = server.ownership_timeout;
+                        if !server.wait_until_owned(&[room], &registration, handle.as_ref(), timeout, is_gone).await {
                             return;
                         }
-                        Ack::ok()
+                        EventAck::ok()
                     }
-                    Err(refusal) => Ack::refused(&refusal),
+                    Err(error) => EventAck::failed(&error),
                 };
-                acknowledge(ack, &answer, switch.as_ref());
+                acknowledge(ack, &answer, handle.as_ref());
             }
         });
         let refusals = self.refusals.clone();
-        socket.on("leave", move |socket: SocketRef, room: TryData<Given>, ack: AckSender| {
-            let left = allowed(&socket).and_then(|()| leave(&socket, room.0.ok()));
-            let left = left.inspect_err(|refusal| refusals.count(Wanted::Leave, refusal));
-            let switch = switch(&socket);
+        socket.on("leave", move |socket: SocketRef, room: TryData<StringOrList>, ack: AckSender| {
+            let left = check_event_rate(&socket).and_then(|()| leave(&socket, room.0.ok()));
+            let left = left.inspect_err(|error| refusals.count(Wanted::Leave, error));
+            let handle = connection_handle(&socket);
             async move {
-                let answer = left.map_or_else(|refusal| Ack::refused(&refusal), |()| Ack::ok());
-                acknowledge(ack, &answer, switch.as_ref());
+                let answer = left.map_or_else(|error| EventAck::failed(&error), |()| EventAck::ok());
+                acknowledge(ack, &answer, handle.as_ref());
             }
         });
-        // Events that are none here are not answered, but they count.
+        // Unknown events are not answered, but they count for the rate limit.
         socket.on_fallback(|socket: SocketRef| {
-            let _ = allowed(&socket);
+            let _ = check_event_rate(&socket);
             async {}
         });
     }
 
-    fn join(&self, socket: &SocketRef, room: Option<Given>) -> Result<(Room, Registration), Refusal> {
-        let room = handshake::one_room(room)?;
-        let presence = socket.extensions.get::<Registration>().ok_or_else(Refusal::gone)?;
+    fn join(&self, socket: &SocketRef, room: Option<StringOrList>) -> Result<(Room, Registration), ClientError> {
+        let room = handshake::event_room(room)?;
+        let registration = socket.extensions.get::<Registration>().ok_or_else(ClientError::gone)?;
         if self.identity.takes_tokens() {
-            let allowed = socket.extensions.get::<RoomScope>().ok_or_else(Refusal::gone)?;
-            if !allowed.covers(&room) {
-                return Err(Refusal::room_forbidden(&room));
+            let allowed_rooms = socket.extensions.get::<RoomScope>().ok_or_else(ClientError::gone)?;
+            if !allowed_rooms.covers(&room) {
+                return Err(ClientError::room_forbidden(&room));
             }
         }
-        presence.join(&room, self.rooms_most).map_err(|error| match error {
-            JoinError::Closed => Refusal::gone(),
-            JoinError::TooManyRooms(most) => Refusal::rooms_too_many(most),
+        registration.join(&room, self.max_rooms).map_err(|error| match error {
+            JoinError::Closed => ClientError::gone(),
+            JoinError::TooManyRooms(max) => ClientError::rooms_too_many(max),
         })?;
-        Ok((room, presence))
+        Ok((room, registration))
     }
 }
 
-impl Ack {
+impl EventAck {
     fn ok() -> Self {
         Self { ok: true, code: None, message: None }
     }
 
-    fn refused(refusal: &Refusal) -> Self {
-        Self { ok: false, code: Some(refusal.code), message: Some(refusal.advice.clone()) }
+    fn failed(error: &ClientError) -> Self {
+        Self { ok: false, code: Some(error.code), message: Some(error.advice.clone()) }
     }
 }
 
-/// One more event of a client, its connecting included. Events beyond its rate are refused, and who goes on all the same
-/// loses its transport.
-fn allowed(socket: &SocketRef) -> Result<(), Refusal> {
+/// Counts an event of a client, or its connect. Events above the rate are refused; a client that ignores the refusals is
+/// disconnected.
+fn check_event_rate(socket: &SocketRef) -> Result<(), ClientError> {
     let Some(client) = socket.req_parts().extensions.get::<Arc<ClientLimits>>() else { return Ok(()) };
     match client.check_event() {
         EventVerdict::Allowed => Ok(()),
-        EventVerdict::TooMany => Err(Refusal::events_too_many()),
+        EventVerdict::TooMany => Err(ClientError::events_too_many()),
         EventVerdict::Flood => {
-            end(switch(socket).as_ref());
-            Err(Refusal::events_too_many())
+            close(connection_handle(socket).as_ref());
+            Err(ClientError::events_too_many())
         }
     }
 }
 
-fn leave(socket: &SocketRef, room: Option<Given>) -> Result<(), Refusal> {
-    let room = handshake::one_room(room)?;
-    let presence = socket.extensions.get::<Registration>().ok_or_else(Refusal::gone)?;
-    presence.leave(&room).map_err(|_closed| Refusal::gone())
+fn leave(socket: &SocketRef, room: Option<StringOrList>) -> Result<(), ClientError> {
+    let room = handshake::event_room(room)?;
+    let registration = socket.extensions.get::<Registration>().ok_or_else(ClientError::gone)?;
+    registration.leave(&room).map_err(|_closed| ClientError::gone())
 }
 
-/// A client that reads so slowly that an answer finds no place loses its connection rather than the answer.
-fn acknowledge(ack: AckSender, answer: &Ack, switch: Option<&ConnectionHandle>) {
+/// Sends an acknowledgement. If the client reads so slowly that its queue is full, it is disconnected: it must not
+/// believe that the event is still in progress.
+fn acknowledge(ack: AckSender, answer: &EventAck, handle: Option<&ConnectionHandle>) {
     if let Err(error) = ack.send(answer) {
-        debug!(%error, "dropping a client that cannot be answered");
-        end(switch);
+        debug!(%error, "disconnecting a client that cannot be sent an acknowledgement");
+        close(handle);
     }
 }
 
-/// The switch of the connection that a socket came in on, or of its session if it came by polling.
-fn switch(socket: &SocketRef) -> Option<ConnectionHandle> {
+/// The handle of the socket's connection, or of its session if the client connected by polling.
+fn connection_handle(socket: &SocketRef) -> Option<ConnectionHandle> {
     socket.req_parts().extensions.get().cloned()
 }
 
-fn end(switch: Option<&ConnectionHandle>) {
-    if let Some(switch) = switch {
-        switch.close();
+fn close(handle: Option<&ConnectionHandle>) {
+    if let Some(handle) = handle {
+        handle.close();
     }
 }
 
-fn id(socket: &SocketRef) -> Option<SocketId> {
+fn socket_id(socket: &SocketRef) -> Option<SocketId> {
     SocketId::parse(socket.id.as_str()).ok()
 }

@@ -30,7 +30,7 @@ use crate::edge::readiness_gate;
 use crate::edge::readiness_gate::ReadinessGate;
 use crate::edge::socketio;
 use crate::edge::socketio::Transports;
-use crate::edge::socketio::expiry::Expiry;
+use crate::edge::socketio::expiry::TokenExpiry;
 use crate::http;
 use crate::http::PublicHttpConfig;
 use crate::http::concurrency_limit::ConcurrencyLimit;
@@ -66,7 +66,7 @@ pub(super) fn build(
     let (unacked_timeout, longest_wait) = (config.clients.ping_timeout, poll_timeout.max(MAX_DEADLINE));
     let server = ConnectionServer::new(connections.clone(), unacked_timeout, longest_wait, &config.limits);
     let session_limiter = SessionLimiter::new(&config.limits);
-    let expiry = Arc::new(Expiry::default());
+    let expiry = Arc::new(TokenExpiry::default());
     let (socket_io, live) = socketio::build(
         Arc::clone(roster),
         Arc::clone(reconciler),
@@ -110,7 +110,7 @@ pub(super) fn build(
 
     tasks.spawn("comparison", async move { live.compare().await });
     if identity.takes_tokens() {
-        tasks.spawn("expiry", async move { expiry.keep().await });
+        tasks.spawn("expiry", async move { expiry.run().await });
     }
     tasks.spawn("readiness gate", {
         let (membership, connections) = (Arc::clone(membership), connections.clone());

@@ -1,89 +1,132 @@
-//! Whether a handshake gets a client in: as whom, into which rooms, and until when.
+//! Admission of a handshake: as which user, to which rooms, and until when.
 //!
-//! Owns what a token, or its absence, means for a client, and the refusals about tokens. None of them says what was wrong
-//! with one: that is for whoever issued it, and in the log. A token in the query is not read, since queries are kept in
-//! logs and histories everywhere.
+//! Owns what a token, or its absence, means for a client, the errors about tokens, and the limit of sockets per user. A
+//! token error does not say what is wrong with the token; the log does, for whoever issued it. A token in the query is
+//! not read, because queries are kept in logs and browser histories.
+
+use std::time::Duration;
 
 use axum::http::request::Parts;
+use tokio::time::{Instant, sleep};
 
-use super::handshake::{Auth, Given, Handshake, Refusal};
+use super::handshake::{AuthPayload, ClientError, Handshake, StringOrList};
 use crate::auth::claims::{Claims, RoomScope};
 use crate::auth::verifier::{LEEWAY, TokenVerifier};
 use crate::auth::{AuthError, IdentityMode};
+use crate::edge::limits::keyed_semaphore::{KeyedPermit, KeyedSemaphore};
 use crate::http::access::bearer;
+use crate::names::UserId;
 
-/// A client that is let in.
+/// How long a client waits for a permit of its user. On a reconnect, the end of its previous connection may arrive here
+/// after the new one.
+const USER_PERMIT_TIMEOUT: Duration = Duration::from_secs(1);
+const USER_PERMIT_RETRY_DELAY: Duration = Duration::from_millis(50);
+
+/// An admitted client.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Admitted {
+pub struct Admission {
     pub handshake: Handshake,
-    /// The rooms it may be in.
-    pub rooms: RoomScope,
-    /// The last second, since 1970, that it may stay.
-    pub until: Option<u64>,
+    /// The rooms that the client may join.
+    pub allowed_rooms: RoomScope,
+    /// The last second, in Unix time, that the client may stay connected.
+    pub expires: Option<u64>,
 }
 
-/// A client that is not.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Turned {
-    /// For good: official clients do not try again after a refusal.
-    Away(Refusal),
-    /// It should try again: tokens cannot be checked now.
-    Back,
+pub enum AdmissionError {
+    /// Refuse the client. Official clients do not try again after that.
+    Refused(ClientError),
+    /// Close the transport, so that the client tries again: tokens cannot be verified now.
+    Unavailable,
 }
 
-/// Reads the handshake and finds out whose it is.
+/// Limits the sockets of each user on this node. Costs nothing if there is no limit.
 ///
-/// # Errors
-/// [`Turned`].
+/// A permit lasts as long as the socket and not as its rows, so it is released however the socket ends.
+pub struct UserSocketLimiter {
+    max: Option<u32>,
+    sockets: KeyedSemaphore<UserId>,
+}
+
+/// Reads the handshake and authenticates the client.
 pub async fn admit(
     identity: &IdentityMode,
     request: &Parts,
-    auth: Option<Auth>,
-    rooms_most: usize,
-) -> Result<Admitted, Turned> {
+    auth: Option<AuthPayload>,
+    max_rooms: usize,
+) -> Result<Admission, AdmissionError> {
     let query = request.uri.query();
     match identity {
         IdentityMode::Query => {
-            let handshake = Handshake::read(query, auth, rooms_most)?;
-            Ok(Admitted { handshake, rooms: RoomScope::all(), until: None })
+            let handshake = Handshake::read(query, auth, max_rooms)?;
+            Ok(Admission { handshake, allowed_rooms: RoomScope::all(), expires: None })
         }
         IdentityMode::Jwt { verifier, grace } => {
-            let mut auth = auth.ok_or_else(Refusal::token_invalid)?;
-            let claims = check(verifier, request, auth.token.take()).await?;
-            let handshake = Handshake::of(claims.user, query, auth, rooms_most)?;
+            let mut auth = auth.ok_or_else(ClientError::token_invalid)?;
+            let claims = authenticate(verifier, request, auth.token.take()).await?;
+            let handshake = Handshake::read_of_user(claims.user, query, auth, max_rooms)?;
             if let Some(room) = handshake.rooms.iter().find(|room| !claims.rooms.covers(room)) {
-                return Err(Refusal::room_forbidden(room).into());
+                return Err(ClientError::room_forbidden(room).into());
             }
-            let until = claims.expires.saturating_add(LEEWAY).saturating_add(grace.as_secs());
-            Ok(Admitted { handshake, rooms: claims.rooms, until: Some(until) })
+            let expires = claims.expires.saturating_add(LEEWAY).saturating_add(grace.as_secs());
+            Ok(Admission { handshake, allowed_rooms: claims.rooms, expires: Some(expires) })
         }
     }
 }
 
-/// The token of the payload counts, or else that of the header, which browsers cannot set.
-async fn check(verifier: &TokenVerifier, request: &Parts, given: Option<Given>) -> Result<Claims, Turned> {
-    let given = match given {
-        Some(Given::One(token)) => Some(token),
-        Some(Given::Many(_) | Given::Other(_)) => return Err(Refusal::token_invalid().into()),
+/// Verifies the token of the payload, or else that of the header, which browsers cannot set.
+async fn authenticate(
+    verifier: &TokenVerifier,
+    request: &Parts,
+    payload_token: Option<StringOrList>,
+) -> Result<Claims, AdmissionError> {
+    let payload_token = match payload_token {
+        Some(StringOrList::String(token)) => Some(token),
+        Some(StringOrList::List(_) | StringOrList::Other(_)) => return Err(ClientError::token_invalid().into()),
         None => None,
     };
-    let presented = bearer(&request.headers);
-    let token = given.as_deref().or(presented.as_ref().map(|bearer| bearer.token()));
-    let token = token.ok_or_else(Refusal::token_missing)?;
-    verifier.verify(token).await.map_err(|denied| match denied {
-        AuthError::Invalid(_) => Refusal::token_invalid().into(),
-        AuthError::Expired => Refusal::token_expired().into(),
-        AuthError::Unavailable => Turned::Back,
+    let header_token = bearer(&request.headers);
+    let token = payload_token.as_deref().or(header_token.as_ref().map(|bearer| bearer.token()));
+    let token = token.ok_or_else(ClientError::token_missing)?;
+    verifier.verify(token).await.map_err(|error| match error {
+        AuthError::Invalid(_) => ClientError::token_invalid().into(),
+        AuthError::Expired => ClientError::token_expired().into(),
+        AuthError::Unavailable => AdmissionError::Unavailable,
     })
 }
 
-impl From<Refusal> for Turned {
-    fn from(refusal: Refusal) -> Self {
-        Self::Away(refusal)
+impl From<ClientError> for AdmissionError {
+    fn from(error: ClientError) -> Self {
+        Self::Refused(error)
     }
 }
 
-impl Refusal {
+impl UserSocketLimiter {
+    /// `None`: unlimited.
+    pub fn new(max: Option<u32>) -> Self {
+        Self { max, sockets: KeyedSemaphore::default() }
+    }
+
+    /// A permit for one more socket of this user; `None` if there is no limit.
+    ///
+    /// # Errors
+    /// When the user still has too many sockets after [`USER_PERMIT_TIMEOUT`].
+    pub async fn acquire(&self, user: &UserId) -> Result<Option<KeyedPermit<UserId>>, ClientError> {
+        let Some(max) = self.max else { return Ok(None) };
+        let started = Instant::now();
+        loop {
+            if let Some(permit) = self.sockets.try_acquire(user, max) {
+                return Ok(Some(permit));
+            }
+            if started.elapsed() >= USER_PERMIT_TIMEOUT {
+                return Err(ClientError::sockets_too_many(max));
+            }
+            sleep(USER_PERMIT_RETRY_DELAY).await;
+        }
+    }
+}
+
+impl ClientError {
     fn token_missing() -> Self {
         let advice = "pass the token as token in the auth payload, or in the header Authorization: Bearer; one in the \
                       query is not read";
@@ -91,7 +134,7 @@ impl Refusal {
     }
 
     fn token_invalid() -> Self {
-        Self { code: "token_invalid", advice: "this token gets nobody in here; get another one".to_owned() }
+        Self { code: "token_invalid", advice: "the token is not valid; get another one".to_owned() }
     }
 
     fn token_expired() -> Self {

@@ -1,84 +1,82 @@
-//! Sockets whose token expires: each has its last second here, and its transport ends after that.
+//! Disconnects sockets whose token has expired.
 //!
-//! Owns the times, sorted, and the one task that watches them. The transport ends without a Socket.IO disconnect, so
-//! that official clients come back by themselves and ask their application for a new token; the rows go before it, since
-//! they are what the switch takes away first. Keeps no socket: one that goes takes its time along.
+//! Owns the expiry times, sorted, and the one task that watches them. It closes the transport without a Socket.IO
+//! disconnect, so official clients reconnect and ask their application for a new token. The handle removes the rows of the
+//! socket before it closes the transport. Keeps no socket alive: a socket that ends removes its time.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::debug;
 
 use crate::edge::connections::handle::ConnectionHandle;
 
-/// How often the clock is looked at. Not a timer for each: the clock of tokens may be set, and a timer goes on.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often expired tokens are looked for. Not a timer for each token: token times are wall-clock times, and the clock
+/// may be set.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Shared by `Arc`.
+/// The expiry times of all sockets with tokens. Shared by `Arc`.
 #[derive(Default)]
-pub struct Expiry(Mutex<Times>);
+pub struct TokenExpiry(Mutex<ExpiryTimes>);
 
-/// A time that is watched for as long as this is there. Kept in the socket's extensions.
+/// Removes a socket's expiry time when the last clone is dropped. Kept in the socket's extensions.
 #[derive(Clone)]
-pub struct Watch(#[expect(dead_code, reason = "it is there to be dropped")] Arc<Watched>);
+pub struct TokenExpiryGuard(#[expect(dead_code, reason = "only its drop has an effect")] Arc<ExpiryEntry>);
 
-/// The last second, and a number that tells sockets with the same one apart.
-type Key = (u64, u64);
+/// The last valid second, and a number that makes the key unique.
+type ExpiryKey = (u64, u64);
 
 #[derive(Default)]
-struct Times {
+struct ExpiryTimes {
     next: u64,
-    sorted: BTreeMap<Key, ConnectionHandle>,
+    sorted: BTreeMap<ExpiryKey, ConnectionHandle>,
 }
 
-struct Watched {
-    expiry: Arc<Expiry>,
-    key: Key,
+struct ExpiryEntry {
+    expiry: Arc<TokenExpiry>,
+    key: ExpiryKey,
 }
 
-impl Expiry {
-    /// Ends the transport after this second, since 1970.
-    pub fn watch(self: &Arc<Self>, last: u64, transport: ConnectionHandle) -> Watch {
-        let mut times = self.lock();
+impl TokenExpiry {
+    /// Closes the connection after the second `last`, in Unix time, unless the guard is dropped before.
+    pub fn close_after(self: &Arc<Self>, last: u64, connection: ConnectionHandle) -> TokenExpiryGuard {
+        let mut times = self.0.lock();
         times.next += 1;
         let key = (last, times.next);
-        times.sorted.insert(key, transport);
-        Watch(Arc::new(Watched { expiry: Arc::clone(self), key }))
+        times.sorted.insert(key, connection);
+        TokenExpiryGuard(Arc::new(ExpiryEntry { expiry: Arc::clone(self), key }))
     }
 
-    /// Ends every transport in time, for ever.
-    pub async fn keep(&self) {
-        let mut looks = interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Closes the connections whose token has expired. Runs forever.
+    pub async fn run(&self) {
+        let mut checks = interval(CHECK_INTERVAL);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            looks.tick().await;
-            // A clock from before 1970 ends nobody.
+            checks.tick().await;
+            // With a clock before 1970, no token expires.
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let over = self.over(now);
-            if !over.is_empty() {
-                debug!(sockets = over.len(), "letting sockets go whose tokens have expired");
+            let expired = self.take_expired(now);
+            if !expired.is_empty() {
+                debug!(sockets = expired.len(), "disconnecting sockets whose token has expired");
             }
-            over.iter().for_each(ConnectionHandle::close);
+            expired.iter().for_each(ConnectionHandle::close);
         }
     }
 
-    /// Those whose last second is over.
-    fn over(&self, now: u64) -> Vec<ConnectionHandle> {
-        let mut times = self.lock();
+    /// Removes and returns the connections whose last second is before `now`.
+    fn take_expired(&self, now: u64) -> Vec<ConnectionHandle> {
+        let mut times = self.0.lock();
         let later = times.sorted.split_off(&(now, 0));
         std::mem::replace(&mut times.sorted, later).into_values().collect()
     }
-
-    fn lock(&self) -> MutexGuard<'_, Times> {
-        self.0.lock().expect("no code panics while it holds the times")
-    }
 }
 
-impl Drop for Watched {
+impl Drop for ExpiryEntry {
     fn drop(&mut self) {
-        self.expiry.lock().sorted.remove(&self.key);
+        self.expiry.0.lock().sorted.remove(&self.key);
     }
 }
 
@@ -86,24 +84,24 @@ impl Drop for Watched {
 mod tests {
     use super::*;
 
-    fn watched(expiry: &Expiry) -> Vec<u64> {
-        expiry.lock().sorted.keys().map(|(last, _)| *last).collect()
+    fn seconds(expiry: &TokenExpiry) -> Vec<u64> {
+        expiry.0.lock().sorted.keys().map(|(last, _)| *last).collect()
     }
 
     #[test]
-    fn a_last_second_is_a_whole_one_and_goes_with_its_socket() {
-        let expiry = Arc::new(Expiry::default());
-        let at = [7, 7, 8, 9, u64::MAX].map(|last| expiry.watch(last, ConnectionHandle::default()));
-        assert_eq!((expiry.over(7).len(), watched(&expiry)), (0, vec![7, 7, 8, 9, u64::MAX]));
-        let [first, second, third, fourth, last] = at;
+    fn a_connection_expires_after_its_last_second() {
+        let expiry = Arc::new(TokenExpiry::default());
+        let guards = [7, 7, 8, 9, u64::MAX].map(|last| expiry.close_after(last, ConnectionHandle::default()));
+        assert_eq!((expiry.take_expired(7).len(), seconds(&expiry)), (0, vec![7, 7, 8, 9, u64::MAX]));
+        let [first, second, third, fourth, last] = guards;
         let clone = first.clone();
         drop(first);
-        assert_eq!(watched(&expiry).len(), 5, "a clone keeps it");
+        assert_eq!(seconds(&expiry).len(), 5, "a clone keeps it");
         drop(clone);
-        assert_eq!(watched(&expiry), [7, 8, 9, u64::MAX]);
-        assert_eq!((expiry.over(9).len(), watched(&expiry)), (2, vec![9, u64::MAX]));
-        assert_eq!(expiry.over(9).len(), 0, "each ends once");
+        assert_eq!(seconds(&expiry), [7, 8, 9, u64::MAX]);
+        assert_eq!((expiry.take_expired(9).len(), seconds(&expiry)), (2, vec![9, u64::MAX]));
+        assert_eq!(expiry.take_expired(9).len(), 0, "each expires once");
         drop((second, third, fourth, last));
-        assert!(watched(&expiry).is_empty());
+        assert!(seconds(&expiry).is_empty());
     }
 }

@@ -1,7 +1,7 @@
-//! What a client says when it connects: who it is and which rooms it wants.
+//! The handshake of a client: its user and its rooms.
 //!
-//! Owns the reading of the handshake query and of the `auth` payload, which wins key by key, and the refusals with their
-//! stable codes; those about tokens are in [`super::admission`]. Pure: text in, names out.
+//! Owns parsing the handshake query and the `auth` payload, in which each key overrides that of the query, and the
+//! [`ClientError`] with its stable codes. The errors about tokens are in [`super::admission`]. Pure.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,66 +13,66 @@ use serde::de::IgnoredAny;
 
 use crate::names::{NameError, Room, UserId};
 
-/// The `auth` payload, as far as it matters here. One that is not an object says nothing.
+/// The `auth` payload. One that is not an object is taken for an empty one.
 #[derive(Default, Deserialize)]
-#[serde(from = "Payload")]
-pub struct Auth {
-    pub(super) token: Option<Given>,
-    id_user: Option<Given>,
-    room: Option<Given>,
+#[serde(from = "RawAuthPayload")]
+pub struct AuthPayload {
+    pub(super) token: Option<StringOrList>,
+    id_user: Option<StringOrList>,
+    room: Option<StringOrList>,
 }
 
-/// Any JSON. A key that is repeated counts as in JavaScript: the last one holds.
+/// Any JSON. Of a repeated key the last value is taken, as in JavaScript; a derived struct would fail.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Payload {
-    Object(HashMap<String, Option<Given>>),
+enum RawAuthPayload {
+    Object(HashMap<String, Option<StringOrList>>),
     Other(IgnoredAny),
 }
 
-/// A value that should be a text or a list of texts.
+/// A JSON value that should be a string or a list of strings.
 #[derive(Deserialize)]
 #[serde(untagged)]
-pub enum Given {
-    One(String),
-    Many(Vec<String>),
+pub enum StringOrList {
+    String(String),
+    List(Vec<String>),
     Other(IgnoredAny),
 }
 
-/// A handshake that makes sense.
+/// A valid handshake.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Handshake {
     pub user: UserId,
-    /// Without repetitions, in the order given, at least one.
+    /// Without duplicates, in the order of the client, at least one.
     pub rooms: Vec<Room>,
 }
 
-/// Why a client was not let in, or an event not done. Displayed as `<code>: <what to do>`.
+/// Why a client was refused, or an event failed. Displayed as `<code>: <advice>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ClientError {
     /// Stable: programs may depend on it.
     pub code: &'static str,
-    /// For people.
+    /// For people: what to do.
     pub advice: String,
 }
 
-impl From<Payload> for Auth {
-    fn from(payload: Payload) -> Self {
-        let Payload::Object(mut given) = payload else {
+impl From<RawAuthPayload> for AuthPayload {
+    fn from(payload: RawAuthPayload) -> Self {
+        let RawAuthPayload::Object(mut object) = payload else {
             return Self::default();
         };
-        let mut take = |key| given.remove(key).flatten();
+        let mut take = |key| object.remove(key).flatten();
         Self { token: take("token"), id_user: take("id_user"), room: take("room") }
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.code, self.advice)
     }
 }
 
-impl Refusal {
+impl ClientError {
     pub fn rooms_too_many(most: usize) -> Self {
         Self { code: "rooms_too_many", advice: format!("a socket can be in at most {most} rooms; leave one first") }
     }
@@ -86,10 +86,10 @@ impl Refusal {
     }
 
     pub fn events_too_many() -> Self {
-        Self { code: "events_too_many", advice: "wait before the next one; who goes on is disconnected".to_owned() }
+        Self { code: "events_too_many", advice: "rate limit exceeded; slow down or be disconnected".to_owned() }
     }
 
-    /// Never seen by a client: it is gone.
+    /// The client has disconnected, so it never sees this error.
     pub fn gone() -> Self {
         Self { code: "gone", advice: "connect again".to_owned() }
     }
@@ -118,87 +118,83 @@ impl Refusal {
 }
 
 impl Handshake {
-    /// Reads a handshake. `query` is still percent-encoded; `auth` is `None` when it is not JSON, so that nobody knows
-    /// whom it names.
-    ///
-    /// # Errors
-    /// The [`Refusal`] to send to the client.
-    pub fn read(query: Option<&str>, auth: Option<Auth>, rooms_most: usize) -> Result<Self, Refusal> {
-        let unreadable = || Refusal::user_invalid(&"cannot be read: the auth payload is not valid JSON");
-        let Auth { id_user, room, .. } = auth.ok_or_else(unreadable)?;
-        let user = one_user(id_user, query)?.ok_or_else(Refusal::user_missing)?;
-        Ok(Self { user, rooms: rooms(room, query, rooms_most)? })
+    /// Reads a handshake without a token. `query` is percent-encoded; `auth` is `None` if the payload is not valid JSON.
+    pub fn read(query: Option<&str>, auth: Option<AuthPayload>, max_rooms: usize) -> Result<Self, ClientError> {
+        let invalid_json = || ClientError::user_invalid(&"cannot be read: the auth payload is not valid JSON");
+        let AuthPayload { id_user, room, .. } = auth.ok_or_else(invalid_json)?;
+        let user = named_user(id_user, query)?.ok_or_else(ClientError::user_missing)?;
+        Ok(Self { user, rooms: rooms(room, query, max_rooms)? })
     }
 
-    /// Reads the handshake of a client that is known to be this user, and may say so.
-    ///
-    /// # Errors
-    /// The [`Refusal`] to send to the client.
-    pub fn of(user: UserId, query: Option<&str>, auth: Auth, rooms_most: usize) -> Result<Self, Refusal> {
-        if one_user(auth.id_user, query)?.is_some_and(|said| said != user) {
-            return Err(Refusal::user_forbidden());
+    /// Reads the handshake of an authenticated user. An `id_user` is optional, and must be that of the token.
+    pub fn read_of_user(
+        user: UserId,
+        query: Option<&str>,
+        auth: AuthPayload,
+        max_rooms: usize,
+    ) -> Result<Self, ClientError> {
+        if named_user(auth.id_user, query)?.is_some_and(|named| named != user) {
+            return Err(ClientError::user_forbidden());
         }
-        Ok(Self { user, rooms: rooms(auth.room, query, rooms_most)? })
+        Ok(Self { user, rooms: rooms(auth.room, query, max_rooms)? })
     }
 }
 
-/// The room of a `join` or `leave`. `given` is `None` when the event had no argument that could be read.
-///
-/// # Errors
-/// The [`Refusal`] to acknowledge the event with.
-pub fn one_room(given: Option<Given>) -> Result<Room, Refusal> {
+/// The room of a `join` or `leave`. `given` is `None` if the event has no argument, or it is not valid JSON.
+pub fn event_room(given: Option<StringOrList>) -> Result<Room, ClientError> {
     match given {
-        Some(Given::One(room)) => Room::parse(&room).map_err(|error| Refusal::room_invalid(&error)),
-        _ => Err(Refusal::room_invalid(&"must be a string, the first argument of the event")),
+        Some(StringOrList::String(room)) => Room::parse(&room).map_err(|error| ClientError::room_invalid(&error)),
+        _ => Err(ClientError::room_invalid(&"must be a string, the first argument of the event")),
     }
 }
 
-/// Who a client says it is.
-fn one_user(given: Option<Given>, query: Option<&str>) -> Result<Option<UserId>, Refusal> {
-    let users = values(given, query, "id_user", Refusal::user_invalid, "must be a string")?;
+/// The user that a client names.
+fn named_user(given: Option<StringOrList>, query: Option<&str>) -> Result<Option<UserId>, ClientError> {
+    let users = values(given, query, "id_user", ClientError::user_invalid, "must be a string")?;
     match users.as_slice() {
         [] => Ok(None),
-        [user] => UserId::parse(user).map(Some).map_err(|error| Refusal::user_invalid(&error)),
-        _ => Err(Refusal::user_invalid(&"must be passed once")),
+        [user] => UserId::parse(user).map(Some).map_err(|error| ClientError::user_invalid(&error)),
+        _ => Err(ClientError::user_invalid(&"must be passed once")),
     }
 }
 
-fn rooms(given: Option<Given>, query: Option<&str>, most: usize) -> Result<Vec<Room>, Refusal> {
-    let named = values(given, query, "room", Refusal::room_invalid, "must be a string or an array of strings")?;
+fn rooms(given: Option<StringOrList>, query: Option<&str>, most: usize) -> Result<Vec<Room>, ClientError> {
+    let named = values(given, query, "room", ClientError::room_invalid, "must be a string or an array of strings")?;
     if named.is_empty() {
-        return Err(Refusal::room_missing());
+        return Err(ClientError::room_missing());
     }
     let mut rooms: Vec<Room> = Vec::new();
     for room in &named {
-        let room = Room::parse(room).map_err(|error| Refusal::room_invalid(&error))?;
+        let room = Room::parse(room).map_err(|error| ClientError::room_invalid(&error))?;
         if !rooms.contains(&room) {
             rooms.push(room);
         }
         if rooms.len() > most {
-            return Err(Refusal::rooms_too_many(most));
+            return Err(ClientError::rooms_too_many(most));
         }
     }
     Ok(rooms)
 }
 
-/// The values of a key: those of the payload if it has the key, those of the query otherwise.
+/// The values of a key in the payload, or if the payload does not have it, in the query.
 fn values<'a>(
-    given: Option<Given>,
+    given: Option<StringOrList>,
     query: Option<&'a str>,
     key: &str,
-    invalid: fn(&dyn fmt::Display) -> Refusal,
+    invalid: fn(&dyn fmt::Display) -> ClientError,
     expected: &str,
-) -> Result<Vec<Cow<'a, str>>, Refusal> {
+) -> Result<Vec<Cow<'a, str>>, ClientError> {
     match given {
-        Some(Given::One(value)) => Ok(vec![value.into()]),
-        Some(Given::Many(values)) => Ok(values.into_iter().map(Cow::Owned).collect()),
-        Some(Given::Other(_)) => Err(invalid(&expected)),
+        Some(StringOrList::String(value)) => Ok(vec![value.into()]),
+        Some(StringOrList::List(values)) => Ok(values.into_iter().map(Cow::Owned).collect()),
+        Some(StringOrList::Other(_)) => Err(invalid(&expected)),
         None => query_values(query.unwrap_or_default(), key).map_err(|error| invalid(&error)),
     }
 }
 
-/// The values of a key in an `application/x-www-form-urlencoded` query. Unlike the usual parsers it refuses what is
-/// not UTF-8 instead of replacing it: two users must not become one.
+/// The values of a key in an `application/x-www-form-urlencoded` query.
+///
+/// The usual parsers replace invalid UTF-8, so that two users could become one. This one returns an error.
 fn query_values<'a>(query: &'a str, key: &str) -> Result<Vec<Cow<'a, str>>, NameError> {
     let mut values = Vec::new();
     for pair in query.split('&') {
@@ -227,13 +223,12 @@ mod tests {
 
     fn read(query: &str, auth: &str) -> Result<(String, Vec<String>), String> {
         let auth = serde_json::from_str(auth).ok();
-        let Handshake { user, rooms } =
-            Handshake::read(Some(query), auth, 3).map_err(|refusal| refusal.code.to_owned())?;
+        let Handshake { user, rooms } = Handshake::read(Some(query), auth, 3).map_err(|error| error.code.to_owned())?;
         Ok((user.to_string(), rooms.iter().map(ToString::to_string).collect()))
     }
 
     #[test]
-    fn the_query_names_a_user_and_rooms_and_the_payload_wins() {
+    fn the_payload_overrides_the_query() {
         let ok =
             |user: &str, rooms: &[&str]| Ok((user.to_owned(), rooms.iter().map(|&room| room.to_owned()).collect()));
         assert_eq!(
@@ -244,13 +239,13 @@ mod tests {
         assert_eq!(read("id_user=foo&room=a", r#"{"room":["b","c"]}"#), ok("foo", &["b", "c"]));
         assert_eq!(read("id_user=foo&room=a", r#"{"room":null}"#), ok("foo", &["a"]));
         assert_eq!(read("id_user=foo&room=a", r#"{"id_user":"bar","id_user":"baz"}"#), ok("baz", &["a"]));
-        for says_nothing in ["17", "null", r#""bar""#, r#"["bar","b"]"#] {
-            assert_eq!(read("id_user=foo&room=a", says_nothing), ok("foo", &["a"]), "{says_nothing}");
+        for ignored in ["17", "null", r#""bar""#, r#"["bar","b"]"#] {
+            assert_eq!(read("id_user=foo&room=a", ignored), ok("foo", &["a"]), "{ignored}");
         }
     }
 
     #[test]
-    fn every_refusal_has_its_code() {
+    fn every_error_has_its_code() {
         for (query, auth, code) in [
             ("room=a", "{}", "id_user_missing"),
             ("id_user=&room=a", "{}", "id_user_invalid"),
@@ -272,12 +267,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_query_makes_the_reader_panic(query in "\\PC{0,200}") {
-            let _ = Handshake::read(Some(&query), Some(Auth::default()), 3);
+        fn read_never_panics(query in "\\PC{0,200}") {
+            let _ = Handshake::read(Some(&query), Some(AuthPayload::default()), 3);
         }
 
         #[test]
-        fn what_a_browser_encodes_is_read_back(user in "\\PC{1,40}", room in "\\PC{1,40}") {
+        fn a_query_encoded_by_a_browser_is_read(user in "\\PC{1,40}", room in "\\PC{1,40}") {
             prop_assume!(UserId::parse(&user).is_ok() && Room::parse(&room).is_ok());
             let query: String = form_urlencoded::Serializer::new(String::new())
                 .append_pair("id_user", &user)

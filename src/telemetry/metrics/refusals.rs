@@ -3,7 +3,7 @@
 use prometheus::IntCounterVec;
 
 use super::Definitions;
-use crate::edge::socketio::handshake::Refusal;
+use crate::edge::socketio::handshake::ClientError;
 
 /// What a client wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,12 +28,12 @@ impl Refusals {
     }
 
     /// Refusals are no part of any fast path, so the label is looked up; its values are the codes in this program.
-    pub fn count(&self, wanted: Wanted, refusal: &Refusal) {
+    pub fn count(&self, wanted: Wanted, error: &ClientError) {
         let event = match wanted {
             Wanted::Connect => "connect",
             Wanted::Join => "join",
             Wanted::Leave => "leave",
         };
-        self.0.with_label_values(&[event, refusal.code]).inc();
+        self.0.with_label_values(&[event, error.code]).inc();
     }
 }

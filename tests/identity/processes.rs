@@ -1,4 +1,4 @@
-//! The binary as an operator runs it: the README's own commands, what is refused at start, keys that come by https, and
+//! The binary as an operator runs it: the documented commands, what is refused at start, keys that come by https, and
 //! nothing of a secret in what it prints.
 
 use std::path::Path;
@@ -18,8 +18,8 @@ use crate::common::process::{Process, serve};
 use crate::common::{Client, PATIENCE, listen_anywhere, until};
 use crate::issuer::{Issuer, RSA_PEM, claims};
 
-/// What begins the part of the README that is run here.
-const README_PART: &str = "### A first token";
+/// The heading of the section whose commands are run here.
+const DOCUMENTED_COMMANDS: &str = "## First token";
 
 impl Process {
     /// One that logs everything.
@@ -170,8 +170,8 @@ async fn keys_come_by_https_from_whoever_the_machine_trusts_and_from_nobody_else
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_commands_of_the_readme_make_a_token_that_calls_a_roll() {
-    let readme = include_str!("../../README.md");
-    let (_, part) = readme.split_once(README_PART).expect("the README has that part");
+    let document = include_str!("../../docs/AUTHENTICATION.md");
+    let (_, part) = document.split_once(DOCUMENTED_COMMANDS).expect("the document has that section");
     let commands: Vec<&str> = part.lines().map_while(|line| (!line.starts_with("##")).then_some(line)).collect();
     let commands: Vec<&str> = commands.iter().filter_map(|line| line.strip_prefix("    ")).collect();
     assert!(commands.len() > 5, "{commands:?}");

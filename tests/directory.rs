@@ -322,8 +322,8 @@ async fn a_cluster_of_three_masters_keeps_the_contract_in_one_slot_and_with_the_
     let folder = TempDir::new().unwrap();
     let password = folder.path().join("password");
     fs::write(&password, "correct-horse\n").unwrap();
-    let readme = include_str!("../README.md").split_whitespace().collect::<Vec<_>>().join(" ");
-    let (_, rules) = readme.split_once("ACL SETUSER rollcall on ><password> ").expect("the README has it");
+    let document = include_str!("../docs/REDIS.md").split_whitespace().collect::<Vec<_>>().join(" ");
+    let (_, rules) = document.split_once("ACL SETUSER rollcall on ><password> ").expect("docs/REDIS.md has it");
     let (rules, _) = rules.split_once("+script|load").unwrap();
     let rules = format!("{rules}+script|load").replace("~rollcall:*", "~{rollcall}:*");
     let allow = async |shards: &Shards, more: &str| {
@@ -340,7 +340,7 @@ async fn a_cluster_of_three_masters_keeps_the_contract_in_one_slot_and_with_the_
     let open = |shards: &Shards| RedisDirectory::with(&shards.url(), &access, "rollcall:", false).unwrap();
     allow(&shards, "").await;
     assert!(matches!(open(&shards).check().await, Err(Incompatible::Permission(_))), "it may not ask for the slots");
-    assert!(readme.contains("`+cluster|slots`"), "the README says so, too");
+    assert!(document.contains("`+cluster|slots`"), "docs/REDIS.md says so, too");
     allow(&shards, " +cluster|slots").await;
     shards.owner.run::<()>(redis::cmd("ACL").arg("LOG").arg("RESET")).await;
     redis_contract(&shards.url(), &access).await;
@@ -419,9 +419,9 @@ async fn sentinels_that_hang_or_are_gone_do_not_cost_the_time_of_a_call() {
 #[tokio::test]
 async fn sentinels_have_users_of_their_own() {
     let master = redis_server::RedisServer::start().await;
-    let readme = include_str!("../README.md").split_whitespace().collect::<Vec<_>>().join(" ");
+    let document = include_str!("../docs/REDIS.md").split_whitespace().collect::<Vec<_>>().join(" ");
     let rules = "-@all +sentinel|master";
-    assert!(readme.contains(&format!("ACL SETUSER rollcall on ><password> {rules}")), "the README says so, too");
+    assert!(document.contains(&format!("ACL SETUSER rollcall on ><password> {rules}")), "docs/REDIS.md says so, too");
     let monitor = format!("sentinel monitor main {} {} 1", master.address.ip(), master.address.port());
     let users = format!("user default off\nuser rollcall on >correct-horse {rules}");
     let sentinel = redis_server::RedisServer::sentinel(&format!("{monitor}\n{users}")).await;

@@ -11,7 +11,7 @@ use crate::process::{Start, complete};
 
 pub const PASSWORD: &str = "correct-horse-battery-staple";
 pub const SECOND_PASSWORD: &str = "another-horse-another-staple";
-/// What the README says that a node's user needs.
+/// What docs/REDIS.md says that a node's user needs.
 pub const ACL: &str = "~rollcall:* resetchannels -@all +info +time +get +set +del +exists +expire +unlink +sadd +srem \
                        +smembers +scard +evalsha +script|load";
 
@@ -126,8 +126,9 @@ impl Drop for Guarded {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_do_with_the_acl_of_the_readme_everything_that_they_do() {
-    let readme = include_str!("../../README.md");
-    assert!(readme.split_whitespace().collect::<Vec<_>>().join(" ").contains(ACL), "the README says so, too");
+    let document = include_str!("../../docs/REDIS.md");
+    let document = document.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(document.contains(ACL), "docs/REDIS.md says so, too");
     let redis = Guarded::start(ACL).await;
     let (one, other) = tokio::join!(redis.node("one").ready(), redis.node("other").ready());
     let client = Client::connect(one.public, "foo", &["a", "b"]).await.unwrap();
@@ -160,7 +161,10 @@ async fn no_part_of_the_acl_can_be_left_out() {
         let acl = ACL.replace(&format!(" {left_out}"), "").replace(left_out, "");
         let redis = Guarded::start(&format!("{acl} ")).await;
         let said = redis.node("one").refused();
-        assert!(said.contains("its user may not do what a node does") && said.contains("README"), "{what}: {said}");
+        assert!(
+            said.contains("its user may not do what a node does") && said.contains("docs/REDIS.md"),
+            "{what}: {said}"
+        );
         assert!(!said.contains(PASSWORD), "{said}");
     }
 }

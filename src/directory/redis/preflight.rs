@@ -9,7 +9,7 @@ use smol_str::SmolStr;
 
 use super::connect::ConnectError;
 
-/// The oldest Redis whose access control can be told everything that the README says of a node's user
+/// The oldest Redis whose access control can be told everything that docs/REDIS.md says of a node's user
 /// (`resetchannels`). The commands themselves, and scripts that ask for the time before they write, are older.
 const OLDEST: (u32, u32) = (6, 2);
 const NEEDED: &str = "Redis 6.2 or newer, or Valkey";
@@ -75,7 +75,7 @@ pub enum Incompatible {
     /// A Sentinel does not let this node ask.
     #[error(
         "a Sentinel does not let this node ask ({0}); look at --redis-sentinel-user and --redis-sentinel-password-file, \
-         and at the README for the ACL"
+         and at docs/REDIS.md for the ACL"
     )]
     SentinelLogin(String),
     /// Who answers may be anybody.
@@ -98,7 +98,7 @@ pub enum Incompatible {
     )]
     Login(String),
     /// The user may not do what a node does.
-    #[error("its user may not do what a node does ({0}); the README has the ACL that a node needs")]
+    #[error("its user may not do what a node does ({0}); docs/REDIS.md has the ACL that a node needs")]
     Permission(String),
 }
 

@@ -86,7 +86,7 @@ async fn a_new_ca_takes_over_without_an_incomplete_answer_and_the_old_one_opens_
     patient.hears_for_a_while().await;
 
     let asking = Asking::begin(&nodes, &client);
-    // In the order that the README says: both CAs, then the new certificates, then the new CA alone.
+    // In the order that docs/SECURITY.md says: both CAs, then the new certificates, then the new CA alone.
     for folder in &folders {
         folder.write("ca.pem", &format!("{}{}", old.pem, new.pem));
     }

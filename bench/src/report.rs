@@ -87,7 +87,7 @@ impl Report {
     }
 
     pub fn failed(&mut self, kind: Kind, what: &str, error: &anyhow::Error) {
-        self.missing.push(format!("{kind} did not manage {what}: {error:#}"));
+        self.missing.push(format!("{kind} did not complete {what}: {error:#}"));
     }
 
     /// What was measured in this round is forgotten. Returns whether another one has gone well.
@@ -187,14 +187,14 @@ impl Report {
 
     fn write_rooms(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let per_second = |number: f64| format!("{number:.0}");
-        for (load, name) in [(Load::Quiet, "quiet"), (Load::Churn, "1 % come and go each second")] {
-            let one = format!("One question after another, ms, median; {name}");
+        for (load, name) in [(Load::Quiet, "quiet"), (Load::Churn, "churn of 1 % per second")] {
+            let one = format!("Latency of sequential requests, median, ms; {name}");
             self.table(f, &one, |measured| &measured.median, load, milliseconds, true)?;
-            let p99 = format!("The same, 99th percentile; {name}");
+            let p99 = format!("Latency of sequential requests, p99, ms; {name}");
             self.table(f, &p99, |measured| &measured.p99, load, milliseconds, true)?;
             let many = format!("Answers per second on {CONNECTIONS} connections; {name}");
             self.table(f, &many, |measured| &measured.per_second, load, per_second, false)?;
-            let cpu = format!("Seconds of CPU for 1,000 answers, {CONNECTIONS} connections; {name}");
+            let cpu = format!("CPU seconds per 1,000 answers, {CONNECTIONS} connections; {name}");
             self.table(f, &cpu, |measured| &measured.cpu, load, |each| format!("{:.2}", each * 1e3), true)?;
         }
         self.write_floor(f)?;
@@ -202,11 +202,10 @@ impl Report {
     }
 
     fn write_floor(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\n**What a quiet roll call is made of, ms**\n\n| part |{}", self.heads())?;
+        writeln!(f, "\n**Parts of a quiet roll call, ms**\n\n| part |{}", self.heads())?;
         writeln!(f, "|---|{}", "---|".repeat(self.rooms.len()))?;
         let part = |place: usize, room: usize| median(&self.floor.get(&room)?[place]);
-        for (place, name) in
-            ["ready-made body", "owner set from Redis", "one lookup, unchanged"].into_iter().enumerate()
+        for (place, name) in ["prepared body", "owner set from Redis", "one lookup, unchanged"].into_iter().enumerate()
         {
             let cells =
                 self.rooms.iter().map(|room| format!(" {} |", milliseconds(part(place, *room).unwrap_or(f64::NAN))));
@@ -218,18 +217,18 @@ impl Report {
             Some(format!(" {} ({:.2}×) |", milliseconds(sum), ours(*room)? / sum))
         };
         let cells = self.rooms.iter().map(|room| ratio(room).unwrap_or_else(|| " – |".to_owned()));
-        writeln!(f, "| their sum (rollcall takes) |{}", cells.collect::<String>())?;
+        writeln!(f, "| sum (ratio of rollcall to the sum) |{}", cells.collect::<String>())?;
         let cells = self.rooms.iter().map(|room| format!(" {:.0} |", part(3, *room).unwrap_or(f64::NAN)));
-        writeln!(f, "| ready-made bodies per second |{}", cells.collect::<String>())
+        writeln!(f, "| prepared bodies per second |{}", cells.collect::<String>())
     }
 
     fn write_crowds(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(room) = self.rooms.iter().max() else { return Ok(()) };
-        writeln!(f, "\n**Idle connections: {room} of them, all processes together**\n")?;
+        writeln!(f, "\n**{room} idle connections, sum of all processes**\n")?;
         writeln!(
             f,
-            "| system | connects per second | seconds of CPU for 1,000 | memory before | with them | for each | after they \
-             left |"
+            "| system | connects per second | CPU seconds per 1,000 | memory before | with them | per connection | \
+             afterwards |"
         )?;
         writeln!(f, "|---|---|---|---|---|---|---|")?;
         let megabytes = |bytes: f64| format!("{:.0} MB", bytes / 1e6);
@@ -257,8 +256,8 @@ impl Display for Report {
         writeln!(
             f,
             "Four processes of each system on one machine with {cores} cores; latencies, throughput and memory are medians \
-             of {} rounds, or of those that a system managed, a storm and the big room are measured once. In brackets: \
-             how many times better rollcall is, in this run.",
+             of {} rounds, or of the rounds that a system completed; the storm and the big room are measured once. In \
+             brackets: how many times better rollcall is in this run.",
             self.rounds
         )?;
         for missing in self.missing.iter().collect::<BTreeSet<_>>() {

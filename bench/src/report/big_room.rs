@@ -11,18 +11,18 @@ impl fmt::Display for BigRoom {
         let json = self.json as f64;
         writeln!(
             f,
-            "\n**A room of {} rows in four rosters; one node is asked for it, and for small rooms**\n",
+            "\n**A room of {} rows on four nodes; one node answers requests for it, and for small rooms**\n",
             self.rows
         )?;
         writeln!(
             f,
-            "In brackets: how many times as long as beside nothing, and as beside as many bytes from elsewhere.\n"
+            "In brackets: the ratio to an idle machine, and the ratio to a machine on which a plain server sends as many bytes.\n"
         )?;
-        write!(f, "| meanwhile |")?;
+        write!(f, "| concurrent load |")?;
         for room in SMALL {
-            write!(f, " room of {room}, median | 99 % |")?;
+            write!(f, " room of {room}, median | p99 |")?;
         }
-        writeln!(f, " answers of the big room | median | the longest | incomplete | resident at most | Redis |")?;
+        writeln!(f, " answers of the big room | median | maximum | incomplete | maximum resident memory | Redis |")?;
         writeln!(f, "|---|{}---|---|---|---|---|---|", "---|---|".repeat(SMALL.len()))?;
         for (beside, measured) in &self.measured {
             write!(f, "| {beside} |")?;
@@ -44,8 +44,8 @@ impl fmt::Display for BigRoom {
         }
         writeln!(
             f,
-            "\nEvery node listed exactly the {} rows. Their JSON is {}; before it was asked, the node had {} resident with \
-             its own rows. Writing the rows into Redis: {}.",
+            "\nEvery node listed exactly the {} rows. Their JSON is {}; before the requests, the node had {} of resident \
+             memory with its own rows. Writing the rows to Redis: {}.",
             self.rows,
             megabytes(json),
             megabytes(self.before as f64),
@@ -59,18 +59,18 @@ impl fmt::Display for Busy {
         let mean = self.took as f64 / self.commands.max(1) as f64;
         let (longest, command) = &self.longest;
         write!(f, "{} commands, {mean:.1} µs each, ", self.commands)?;
-        write!(f, "{} over 1 ms, the longest {longest} µs {command}", self.over_a_millisecond)
+        write!(f, "{} over 1 ms, maximum {longest} µs {command}", self.over_a_millisecond)
     }
 }
 
 impl fmt::Display for Beside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Nothing => "nothing",
-            Self::ReadyMade => "as many bytes are read, ready-made, elsewhere",
-            Self::Quiet => "the big room is read, quiet",
+            Self::Nothing => "none",
+            Self::ReadyMade => "reads of as many bytes from a plain server",
+            Self::Quiet => "reads of the big room, quiet",
             Self::Full => "the same, `/rollcall`",
-            Self::Churn => "the big room is read, 1 % of it come and go each second",
+            Self::Churn => "reads of the big room, churn of 1 % per second",
         })
     }
 }

@@ -21,11 +21,15 @@ impl fmt::Display for Storms {
         if self.by_kind.is_empty() {
             return Ok(());
         }
-        writeln!(f, "\n**A reconnect storm: {} clients are cut off at once, and come back at will**\n", self.size)?;
         writeln!(
             f,
-            "| system | back, median | 99 % | the last | attempts that failed | exactly they are listed everywhere, after \
-             the last was back | wrong answers until then | somebody cut off was listed last after |"
+            "\n**Reconnect storm: {} clients are disconnected at once, and reconnect by themselves**\n",
+            self.size
+        )?;
+        writeln!(
+            f,
+            "| system | reconnect time, median | p99 | maximum | failed attempts | from the last reconnect until every node \
+             lists exactly these clients | wrong answers until then | last listing of a disconnected client |"
         )?;
         writeln!(f, "|---|---|---|---|---|---|---|---|")?;
         for (kind, storm) in &self.by_kind {
@@ -37,7 +41,7 @@ impl fmt::Display for Storms {
             let (wrong, dead) = (storm.wrong, milliseconds(one(storm.calls.dead_until)));
             writeln!(f, "| {kind} | {median} | {most} | {last} | {failed} | {listed} | {wrong} | {dead} ms |")?;
         }
-        writeln!(f, "\n| roll calls meanwhile | answered | median | 99 % | the longest | incomplete | failed |")?;
+        writeln!(f, "\n| roll calls during the storm | answered | median | p99 | maximum | incomplete | failed |")?;
         writeln!(f, "|---|---|---|---|---|---|---|")?;
         for (kind, storm) in &self.by_kind {
             let took = |share| self.beside(*kind, &move |storm| at(&storm.calls.took, share));
@@ -53,9 +57,9 @@ impl fmt::Display for Storms {
                 let (joined, dead) = (milliseconds(one(lag.joined)), milliseconds(one(lag.dead)));
                 writeln!(
                     f,
-                    "\n{kind}, the lists in Redis, which are written behind and read here every {} ms: everybody was in \
-                     them at most {joined} ms after being told so, and nobody who had been cut off was in them {dead} ms after \
-                     the cut.",
+                    "\n{kind}, the lists in Redis, which are written asynchronously and read here every {} ms: every \
+                     client was listed at most {joined} ms after its acknowledgement, and no disconnected client was \
+                     listed {dead} ms after the disconnect.",
                     READ_EVERY.as_millis()
                 )?;
             }

@@ -22,7 +22,7 @@ use crate::membership::Membership;
 use crate::names::{NodeId, Room};
 use crate::roster::Roster;
 use crate::roster::ownership::{OwnershipStatus, RetiredIncarnation};
-use crate::telemetry::metrics::flushes::{Behind, Flushes};
+use crate::telemetry::metrics::flushes::{DirectoryLag, FlushMetrics};
 use in_flight::{CommandResult, InFlight};
 
 /// How long this node stays an owner of a room after its last socket left. A page reload then costs no command.
@@ -51,7 +51,7 @@ pub struct Reconciler {
     release_delay: watch::Sender<Duration>,
     /// Nothing is pending, and no command is in flight.
     idle: watch::Sender<bool>,
-    flushes: Flushes,
+    flushes: FlushMetrics,
 }
 
 impl Reconciler {
@@ -60,7 +60,7 @@ impl Reconciler {
         membership: Arc<Membership>,
         directory: Arc<dyn Directory>,
         release_delay: Duration,
-        flushes: Flushes,
+        flushes: FlushMetrics,
     ) -> Arc<Self> {
         let (release_delay, _) = watch::channel(release_delay);
         let (idle, _) = watch::channel(false);
@@ -125,7 +125,7 @@ impl Reconciler {
     /// Runs forever and carries pending work to the directory.
     pub async fn run(&self) {
         let mut in_flight = InFlight::default();
-        let mut flush = self.flushes.watch();
+        let mut flush = self.flushes.timer();
         let mut reassert = interval_at(Instant::now() + REASSERT_INTERVAL, REASSERT_INTERVAL);
         reassert.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut lease_state = self.membership.lease_state();
@@ -141,7 +141,7 @@ impl Reconciler {
                 self.send_pending(&node, &mut in_flight, now);
             }
             self.idle.send_replace(in_flight.is_idle());
-            flush.note(self.backlog(&in_flight));
+            flush.record(self.backlog(&in_flight));
             let wakeup = self.next_wakeup(&in_flight, now);
             tokio::select! {
                 () = self.roster.work_pending() => {}
@@ -158,9 +158,9 @@ impl Reconciler {
         }
     }
 
-    fn backlog(&self, in_flight: &InFlight) -> Behind {
+    fn backlog(&self, in_flight: &InFlight) -> DirectoryLag {
         let pending = self.roster.pending_counts();
-        Behind {
+        DirectoryLag {
             claims: pending.unowned + in_flight.unowned.len(),
             removals: pending.emptied + in_flight.unreleased.len(),
             seats: pending.writes,

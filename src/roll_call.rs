@@ -36,7 +36,7 @@ use crate::mesh::peers::{PeerError, PeerReply, Peers};
 use crate::names::{NodeId, NodeName, Room};
 use crate::roster::{CachedVersion, Roster};
 use crate::telemetry::logging::request;
-use crate::telemetry::metrics::roll_calls::RollCalls;
+use crate::telemetry::metrics::roll_calls::RollCallMetrics;
 use crate::telemetry::traces;
 use crate::telemetry::traces::Shared;
 use answer::{Answer, Outcome, Verdict, Vouched};
@@ -75,7 +75,7 @@ struct Caller {
     peers: Peers,
     parts: Parts,
     background: TaskTracker,
-    metrics: RollCalls,
+    metrics: RollCallMetrics,
 }
 
 /// Why there is no answer at all.
@@ -118,7 +118,7 @@ impl RollCall {
         peers: Peers,
         parts: Parts,
         background: TaskTracker,
-        metrics: RollCalls,
+        metrics: RollCallMetrics,
     ) -> Self {
         let flights = Flights::new(background.clone(), metrics.clone());
         let caller = Caller { roster, membership, directory, peers, parts, background, metrics };
@@ -199,8 +199,9 @@ impl Caller {
 
         let mut answer = Answer::join(room.clone(), as_of, plan.source, plan.informed, outcomes);
         answer.took = began.elapsed();
-        self.metrics.called(&answer);
-        traces::called(&answer);
+        let (rows, source) = (answer.len(), answer.source.into());
+        self.metrics.record(answer.took, rows, source, answer.complete);
+        traces::record_roll_call(answer.complete, source, answer.nodes.len(), rows);
         debug!(%room, complete = answer.complete, rows = answer.len(), took = ?answer.took, "called the roll");
         answer
     }
@@ -209,7 +210,7 @@ impl Caller {
         let span = traces::directory_read(room);
         let owners = timeout(within, self.directory.owners(room)).instrument(span.clone()).await;
         let owners = owners.ok().and_then(Result::ok);
-        traces::directory_was_read(&span, owners.as_ref());
+        traces::record_directory_read(&span, owners.as_ref().map(|owners| owners.nodes.len()));
         let incarnation = self.roster.incarnation();
         plan(view, owners.as_ref(), incarnation.process(), self.membership.lease(), BootInstant::now())
     }

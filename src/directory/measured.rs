@@ -18,7 +18,7 @@ use super::{
 };
 use crate::index::{Epoch, SocketWrite};
 use crate::names::{NodeId, Room};
-use crate::telemetry::metrics::Definitions;
+use crate::telemetry::metrics::registry::MetricRegistry;
 
 /// How a call failed, by the name that its counter has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
@@ -62,13 +62,13 @@ pub struct MeasuredDirectory {
 }
 
 impl DirectoryMetrics {
-    pub fn define(definitions: &Definitions) -> Self {
-        let durations = definitions.histograms(
+    pub fn define(registry: &MetricRegistry) -> Self {
+        let durations = registry.histograms(
             "rollcall_directory_call_duration_seconds",
             "Duration of calls to the directory, failed calls included.",
             &["operation"],
         );
-        let failures = definitions.counters(
+        let failures = registry.counters(
             "rollcall_directory_errors_total",
             "Failed calls to the directory: no answer (unanswered), rejected (refused), a key with another program's \
              value (foreign), or given up by the caller (abandoned).",
@@ -84,9 +84,9 @@ impl DirectoryMetrics {
             }
         };
         let calls = array::from_fn(|place| counters(DirectoryCall::VARIANTS[place]));
-        let up = definitions
-            .gauge("rollcall_directory_up", "1 if the last call to the directory was answered, otherwise 0.");
-        let index_changes = definitions.counter(
+        let up =
+            registry.gauge("rollcall_directory_up", "1 if the last call to the directory was answered, otherwise 0.");
+        let index_changes = registry.counter(
             "rollcall_directory_index_changes_total",
             "Times the epoch of the directory changed: flush, restart or failover of Redis.",
         );
@@ -207,7 +207,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_call_result_and_each_epoch_change_is_counted() {
-        let metrics = Metrics::default().calls;
+        let metrics = DirectoryMetrics::define(&Metrics::default().registry);
         let memory = MemoryDirectory::new();
         let faulty = FaultyDirectory::new(Arc::clone(&memory) as Arc<dyn Directory>);
         let directory = metrics.measure(Arc::clone(&faulty) as Arc<dyn Directory>);

@@ -31,7 +31,7 @@ use crate::edge::limits::session_limiter::ClientLimits;
 use crate::names::{Room, SocketId};
 use crate::reconciler::Reconciler;
 use crate::roster::{JoinError, Registration, Roster};
-use crate::telemetry::metrics::refusals::{Refusals, Wanted};
+use crate::telemetry::metrics::refusals::{RefusalMetrics, RefusedEvent};
 use admission::{Admission, AdmissionError, UserSocketLimiter};
 use expiry::TokenExpiry;
 use handshake::{AuthPayload, ClientError, Handshake, StringOrList};
@@ -100,7 +100,7 @@ struct SocketIoServer {
     reconciler: Arc<Reconciler>,
     identity: IdentityMode,
     expiry: Arc<TokenExpiry>,
-    refusals: Refusals,
+    refusals: RefusalMetrics,
     max_rooms: usize,
     user_limiter: UserSocketLimiter,
     ownership_timeout: Duration,
@@ -128,7 +128,7 @@ pub fn build(
     reconciler: Arc<Reconciler>,
     identity: IdentityMode,
     expiry: Arc<TokenExpiry>,
-    refusals: Refusals,
+    refusals: RefusalMetrics,
     config: SocketIoConfig,
     limits: &Limits,
 ) -> (SocketIoLayer, LiveSockets) {
@@ -167,7 +167,7 @@ pub fn build(
         let server = Arc::clone(&server);
         async move {
             let admitted = Arc::clone(&server).admit(socket, auth.0.ok()).await;
-            admitted.inspect_err(|error| server.refusals.count(Wanted::Connect, error))
+            admitted.inspect_err(|error| server.refusals.count(RefusedEvent::Connect, error.code))
         }
     };
     io.ns("/", (async || ()).with(middleware));
@@ -275,7 +275,7 @@ impl SocketIoServer {
         // order of the events, so the roster is changed there.
         socket.on("join", move |socket: SocketRef, room: TryData<StringOrList>, ack: AckSender| {
             let joined = check_event_rate(&socket).and_then(|()| server.join(&socket, room.0.ok()));
-            let joined = joined.inspect_err(|error| server.refusals.count(Wanted::Join, error));
+            let joined = joined.inspect_err(|error| server.refusals.count(RefusedEvent::Join, error.code));
             let handle = connection_handle(&socket);
             async move {
                 let answer = match joined {
@@ -302,7 +302,7 @@ impl SocketIoServer {
         let refusals = self.refusals.clone();
         socket.on("leave", move |socket: SocketRef, room: TryData<StringOrList>, ack: AckSender| {
             let left = check_event_rate(&socket).and_then(|()| leave(&socket, room.0.ok()));
-            let left = left.inspect_err(|error| refusals.count(Wanted::Leave, error));
+            let left = left.inspect_err(|error| refusals.count(RefusedEvent::Leave, error.code));
             let handle = connection_handle(&socket);
             async move {
                 let answer = left.map_or_else(|error| EventAck::failed(&error), |()| EventAck::ok());

@@ -36,9 +36,10 @@ use super::{
 };
 use crate::clock::BootInstant;
 use crate::names::{NodeId, Room};
-use crate::roster::RoomSnapshot;
-use crate::telemetry::metrics::lookups::Lookups;
+use crate::roster::{RoomSnapshot, RowsUpdate};
+use crate::telemetry::metrics::lookups::{LookupMetrics, LookupOutcome};
 use crate::telemetry::traces;
+use crate::telemetry::traces::LookupResult;
 
 /// Why there is no answer of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -90,7 +91,7 @@ struct PeerConnections {
     /// One permit per forwarded request.
     forward_permits: Semaphore,
     circuit: Mutex<CircuitBreaker>,
-    lookups: Lookups,
+    lookups: LookupMetrics,
 }
 
 /// A call in progress, whose result is recorded in the peer's circuit breaker.
@@ -161,8 +162,8 @@ impl Peers {
             }
             Err(CallFailure::TimedOut) => Err(PeerError::Deadline),
         };
-        measured.end(&reply);
-        traces::looked_up(&span, &reply);
+        measured.end(outcome(&reply));
+        traces::record_lookup(&span, lookup_result(&reply));
         reply
     }
 
@@ -237,7 +238,7 @@ impl Peers {
     }
 
     /// Visits each peer: its address, its lookup metrics, and whether its circuit is open.
-    pub fn each(&self, mut visit: impl FnMut(&str, &Lookups, bool)) {
+    pub fn each(&self, mut visit: impl FnMut(&str, &LookupMetrics, bool)) {
         // A copy, because `visit` must not run under the lock.
         let peers: Vec<_> =
             self.by_address.lock().iter().map(|(mesh, peer)| (mesh.clone(), Arc::clone(peer))).collect();
@@ -266,7 +267,7 @@ impl Peers {
             polling: PollingServiceClient::new(channel()?).max_decoding_message_size(MAX_FORWARDED_BYTES),
             forward_permits: Semaphore::new(MAX_CALLS_PER_CONNECTION),
             circuit: Mutex::default(),
-            lookups: Lookups::default(),
+            lookups: LookupMetrics::default(),
         });
         Ok(Arc::clone(self.by_address.lock().entry(mesh.clone()).or_insert(peer)))
     }
@@ -296,6 +297,25 @@ impl PeerConnections {
         let answer = self.client().lookup_sockets(request).await?;
         self.channel.prepare_revalidation();
         Ok(answer)
+    }
+}
+
+fn outcome(reply: &Result<PeerReply, PeerError>) -> LookupOutcome {
+    match reply {
+        Ok(PeerReply::Snapshot(_)) => LookupOutcome::Answered,
+        Ok(PeerReply::NodeIdChanged(_)) => LookupOutcome::Moved,
+        Err(PeerError::Deadline) => LookupOutcome::Deadline,
+        Err(PeerError::Refused) => LookupOutcome::Refused,
+        Err(PeerError::Failed) => LookupOutcome::Failed,
+        Err(PeerError::Overloaded) => LookupOutcome::Overloaded,
+    }
+}
+
+fn lookup_result(reply: &Result<PeerReply, PeerError>) -> LookupResult {
+    match reply {
+        Ok(PeerReply::Snapshot(snapshot)) => LookupResult::Rows { unchanged: snapshot.update == RowsUpdate::Unchanged },
+        Ok(PeerReply::NodeIdChanged(_)) => LookupResult::NodeIdChanged,
+        Err(_) => LookupResult::Failed(outcome(reply)),
     }
 }
 

@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::tasks::EssentialTasks;
 use crate::directory::Directory;
+use crate::directory::measured::DirectoryMetrics;
 use crate::membership::{Membership, NodeInfo};
 use crate::mesh::peers::Peers;
 use crate::names::NodeId;
@@ -46,7 +47,7 @@ impl NodeCore {
         parts: Parts,
     ) -> Self {
         let metrics = Metrics::default();
-        let directory = metrics.calls.measure(directory);
+        let directory = DirectoryMetrics::define(&metrics.registry).measure(directory);
         let roster = Roster::new(NodeId::new_process());
         let membership = Membership::new(node_info, lease, Arc::clone(&roster));
         // Socket in: socket edge -> roster -> reconciler -> directory.

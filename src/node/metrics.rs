@@ -20,9 +20,10 @@ use crate::roll_call::cache::Parts;
 use crate::roster::Roster;
 use crate::status::health::ReadinessReport;
 use crate::telemetry::anomalies::Oddity;
-use crate::telemetry::metrics::lookups::Families;
-use crate::telemetry::metrics::system::System;
-use crate::telemetry::metrics::{Definitions, Metrics, each, raise, set};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::lookups::PeerFamilies;
+use crate::telemetry::metrics::registry::{MetricRegistry, counter_per_value, raise, set};
+use crate::telemetry::metrics::system::ProcessMetrics;
 
 /// The components whose state is read.
 pub(super) struct MetricSources {
@@ -41,18 +42,18 @@ pub(super) struct MetricSources {
 pub(super) struct MetricsScrape {
     metrics: Metrics,
     sources: MetricSources,
-    read: Mutex<(StateMetrics, System)>,
+    read: Mutex<(StateMetrics, ProcessMetrics)>,
 }
 
 impl MetricsScrape {
     /// Defines the metrics of the state: to be called once for each registry.
     pub fn new(metrics: Metrics, sources: MetricSources) -> Arc<Self> {
-        let definitions = &metrics.definitions;
-        let about = definitions.gauges("rollcall_build_info", "1, with the version of the program.", &["version"]);
+        let registry = &metrics.registry;
+        let about = registry.gauges("rollcall_build_info", "1, with the version of the program.", &["version"]);
         about.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let about = definitions.gauges("rollcall_node_info", "1, with the name of the node.", &["node"]);
+        let about = registry.gauges("rollcall_node_info", "1, with the name of the node.", &["node"]);
         about.with_label_values(&[sources.membership.node_info().name.as_str()]).set(1);
-        let read = Mutex::new((StateMetrics::define(definitions), System::define(definitions)));
+        let read = Mutex::new((StateMetrics::define(registry), ProcessMetrics::define(registry)));
         Arc::new(Self { metrics, sources, read })
     }
 
@@ -66,7 +67,7 @@ impl MetricsScrape {
         let (state, system) = &*read;
         state.read(&self.sources);
         system.read(&self.sources.runtime);
-        let mut families = self.metrics.definitions.0.gather();
+        let mut families = self.metrics.registry.0.gather();
         families.extend(self.peers());
         TextEncoder::new().encode_to_string(&families)
     }
@@ -74,7 +75,7 @@ impl MetricsScrape {
     /// Metrics by peer. Only members are listed, so that the label values do not grow with every node that ever was.
     fn peers(&self) -> Vec<prometheus::proto::MetricFamily> {
         let members = self.sources.membership.view().members;
-        let mut families = Families::default();
+        let mut families = PeerFamilies::default();
         self.sources.peers.each(|address, lookups, circuit_is_open| {
             if let Some(member) = members.iter().find(|member| member.mesh == address) {
                 families.add(member.name.as_str(), address, lookups, circuit_is_open);
@@ -110,15 +111,15 @@ struct StateMetrics {
 }
 
 impl StateMetrics {
-    fn define(definitions: &Definitions) -> Self {
+    fn define(registry: &MetricRegistry) -> Self {
         let (counter, gauge) = (
-            |name: &str, help: &str| definitions.counter(name, help),
-            |name: &str, help: &str| definitions.gauge(name, help),
+            |name: &str, help: &str| registry.counter(name, help),
+            |name: &str, help: &str| registry.gauge(name, help),
         );
         let by_end = |name: &str, help: &str| {
-            each(&definitions.counters(name, help, &["end"]), ConnectionEnd::ALL.map(ConnectionEnd::name))
+            counter_per_value(&registry.counters(name, help, &["end"]), ConnectionEnd::ALL.map(ConnectionEnd::name))
         };
-        let oddities = definitions.counters(
+        let oddities = registry.counters(
             "rollcall_oddities_total",
             "What other programs and other nodes sent or left that cannot be right, and was ignored, by kind.",
             &["kind"],
@@ -150,8 +151,8 @@ impl StateMetrics {
             ),
             draining: gauge("rollcall_draining", "1 once this node is on its way out, else 0."),
             members: gauge("rollcall_members", "Nodes of the cluster as known here, this one included."),
-            lease: definitions.fraction_gauge("rollcall_lease_seconds", "How long a lease lasts."),
-            lease_age: definitions.fraction_gauge(
+            lease: registry.fraction_gauge("rollcall_lease_seconds", "How long a lease lasts."),
+            lease_age: registry.fraction_gauge(
                 "rollcall_lease_age_seconds",
                 "Time since the renewal of the lease was sent that was answered last, or since the node started.",
             ),
@@ -169,7 +170,7 @@ impl StateMetrics {
                 "rollcall_mesh_received_bytes_total",
                 "Bytes received on mesh connections, by which end of them this process is (asking, answering).",
             ),
-            oddities: each(&oddities, Oddity::ALL.map(Oddity::name)),
+            oddities: counter_per_value(&oddities, Oddity::ALL.map(Oddity::name)),
         }
     }
 

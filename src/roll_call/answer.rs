@@ -18,6 +18,7 @@ use crate::directory::LeaseAndCount;
 use crate::mesh::peers::PeerError;
 use crate::names::{NodeId, NodeName, Room};
 use crate::roster::Row;
+use crate::telemetry::metrics::roll_calls::RollCallSource;
 
 /// What the choice of whom to ask rested on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -27,6 +28,15 @@ pub enum Source {
     Directory,
     /// Nobody could be skipped.
     Peers,
+}
+
+impl From<Source> for RollCallSource {
+    fn from(source: Source) -> Self {
+        match source {
+            Source::Directory => Self::Directory,
+            Source::Peers => Self::Peers,
+        }
+    }
 }
 
 /// What a node's silence means.

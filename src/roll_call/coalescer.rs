@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use crate::telemetry::metrics::roll_calls::RollCalls;
+use crate::telemetry::metrics::roll_calls::RollCallMetrics;
 
 /// How old a flight gets before the next one departs. Most end sooner.
 const DEPARTS_AFTER: Duration = Duration::from_millis(3);
@@ -24,7 +24,7 @@ const DEPARTS_AFTER: Duration = Duration::from_millis(3);
 pub struct Flights<K, T> {
     routes: Arc<Mutex<HashMap<K, Route<T>>>>,
     tasks: TaskTracker,
-    metrics: RollCalls,
+    metrics: RollCallMetrics,
 }
 
 /// How to hear of a flight's end; `None` until it has landed. The sender is dropped with the flight.
@@ -55,7 +55,7 @@ where
     T: Clone + Send + Sync + 'static,
 {
     /// `tasks` owns the flights.
-    pub fn new(tasks: TaskTracker, metrics: RollCalls) -> Self {
+    pub fn new(tasks: TaskTracker, metrics: RollCallMetrics) -> Self {
         Self { routes: Arc::default(), tasks, metrics }
     }
 

@@ -21,11 +21,9 @@ use tracing::span::Id;
 use tracing::{Metadata, Span, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use crate::directory::RoomOwners;
-use crate::mesh::peers::{PeerError, PeerReply};
 use crate::names::{NodeId, Room};
-use crate::roll_call::answer::{Answer, Source};
-use crate::roster::RowsUpdate;
+use crate::telemetry::metrics::lookups::LookupOutcome;
+use crate::telemetry::metrics::roll_calls::RollCallSource;
 
 /// The target of every span that is exported.
 const TARGET: &str = "rollcall::traces";
@@ -43,6 +41,14 @@ static RATIO: OnceLock<f64> = OnceLock::new();
 pub struct Shared {
     began_by: Option<Id>,
     context: SpanContext,
+}
+
+/// The result of a lookup, for its span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LookupResult {
+    Rows { unchanged: bool },
+    NodeIdChanged,
+    Failed(LookupOutcome),
 }
 
 /// From now on there are spans, and so many of the requests begin a trace.
@@ -115,16 +121,16 @@ pub fn roll_call(asked_by: &Span, room: &Room) -> Span {
     )
 }
 
-/// How the roll call of this span went.
-pub fn called(answer: &Answer) {
+/// Records the result of a roll call in the current span.
+pub fn record_roll_call(complete: bool, source: RollCallSource, nodes: usize, rows: usize) {
     let span = Span::current();
     if !is_exported_span(&span) {
         return;
     }
-    span.record("rollcall.complete", answer.complete);
-    span.record("rollcall.source", if answer.source == Source::Directory { "directory" } else { "peers" });
-    span.record("rollcall.nodes", count(answer.nodes.len()));
-    span.record("rollcall.rows", count(answer.len()));
+    span.record("rollcall.complete", complete);
+    span.record("rollcall.source", <&str>::from(source));
+    span.record("rollcall.nodes", signed(nodes));
+    span.record("rollcall.rows", signed(rows));
 }
 
 /// What those need to know who share the roll call of `span`.
@@ -150,13 +156,13 @@ pub fn directory_read(room: &Room) -> Span {
     info_span!(target: TARGET, "read owners", otel.status_code = Empty, rollcall.room = room.as_str(), rollcall.owners = Empty)
 }
 
-/// What the directory said, if it did.
-pub fn directory_was_read(span: &Span, owners: Option<&RoomOwners>) {
+/// Records the number of owners, or that the directory could not be read.
+pub fn record_directory_read(span: &Span, owners: Option<usize>) {
     if span.is_disabled() {
         return;
     }
     match owners {
-        Some(owners) => span.record("rollcall.owners", count(owners.nodes.len())),
+        Some(owners) => span.record("rollcall.owners", signed(owners)),
         None => span.record("otel.status_code", "ERROR"),
     };
 }
@@ -184,16 +190,16 @@ pub fn lookup(mesh: &str, node: &NodeId, room: &Room) -> Span {
     )
 }
 
-/// What came of asking a peer.
-pub fn looked_up(span: &Span, reply: &Result<PeerReply, PeerError>) {
+/// Records the outcome of a lookup.
+pub fn record_lookup(span: &Span, result: LookupResult) {
     if span.is_disabled() {
         return;
     }
-    match reply {
-        Ok(PeerReply::Snapshot(part)) => span.record("rollcall.unchanged", part.update == RowsUpdate::Unchanged),
-        Ok(PeerReply::NodeIdChanged(_)) => span.record("error.type", "moved"),
-        Err(silence) => {
-            span.record("error.type", silence.to_string());
+    match result {
+        LookupResult::Rows { unchanged } => span.record("rollcall.unchanged", unchanged),
+        LookupResult::NodeIdChanged => span.record("error.type", "moved"),
+        LookupResult::Failed(outcome) => {
+            span.record("error.type", <&str>::from(outcome));
             span.record("otel.status_code", "ERROR")
         }
     };
@@ -259,9 +265,9 @@ fn begin_within(span: Span, parent: Context) -> Span {
     span
 }
 
-/// As a number: what is not signed would be exported as a text.
-fn count(many: usize) -> i64 {
-    i64::try_from(many).unwrap_or(i64::MAX)
+/// The exporter writes unsigned numbers as strings.
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn is_exported_span(span: &Span) -> bool {

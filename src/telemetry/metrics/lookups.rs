@@ -1,18 +1,18 @@
-//! What is measured of asking each peer.
+//! Metrics of the lookups at each peer.
 //!
-//! Owns the metrics of one peer ([`Lookups`]), which live and die with the link to it, and the families that they make
-//! at a scrape. A peer is named by its node's name and its address: two nodes may have been given one name.
+//! Owns the metrics of one peer ([`LookupMetrics`]), which live as long as the channel to it, and joins those of all peers
+//! at a scrape. Labels name a peer by name and address, since two nodes may have the same name.
 
 use prometheus::core::Collector;
 use prometheus::proto::{LabelPair, Metric, MetricFamily};
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge};
+use strum::{EnumCount, EnumIter, IntoEnumIterator, IntoStaticStr};
 use tokio::time::Instant;
 
-use crate::mesh::peers::{PeerError, PeerReply};
-
-/// What became of asking a peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+/// The outcome of one lookup, and the values of its label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, EnumIter, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum LookupOutcome {
     Answered,
     Moved,
     Deadline,
@@ -23,103 +23,84 @@ enum Outcome {
     Abandoned,
 }
 
-const OUTCOMES: [(Outcome, &str); 8] = [
-    (Outcome::Answered, "answered"),
-    (Outcome::Moved, "moved"),
-    (Outcome::Deadline, "deadline"),
-    (Outcome::Refused, "refused"),
-    (Outcome::Failed, "failed"),
-    (Outcome::Overloaded, "overloaded"),
-    (Outcome::CircuitOpen, "circuit_open"),
-    (Outcome::Abandoned, "abandoned"),
-];
+/// Fewer than for other durations: each node has them for every peer.
+const LOOKUP_BUCKETS: [f64; 8] = [0.0005, 0.001, 0.0025, 0.01, 0.05, 0.1, 0.5, 5.0];
 
-/// Fewer than elsewhere: every node has them for every other.
-const BUCKETS: [f64; 8] = [0.0005, 0.001, 0.0025, 0.01, 0.05, 0.1, 0.5, 5.0];
-
-/// Asking one peer for its part of a room.
-pub struct Lookups {
+/// The lookups at one peer.
+pub struct LookupMetrics {
     duration: Histogram,
-    outcomes: [IntCounter; OUTCOMES.len()],
+    outcomes: [IntCounter; LookupOutcome::COUNT],
 }
 
-/// One lookup under way. Dropped before its end, it was abandoned: nobody needed its answer any more.
-pub struct Lookup<'a> {
-    lookups: &'a Lookups,
+/// Measures one lookup. Dropped early, the lookup counts as abandoned: its answer was no longer needed.
+pub struct LookupTimer<'a> {
+    lookups: &'a LookupMetrics,
     began: Instant,
-    outcome: Outcome,
+    outcome: LookupOutcome,
 }
 
-impl Default for Lookups {
+impl Default for LookupMetrics {
     fn default() -> Self {
         let duration = HistogramOpts::new(
             "rollcall_peer_lookup_duration_seconds",
-            "How long a peer took to answer for its part of a room, or was waited for.",
+            "Duration of lookups at a peer, until the answer or the timeout.",
         );
-        let outcomes = OUTCOMES.map(|_| {
+        let outcomes = std::array::from_fn(|_| {
             IntCounter::new(
                 "rollcall_peer_lookups_total",
-                "Peers asked for their part of a room, by outcome: answered, moved (another id of that process), the \
-                 reasons that answers name (deadline, refused, failed, overloaded), circuit_open (not asked), abandoned \
-                 (the answer was not needed any more).",
+                "Lookups at a peer, by outcome: answered, moved (the process has a new node id), deadline, refused, failed, \
+                 overloaded, circuit_open (not sent), abandoned (the answer was no longer needed).",
             )
             .expect("a name that Prometheus allows")
         });
-        let duration = Histogram::with_opts(duration.buckets(BUCKETS.to_vec()));
+        let duration = Histogram::with_opts(duration.buckets(LOOKUP_BUCKETS.to_vec()));
         Self { duration: duration.expect("a name that Prometheus allows, and rising buckets"), outcomes }
     }
 }
 
-impl Lookups {
-    pub fn begin(&self) -> Lookup<'_> {
-        Lookup { lookups: self, began: Instant::now(), outcome: Outcome::Abandoned }
+impl LookupMetrics {
+    pub fn begin(&self) -> LookupTimer<'_> {
+        LookupTimer { lookups: self, began: Instant::now(), outcome: LookupOutcome::Abandoned }
     }
 
-    /// The peer was not asked: its circuit is open, and somebody else is asking.
+    /// Counts a lookup that was not sent because the circuit breaker is open.
     pub fn skipped(&self) {
-        self.outcomes[Outcome::CircuitOpen as usize].inc();
+        self.outcomes[LookupOutcome::CircuitOpen as usize].inc();
     }
 }
 
-impl Lookup<'_> {
-    pub fn end(mut self, answer: &Result<PeerReply, PeerError>) {
-        self.outcome = match answer {
-            Ok(PeerReply::Snapshot(_)) => Outcome::Answered,
-            Ok(PeerReply::NodeIdChanged(_)) => Outcome::Moved,
-            Err(PeerError::Deadline) => Outcome::Deadline,
-            Err(PeerError::Refused) => Outcome::Refused,
-            Err(PeerError::Failed) => Outcome::Failed,
-            Err(PeerError::Overloaded) => Outcome::Overloaded,
-        };
+impl LookupTimer<'_> {
+    pub fn end(mut self, outcome: LookupOutcome) {
+        self.outcome = outcome;
     }
 }
 
-impl Drop for Lookup<'_> {
+impl Drop for LookupTimer<'_> {
     fn drop(&mut self) {
         self.lookups.outcomes[self.outcome as usize].inc();
-        if self.outcome != Outcome::Abandoned {
+        if self.outcome != LookupOutcome::Abandoned {
             self.lookups.duration.observe(self.began.elapsed().as_secs_f64());
         }
     }
 }
 
-/// The families of all peers, as they are put together.
+/// Joins the metrics of all peers into families.
 #[derive(Default)]
-pub struct Families(Vec<MetricFamily>);
+pub struct PeerFamilies(Vec<MetricFamily>);
 
-impl Families {
+impl PeerFamilies {
     /// Adds those of one peer.
-    pub fn add(&mut self, peer: &str, address: &str, lookups: &Lookups, circuit_is_open: bool) {
+    pub fn add(&mut self, peer: &str, address: &str, lookups: &LookupMetrics, circuit_is_open: bool) {
         let of_peer = vec![label("address", address), label("peer", peer)];
         self.take(lookups.duration.collect(), &of_peer);
-        for ((_, outcome), counter) in OUTCOMES.iter().zip(&lookups.outcomes) {
+        for (outcome, counter) in LookupOutcome::iter().zip(&lookups.outcomes) {
             let mut labels = of_peer.clone();
-            labels.insert(1, label("outcome", outcome));
+            labels.insert(1, label("outcome", outcome.into()));
             self.take(counter.collect(), &labels);
         }
         let circuit = IntGauge::new(
             "rollcall_peer_circuit_open",
-            "1 while a peer has missed so many deadlines that hardly anybody waits for it, else 0.",
+            "1 while the circuit breaker of a peer is open because it missed several deadlines in a row, else 0.",
         );
         let circuit = circuit.expect("a name that Prometheus allows");
         circuit.set(i64::from(circuit_is_open));
@@ -159,15 +140,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_peers_of_one_name_are_told_apart_and_every_end_of_a_lookup_is_counted() {
-        for (place, (outcome, _)) in OUTCOMES.into_iter().enumerate() {
-            assert_eq!(outcome as usize, place);
-        }
-        let lookups = [Lookups::default(), Lookups::default()];
-        lookups[0].begin().end(&Err(PeerError::Refused));
+    fn peers_with_the_same_name_are_distinguished() {
+        let lookups = [LookupMetrics::default(), LookupMetrics::default()];
+        lookups[0].begin().end(LookupOutcome::Refused);
         drop(lookups[0].begin());
         lookups[1].skipped();
-        let mut families = Families::default();
+        let mut families = PeerFamilies::default();
         families.add("node", "a:1", &lookups[0], false);
         families.add("node", "b:\"1", &lookups[1], true);
         let families = families.into_inner();
@@ -181,7 +159,7 @@ mod tests {
             r#"rollcall_peer_lookup_duration_seconds_count{address="a:1",peer="node"} 1"#,
             r#"rollcall_peer_circuit_open{address="b:\"1",peer="node"} 1"#,
         ] {
-            assert!(text.lines().any(|told| told == line), "{line} is missing in {text}");
+            assert!(text.lines().any(|written| written == line), "{line} is missing in {text}");
         }
     }
 }

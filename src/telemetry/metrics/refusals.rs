@@ -1,13 +1,14 @@
-//! What is counted of Socket.IO clients that are refused something.
+//! The count of refused Socket.IO clients.
 
 use prometheus::IntCounterVec;
+use strum::IntoStaticStr;
 
-use super::Definitions;
-use crate::edge::socketio::handshake::ClientError;
+use super::registry::MetricRegistry;
 
-/// What a client wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+/// The event that was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum RefusedEvent {
     Connect,
     Join,
     Leave,
@@ -15,25 +16,20 @@ pub enum Wanted {
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct Refusals(IntCounterVec);
+pub struct RefusalMetrics(IntCounterVec);
 
-impl Refusals {
-    pub(super) fn define(definitions: &Definitions) -> Self {
-        Self(definitions.counters(
+impl RefusalMetrics {
+    pub(super) fn define(registry: &MetricRegistry) -> Self {
+        Self(registry.counters(
             "rollcall_socket_refusals_total",
-            "Connects, joins and leaves of Socket.IO clients that were refused, by the code of the refusal; gone: the \
-             client left meanwhile, or waited in vain and was dropped.",
+            "Refused connects, joins and leaves of Socket.IO clients, by error code; gone: the client left, or the node \
+             dropped it after a timeout.",
             &["event", "code"],
         ))
     }
 
-    /// Refusals are no part of any fast path, so the label is looked up; its values are the codes in this program.
-    pub fn count(&self, wanted: Wanted, error: &ClientError) {
-        let event = match wanted {
-            Wanted::Connect => "connect",
-            Wanted::Join => "join",
-            Wanted::Leave => "leave",
-        };
-        self.0.with_label_values(&[event, error.code]).inc();
+    /// `code`: the error code that the client gets. Refusals are rare, so the label is looked up each time.
+    pub fn count(&self, event: RefusedEvent, code: &'static str) {
+        self.0.with_label_values(&[event.into(), code]).inc();
     }
 }

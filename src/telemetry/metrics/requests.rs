@@ -13,12 +13,12 @@ use prometheus::{Histogram, IntCounter};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::Definitions;
+use super::registry::MetricRegistry;
 
 /// What the paths of the public port are grouped by. Decided by their shape alone: a path that leads nowhere counts as
 /// the page of a room, or as `other`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Route {
+enum RouteLabel {
     Users,
     RollCall,
     Page,
@@ -26,12 +26,12 @@ enum Route {
     Other,
 }
 
-const ROUTES: [(Route, &str); 5] = [
-    (Route::Users, "users"),
-    (Route::RollCall, "rollcall"),
-    (Route::Page, "page"),
-    (Route::SocketIo, "socket.io"),
-    (Route::Other, "other"),
+const ROUTES: [(RouteLabel, &str); 5] = [
+    (RouteLabel::Users, "users"),
+    (RouteLabel::RollCall, "rollcall"),
+    (RouteLabel::Page, "page"),
+    (RouteLabel::SocketIo, "socket.io"),
+    (RouteLabel::Other, "other"),
 ];
 
 /// Statuses that are counted each by itself; the rest is counted with its class.
@@ -56,9 +56,9 @@ const STATUSES: [(u16, &str); 16] = [
 
 /// Cheap to clone, and a layer.
 #[derive(Clone)]
-pub struct Requests(Arc<Counts>);
+pub struct RequestMetrics(Arc<RequestCounters>);
 
-struct Counts {
+struct RequestCounters {
     counts: [[IntCounter; STATUSES.len()]; ROUTES.len()],
     /// None for Socket.IO: a WebSocket is answered when it begins, and a poll when there is something to say.
     durations: [Option<Histogram>; ROUTES.len()],
@@ -66,32 +66,32 @@ struct Counts {
 
 /// A service whose answers are counted.
 #[derive(Clone)]
-pub struct Counted<S> {
-    requests: Requests,
+pub struct CountedService<S> {
+    requests: RequestMetrics,
     inner: S,
 }
 
-impl Requests {
-    pub(super) fn define(definitions: &Definitions) -> Self {
-        let counts = definitions.counters(
+impl RequestMetrics {
+    pub(super) fn define(registry: &MetricRegistry) -> Self {
+        let counts = registry.counters(
             "rollcall_http_requests_total",
-            "Requests on the public port that were answered, by route and status.",
+            "RequestMetrics on the public port that were answered, by route and status.",
             &["route", "status"],
         );
-        let durations = definitions.histograms(
+        let durations = registry.histograms(
             "rollcall_http_request_duration_seconds",
             "How long requests on the public port took until their answer began, Socket.IO apart.",
             &["route"],
         );
         let counts = ROUTES.map(|(_, route)| STATUSES.map(|(_, status)| counts.with_label_values(&[route, status])));
         let durations =
-            ROUTES.map(|(route, name)| (route != Route::SocketIo).then(|| durations.with_label_values(&[name])));
-        Self(Arc::new(Counts { counts, durations }))
+            ROUTES.map(|(route, name)| (route != RouteLabel::SocketIo).then(|| durations.with_label_values(&[name])));
+        Self(Arc::new(RequestCounters { counts, durations }))
     }
 }
 
-impl Counts {
-    fn count(&self, route: Route, status: StatusCode, began: Instant) {
+impl RequestCounters {
+    fn count(&self, route: RouteLabel, status: StatusCode, began: Instant) {
         self.counts[route as usize][place(status)].inc();
         if let Some(durations) = &self.durations[route as usize] {
             durations.observe(began.elapsed().as_secs_f64());
@@ -99,7 +99,7 @@ impl Counts {
     }
 }
 
-impl Route {
+impl RouteLabel {
     fn of(path: &str) -> Self {
         let mut parts = path.trim_start_matches('/').split('/');
         match [parts.next(), parts.next(), parts.next()] {
@@ -118,15 +118,15 @@ fn place(status: StatusCode) -> usize {
     of(status.as_u16()).or_else(|| of(status.as_u16() / 100)).unwrap_or(STATUSES.len() - 1)
 }
 
-impl<S> Layer<S> for Requests {
-    type Service = Counted<S>;
+impl<S> Layer<S> for RequestMetrics {
+    type Service = CountedService<S>;
 
-    fn layer(&self, inner: S) -> Counted<S> {
-        Counted { requests: self.clone(), inner }
+    fn layer(&self, inner: S) -> CountedService<S> {
+        CountedService { requests: self.clone(), inner }
     }
 }
 
-impl<S, B, C> Service<Request<B>> for Counted<S>
+impl<S, B, C> Service<Request<B>> for CountedService<S>
 where
     S: Service<Request<B>, Response = Response<C>, Error = Infallible>,
     S::Future: Send + 'static,
@@ -140,7 +140,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (requests, route, began) = (Arc::clone(&self.requests.0), Route::of(request.uri().path()), Instant::now());
+        let (requests, route, began) =
+            (Arc::clone(&self.requests.0), RouteLabel::of(request.uri().path()), Instant::now());
         let answered = self.inner.call(request).map(move |answer| {
             if let Ok(response) = &answer {
                 requests.count(route, response.status(), began);
@@ -158,19 +159,19 @@ mod tests {
     #[test]
     fn every_path_has_a_route_and_every_status_a_place() {
         for (path, route) in [
-            ("/Maths/users", Route::Users),
-            ("/a%2Fb/users", Route::Users),
-            ("/Maths/rollcall", Route::RollCall),
-            ("/Maths", Route::Page),
-            ("/users", Route::Page),
-            ("/", Route::Other),
-            ("/_/assets/room.js", Route::Other),
-            ("/socket.io/", Route::SocketIo),
-            ("/a/users/b", Route::Other),
-            ("/a/b", Route::Other),
-            ("*", Route::Page),
+            ("/Maths/users", RouteLabel::Users),
+            ("/a%2Fb/users", RouteLabel::Users),
+            ("/Maths/rollcall", RouteLabel::RollCall),
+            ("/Maths", RouteLabel::Page),
+            ("/users", RouteLabel::Page),
+            ("/", RouteLabel::Other),
+            ("/_/assets/room.js", RouteLabel::Other),
+            ("/socket.io/", RouteLabel::SocketIo),
+            ("/a/users/b", RouteLabel::Other),
+            ("/a/b", RouteLabel::Other),
+            ("*", RouteLabel::Page),
         ] {
-            assert_eq!(Route::of(path), route, "{path}");
+            assert_eq!(RouteLabel::of(path), route, "{path}");
         }
         for (place, (route, _)) in ROUTES.into_iter().enumerate() {
             assert_eq!(route as usize, place);

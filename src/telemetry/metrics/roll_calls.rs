@@ -1,18 +1,30 @@
-//! What is counted of roll calls, without an end and in the last minutes ([`super::recent`]).
+//! Metrics of roll calls, in total and of the last minutes ([`super::recent`]).
 //!
-//! A flight that many callers share is one roll call here: the work is done once. Who shared one is counted apart.
+//! Callers that share one coalesced roll call count as one: the work is done once. Sharing has a counter of its own.
+
+use std::time::Duration;
 
 use prometheus::{Histogram, IntCounter};
+use strum::IntoStaticStr;
 
 use super::recent::Recent;
-use super::{DURATIONS, Definitions};
-use crate::roll_call::answer::{Answer, Source};
+use super::registry::{DURATION_BUCKETS, MetricRegistry};
 
-const USERS: [f64; 6] = [1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0];
+const USER_BUCKETS: [f64; 6] = [1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0];
+
+/// How the nodes to ask were chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum RollCallSource {
+    /// The directory named the owners of the room.
+    Directory,
+    /// The directory could not be used, so every member was asked.
+    Peers,
+}
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct RollCalls {
+pub struct RollCallMetrics {
     duration: Histogram,
     users: Histogram,
     /// By source, and then by whether they were complete.
@@ -22,58 +34,54 @@ pub struct RollCalls {
     recent: Recent,
 }
 
-impl RollCalls {
-    pub(super) fn define(definitions: &Definitions) -> Self {
-        let outcomes = definitions.counters(
+impl RollCallMetrics {
+    pub(super) fn define(registry: &MetricRegistry) -> Self {
+        let outcomes = registry.counters(
             "rollcall_roll_calls_total",
-            "Roll calls, by outcome (complete, incomplete) and by what the choice of whom to ask rested on \
-             (directory, peers).",
+            "Roll calls, by outcome (complete, incomplete) and by source: directory (the index named the owners) or peers \
+             (every member was asked).",
             &["source", "outcome"],
         );
-        let of = |source| ["incomplete", "complete"].map(|outcome| outcomes.with_label_values(&[source, outcome]));
+        let of =
+            |source: &str| ["incomplete", "complete"].map(|outcome| outcomes.with_label_values(&[source, outcome]));
         Self {
-            duration: definitions.histogram(
+            duration: registry.histogram(
                 "rollcall_roll_call_duration_seconds",
-                "How long a roll call took, from its beginning to its answer.",
-                &DURATIONS,
+                "Duration of roll calls, from the start to the answer.",
+                &DURATION_BUCKETS,
             ),
-            users: definitions.histogram("rollcall_roll_call_users", "How many sockets a roll call listed.", &USERS),
-            outcomes: ["directory", "peers"].map(of),
-            shared: definitions.counter(
+            users: registry.histogram("rollcall_roll_call_users", "Sockets listed by a roll call.", &USER_BUCKETS),
+            outcomes: [RollCallSource::Directory, RollCallSource::Peers].map(|source| of(source.into())),
+            shared: registry.counter(
                 "rollcall_roll_calls_shared_total",
-                "Callers who were given the answer of a roll call that another caller had begun.",
+                "Callers that shared a roll call which another caller started.",
             ),
-            strict_refused: definitions.counter(
+            strict_refused: registry.counter(
                 "rollcall_roll_calls_strict_refused_total",
-                "Callers with strict=true who were refused an incomplete answer.",
+                "Requests with strict=true that were refused because the answer was incomplete.",
             ),
             recent: Recent::default(),
         }
     }
 
-    /// A roll call ended with this answer.
-    pub fn called(&self, answer: &Answer) {
-        self.duration.observe(answer.took.as_secs_f64());
-        self.users.observe(answer.len() as f64);
-        let source = match answer.source {
-            Source::Directory => 0,
-            Source::Peers => 1,
-        };
-        self.outcomes[source][usize::from(answer.complete)].inc();
-        self.recent.note(answer.took, answer.complete);
+    /// Records one roll call. `source`: whether the directory named the owners, or every member was asked.
+    pub fn record(&self, took: Duration, rows: usize, source: RollCallSource, complete: bool) {
+        self.duration.observe(took.as_secs_f64());
+        self.users.observe(rows as f64);
+        self.outcomes[source as usize][usize::from(complete)].inc();
+        self.recent.note(took, complete);
     }
 
-    /// Those of the last minutes.
     pub fn recent(&self) -> &Recent {
         &self.recent
     }
 
-    /// A caller joined a roll call that another one has begun.
+    /// Counts a caller that joined a roll call of another caller.
     pub fn shared(&self) {
         self.shared.inc();
     }
 
-    /// A caller wanted a complete answer or none, and got none.
+    /// Counts a request with strict=true that got no answer.
     pub fn strict_refused(&self) {
         self.strict_refused.inc();
     }

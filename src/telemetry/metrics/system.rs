@@ -1,6 +1,6 @@
-//! Metrics of the process and of the runtime in it: read when somebody scrapes.
+//! Metrics of the process and of the tokio runtime, read at a scrape.
 //!
-//! The names of the former are those that every client library of Prometheus uses.
+//! The names of the process metrics are those of the Prometheus client libraries.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use procfs::{WithCurrentSystemInfo, boot_time_secs, ticks_per_second};
 use prometheus::{Counter, Gauge, IntCounter, IntGauge};
 use tokio::runtime::Handle;
 
-use super::{Definitions, raise, set};
+use super::registry::{MetricRegistry, raise, set};
 
-pub(crate) struct System {
+pub(crate) struct ProcessMetrics {
     cpu: Counter,
     open_files: IntGauge,
-    most_files: IntGauge,
+    max_files: IntGauge,
     virtual_memory: IntGauge,
     resident_memory: IntGauge,
     started: Gauge,
@@ -26,24 +26,25 @@ pub(crate) struct System {
     parks: IntCounter,
 }
 
-impl System {
-    pub fn define(definitions: &Definitions) -> Self {
-        let gauge = |name: &str, help: &str| definitions.gauge(name, help);
+impl ProcessMetrics {
+    pub fn define(registry: &MetricRegistry) -> Self {
+        let gauge = |name: &str, help: &str| registry.gauge(name, help);
         Self {
-            cpu: definitions.fraction_counter("process_cpu_seconds_total", "CPU time of the process, in seconds."),
+            cpu: registry.fraction_counter("process_cpu_seconds_total", "CPU time of the process, in seconds."),
             open_files: gauge("process_open_fds", "Open file descriptors, connections included."),
-            most_files: gauge("process_max_fds", "How many file descriptors may be open."),
+            max_files: gauge("process_max_fds", "Maximum number of open file descriptors."),
             virtual_memory: gauge("process_virtual_memory_bytes", "Virtual memory of the process, in bytes."),
             resident_memory: gauge("process_resident_memory_bytes", "Resident memory of the process, in bytes."),
-            started: definitions
-                .fraction_gauge("process_start_time_seconds", "When the process started, in seconds since 1970."),
+            started: registry
+                .fraction_gauge("process_start_time_seconds", "Start time of the process, in seconds since 1970."),
             threads: gauge("process_threads", "Threads of the process."),
-            workers: gauge("tokio_workers", "Threads that run tasks."),
-            tasks: gauge("tokio_alive_tasks", "Tasks that have not ended."),
-            queue: gauge("tokio_global_queue_depth", "Tasks that wait for a worker to take them."),
-            busy: definitions
-                .fraction_counter("tokio_busy_seconds_total", "Time that workers were busy, in seconds, summed up."),
-            parks: definitions.counter("tokio_parks_total", "How often a worker had nothing to do, summed up."),
+            workers: gauge("tokio_workers", "Worker threads of the runtime."),
+            tasks: gauge("tokio_alive_tasks", "Tasks that are alive."),
+            queue: gauge("tokio_global_queue_depth", "Tasks in the global queue, waiting for a worker."),
+            busy: registry
+                .fraction_counter("tokio_busy_seconds_total", "Total time that workers were busy, in seconds."),
+            parks: registry
+                .counter("tokio_parks_total", "Number of times that a worker parked because it had no task."),
         }
     }
 
@@ -56,15 +57,15 @@ impl System {
         let busy: Duration = (0..workers).map(|worker| metrics.worker_total_busy_duration(worker)).sum();
         raise_to(&self.busy, busy.as_secs_f64());
         raise(&self.parks, (0..workers).map(|worker| metrics.worker_park_count(worker)).sum());
-        // What the system does not tell stays as it was.
+        // A value that /proc does not provide keeps its last value.
         let Ok(process) = Process::myself() else { return };
         if let Ok(files) = process.fd_count() {
             set(&self.open_files, files);
         }
         if let Ok(limits) = process.limits()
-            && let LimitValue::Value(most) = limits.max_open_files.soft_limit
+            && let LimitValue::Value(max) = limits.max_open_files.soft_limit
         {
-            self.most_files.set(i64::try_from(most).unwrap_or(i64::MAX));
+            self.max_files.set(i64::try_from(max).unwrap_or(i64::MAX));
         }
         let Ok(stat) = process.stat() else { return };
         let ticks = ticks_per_second() as f64;

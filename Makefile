@@ -16,8 +16,9 @@ TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 FUZZ_TARGETS := handshake names directory mesh session_id token
 CARGO_FUZZ := 0.13.1
 CARGO_DENY := 0.20.2
+VALE := v3.21.0
 
-.PHONY: help build run test test-all test-valkey failover soak fuzz bench micro check check-deploy advisories dist tools clean
+.PHONY: help build run test test-all test-valkey failover soak fuzz bench micro check prose check-deploy advisories dist tools clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +76,9 @@ check: tools $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) $(WEB) ## formatting, lints, 
 	npm --prefix web run --silent check
 	$(TOOLS)/bin/cargo-deny-$(CARGO_DENY) --locked check licenses bans sources
 
+prose: $(TOOLS)/bin/vale-$(VALE) ## check the words of documents, comments, logs and errors: PROSE="src/auth docs" for some of them
+	tests/prose/check $(PROSE)
+
 check-deploy: tools ## what is in deploy/, against what reads it: image, compose file, balancer, manifests, units
 	tests/deploy/check
 
@@ -105,6 +109,10 @@ $(TOOLS)/bin/cargo-deny-$(CARGO_DENY):
 	CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
 	  CARGO_PROFILE_RELEASE_DEBUG=0 cargo install cargo-deny --locked --version $(CARGO_DENY) --root $(TOOLS)
 	mv $(TOOLS)/bin/cargo-deny $@
+
+$(TOOLS)/bin/vale-$(VALE):
+	GOBIN=$(CURDIR)/$(TOOLS)/bin go install github.com/vale-cli/vale/v3/cmd/vale@$(VALE)
+	mv $(TOOLS)/bin/vale $@
 
 %/node_modules/.package-lock.json: %/package-lock.json %/package.json
 	npm --prefix $* ci --no-fund --no-audit

@@ -29,34 +29,34 @@ build: $(WEB) ## build the release binary, the page included
 run: build ## run four nodes behind https://localhost:5009
 	@exec target/release/rollcall dev
 
-test: tools $(WEB) ## install what the tests need, and run all of them
+test: tools $(WEB) ## install what the tests need, and run all tests
 	RUST_TEST_THREADS=$(TEST_THREADS) cargo test --locked --workspace
 	npm --prefix tests run --silent all
 
-test-all: test check-deploy soak failover test-valkey ## and the long ones: repeated cluster and fault tests, failovers, the soak, wider searches
+test-all: test check-deploy soak failover test-valkey ## the long tests too: repeated cluster and fault tests, failovers, the soak, wider searches
 	for turn in $$(seq 10); do cargo test --locked --test cluster; done
 	for turn in $$(seq 3); do cargo test --locked --test faults; done
 	ROLLCALL_THOROUGH=1 cargo test --locked -p rollcall-model
 	ROLLCALL_THOROUGH=1 cargo test --locked --test simulation
 
-failover: tools ## lose the master that Sentinels know and that of a Cluster, every answer judged
+failover: tools ## kill the Sentinel master and a Cluster master under load; every answer is judged
 	cargo test --locked --test failover -- --ignored --test-threads 2
 
-test-valkey: tools ## the directory and the failovers over Valkey, which is unpacked if it is not here (Debian 12: from backports)
+test-valkey: tools ## the directory and failover tests with Valkey, which is unpacked if it is not installed (Debian 12: from backports)
 	server=$$(tests/valkey) && export ROLLCALL_REDIS_SERVER=$$server && \
 	  cargo test --locked --test directory && cargo test --locked --test failover -- --ignored --test-threads 2
 
-soak: tools ## churn with faults, every answer judged: SOAK=10m, ROLLCALL_SEED=… repeats the choices of a run
+soak: tools ## churn with faults; every answer is judged: SOAK=10m, ROLLCALL_SEED=… repeats a run
 	ROLLCALL_SOAK=$(SOAK) cargo test --locked --test soak
 
-fuzz: $(TOOLS)/bin/cargo-fuzz ## fuzz what parses outside input, each target for FUZZ_SECONDS (20)
+fuzz: $(TOOLS)/bin/cargo-fuzz ## fuzz the parsers of outside input, each target for FUZZ_SECONDS (20)
 	for target in $(FUZZ_TARGETS); do \
 	  mkdir -p fuzz/corpus/$$target; \
 	  PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" cargo fuzz run -s none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
 	    -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10; \
 	done
 
-bench: $(WEB) bench/peers/node/node_modules/.package-lock.json ## measure beside the alternatives: BENCH="--rooms 10,100 --rounds 3"
+bench: $(WEB) bench/peers/node/node_modules/.package-lock.json ## benchmark against the alternatives: BENCH="--rooms 10,100 --rounds 3"
 	cargo build --locked --release -p rollcall -p rollcall-bench
 	@if command -v go > /dev/null; then \
 	  go -C bench/peers/centrifuge build -o $(CURDIR)/target/release/centrifuge-peer .; \
@@ -65,7 +65,7 @@ bench: $(WEB) bench/peers/node/node_modules/.package-lock.json ## measure beside
 	  echo "the socketioxide peer cannot be built: the run will say that it is missing"
 	target/release/rollcall-bench $(BENCH)
 
-micro: ## benchmark the hot pieces by themselves
+micro: ## micro-benchmarks
 	cargo bench --locked
 
 check: tools $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) $(WEB) ## formatting, lints, docs, protocol, page types, licences of what is used
@@ -79,16 +79,16 @@ check: tools $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) $(WEB) ## formatting, lints, 
 prose: $(TOOLS)/bin/vale-$(VALE) ## check the words of documents, comments, logs and errors: PROSE="src/auth docs" for some of them
 	tests/prose/check $(PROSE)
 
-check-deploy: tools ## what is in deploy/, against what reads it: image, compose file, balancer, manifests, units
+check-deploy: tools ## check the files in deploy/ with the programs that read them: image, compose file, balancer, manifests, units
 	tests/deploy/check
 
 docs/CONFIGURATION.md: build ## write the reference of flags and variables anew
 	target/release/rollcall man --markdown > $@
 
-advisories: $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) ## what is known against the dependencies; asks the network
+advisories: $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) ## known vulnerabilities of the dependencies; uses the network
 	$(TOOLS)/bin/cargo-deny-$(CARGO_DENY) --locked check advisories
 
-dist: $(WEB) ## pack dist/rollcall-<version>-<target>.tar.gz, static (musl) where that can be built: TARGET=… is one
+dist: $(WEB) ## pack dist/rollcall-<version>-<target>.tar.gz, static (musl) where possible: TARGET=… selects the target
 	deploy/dist
 
 tools: tests/node_modules/.package-lock.json ## install what checks and tests need, or say what is missing

@@ -255,8 +255,8 @@ impl Display for Report {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         writeln!(
             f,
-            "Four processes of each system on one machine with {cores} cores; latencies, throughput and memory are medians \
-             of {} rounds, or of the rounds that a system completed; the storm and the big room are measured once. In \
+            "Four processes of each system on one machine with {cores} cores. Latencies, throughput and memory are medians \
+             of {} rounds, or of the rounds that a system completed. The storm and the big room are measured once. In \
              brackets: how many times better rollcall is in this run.",
             self.rounds
         )?;

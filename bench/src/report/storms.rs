@@ -21,11 +21,7 @@ impl fmt::Display for Storms {
         if self.by_kind.is_empty() {
             return Ok(());
         }
-        writeln!(
-            f,
-            "\n**Reconnect storm: {} clients are disconnected at once, and reconnect by themselves**\n",
-            self.size
-        )?;
+        writeln!(f, "\n**Reconnect storm: {} clients are disconnected at once, and reconnect**\n", self.size)?;
         writeln!(
             f,
             "| system | reconnect time, median | p99 | maximum | failed attempts | from the last reconnect until every node \
@@ -57,8 +53,8 @@ impl fmt::Display for Storms {
                 let (joined, dead) = (milliseconds(one(lag.joined)), milliseconds(one(lag.dead)));
                 writeln!(
                     f,
-                    "\n{kind}, the lists in Redis, which are written asynchronously and read here every {} ms: every \
-                     client was listed at most {joined} ms after its acknowledgement, and no disconnected client was \
+                    "\n{kind}, lists in Redis (written asynchronously, read here every {} ms): every \
+                     client was listed at most {joined} ms after its acknowledgement. No disconnected client was \
                      listed {dead} ms after the disconnect.",
                     READ_EVERY.as_millis()
                 )?;

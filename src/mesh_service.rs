@@ -38,8 +38,7 @@ use crate::mesh_service::health::HealthPublisher;
 use crate::names::{NameError, NodeId, Room, SocketId};
 use crate::roster::walk::{RosterSlice, WalkCursor};
 use crate::roster::{CachedVersion, RoomSnapshot, Roster, Row, RowsUpdate};
-use crate::status::description::{Describer, ROOMS_MOST};
-use crate::status::wire as description;
+use crate::status::node_report::{self, MAX_BUSIEST_ROOMS, NodeReporter};
 use crate::telemetry::traces;
 
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -48,7 +47,7 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 struct MeshServer {
     roster: Arc<Roster>,
     membership: Arc<Membership>,
-    describer: Describer,
+    reporter: NodeReporter,
     security: Security,
     stop: CancellationToken,
 }
@@ -63,7 +62,7 @@ pub type PollingForwarding = Arc<dyn PollingService>;
 /// When no more connections can be accepted.
 pub async fn serve<S>(
     connections: impl Stream<Item = io::Result<S>>,
-    describer: Describer,
+    reporter: NodeReporter,
     identity: IdentityMode,
     polling: Option<PollingForwarding>,
     security: Security,
@@ -72,9 +71,9 @@ pub async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    let (roster, membership) = (Arc::clone(&describer.roster), Arc::clone(&describer.membership));
+    let (roster, membership) = (Arc::clone(&reporter.roster), Arc::clone(&reporter.membership));
     let published = Arc::clone(&membership);
-    let server = MeshServer { roster, membership, describer, security: security.clone(), stop: stop.clone() };
+    let server = MeshServer { roster, membership, reporter, security: security.clone(), stop: stop.clone() };
     let service = MeshServiceServer::new(server)
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES);
@@ -183,10 +182,10 @@ impl MeshService for MeshServer {
         &self,
         request: Request<proto::DescribeRequest>,
     ) -> Result<Response<proto::DescribeResponse>, Status> {
-        let rooms = usize::try_from(request.get_ref().busiest_rooms).ok().filter(|rooms| *rooms <= ROOMS_MOST);
-        let too_many = || Status::invalid_argument(format!("busiest_rooms must be at most {ROOMS_MOST}"));
-        let description = self.describer.describe(rooms.ok_or_else(too_many)?).await;
-        Ok(Response::new(description::encode(self.describer.node_info(), &description)))
+        let rooms = usize::try_from(request.get_ref().busiest_rooms).ok().filter(|rooms| *rooms <= MAX_BUSIEST_ROOMS);
+        let too_many = || Status::invalid_argument(format!("busiest_rooms must be at most {MAX_BUSIEST_ROOMS}"));
+        let report = self.reporter.report(rooms.ok_or_else(too_many)?).await;
+        Ok(Response::new(node_report::encode(self.reporter.node_info(), &report)))
     }
 
     type ListRoomsStream = BoxStream<'static, Result<proto::ListRoomsResponse, Status>>;

@@ -14,7 +14,7 @@ use rollcall::names::NodeId;
 use rollcall::node;
 use rollcall::roll_call;
 use rollcall::roster::{Roster, RowsUpdate};
-use rollcall::status::description::Describer;
+use rollcall::status::node_report::NodeReporter;
 use rollcall::telemetry::metrics::recent::Recent;
 use smol_str::format_smolstr;
 use tokio::net::TcpListener;
@@ -37,7 +37,7 @@ pub fn lookup(criterion: &mut Criterion) {
     };
     runtime.spawn(mesh_service::serve(
         connections,
-        Describer::new(roster, membership, Recent::default()),
+        NodeReporter::new(roster, membership, Recent::default()),
         IdentityMode::Query,
         None,
         Security::default(),

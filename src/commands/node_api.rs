@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::commands::admin_client::AdminAnswer;
 use crate::commands::args::AdminTarget;
 use crate::names::Room;
-use crate::status::Status;
+use crate::status::ClusterStatus;
 
 /// The timeout: the longest deadline of a roll call, and time for its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
@@ -52,7 +52,7 @@ pub struct User {
 ///
 /// # Errors
 /// One line that names the node and the cause.
-pub async fn status(target: &AdminTarget) -> Result<Status, String> {
+pub async fn status(target: &AdminTarget) -> Result<ClusterStatus, String> {
     request(target, "/_/status").await
 }
 

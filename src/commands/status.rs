@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use crate::commands::args::StatusArgs;
 use crate::commands::node_api;
 use crate::commands::terminal::{CommandOutput, finish, json, one_line, print, print_error, shortened};
-use crate::status::{BusyRoom, Minute, Node, Said, Status};
+use crate::status::{BusyRoom, ClusterStatus, LastMinute, NodeRow, ReportedDetails};
 
 /// The interval of `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
@@ -50,7 +50,7 @@ pub(super) async fn run(args: &StatusArgs) -> ExitCode {
 }
 
 /// The nodes, the totals, and the busiest rooms.
-fn table(status: &Status) -> String {
+fn table(status: &ClusterStatus) -> String {
     let mut text = String::new();
     let mut line = |line: std::fmt::Arguments<'_>| {
         writeln!(text, "{}", line.to_string().trim_end()).expect("a String takes any text");
@@ -89,17 +89,17 @@ fn table(status: &Status) -> String {
 
 /// The word in the column STATE. "Isolated": the node has no lease and too few nodes confirmed it. "Not indexed": the
 /// directory does not hold all of its rooms yet, so every roll call asks it.
-fn state(said: &Said) -> &'static str {
+fn state(said: &ReportedDetails) -> &'static str {
     match said {
-        Said { is_active: false, .. } => "isolated",
-        Said { draining: true, .. } => "draining",
-        Said { whole: false, .. } => "not indexed",
+        ReportedDetails { is_active: false, .. } => "isolated",
+        ReportedDetails { draining: true, .. } => "draining",
+        ReportedDetails { whole: false, .. } => "not indexed",
         _ => "healthy",
     }
 }
 
-fn row(node: &Node, said: &Said, is_asked: bool) -> String {
-    let Minute { per_second, p99_ms, .. } = said.roll_calls.last_minute;
+fn row(node: &NodeRow, said: &ReportedDetails, is_asked: bool) -> String {
+    let LastMinute { per_second, p99_ms, .. } = said.roll_calls.last_minute;
     let lease = match said.lease_left_ms {
         None => "none".to_owned(),
         Some(left) if left > 999_000 => ">999s".to_owned(),
@@ -117,7 +117,7 @@ fn row(node: &Node, said: &Said, is_asked: bool) -> String {
     )
 }
 
-fn silence(node: &Node) -> String {
+fn silence(node: &NodeRow) -> String {
     let error = one_line(node.error.as_deref().unwrap_or("nothing"));
     if error == "older" {
         return "responds, but its version is too old to report its state".to_owned();
@@ -128,9 +128,9 @@ fn silence(node: &Node) -> String {
     format!("not responding ({error}), {heard}, {lease}{circuit}")
 }
 
-fn summary(status: &Status) -> String {
+fn summary(status: &ClusterStatus) -> String {
     let fine = status.nodes.iter().filter(|node| node.said.as_ref().is_some_and(|said| said.is_active)).count();
-    let Minute { per_second, incomplete, p50_ms, p99_ms } = status.roll_calls.last_minute;
+    let LastMinute { per_second, incomplete, p50_ms, p99_ms } = status.roll_calls.last_minute;
     let per_second = rate(per_second);
     format!(
         "{fine} of {} nodes respond and are active; {} sockets.\nIn the last minute: {per_second} roll calls/s, p50 {}, \
@@ -182,22 +182,22 @@ fn age(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::RollCalls;
+    use crate::status::RollCallSeries;
 
-    fn calls(per_second: f64) -> RollCalls {
-        RollCalls {
+    fn calls(per_second: f64) -> RollCallSeries {
+        RollCallSeries {
             bucket_ms: 5_000,
             until_ms: 0,
             calls: vec![],
             incomplete: vec![],
             p50_ms: vec![],
             p99_ms: vec![],
-            last_minute: Minute { per_second, incomplete: 2, p50_ms: Some(0.42), p99_ms: None },
+            last_minute: LastMinute { per_second, incomplete: 2, p50_ms: Some(0.42), p99_ms: None },
         }
     }
 
-    fn node(name: &str, error: Option<&str>, said: Option<Said>) -> Node {
-        Node {
+    fn node(name: &str, error: Option<&str>, said: Option<ReportedDetails>) -> NodeRow {
+        NodeRow {
             id: name.into(),
             name: name.into(),
             mesh: "127.0.0.1:7001".into(),
@@ -210,8 +210,8 @@ mod tests {
         }
     }
 
-    fn said() -> Said {
-        Said {
+    fn said() -> ReportedDetails {
+        ReportedDetails {
             version: "0.1.0".into(),
             since: "then".into(),
             uptime_ms: 90_061_000,
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn the_table_is_never_wider_than_a_hundred_columns() {
         let busy = BusyRoom { room: "r\x1b".repeat(100).into(), sockets: 123_456_789, most: 987_654_321, nodes: 1_000 };
-        let status = Status {
+        let status = ClusterStatus {
             well: false,
             as_of: "now".into(),
             took_ms: 1.0,
@@ -237,11 +237,11 @@ mod tests {
             sockets: 12_345_678,
             nodes: vec![
                 node("node-1", None, Some(said())),
-                node(&"x".repeat(64), None, Some(Said { draining: true, lease_left_ms: None, ..said() })),
+                node(&"x".repeat(64), None, Some(ReportedDetails { draining: true, lease_left_ms: None, ..said() })),
                 node(
                     "liar",
                     None,
-                    Some(Said {
+                    Some(ReportedDetails {
                         sockets: u64::MAX,
                         rooms: u64::MAX,
                         uptime_ms: u64::MAX,
@@ -250,8 +250,8 @@ mod tests {
                         ..said()
                     }),
                 ),
-                node("lost", None, Some(Said { is_active: false, ..said() })),
-                node("new", None, Some(Said { whole: false, ..said() })),
+                node("lost", None, Some(ReportedDetails { is_active: false, ..said() })),
+                node("new", None, Some(ReportedDetails { whole: false, ..said() })),
                 node("hangs", Some("deadline"), None),
                 node("old", Some("older"), None),
             ],

@@ -28,7 +28,7 @@ use crate::auth::IdentityMode;
 use crate::membership::Membership;
 use crate::problem::Problem;
 use crate::roll_call::RollCall;
-use crate::status::Overview;
+use crate::status::StatusCollector;
 use crate::status::health::ReadinessReport;
 use guard::AdminGuard;
 
@@ -47,7 +47,7 @@ pub struct AdminConfig {
     pub render_metrics: RenderMetrics,
     /// Who gets into the closed group.
     pub guard: AdminGuard,
-    pub overview: Overview,
+    pub status: StatusCollector,
     pub roll_call: RollCall,
     /// Of a roll call that names none.
     pub deadline: Duration,

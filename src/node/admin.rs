@@ -18,7 +18,7 @@ use crate::http::admin;
 use crate::http::admin::AdminConfig;
 use crate::http::admin::guard::AdminGuard;
 use crate::roll_call::MAX_DEADLINE;
-use crate::status::Overview;
+use crate::status::StatusCollector;
 
 /// Probes, Prometheus and operators need few connections.
 const MAX_ADMIN_CONNECTIONS: u32 = 128;
@@ -51,7 +51,7 @@ pub(super) fn start(
         identity: config.access.identity.clone(),
         render_metrics: Arc::new(move || scrape.text().map_err(|error| error.to_string())),
         guard: AdminGuard::new(config.admin_tokens.clone(), listener.local_addr()?.ip()),
-        overview: Overview::new(core.describer.clone(), core.peers.clone()),
+        status: StatusCollector::new(core.reporter.clone(), core.peers.clone()),
         roll_call: core.roll_call.clone(),
         deadline: config.deadline,
     });

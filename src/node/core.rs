@@ -17,7 +17,7 @@ use crate::reconciler::Reconciler;
 use crate::roll_call::RollCall;
 use crate::roll_call::cache::Parts;
 use crate::roster::Roster;
-use crate::status::description::Describer;
+use crate::status::node_report::NodeReporter;
 use crate::telemetry::metrics::Metrics;
 
 /// Cheap to clone.
@@ -27,7 +27,7 @@ pub struct NodeCore {
     pub membership: Arc<Membership>,
     pub reconciler: Arc<Reconciler>,
     pub roll_call: RollCall,
-    pub describer: Describer,
+    pub reporter: NodeReporter,
     pub(super) directory: Arc<dyn Directory>,
     pub(super) peers: Peers,
     pub(super) parts: Parts,
@@ -70,8 +70,8 @@ impl NodeCore {
             metrics.roll_calls.clone(),
         );
         let recent = metrics.roll_calls.recent().clone();
-        let describer = Describer::new(Arc::clone(&roster), Arc::clone(&membership), recent);
-        Self { roster, membership, reconciler, roll_call, describer, directory, peers, parts, metrics, background }
+        let reporter = NodeReporter::new(Arc::clone(&roster), Arc::clone(&membership), recent);
+        Self { roster, membership, reconciler, roll_call, reporter, directory, peers, parts, metrics, background }
     }
 
     /// Spawns the tasks of the directory, the lease, the announcements and the reconciler.

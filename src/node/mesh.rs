@@ -31,7 +31,7 @@ pub(super) fn serve(
     let polling = sessions.map(|sessions| Arc::new(ForwardedPolling(sessions)) as PollingForwarding);
     tokio::spawn(mesh_service::serve(
         limit_connections(connections, MAX_MESH_CONNECTIONS, MeshConnection::with_permit),
-        core.describer.clone(),
+        core.reporter.clone(),
         config.access.identity.clone(),
         polling,
         security,

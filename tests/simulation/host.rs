@@ -42,7 +42,7 @@ const LOOKS_IN_VAIN: u32 = 10;
 const LATE_BY: Duration = Duration::from_millis(10);
 /// The most that a step of stopping takes.
 const STEP_MOST: Duration = Duration::from_secs(1);
-const ROOMS_MOST: usize = 10;
+const MAX_BUSIEST_ROOMS: usize = 10;
 /// Room for a few parts only, so that some are told anew.
 const CACHE: u64 = 16 << 10;
 
@@ -95,7 +95,7 @@ impl Host {
         let stop_mesh = CancellationToken::new();
         let serving = mesh_service::serve(
             network::listen().await?,
-            core.describer.clone(),
+            core.reporter.clone(),
             IdentityMode::Query,
             None,
             Security::default(),
@@ -190,7 +190,7 @@ impl Host {
             Order::Join { socket, room } => {
                 let Some(presence) = self.presence(&socket) else { return };
                 self.shared.oracle.borrow_mut().joined(self.number, &socket, &room);
-                presence.join(&room, ROOMS_MOST).expect("it is open, and there are not that many rooms");
+                presence.join(&room, MAX_BUSIEST_ROOMS).expect("it is open, and there are not that many rooms");
                 self.settle(core, socket, vec![room], presence);
             }
             Order::Leave { socket, room } => {

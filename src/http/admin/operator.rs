@@ -37,9 +37,9 @@ pub fn answers(admin: &super::AdminConfig) -> Router {
         max_deadline: MAX_DEADLINE,
         concurrency_limit: limit.clone(),
     };
-    let overview = admin.overview.clone();
+    let status = admin.status.clone();
     Router::new()
-        .route("/_/status", get(async move || Json(overview.status().await)))
+        .route("/_/status", get(async move || Json(status.status().await)))
         .route("/_/rooms/{room}", get(rest::roll_call))
         .route_layer(limit)
         .method_not_allowed_fallback(method_not_allowed)

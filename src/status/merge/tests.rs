@@ -1,4 +1,4 @@
-//! What is summed up, and how exact that is.
+//! Tests of the sums and of their bounds.
 
 use super::*;
 use crate::membership::Member;
@@ -6,8 +6,8 @@ use crate::mesh::peers::PeerError;
 use crate::names::{NodeId, NodeName};
 use crate::telemetry::metrics::recent::DURATIONS;
 
-fn description(rooms: u64, busiest: &[(&str, u64)]) -> Description {
-    Description {
+fn report(rooms: u64, busiest: &[(&str, u64)]) -> NodeReport {
+    NodeReport {
         node: NodeId::new_process(),
         since: "2026-01-02T03:04:05.678Z".into(),
         uptime: Duration::from_secs(600),
@@ -23,14 +23,14 @@ fn description(rooms: u64, busiest: &[(&str, u64)]) -> Description {
     }
 }
 
-fn own(said: Description) -> Own {
-    Own { name: "own".into(), mesh: "127.0.0.1:1".into(), directory: "ok", leased: true, said }
+fn local(report: NodeReport) -> LocalNode {
+    LocalNode { name: "own".into(), mesh: "127.0.0.1:1".into(), directory: "ok", leased: true, report }
 }
 
-fn asked(name: &str, reply: Result<Option<Description>, PeerError>) -> Asked {
+fn polled(name: &str, reply: Result<Option<NodeReport>, PeerError>) -> PolledMember {
     let node = reply.as_ref().ok().and_then(Option::as_ref).map_or_else(NodeId::new_process, |said| said.node.clone());
     let member = Member::new(node, NodeName::from_any(name), "127.0.0.1:2".into(), None);
-    Asked { member, heard: None, took: Duration::from_millis(1), circuit_open: false, reply }
+    PolledMember { member, heard: None, took: Duration::from_millis(1), circuit_open: false, reply }
 }
 
 fn now() -> Timestamp {
@@ -42,9 +42,9 @@ fn bucket(calls: u64) -> Bucket {
 }
 
 #[test]
-fn a_cluster_is_well_when_every_node_answers_and_is_active() {
-    let fine = || Ok(Some(description(1, &[("a", 1)])));
-    let lost = || Ok(Some(Description { is_active: false, ..description(0, &[]) }));
+fn a_cluster_is_well_when_all_nodes_are_active() {
+    let fine = || Ok(Some(report(1, &[("a", 1)])));
+    let lost = || Ok(Some(NodeReport { is_active: false, ..report(0, &[]) }));
     for (replies, well) in [
         (vec![], true),
         (vec![fine(), fine()], true),
@@ -52,80 +52,80 @@ fn a_cluster_is_well_when_every_node_answers_and_is_active() {
         (vec![fine(), Ok(None)], false),
         (vec![Err(PeerError::Deadline)], false),
     ] {
-        let replies: Vec<_> = replies.into_iter().map(|reply| asked("peer", reply)).collect();
-        assert_eq!(merge(own(description(1, &[("a", 1)])), &replies, now()).well, well, "{replies:?}");
+        let replies: Vec<_> = replies.into_iter().map(|reply| polled("peer", reply)).collect();
+        assert_eq!(merge(local(report(1, &[("a", 1)])), &replies, now()).well, well, "{replies:?}");
     }
-    let alone = Description { is_active: false, ..description(0, &[]) };
-    assert!(!merge(own(alone), &[asked("peer", fine())], now()).well);
+    let alone = NodeReport { is_active: false, ..report(0, &[]) };
+    assert!(!merge(local(alone), &[polled("peer", fine())], now()).well);
 }
 
 #[test]
-fn each_node_has_its_row_by_name_and_the_silent_say_why() {
+fn each_node_has_a_row_and_a_missing_report_a_reason() {
     let replies = [
-        asked("node-10", Err(PeerError::Refused)),
-        asked("node-2", Ok(None)),
-        asked("node-9", Ok(Some(description(0, &[])))),
+        polled("node-10", Err(PeerError::Refused)),
+        polled("node-2", Ok(None)),
+        polled("node-9", Ok(Some(report(0, &[])))),
     ];
-    let status = merge(own(description(0, &[])), &replies, now());
+    let status = merge(local(report(0, &[])), &replies, now());
     let rows: Vec<_> = status.nodes.iter().map(|node| (node.name.as_str(), node.error.as_deref())).collect();
     assert_eq!(rows, [("node-2", Some("older")), ("node-9", None), ("node-10", Some("refused")), ("own", None)]);
-    assert_eq!(status.sockets, 20, "those of who answered");
+    assert_eq!(status.sockets, 20, "those of the nodes that answered");
     let json = serde_json::to_value(&status).unwrap();
     assert_eq!(json["nodes"][1]["sockets"], 10);
     assert_eq!(json["nodes"][2].get("sockets"), None);
-    assert_eq!(serde_json::from_value::<Status>(json).unwrap(), status, "as the command line reads it");
+    assert_eq!(serde_json::from_value::<ClusterStatus>(json).unwrap(), status, "as the command line reads it");
 }
 
 #[test]
-fn a_room_that_a_node_may_have_left_out_says_how_many_there_may_be() {
-    // Two of a thousand rooms are named; a third may have four sockets there, and no more.
-    let cut = description(1_000, &[("a", 9), ("b", 4)]);
-    let whole = description(2, &[("b", 7), ("c", 1)]);
-    let status = merge(own(whole), &[asked("cut", Ok(Some(cut)))], now());
+fn a_partial_report_gives_an_upper_bound_for_a_room() {
+    // Two of a thousand rooms are reported; any other has at most four sockets there.
+    let cut = report(1_000, &[("a", 9), ("b", 4)]);
+    let whole = report(2, &[("b", 7), ("c", 1)]);
+    let status = merge(local(whole), &[polled("cut", Ok(Some(cut)))], now());
     let rooms: Vec<_> =
         status.busiest_rooms.iter().map(|room| (room.room.as_str(), room.sockets, room.most, room.nodes)).collect();
     assert_eq!(rooms, [("b", 11, 11, 2), ("a", 9, 9, 1), ("c", 1, 5, 1)]);
 }
 
 #[test]
-fn roll_calls_of_all_nodes_are_summed_up_over_one_axis_of_time() {
-    let of = |running_ms, calls: &[u64]| Description {
+fn roll_calls_of_all_nodes_are_summed_on_one_time_axis() {
+    let of = |running_ms, calls: &[u64]| NodeReport {
         roll_calls: Series {
             running: Duration::from_millis(running_ms),
             buckets: calls.iter().map(|calls| bucket(*calls)).collect(),
         },
-        ..description(0, &[])
+        ..report(0, &[])
     };
-    // This one's present bucket has run for a second. One's for almost five: its present one is this one's last.
-    // One's has begun a moment ago, and is as good as this one's.
+    // The local node's current bucket is 1 s old. One node's is almost 5 s old, so it overlaps the local node's previous
+    // bucket. The other's is 0.1 s old, so it overlaps the local node's current bucket.
     let (early, late) = (of(4_900, &[5, 50, 500]), of(100, &[7, 70, 700]));
     let status =
-        merge(own(of(1_000, &[1, 10, 100])), &[asked("a", Ok(Some(early))), asked("b", Ok(Some(late)))], now());
+        merge(local(of(1_000, &[1, 10, 100])), &[polled("a", Ok(Some(early))), polled("b", Ok(Some(late)))], now());
     let calls = &status.roll_calls.calls;
     assert_eq!(calls.len(), BUCKETS - 1);
     assert_eq!(calls[BUCKETS - 4..], [500, 100 + 50 + 700, 10 + 5 + 70]);
     assert_eq!(status.roll_calls.until_ms, now().as_millisecond() - 1_000);
     assert_eq!(status.nodes[2].said.as_ref().unwrap().roll_calls.calls[BUCKETS - 3..], [100, 10]);
     let minute = status.roll_calls.last_minute;
-    // The early one's present bucket is over by this one's axis, and the others' are not.
+    // On the local axis, the early node's current bucket is complete, and the others' are not.
     assert!((minute.per_second - 1435.0 / 60.0).abs() < 0.001, "{minute:?}");
-    let young = Description { uptime: Duration::from_secs(20), ..of(0, &[0, 40, 60]) };
-    let minute = merge(own(young), &[], now()).roll_calls.last_minute;
-    assert!((minute.per_second - 5.0).abs() < 0.001, "it has had a third of the minute: {minute:?}");
+    let young = NodeReport { uptime: Duration::from_secs(20), ..of(0, &[0, 40, 60]) };
+    let minute = merge(local(young), &[], now()).roll_calls.last_minute;
+    assert!((minute.per_second - 5.0).abs() < 0.001, "it has run for a third of the minute: {minute:?}");
     assert!(minute.p50_ms.is_some_and(|ms| ms > 0.3 && ms <= 0.5), "{minute:?}");
 }
 
 #[test]
-fn a_node_that_tells_impossible_numbers_breaks_nothing() {
+fn impossible_numbers_of_a_node_do_not_overflow() {
     let most = Bucket { incomplete: u64::MAX, durations: [u64::MAX; DURATIONS] };
-    let said = || Description {
+    let said = || NodeReport {
         sockets: u64::MAX,
         uptime: Duration::from_millis(u64::MAX),
         lease_left: Some(Duration::from_millis(u64::MAX)),
         roll_calls: Series { running: Duration::ZERO, buckets: vec![most; BUCKETS] },
-        ..description(u64::MAX, &[("a", u64::MAX), ("a", u64::MAX)])
+        ..report(u64::MAX, &[("a", u64::MAX), ("a", u64::MAX)])
     };
-    let status = merge(own(said()), &[asked("peer", Ok(Some(said())))], now());
+    let status = merge(local(said()), &[polled("peer", Ok(Some(said())))], now());
     assert_eq!((status.sockets, status.busiest_rooms[0].sockets), (u64::MAX, u64::MAX));
     assert!(serde_json::to_string(&status).is_ok());
 }

@@ -229,7 +229,7 @@ impl MeshServer {
     /// The peer's address, if no refusal of this kind was logged for it recently.
     fn first_refused(&self, what: &'static str, peer: Option<&PeerIdentity>) -> Option<SocketAddr> {
         let address = peer?.address();
-        self.security.refusals().is_first(what, &address.ip().to_string()).then_some(address)
+        self.security.permits_log(what, &address.ip().to_string()).then_some(address)
     }
 }
 

@@ -5,10 +5,10 @@
 //! Other modules enforce the sizes and timeouts. Knows no sockets and no rooms.
 
 pub mod address;
-mod complaints;
 pub mod connection_limiter;
 pub mod keyed_semaphore;
 pub mod rate;
+mod rejection_log;
 pub mod session_limiter;
 
 use std::num::NonZeroU32;

@@ -110,7 +110,7 @@ async fn handshake(stream: impl Io + 'static, address: SocketAddr, security: Sec
         Ok(Err(error)) => error,
         Err(_elapsed) => io::ErrorKind::TimedOut.into(),
     };
-    if security.refusals().is_first("connection", &address.ip().to_string()) {
+    if security.permits_log("connection", &address.ip().to_string()) {
         warn!(peer = %address, %error, "rejected a mesh connection: mTLS handshake failed");
     }
     None

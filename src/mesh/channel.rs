@@ -208,7 +208,7 @@ impl PeerChannel {
     /// Logs that the peer does not accept this node's token or certificate, which it says in each response.
     fn log_rejected_call(&self, headers: &HeaderMap) {
         let code = headers.get("grpc-status").map(|status| Code::from_bytes(status.as_bytes()));
-        if code == Some(Code::Unauthenticated) && self.security.refusals().is_first("call", &self.mesh) {
+        if code == Some(Code::Unauthenticated) && self.security.permits_log("call", &self.mesh) {
             warn!(peer = %self.mesh, "a peer rejected the mesh token or certificate of this node (UNAUTHENTICATED)");
         }
     }
@@ -260,7 +260,7 @@ fn dial(channel: &PeerChannel) -> SharedConnection {
         match handshaken.unwrap_or_else(|_| Err(ConnectionError::connecting(io::ErrorKind::TimedOut))) {
             Err(error) => {
                 if let ConnectionError::Untrusted(error) = &error
-                    && security.refusals().is_first("peer", &mesh)
+                    && security.permits_log("peer", &mesh)
                 {
                     warn!(peer = %mesh, %error, "mTLS handshake with a peer failed");
                 }

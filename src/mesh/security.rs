@@ -2,12 +2,11 @@
 //!
 //! Owns both sides: the credentials that this node shows when it connects, and the check of a peer's. Files are read
 //! again when they change, and a call is checked against their present content, whatever its connection was made with.
-//! An unauthenticated call gets `UNAUTHENTICATED` and one log line ([`refusals`]). By default the mesh is open: nothing is
+//! An unauthenticated call gets `UNAUTHENTICATED` and one log line. By default the mesh is open: nothing is
 //! checked, at no cost. Does not decide who may read rooms over HTTP (`auth`).
 
 pub mod certificates;
 pub mod guard;
-pub mod refusals;
 pub mod tokens;
 
 use std::io;
@@ -28,9 +27,9 @@ use tracing::warn;
 use super::io::Io;
 use crate::auth::reload;
 use crate::auth::reload::Reloadable;
+use crate::telemetry::logging::throttle::LogThrottle;
 pub use certificates::CertificateFiles;
 use certificates::Certificates;
-use refusals::Refusals;
 use tokens::MeshTokens;
 
 /// A client checks the server's certificate only when it connects, so an mTLS connection is replaced after this time.
@@ -38,13 +37,21 @@ const MAX_CONNECTION_AGE: Duration = Duration::from_secs(3600);
 /// How often the server checks the certificate of an open connection again, because it may have expired.
 const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
+/// The same rejection of a peer is logged again after this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(600);
+/// The part of a peer's name that is compared: the peer chooses the name, and memory is bounded.
+const MAX_LOGGED_CHARACTERS: usize = 64;
+
 /// Cheap to clone. The default is an open mesh.
 #[derive(Clone, Default)]
 pub struct Security {
     certificates: Option<Reloadable<Certificates>>,
     tokens: Option<Reloadable<MeshTokens>>,
-    refusals: Arc<Refusals>,
+    rejection_log: Arc<RejectionLogThrottle>,
 }
+
+/// Rejections by what was rejected and by peer, of both ends of connections.
+struct RejectionLogThrottle(LogThrottle<(&'static str, String)>);
 
 /// The certificates with which a connection was made, and when.
 #[derive(Clone)]
@@ -69,6 +76,12 @@ struct PeerCertificate {
     checked: Mutex<(Arc<Certificates>, Instant)>,
 }
 
+impl Default for RejectionLogThrottle {
+    fn default() -> Self {
+        Self(LogThrottle::per_interval(LOG_INTERVAL))
+    }
+}
+
 impl Security {
     /// Reads the files. `advertised`: the address at which other nodes reach this one; the certificate must name its
     /// host. `None` for a client that is not a node.
@@ -82,7 +95,7 @@ impl Security {
     ) -> anyhow::Result<Self> {
         let certificates = files.map(|files| Certificates::watch(files, advertised)).transpose()?;
         let tokens = token_file.map(MeshTokens::watch).transpose()?;
-        Ok(Self { certificates, tokens, refusals: Arc::default() })
+        Ok(Self { certificates, tokens, rejection_log: Arc::default() })
     }
 
     /// Reads the files again when they change. Never returns.
@@ -141,7 +154,7 @@ impl Security {
         };
         let address = peer.map(PeerIdentity::address);
         let ip = address.map_or_else(|| "unknown".to_owned(), |address| address.ip().to_string());
-        if self.refusals.is_first(invalid, &ip) {
+        if self.permits_log(invalid, &ip) {
             warn!(peer = address.map(tracing::field::display), "rejected a mesh call without a valid {invalid}");
         }
         Err(Status::unauthenticated(format!("no valid {invalid} of this mesh")))
@@ -158,9 +171,9 @@ impl Security {
         headers.get(AUTHORIZATION).is_some_and(|given| tokens.current().accepts(given.as_bytes()))
     }
 
-    /// Limits the log lines about rejected connections and calls, of both ends.
-    pub fn refusals(&self) -> &Refusals {
-        &self.refusals
+    /// Whether the rejection of a connection or call may be logged. `what` was rejected; `who` is the peer.
+    pub fn permits_log(&self, what: &'static str, who: &str) -> bool {
+        self.rejection_log.0.permits((what, who.chars().take(MAX_LOGGED_CHARACTERS).collect()))
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Owns the one subscriber of the process: the lines, whose levels change while it runs ([`Levels`]), and beside them the
 //! spans that are exported, where they are ([`crate::telemetry::traces`]). The two do not mix: a line carries the [`request`] that it
-//! is about and no span, and no level of the log makes or hides a span that is exported. What would be said again and
-//! again is asked of [`news`] first.
+//! is about and no span, and no level of the log makes or hides a span that is exported. Lines that could
+//! repeat without end go through a [`throttle`].
 
 pub mod json;
 pub mod request;

@@ -193,7 +193,7 @@ async fn a_collector_that_hangs_or_is_gone_holds_up_nobody_and_is_complained_of_
             slowest
         };
         assert!(slowest < Duration::from_secs(4), "fifty at once took {slowest:?}");
-        let complaint = "spans cannot be exported";
+        let complaint = "cannot export spans";
         if complains {
             until("it complains", || async { node.log().contains(complaint) }).await;
         }

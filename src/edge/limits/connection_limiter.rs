@@ -24,8 +24,8 @@ use tracing::warn;
 
 use super::Limits;
 use super::address::{AddressKey, TrustedProxies};
-use super::complaints::Complaints;
 use super::keyed_semaphore::{KeyedPermit, KeyedSemaphore};
+use super::rejection_log::RejectionLog;
 use crate::problem::{Problem, SOON};
 
 /// Rejected connections that are answered at the same time; the others are closed at once.
@@ -40,7 +40,7 @@ pub struct ConnectionLimiter {
     by_address: KeyedSemaphore<AddressKey>,
     max_per_address: u32,
     trusted_proxies: TrustedProxies,
-    complaints: Complaints,
+    rejection_log: RejectionLog,
 }
 
 /// Allows one connection until it is dropped.
@@ -64,7 +64,7 @@ impl ConnectionLimiter {
             by_address: KeyedSemaphore::default(),
             max_per_address: limits.connections_per_address.unwrap_or(u32::MAX),
             trusted_proxies: limits.trusted_proxies.clone(),
-            complaints: Complaints::default(),
+            rejection_log: RejectionLog::default(),
         }
     }
 
@@ -75,7 +75,7 @@ impl ConnectionLimiter {
         let is_limited = self.max_per_address < u32::MAX && !self.trusted_proxies.contain(peer);
         let address_permit = is_limited.then(|| self.by_address.try_acquire(&address, self.max_per_address));
         let reject = |status, reason| {
-            self.complaints.note(address, reason);
+            self.rejection_log.warn(address, reason);
             let permit = Arc::clone(&self.rejections).try_acquire_owned().ok();
             Err(permit.map(|permit| Rejection { status, _permit: permit }))
         };

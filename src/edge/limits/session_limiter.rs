@@ -14,9 +14,9 @@ use axum::response::Response;
 
 use super::Limits;
 use super::address::{AddressKey, TrustedProxies};
-use super::complaints::Complaints;
 use super::keyed_semaphore::{KeyedPermit, KeyedSemaphore};
 use super::rate::{EventLimiter, EventVerdict, KeyedRateLimiter, Rate};
+use super::rejection_log::RejectionLog;
 use crate::problem::{Problem, SOON};
 
 /// Counts the sessions of one node.
@@ -26,7 +26,7 @@ pub struct SessionLimiter {
     by_address: KeyedSemaphore<AddressKey>,
     handshakes: Option<KeyedRateLimiter<AddressKey>>,
     event_rate: Option<Rate>,
-    complaints: Arc<Complaints>,
+    rejection_log: Arc<RejectionLog>,
 }
 
 /// The limits of one client. Kept in the extensions of the request that opened its session, so for as long as the
@@ -34,7 +34,7 @@ pub struct SessionLimiter {
 pub struct ClientLimits {
     address: AddressKey,
     events: Option<EventLimiter>,
-    complaints: Arc<Complaints>,
+    rejection_log: Arc<RejectionLog>,
     _permit: Option<KeyedPermit<AddressKey>>,
 }
 
@@ -46,7 +46,7 @@ impl SessionLimiter {
             by_address: KeyedSemaphore::default(),
             handshakes: limits.handshake_rate.map(KeyedRateLimiter::new),
             event_rate: limits.event_rate,
-            complaints: Arc::default(),
+            rejection_log: Arc::default(),
         })
     }
 
@@ -59,20 +59,20 @@ impl SessionLimiter {
         if let Some(handshakes) = &self.handshakes
             && let Err(wait) = handshakes.check(&address)
         {
-            self.complaints.note(address, "too many handshakes of this address");
+            self.rejection_log.warn(address, "too many handshakes of this address");
             return Err(too_many("this address opens sessions too fast", Some(wait)));
         }
         let mut permit = None;
         if let Some(max) = self.max_per_address {
             permit = self.by_address.try_acquire(&address, max);
             if permit.is_none() {
-                self.complaints.note(address, "too many sockets of this address");
+                self.rejection_log.warn(address, "too many sockets of this address");
                 return Err(too_many("too many sessions of this address are open", None));
             }
         }
-        let complaints = Arc::clone(&self.complaints);
+        let rejection_log = Arc::clone(&self.rejection_log);
         let events = self.event_rate.map(EventLimiter::new);
-        request.extensions_mut().insert(Arc::new(ClientLimits { address, events, complaints, _permit: permit }));
+        request.extensions_mut().insert(Arc::new(ClientLimits { address, events, rejection_log, _permit: permit }));
         Ok(())
     }
 
@@ -90,7 +90,7 @@ impl ClientLimits {
     pub fn check_event(&self) -> EventVerdict {
         let verdict = self.events.as_ref().map_or(EventVerdict::Allowed, EventLimiter::check);
         if verdict == EventVerdict::Flood {
-            self.complaints.note(self.address, "event flood");
+            self.rejection_log.warn(self.address, "event flood");
         }
         verdict
     }

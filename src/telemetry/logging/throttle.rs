@@ -1,6 +1,6 @@
-//! What was logged a while ago: who is turned away a thousand times a second must not fill a disk.
+//! Limits how often an event is logged, so that an attack or an outage does not fill the disk.
 //!
-//! Owns the choice of what is worth a line, in a bounded memory: one for each who, why and while, and not many in all.
+//! Owns the decision whether a line is written, in bounded memory. Owns no text: callers log the line themselves.
 
 use std::hash::Hash;
 use std::num::NonZeroU32;
@@ -10,35 +10,53 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use quick_cache::sync::Cache;
 use tokio::time::Instant;
 
-/// Of so many it is remembered that they were logged.
-const REMEMBERED: usize = 1024;
-/// How many lines a minute there are in all.
-const LINES_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).expect("it is not 0");
+/// The number of keys that are remembered. A forgotten key is logged once more than needed.
+const MAX_KEYS: usize = 1024;
+/// The same for states, of which a component has few.
+const MAX_STATES: usize = 16;
+/// For all keys together.
+const MAX_LINES_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).expect("it is not 0");
 
-/// Of those who are named by a `Who`.
-pub struct News<Who> {
-    again_after: Duration,
-    logged: Cache<(Who, &'static str), Instant>,
+/// Logs the event of each key once per interval. A key says what the event is about, for example an address and a reason.
+pub struct LogThrottle<K> {
+    /// `None`: a key is logged again only after [`Self::reset`].
+    interval: Option<Duration>,
+    logged: Cache<K, Instant>,
     lines: DefaultDirectRateLimiter,
 }
 
-impl<Who: Clone + Eq + Hash> News<Who> {
-    /// The same is news again after this time.
-    pub fn again_after(again_after: Duration) -> Self {
-        let lines = RateLimiter::direct(Quota::per_minute(LINES_PER_MINUTE));
-        Self { again_after, logged: Cache::new(REMEMBERED), lines }
+impl<K: Clone + Eq + Hash> LogThrottle<K> {
+    pub fn per_interval(interval: Duration) -> Self {
+        Self::new(Some(interval), MAX_KEYS)
     }
 
-    /// Whether this is to be logged; it is, now.
-    pub fn is_news(&self, who: Who, why: &'static str) -> bool {
-        let key = (who, why);
-        if self.logged.get(&key).is_some_and(|logged| logged.elapsed() < self.again_after)
-            || self.lines.check().is_err()
-        {
+    /// For a state such as "the collector is down": its first failure is logged, and the next one after a recovery.
+    pub fn until_reset() -> Self {
+        Self::new(None, MAX_STATES)
+    }
+
+    fn new(interval: Option<Duration>, max_keys: usize) -> Self {
+        let lines = RateLimiter::direct(Quota::per_minute(MAX_LINES_PER_MINUTE));
+        Self { interval, logged: Cache::new(max_keys), lines }
+    }
+
+    /// Whether the event may be logged now. If so, it counts as logged.
+    pub fn permits(&self, key: K) -> bool {
+        let is_recent = |logged: Instant| self.interval.is_none_or(|interval| logged.elapsed() < interval);
+        if self.logged.get(&key).is_some_and(is_recent) || self.lines.check().is_err() {
             return false;
         }
         self.logged.insert(key, Instant::now());
         true
+    }
+
+    /// Forgets all keys. Returns whether any was logged, so that the recovery is worth a line too.
+    pub fn reset(&self) -> bool {
+        let was_logged = !self.logged.is_empty();
+        if was_logged {
+            self.logged.clear();
+        }
+        was_logged
     }
 }
 
@@ -46,24 +64,35 @@ impl<Who: Clone + Eq + Hash> News<Who> {
 mod tests {
     use super::*;
 
-    const WHILE: Duration = Duration::from_secs(60);
+    const INTERVAL: Duration = Duration::from_secs(60);
 
     #[tokio::test(start_paused = true)]
-    async fn each_is_logged_once_in_a_while_for_each_reason() {
-        let news = News::again_after(WHILE);
-        assert!(news.is_news(1, "a") && news.is_news(1, "b"));
-        assert!(news.is_news(2, "a"));
-        tokio::time::advance(WHILE / 2).await;
-        assert!(!news.is_news(1, "a"));
-        tokio::time::advance(WHILE / 2).await;
-        assert!(news.is_news(1, "a"));
+    async fn each_key_is_logged_once_per_interval() {
+        let throttle = LogThrottle::per_interval(INTERVAL);
+        assert!(throttle.permits((1, "a")) && throttle.permits((1, "b")));
+        assert!(throttle.permits((2, "a")));
+        tokio::time::advance(INTERVAL / 2).await;
+        assert!(!throttle.permits((1, "a")));
+        tokio::time::advance(INTERVAL / 2).await;
+        assert!(throttle.permits((1, "a")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_state_is_logged_again_after_a_reset_only() {
+        let throttle = LogThrottle::until_reset();
+        assert!(!throttle.reset());
+        assert!(throttle.permits("down"));
+        tokio::time::advance(INTERVAL * 1000).await;
+        assert!(!throttle.permits("down"));
+        assert!(throttle.reset() && !throttle.reset());
+        assert!(throttle.permits("down"));
     }
 
     #[test]
-    fn a_crowd_does_not_fill_the_log() {
-        let news = News::again_after(WHILE);
-        let told = (0..100_000).filter(|&number| news.is_news(number, "a")).count();
-        assert!((60..70).contains(&told), "{told}");
-        assert!(news.logged.len() <= REMEMBERED);
+    fn many_keys_do_not_fill_the_log() {
+        let throttle = LogThrottle::per_interval(INTERVAL);
+        let logged = (0..100_000).filter(|&key| throttle.permits(key)).count();
+        assert!((60..70).contains(&logged), "{logged}");
+        assert!(throttle.logged.len() <= MAX_KEYS);
     }
 }

@@ -4,7 +4,7 @@
 //! find the queue full are dropped, and so are those that a collector did not take in time; the log says so once, and
 //! again once it does take them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::fmt;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -26,6 +26,7 @@ use tracing::{info, warn};
 use crate::auth::reload;
 use crate::auth::reload::Reloadable;
 use crate::names::NodeName;
+use crate::telemetry::logging::throttle::LogThrottle;
 use crate::telemetry::traces;
 
 /// How many spans may wait to be exported. A roll call of four nodes has some six on the node that is asked.
@@ -126,7 +127,7 @@ impl Traces {
             .with_max_export_batch_size(BATCH_MOST)
             .with_scheduled_delay(EXPORT_EVERY)
             .build();
-        let exporter = Complaining { exporter, endpoint, down: AtomicBool::new(false) };
+        let exporter = LoggedExporter { exporter, endpoint, log: LogThrottle::until_reset() };
         let resource = Resource::builder()
             .with_service_name("rollcall")
             .with_attribute(KeyValue::new("service.instance.id", node.to_string()))
@@ -160,24 +161,31 @@ impl Traces {
     }
 }
 
-/// An exporter whose failures are logged when they begin and when they end.
-#[derive(Debug)]
-struct Complaining<E> {
+/// An exporter that logs its first failure, and the recovery.
+struct LoggedExporter<E> {
     exporter: E,
     endpoint: String,
-    down: AtomicBool,
+    /// Of the one state "export fails".
+    log: LogThrottle<()>,
 }
 
-impl<E: SpanExporter> SpanExporter for Complaining<E> {
+impl<E> fmt::Debug for LoggedExporter<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoggedExporter").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+impl<E: SpanExporter> SpanExporter for LoggedExporter<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let exported = self.exporter.export(batch).await;
-        let was_down = self.down.swap(exported.is_err(), Ordering::Relaxed);
-        match (&exported, was_down) {
-            (Err(error), false) => {
-                warn!(endpoint = self.endpoint, %error, "spans cannot be exported, and are dropped until they can");
+        match &exported {
+            Err(error) if self.log.permits(()) => {
+                warn!(endpoint = self.endpoint, %error, "cannot export spans to the OTLP collector; dropping them until it recovers");
             }
-            (Ok(()), true) => info!(endpoint = self.endpoint, "spans are exported again"),
-            _ => {}
+            Ok(()) if self.log.reset() => {
+                info!(endpoint = self.endpoint, "exporting spans to the OTLP collector again")
+            }
+            Ok(()) | Err(_) => {}
         }
         exported
     }

@@ -463,9 +463,9 @@ async fn what_is_not_what_the_url_says_is_refused_with_what_mends_it() {
     assert_eq!(check(format!("redis://{}", sentinel.address)).await, Incompatible::Sentinel);
     assert_eq!(check(format!("redis-sentinel://{}/main", plain.address)).await, Incompatible::NoSentinel);
     let unknown = check(format!("redis-sentinel://{}/other", sentinel.address)).await;
-    assert_eq!(unknown, Incompatible::NoMaster("other".to_owned()));
-    assert_eq!(check(lacking.url()).await, Incompatible::Missing("UNLINK"));
-    assert_eq!(check(silent.url()).await, Incompatible::Missing("INFO"));
+    assert_eq!(unknown, Incompatible::UnknownMaster("other".to_owned()));
+    assert_eq!(check(lacking.url()).await, Incompatible::MissingCommand("UNLINK"));
+    assert_eq!(check(silent.url()).await, Incompatible::MissingCommand("INFO"));
     let nobody = RedisDirectory::open("redis-cluster://127.0.0.1:1,127.0.0.1:2", "rollcall:", false).unwrap();
     assert_eq!(nobody.check().await, Ok(()), "it may come");
     let without_slots = RedisDirectory::open(&format!("redis-cluster://{}", node.address), "rollcall:", false).unwrap();

@@ -1,14 +1,18 @@
-//! The directory in Redis: the keys of the design, over one multiplexed connection.
+//! The directory in Redis: key names and commands.
 //!
-//! Owns the key names and the commands. The connection is `link`'s: it is to the one master that has the keys, wherever
-//! that is (`master`), and it is one Redis process, so the `run_id` read when it was made is part of every [`Epoch`]
-//! read over it. A call without an answer within [`CALL_TIMEOUT`] ends the connection, and [`Directory::upkeep`] makes
-//! another one; nothing is retried behind a caller's back. What is not fit for an index is not used ([`fitness`]).
+//! Owns the keys (docs/ARCHITECTURE.md, "The directory in Redis") and the mapping of Redis errors to
+//! [`DirectoryError`]. A call without an answer within [`CALL_TIMEOUT`] closes the connection, and
+//! [`Directory::maintain`] opens another one. No call is retried. The connection, with its checks and its search for the
+//! master, is in [`connection`].
+//!
+//! The `run_id` of the Redis process is part of every [`Epoch`]: a value that was written under another process does
+//! not count as an epoch, because this process may have been restored from an old state.
 
 pub mod connect;
+mod connection;
 mod discovery;
-mod link;
-pub mod preflight;
+mod error;
+mod preflight;
 pub mod scan;
 pub mod slot;
 pub mod url;
@@ -28,29 +32,27 @@ use crate::clock::whole_milliseconds;
 use crate::index::{Epoch, SocketWrite};
 use crate::names::{NodeId, Room};
 use crate::telemetry::anomalies::Oddity;
-use connect::{RedisAccess, Server};
-use link::Link;
+use connect::RedisAccess;
+use connection::RedisConnection;
 
-pub use preflight::Incompatible;
+pub use error::{CALL_TIMEOUT, Incompatible};
 
-/// The longest any call waits for Redis, connecting included.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How many bytes of a foreign set member are logged.
+const MAX_LOGGED_BYTES: usize = 40;
 
-/// How much of what another program wrote is logged, in bytes.
-const FOREIGN_SHOWN: usize = 40;
-
-/// `KEYS`: the node's lease, a set it may be named in, and keys of its own. Without a lease it is taken out of the set,
-/// and its keys are removed. One step in Redis, so a node that enters meanwhile is either seen or comes after.
-const REPAIR: &str = r"
+/// `KEYS`: the node's lease, a set that may contain the node, and the node's own keys. If the lease does not exist, removes
+/// the node from the set, and its keys. A script is atomic, so a node that registers meanwhile is either seen, or writes
+/// its entries afterwards.
+const REMOVE_UNLEASED: &str = r"
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('SREM', KEYS[2], ARGV[1])
 for i = 3, #KEYS do redis.call('UNLINK', KEYS[i]) end
 return 1
 ";
 
-/// `KEYS`: the epoch. `ARGV`: a new name, and the process it is made under. The value is
-/// `<name>.<seconds since 1970 at its beginning>@<process>`. An epoch that was made under another process
-/// is another life of the index: this process may have been restored from an old state, or promoted with a part of it.
+/// `KEYS`: the epoch. `ARGV`: a new name, and the `run_id` of the process. Creates an epoch unless there is one of this
+/// process. The value is `<name>.<Unix time of creation>@<run_id>`. An epoch of another process is not kept: this process
+/// may have been restored from an old snapshot, or promoted without the last writes.
 const BEGIN_EPOCH: &str = r"
 local epoch = redis.call('GET', KEYS[1])
 if epoch and string.sub(epoch, -#ARGV[2]) == ARGV[2] then return 0 end
@@ -58,70 +60,70 @@ redis.call('SET', KEYS[1], ARGV[1] .. '.' .. redis.call('TIME')[1] .. '@' .. ARG
 return 1
 ";
 
-/// Made by [`Redis::open`]; connects only while [`Directory::upkeep`] runs.
+/// A directory in Redis. Connects only while [`Directory::maintain`] runs.
 pub struct RedisDirectory {
-    link: Link,
+    connection: RedisConnection,
     prefix: String,
-    repair: Script,
+    remove_unleased: Script,
     begin_epoch: Script,
 }
 
 impl RedisDirectory {
-    /// Does not connect yet. `allow_eviction`: a Redis that may evict keys is used all the same.
+    /// Does not connect yet. `allow_eviction`: accept a Redis that may evict keys.
     ///
     /// # Errors
-    /// When `url` is none that can be used here.
+    /// If the URL is not usable.
     pub fn open(url: &str, prefix: &str, allow_eviction: bool) -> anyhow::Result<Self> {
         Self::with(url, &RedisAccess::default(), prefix, allow_eviction)
     }
 
-    /// The same with credentials and certificates in files.
+    /// Like [`open`](Self::open), with credentials and certificates in files.
     ///
     /// # Errors
-    /// When `url` is none that can be used here, a file cannot be read, or they do not go together.
+    /// If the URL or the prefix is not usable, a file cannot be read, or files for TLS are given without a TLS URL.
     pub fn with(url: &str, access: &RedisAccess, prefix: &str, allow_eviction: bool) -> anyhow::Result<Self> {
-        let server = Server::open(url, access, prefix)?;
-        let prefix = server.prefix().to_owned();
-        let (repair, begin_epoch) = (Script::new(REPAIR), Script::new(BEGIN_EPOCH));
-        Ok(Self { link: Link::new(server, allow_eviction), prefix, repair, begin_epoch })
+        let connection = RedisConnection::open(url, access, prefix, allow_eviction)?;
+        let prefix = connection.prefix().to_owned();
+        let (remove_unleased, begin_epoch) = (Script::new(REMOVE_UNLEASED), Script::new(BEGIN_EPOCH));
+        Ok(Self { connection, prefix, remove_unleased, begin_epoch })
     }
 
-    /// Where it is looked for, without credentials: itself, the Sentinels, or nodes of the Cluster.
+    /// The addresses in the URL, without credentials: of the Redis, the Sentinels, or nodes of the Cluster.
     pub fn addresses(&self) -> Vec<String> {
-        self.link.server().addresses()
+        self.connection.addresses()
     }
 
-    /// The same in one line.
+    /// The [`addresses`](Self::addresses), separated by commas.
     pub fn address(&self) -> String {
         self.addresses().join(",")
     }
 
-    /// Whether this Redis can be used, as far as can be told now: one that does not answer may be fit later.
+    /// Connects once and checks the server. Succeeds if Redis does not answer, because it may come back.
     ///
     /// # Errors
-    /// [`Incompatible`] when it answers, and must be mended.
+    /// [`Incompatible`] if Redis answers and must be reconfigured.
     pub async fn check(&self) -> std::result::Result<(), Incompatible> {
-        self.link.check().await
+        self.connection.check().await
     }
 
     fn failed(&self, generation: u64, error: &RedisError) -> DirectoryError {
-        let meaning = meaning(error);
-        if matches!(meaning, DirectoryError::Unanswered(_)) || is_no_master(error) {
-            self.link.end(generation);
+        let meaning = classify(error);
+        if matches!(meaning, DirectoryError::Unanswered(_)) || is_not_master(error) {
+            self.connection.close(generation);
         }
         meaning
     }
 
-    /// Runs the commands in order on the present connection; answers with what they said and the process's `run_id`.
+    /// Runs the commands in order on one connection. Returns the answers and the `run_id` of the process.
     async fn run<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<(T, SmolStr)> {
-        let (generation, mut live) = self.link.live().await?;
+        let (generation, mut live) = self.connection.live().await?;
         match commands.query_async(&mut live.connection.redis).await {
             Ok(answer) => Ok((answer, live.run_id)),
             Err(error) => Err(self.failed(generation, &error)),
         }
     }
 
-    /// Like `run`. Keys of other programs are left as they are: there is nothing of ours in them.
+    /// Like `run`, but skips keys with another program's value: they contain nothing to be removed.
     async fn write(&self, commands: &Pipeline) -> Result<()> {
         match self.run::<()>(commands).await {
             Ok(_) | Err(DirectoryError::Foreign(_)) => Ok(()),
@@ -129,15 +131,15 @@ impl RedisDirectory {
         }
     }
 
-    async fn run_repair(&self, node: &NodeId, set: &str, keys: &[String]) -> Result<()> {
-        let (generation, mut live) = self.link.live().await?;
-        let mut call = self.repair.prepare_invoke();
+    async fn remove_if_unleased(&self, node: &NodeId, set: &str, keys: &[String]) -> Result<()> {
+        let (generation, mut live) = self.connection.live().await?;
+        let mut call = self.remove_unleased.prepare_invoke();
         call.key(self.lease_key(node)).key(set).arg(node.as_str());
         for key in keys {
             call.key(key);
         }
-        let repaired: std::result::Result<i64, _> = call.invoke_async(&mut live.connection.redis).await;
-        repaired.map(drop).map_err(|error| self.failed(generation, &error))
+        let removed: std::result::Result<i64, _> = call.invoke_async(&mut live.connection.redis).await;
+        removed.map(drop).map_err(|error| self.failed(generation, &error))
     }
 
     fn lease_key(&self, node: &NodeId) -> String {
@@ -161,30 +163,29 @@ impl RedisDirectory {
     }
 }
 
-/// The life of the index, if its epoch was made under the process that it was read from.
-fn epoch(value: Option<Vec<u8>>, run_id: &str) -> Option<Epoch> {
+/// Parses an epoch. `None` if there is none, or it was created under another process.
+fn parse_epoch(value: Option<Vec<u8>>, run_id: &str) -> Option<Epoch> {
     let value = String::from_utf8(value?).ok()?;
-    let (_, made_under) = value.rsplit_once('@')?;
-    (made_under == run_id).then(|| Epoch(value.into()))
+    let (_, created_under) = value.rsplit_once('@')?;
+    (created_under == run_id).then(|| Epoch(value.into()))
 }
 
-/// How long ago this life of the index began; `now` in seconds since 1970 by the same clock. None at all where the value
-/// does not tell.
-fn age(epoch: &Epoch, now: u64) -> Duration {
+/// Returns the age of an epoch; `now` is the Unix time by the clock of Redis. Zero if the value contains no time.
+fn epoch_age(epoch: &Epoch, now: u64) -> Duration {
     let began = epoch.0.split_once('@').and_then(|(made, _)| made.rsplit_once('.')?.1.parse::<u64>().ok());
-    // Up to a second more may be missing from a time in whole seconds.
+    // Both times are whole seconds, so the true age may be up to a second less. Too young is the safe error.
     Duration::from_secs(began.map_or(0, |began| now.saturating_sub(began).saturating_sub(1)))
 }
 
-/// Whether who answers is not the master that has the keys, or not any more. It may go on to answer so, or to answer
-/// reads, for as long as one likes.
-fn is_no_master(error: &RedisError) -> bool {
+/// Whether the error says that the server is not, or no longer, the master that has the keys. Such a server may continue
+/// to answer reads with old data, so its connection is closed.
+fn is_not_master(error: &RedisError) -> bool {
     use ServerErrorKind::{ClusterDown, MasterDown, Moved, ReadOnly};
     [ReadOnly, MasterDown, Moved, ClusterDown].map(ErrorKind::Server).contains(&error.kind())
 }
 
-fn meaning(error: &RedisError) -> DirectoryError {
-    // A call of several commands fails with those that failed; the others were carried out.
+fn classify(error: &RedisError) -> DirectoryError {
+    // The error of a pipeline contains those of the failed commands; the other commands were executed.
     let commands = error.clone().into_server_errors();
     let foreign = commands.is_some_and(|errors| errors.iter().all(|(_, error)| error.code() == "WRONGTYPE"));
     match error.kind() {
@@ -197,20 +198,20 @@ fn meaning(error: &RedisError) -> DirectoryError {
     }
 }
 
-/// The nodes in a set. Members that no node has written are skipped.
+/// Parses the members of a set of node ids. Skips members that no node can have written.
 pub fn read_nodes(members: &[Vec<u8>]) -> Vec<NodeId> {
     let parsed = members.iter().filter_map(|member| {
         let node = str::from_utf8(member).ok().and_then(|member| NodeId::parse(member).ok());
         if node.is_none() {
-            let begin = &member[..member.len().min(FOREIGN_SHOWN)];
-            Oddity::ForeignMember.note(format_args!("no node's id begins with \"{}\"", begin.escape_ascii()));
+            let begin = &member[..member.len().min(MAX_LOGGED_BYTES)];
+            Oddity::ForeignMember.note(format_args!("not a node id: \"{}\"", begin.escape_ascii()));
         }
         node
     });
     parsed.collect()
 }
 
-/// The entry under a lease. One that no node has written is nobody's.
+/// Parses the entry under a lease. `None` if no node can have written it.
 pub fn read_entry(value: &[u8]) -> Option<NodeEntry> {
     let entry = serde_json::from_slice(value);
     if let Err(error) = &entry {
@@ -223,23 +224,23 @@ fn parse<T: FromRedisValue>(answer: &::redis::Value) -> Result<T> {
     ::redis::from_redis_value_ref(answer).map_err(|error| DirectoryError::Refused(error.to_string()))
 }
 
-/// A time to live, which is not 0.
+/// A time to live. Redis rejects 0.
 fn milliseconds(duration: Duration) -> u64 {
     whole_milliseconds(duration).max(1)
 }
 
 fn encode(entry: &NodeEntry) -> String {
-    serde_json::to_string(entry).expect("an entry is plain text and a flag")
+    serde_json::to_string(entry).expect("an entry contains only strings and a flag")
 }
 
 #[async_trait]
 impl Directory for RedisDirectory {
     async fn maintain(&self) {
-        self.link.keep().await;
+        self.connection.maintain().await;
     }
 
     async fn register(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>> {
-        let (generation, mut live) = self.link.live().await?;
+        let (generation, mut live) = self.connection.live().await?;
         let new_epoch = format!("{:016x}", rand::rng().random::<u64>());
         let mut call = self.begin_epoch.prepare_invoke();
         call.key(self.epoch_key()).arg(new_epoch).arg(live.run_id.as_str());
@@ -248,11 +249,11 @@ impl Directory for RedisDirectory {
         let mut commands = ::redis::pipe();
         let lease_key = self.lease_key(node);
         commands.cmd("SET").arg(lease_key).arg(encode(entry)).arg("NX").arg("PX").arg(milliseconds(lease));
-        // After the lease: a registration without one may be cleared away at any moment.
+        // After the lease: readers remove a registration without one at any moment.
         commands.cmd("SADD").arg(self.nodes_key()).arg(node.as_str()).ignore();
         commands.cmd("GET").arg(self.epoch_key());
         let ((written, value), run_id): ((Option<String>, Option<Vec<u8>>), _) = self.run(&commands).await?;
-        Ok(written.and_then(|_| epoch(value, &run_id)))
+        Ok(written.and_then(|_| parse_epoch(value, &run_id)))
     }
 
     async fn renew(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<LeaseRenewal> {
@@ -262,7 +263,7 @@ impl Directory for RedisDirectory {
         commands.cmd("SADD").arg(self.nodes_key()).arg(node.as_str()).ignore();
         commands.cmd("GET").arg(self.epoch_key());
         let ((written, value), run_id): ((Option<String>, Option<Vec<u8>>), _) = self.run(&commands).await?;
-        let epoch = written.and_then(|_| epoch(value, &run_id));
+        let epoch = written.and_then(|_| parse_epoch(value, &run_id));
         Ok(epoch.map_or(LeaseRenewal::Lapsed, LeaseRenewal::Renewed))
     }
 
@@ -279,18 +280,18 @@ impl Directory for RedisDirectory {
         commands.cmd("TIME");
         let (answers, run_id): (Vec<::redis::Value>, _) = self.run(&commands).await?;
         let Some((leases, [value, clock])) = answers.split_last_chunk() else {
-            return Err(DirectoryError::Refused("fewer answers than commands".to_owned()));
+            return Err(DirectoryError::Refused("redis returned fewer answers than commands".to_owned()));
         };
-        let epoch = epoch(parse(value)?, &run_id);
+        let epoch = parse_epoch(parse(value)?, &run_id);
         let (now, _microseconds): (u64, u64) = parse(clock)?;
-        let age = epoch.as_ref().map_or(Duration::ZERO, |epoch| age(epoch, now));
+        let age = epoch.as_ref().map_or(Duration::ZERO, |epoch| epoch_age(epoch, now));
         let mut nodes = Vec::with_capacity(ids.len());
         for (id, lease) in ids.into_iter().zip(leases) {
             let entry: Option<Vec<u8>> = parse(lease)?;
             if let Some(entry) = entry.as_deref().and_then(read_entry) {
                 nodes.push((id, entry));
-            } else if let Err(error) = self.run_repair(&id, &self.nodes_key(), &[]).await {
-                debug!(node = %id, %error, "a registration without a lease stays for now");
+            } else if let Err(error) = self.remove_if_unleased(&id, &self.nodes_key(), &[]).await {
+                debug!(node = %id, %error, "cannot remove a registration without a lease from redis");
             }
         }
         Ok(NodeListing { nodes, epoch, age })
@@ -306,7 +307,7 @@ impl Directory for RedisDirectory {
         }
         commands.cmd("GET").arg(self.epoch_key());
         let ((value,), run_id): ((Option<Vec<u8>>,), _) = self.run(&commands).await?;
-        Ok(epoch(value, &run_id))
+        Ok(parse_epoch(value, &run_id))
     }
 
     async fn remove_owner(&self, node: &NodeId, rooms: &[Room]) -> Result<()> {
@@ -326,7 +327,7 @@ impl Directory for RedisDirectory {
         commands.cmd("SMEMBERS").arg(self.owners_key(room));
         commands.cmd("GET").arg(self.epoch_key());
         let ((members, value), run_id): ((Vec<Vec<u8>>, Option<Vec<u8>>), _) = self.run(&commands).await?;
-        Ok(RoomOwners { nodes: read_nodes(&members), epoch: epoch(value, &run_id) })
+        Ok(RoomOwners { nodes: read_nodes(&members), epoch: parse_epoch(value, &run_id) })
     }
 
     async fn leases_and_counts(&self, room: &Room, nodes: &[NodeId]) -> Result<Vec<LeaseAndCount>> {
@@ -339,33 +340,33 @@ impl Directory for RedisDirectory {
             commands.cmd("SCARD").arg(self.room_key(node, room));
         }
         let (answers, _): (Vec<::redis::Value>, _) = self.run(&commands).await?;
-        let mut accounts = Vec::with_capacity(nodes.len());
+        let mut found = Vec::with_capacity(nodes.len());
         for pair in answers.chunks_exact(2) {
             let entry: Option<Vec<u8>> = parse(&pair[0])?;
             let sockets = parse(&pair[1])?;
-            accounts.push(LeaseAndCount { entry: entry.as_deref().and_then(read_entry), sockets });
+            found.push(LeaseAndCount { entry: entry.as_deref().and_then(read_entry), sockets });
         }
-        Ok(accounts)
+        Ok(found)
     }
 
     async fn remove_dead_owners(&self, room: &Room, nodes: &[NodeId]) -> Result<()> {
         for node in nodes {
-            self.run_repair(node, &self.owners_key(room), &[self.room_key(node, room)]).await?;
+            self.remove_if_unleased(node, &self.owners_key(room), &[self.room_key(node, room)]).await?;
         }
         Ok(())
     }
 
-    async fn write_sockets(&self, node: &NodeId, changes: &[SocketWrite]) -> Result<()> {
-        if changes.is_empty() {
+    async fn write_sockets(&self, node: &NodeId, writes: &[SocketWrite]) -> Result<()> {
+        if writes.is_empty() {
             return Ok(());
         }
         let mut commands = ::redis::pipe();
-        for room in changes.chunk_by(|one, next| one.entry.room == next.entry.room && one.present == next.present) {
+        for room in writes.chunk_by(|one, next| one.entry.room == next.entry.room && one.present == next.present) {
             let first = &room[0];
             let key = self.room_key(node, &first.entry.room);
             commands.cmd(if first.present { "SADD" } else { "SREM" }).arg(&key);
-            for change in room {
-                commands.arg(change.entry.socket.as_str());
+            for write in room {
+                commands.arg(write.entry.socket.as_str());
             }
             commands.ignore();
             if first.present {

@@ -210,8 +210,8 @@ async fn a_password_that_changes_is_used_from_the_next_connection_on() {
     let client = Client::connect(node.public, "foo", &["a"]).await.unwrap();
     redis.cli(&["ACL", "SETUSER", "rollcall", &format!("<{PASSWORD}")]);
     redis.cli(&["CLIENT", "KILL", "USER", "rollcall"]);
-    node.logs("redis cannot be used, trying again until it can").await;
-    let complained = node.logged("redis cannot be used");
+    node.logs("cannot use redis; retrying").await;
+    let complained = node.logged("cannot use redis");
     assert!(complained.len() == 1 && complained[0].contains("--redis-password-file"), "{complained:?}");
     redis.folder.write("password", SECOND_PASSWORD);
     until("it is back", || async { node.logged("connected to redis").len() == 2 }).await;

@@ -57,7 +57,7 @@ fn every_error_is_one_line_that_names_the_flag() {
         ("serve --identity query --redis rediss://a/#insecure", "--redis-ca"),
         ("serve --identity query --redis redis-sentinel://a:1,b:1", "/mymaster"),
         ("serve --identity query --redis redis-sentinel://a/main/x", "--redis"),
-        ("serve --identity query --redis redis-cluster://a,,b", "no host"),
+        ("serve --identity query --redis redis-cluster://a,,b", "host is missing"),
         ("serve --identity query --redis redis-cluster://a/1", "no database but 0"),
         ("serve --identity query --redis rediss-cluster://a#insecure", "--redis-ca"),
         ("serve --identity query --redis redis-cluster://a --redis-ca b", "rediss://"),

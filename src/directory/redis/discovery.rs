@@ -1,84 +1,85 @@
-//! Where the master is that has the keys: asked of the Sentinels, or of the nodes of the Cluster.
+//! Finds the master that has the keys: in the URL, from the Sentinels, or from the nodes of the Cluster.
 //!
-//! Owns the question, whose answer is believed, and looking again while a connection stands: a master that was replaced
-//! may take writes for a while, and nobody tells it. Owns no connection to a master. All who may know are asked at once,
-//! each for [`ANSWER_WITHIN`], so that one that hangs costs no more than that; the connections stay for the next time.
-//! Of Sentinels the one with the latest configuration is believed, of the nodes of a Cluster the most.
+//! Owns the question, the choice between different answers, and the periodic check while a connection is open: a master
+//! that was replaced may accept writes for a while without knowing. All that may know are asked at the same time, each
+//! with [`ANSWER_TIMEOUT`], so that one that hangs delays nothing; their connections are kept for the next question.
+//!
+//! Of Sentinels, the one with the newest configuration is believed; of Cluster nodes, the majority. Owns no connection to
+//! the master.
 
 use std::collections::HashMap;
 use std::future::pending;
-use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use ::redis::{ConnectionAddr, RedisError, Value};
 use futures::future::join_all;
+use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
-use super::connect::{ConnectError, Connection, Dialer};
-use super::preflight::{Incompatible, is_unknown_command};
+use super::connect::{OpenConnection, RedisDialer};
+use super::error::{ConnectError, Incompatible, is_unknown_command};
 use super::url::{Topology, host_and_port};
 
-/// How long each that may know is waited for, connecting included.
-const ANSWER_WITHIN: Duration = Duration::from_millis(400);
-/// How often they are asked again while a connection stands.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How many nodes of a Cluster are asked beyond those of the URL.
-const LEARNT_MOST: usize = 16;
+/// How long to wait for each answer, connecting included.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(400);
+/// How often to ask again while a connection is open.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How many nodes of a Cluster to ask in addition to those in the URL.
+const MAX_LEARNED_NODES: usize = 16;
 
-/// See the module.
-pub(super) struct Master {
+/// Finds the master of one index.
+pub(super) struct MasterDiscovery {
     topology: Topology,
     seeds: Vec<ConnectionAddr>,
     /// The slot that all keys are in.
     slot: u16,
-    known: Mutex<Known>,
+    cache: Mutex<DiscoveryCache>,
 }
 
-/// What was found out from those that were asked.
 #[derive(Default)]
-struct Known {
-    /// Nodes of the Cluster, as one of them named them last.
-    learnt: Vec<ConnectionAddr>,
-    /// By `host:port`.
-    open: HashMap<String, Connection>,
+struct DiscoveryCache {
+    /// The nodes of the Cluster, from the answer that was believed last.
+    learned: Vec<ConnectionAddr>,
+    /// Open connections by `host:port`.
+    open: HashMap<String, OpenConnection>,
 }
 
-/// What one of them says.
+/// The answer of one Sentinel or Cluster node.
 #[derive(Debug, Clone, PartialEq)]
-struct Answer {
+struct MasterReport {
     master: ConnectionAddr,
-    /// Of a Sentinel: it grows with every failover.
+    /// From a Sentinel: grows with every failover. Otherwise 0.
     epoch: u64,
-    /// Of a node of a Cluster: all that it knows.
+    /// From a Cluster node: all nodes that it knows.
     nodes: Vec<ConnectionAddr>,
 }
 
-impl Master {
-    pub fn new(topology: Topology, seeds: Vec<ConnectionAddr>, slot: u16) -> Self {
-        Self { topology, seeds, slot, known: Mutex::default() }
+impl MasterDiscovery {
+    pub(super) fn new(topology: Topology, seeds: Vec<ConnectionAddr>, slot: u16) -> Self {
+        Self { topology, seeds, slot, cache: Mutex::default() }
     }
 
-    pub fn topology(&self) -> &Topology {
+    pub(super) fn topology(&self) -> &Topology {
         &self.topology
     }
 
-    pub fn seeds(&self) -> &[ConnectionAddr] {
+    pub(super) fn seeds(&self) -> &[ConnectionAddr] {
         &self.seeds
     }
 
-    /// Where it is, as far as can be told now. Takes little longer than [`ANSWER_WITHIN`].
-    pub async fn find(&self, dialer: &Dialer) -> Result<ConnectionAddr, ConnectError> {
+    /// Returns the address of the master. Takes little longer than [`ANSWER_TIMEOUT`].
+    pub(super) async fn find(&self, dialer: &RedisDialer) -> Result<ConnectionAddr, ConnectError> {
         if self.topology == Topology::Direct {
             return Ok(self.seeds[0].clone());
         }
         let asked = self.candidates();
         let answers = join_all(asked.iter().map(|address| self.ask(dialer, address))).await;
-        let mut said = Vec::new();
+        let mut reports = Vec::new();
         let mut failed = None;
         for answer in answers {
             match answer {
-                Ok(answer) => said.push(answer),
-                // What can be mended is told rather than who does not answer.
+                Ok(report) => reports.push(report),
+                // A failure that the operator can remedy is reported rather than a timeout.
                 Err(error @ ConnectError::Incompatible(_))
                     if !matches!(failed, Some(ConnectError::Incompatible(_))) =>
                 {
@@ -87,20 +88,21 @@ impl Master {
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
-        let Some(believed) = believed(&said) else { return Err(failed.unwrap_or(ConnectError::Late)) };
-        self.lock().learnt.clone_from(&believed.nodes);
+        let Some(believed) = most_credible(&reports) else { return Err(failed.unwrap_or(ConnectError::Timeout)) };
+        self.cache.lock().learned.clone_from(&believed.nodes);
         Ok(believed.master.clone())
     }
 
-    /// Ends when the master is somewhere else than `from`, and says where. While nobody can tell, it is where it was.
-    pub async fn moves(&self, dialer: &Dialer, from: &ConnectionAddr) -> ConnectionAddr {
+    /// Waits until the master has another address than `from`, and returns that. While no answer arrives, the master is
+    /// assumed not to have moved.
+    pub(super) async fn wait_for_move(&self, dialer: &RedisDialer, from: &ConnectionAddr) -> ConnectionAddr {
         if self.topology == Topology::Direct {
             return pending().await;
         }
-        let mut looks = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut checks = interval_at(Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            looks.tick().await;
+            checks.tick().await;
             if let Ok(found) = self.find(dialer).await
                 && found != *from
             {
@@ -109,24 +111,24 @@ impl Master {
         }
     }
 
-    /// Those to be asked: what the URL names, and what was learnt since.
+    /// The addresses to ask: those in the URL, and those learned since.
     fn candidates(&self) -> Vec<ConnectionAddr> {
-        let mut known = self.lock();
-        let learnt = known.learnt.iter().filter(|address| !self.seeds.contains(address)).take(LEARNT_MOST);
-        let asked: Vec<_> = self.seeds.iter().chain(learnt).cloned().collect();
-        known.open.retain(|name, _| asked.iter().any(|address| host_and_port(address) == *name));
+        let mut cache = self.cache.lock();
+        let learned = cache.learned.iter().filter(|address| !self.seeds.contains(address)).take(MAX_LEARNED_NODES);
+        let asked: Vec<_> = self.seeds.iter().chain(learned).cloned().collect();
+        cache.open.retain(|name, _| asked.iter().any(|address| host_and_port(address) == *name));
         asked
     }
 
-    async fn ask(&self, dialer: &Dialer, address: &ConnectionAddr) -> Result<Answer, ConnectError> {
+    async fn ask(&self, dialer: &RedisDialer, address: &ConnectionAddr) -> Result<MasterReport, ConnectError> {
         let name = host_and_port(address);
-        // Taken out: one that does not answer is not asked over the same connection again.
-        let open = self.lock().open.remove(&name);
+        // Removed first, so that a connection that times out is not used again.
+        let open = self.cache.lock().open.remove(&name);
         let asking = async {
             let mut connection = match open {
                 Some(connection) => connection,
                 None => match self.topology {
-                    Topology::Sentinel { .. } => dialer.sentinel(address).await.map_err(of_sentinel)?,
+                    Topology::Sentinel { .. } => dialer.dial_sentinel(address).await.map_err(as_sentinel_error)?,
                     Topology::Cluster | Topology::Direct => dialer.dial(address).await?,
                 },
             };
@@ -134,43 +136,40 @@ impl Master {
                 Topology::Sentinel { master } => ask_sentinel(&mut connection, master).await,
                 Topology::Cluster | Topology::Direct => ask_node(&mut connection, self.slot, address).await,
             };
-            if !matches!(answer, Err(ConnectError::Failed(_) | ConnectError::Late)) {
-                self.lock().open.insert(name, connection);
+            if !matches!(answer, Err(ConnectError::Failed(_) | ConnectError::Timeout)) {
+                self.cache.lock().open.insert(name, connection);
             }
             answer
         };
-        timeout(ANSWER_WITHIN, asking).await.map_err(|_elapsed| ConnectError::Late)?
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().expect("no code panics while it holds what is known")
+        timeout(ANSWER_TIMEOUT, asking).await.map_err(|_elapsed| ConnectError::Timeout)?
     }
 }
 
-/// Whose answer counts: that of the latest configuration, and of those the one that most give, the first of them.
-fn believed(said: &[Answer]) -> Option<&Answer> {
-    let voices = |answer: &Answer| said.iter().filter(|other| other.master == answer.master).count();
-    let weight = |answer: &Answer| (answer.epoch, voices(answer));
-    said.iter().rev().max_by_key(|answer| weight(answer))
+/// Chooses the report with the newest configuration, then the one that most others agree with, then the first.
+fn most_credible(reports: &[MasterReport]) -> Option<&MasterReport> {
+    let votes = |report: &MasterReport| reports.iter().filter(|other| other.master == report.master).count();
+    let weight = |report: &MasterReport| (report.epoch, votes(report));
+    // Reversed, because `max_by_key` returns the last of equal elements.
+    reports.iter().rev().max_by_key(|report| weight(report))
 }
 
-async fn ask_sentinel(connection: &mut Connection, master: &str) -> Result<Answer, ConnectError> {
+async fn ask_sentinel(connection: &mut OpenConnection, master: &str) -> Result<MasterReport, ConnectError> {
     let mut command = ::redis::cmd("SENTINEL");
     command.arg("MASTER").arg(master);
     let fields: Result<HashMap<String, String>, RedisError> = command.query_async(&mut connection.redis).await;
     let fields = fields.map_err(|error| match error.detail() {
-        Some(detail) if detail.starts_with("No such master") => Incompatible::NoMaster(master.to_owned()).into(),
+        Some(detail) if detail.starts_with("No such master") => Incompatible::UnknownMaster(master.to_owned()).into(),
         Some(detail) if is_unknown_command(detail) => Incompatible::NoSentinel.into(),
-        _ => of_sentinel(error.into()),
+        _ => as_sentinel_error(error.into()),
     })?;
     let number = |name: &str| fields.get(name)?.parse().ok();
     let address = || Some(ConnectionAddr::Tcp(fields.get("ip")?.clone(), u16::try_from(number("port")?).ok()?));
-    let master = address().ok_or(ConnectError::Unclear)?;
-    Ok(Answer { master, epoch: number("config-epoch").unwrap_or_default(), nodes: Vec::new() })
+    let master = address().ok_or(ConnectError::MalformedAnswer)?;
+    Ok(MasterReport { master, epoch: number("config-epoch").unwrap_or_default(), nodes: Vec::new() })
 }
 
-/// A refusal of a Sentinel is about the credentials for Sentinels.
-fn of_sentinel(error: ConnectError) -> ConnectError {
+/// A Sentinel has other credentials than the master, so its refusal needs another remedy.
+fn as_sentinel_error(error: ConnectError) -> ConnectError {
     match error {
         ConnectError::Incompatible(Incompatible::Login(text) | Incompatible::Permission(text)) => {
             Incompatible::SentinelLogin(text).into()
@@ -179,7 +178,11 @@ fn of_sentinel(error: ConnectError) -> ConnectError {
     }
 }
 
-async fn ask_node(connection: &mut Connection, slot: u16, asked: &ConnectionAddr) -> Result<Answer, ConnectError> {
+async fn ask_node(
+    connection: &mut OpenConnection,
+    slot: u16,
+    asked: &ConnectionAddr,
+) -> Result<MasterReport, ConnectError> {
     let answer: Result<Value, RedisError> =
         ::redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut connection.redis).await;
     let ranges = answer.map_err(|error| match error.detail() {
@@ -190,30 +193,30 @@ async fn ask_node(connection: &mut Connection, slot: u16, asked: &ConnectionAddr
     read_slots(&ranges, slot, asked)
 }
 
-/// Who has the slot, out of `[[first, last, [host, port, …], …replicas], …]`. A node that does not know its own name
-/// stands there without one: it is where it was asked.
-fn read_slots(ranges: &Value, slot: u16, asked: &ConnectionAddr) -> Result<Answer, ConnectError> {
-    let Value::Array(ranges) = ranges else { return Err(ConnectError::Unclear) };
-    let mut answer: Option<Answer> = None;
+/// Reads the owner of the slot from `[[first, last, [host, port, …], …replicas], …]`. A node that does not know its own
+/// host leaves it out: then it is the address that was asked.
+fn read_slots(ranges: &Value, slot: u16, asked: &ConnectionAddr) -> Result<MasterReport, ConnectError> {
+    let Value::Array(ranges) = ranges else { return Err(ConnectError::MalformedAnswer) };
+    let mut answer: Option<MasterReport> = None;
     let mut nodes: Vec<ConnectionAddr> = Vec::new();
     for range in ranges {
-        let Value::Array(range) = range else { return Err(ConnectError::Unclear) };
+        let Value::Array(range) = range else { return Err(ConnectError::MalformedAnswer) };
         let [Value::Int(first), Value::Int(last), named @ ..] = range.as_slice() else {
-            return Err(ConnectError::Unclear);
+            return Err(ConnectError::MalformedAnswer);
         };
         let named: Vec<_> = named.iter().filter_map(|node| read_node(node, asked)).collect();
         if (*first..=*last).contains(&i64::from(slot)) {
-            let master = named.first().cloned().ok_or(ConnectError::Unclear)?;
-            answer = Some(Answer { master, epoch: 0, nodes: Vec::new() });
+            let master = named.first().cloned().ok_or(ConnectError::MalformedAnswer)?;
+            answer = Some(MasterReport { master, epoch: 0, nodes: Vec::new() });
         }
         for node in named {
-            if !nodes.contains(&node) && nodes.len() < LEARNT_MOST {
+            if !nodes.contains(&node) && nodes.len() < MAX_LEARNED_NODES {
                 nodes.push(node);
             }
         }
     }
-    let answer = answer.ok_or(ConnectError::NoOwner)?;
-    Ok(Answer { nodes, ..answer })
+    let answer = answer.ok_or(ConnectError::UnassignedSlot)?;
+    Ok(MasterReport { nodes, ..answer })
 }
 
 fn read_node(node: &Value, asked: &ConnectionAddr) -> Option<ConnectionAddr> {
@@ -240,17 +243,17 @@ mod tests {
         ConnectionAddr::Tcp(host.to_owned(), port)
     }
 
-    fn says(host: &str, epoch: u64) -> Answer {
-        Answer { master: at(host, 1), epoch, nodes: Vec::new() }
+    fn report(host: &str, epoch: u64) -> MasterReport {
+        MasterReport { master: at(host, 1), epoch, nodes: Vec::new() }
     }
 
     #[test]
-    fn the_latest_configuration_is_believed_and_of_equals_the_most() {
-        let master = |said: &[Answer]| believed(said).map(|answer| answer.master.clone());
+    fn the_newest_configuration_wins_then_the_majority() {
+        let master = |said: &[MasterReport]| most_credible(said).map(|answer| answer.master.clone());
         assert_eq!(master(&[]), None);
-        assert_eq!(master(&[says("old", 3), says("old", 3), says("new", 4)]), Some(at("new", 1)));
-        assert_eq!(master(&[says("cut-off", 0), says("new", 0), says("new", 0)]), Some(at("new", 1)));
-        assert_eq!(master(&[says("first", 0), says("second", 0)]), Some(at("first", 1)));
+        assert_eq!(master(&[report("old", 3), report("old", 3), report("new", 4)]), Some(at("new", 1)));
+        assert_eq!(master(&[report("cut-off", 0), report("new", 0), report("new", 0)]), Some(at("new", 1)));
+        assert_eq!(master(&[report("first", 0), report("second", 0)]), Some(at("first", 1)));
     }
 
     fn node(host: Value, port: i64) -> Value {
@@ -262,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_node_of_the_range_has_the_slot() {
+    fn the_first_node_of_a_slot_range_is_the_master() {
         let named = |host: &str| Value::BulkString(host.as_bytes().to_vec());
         let ranges = Value::Array(vec![
             range(0, 99, vec![node(named("a"), 1), node(named("b"), 2)]),
@@ -270,14 +273,14 @@ mod tests {
         ]);
         let read = |slot| read_slots(&ranges, slot, &at("asked", 9));
         let nodes = vec![at("a", 1), at("b", 2), at("asked", 3), at("asked", 4), at("asked", 5)];
-        let expected = |master| Answer { master, epoch: 0, nodes: nodes.clone() };
+        let expected = |master| MasterReport { master, epoch: 0, nodes: nodes.clone() };
         assert_eq!(read(99).unwrap(), expected(at("a", 1)));
-        assert_eq!(read(100).unwrap(), expected(at("asked", 3)), "where it was asked");
-        assert!(matches!(read(201), Err(ConnectError::NoOwner)));
+        assert_eq!(read(100).unwrap(), expected(at("asked", 3)), "the address that was asked");
+        assert!(matches!(read(201), Err(ConnectError::UnassignedSlot)));
     }
 
     #[test]
-    fn an_answer_of_another_shape_is_none() {
+    fn a_malformed_answer_is_an_error() {
         let asked = at("asked", 9);
         for wrong in [
             Value::Nil,
@@ -287,7 +290,7 @@ mod tests {
             Value::Array(vec![range(0, 9, vec![node(Value::Int(1), 1)])]),
             Value::Array(vec![range(0, 9, vec![node(Value::Nil, 65_536)])]),
         ] {
-            assert!(matches!(read_slots(&wrong, 5, &asked), Err(ConnectError::Unclear)), "{wrong:?}");
+            assert!(matches!(read_slots(&wrong, 5, &asked), Err(ConnectError::MalformedAnswer)), "{wrong:?}");
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Reading everything that is in the directory, for those who check it.
+//! Reads every key of the index in Redis, for `rollcall audit`.
 //!
-//! Owns what a key means that begins with the prefix. Reads with commands that are short whatever is there (`SCAN`, `SSCAN`),
-//! and writes nothing. What comes or goes meanwhile may be found or not; what stays is found at least once.
+//! Owns the meaning of key names. Uses only commands whose time does not depend on the size of the index (`SCAN`,
+//! `SSCAN`), and writes nothing. An entry that exists during the whole scan is found at least once; one that appears or
+//! disappears meanwhile may or may not be found.
 
 use std::collections::BTreeMap;
 
@@ -11,40 +12,41 @@ use super::{RedisDirectory, read_entry};
 use crate::directory::{DirectoryError, NodeEntry, Result};
 use crate::names::{NameError, NodeId, Room, SocketId};
 
-/// Keys that are looked at in one step of Redis.
-const KEYS: usize = 256;
-/// Members of a set that are read in one step.
-const MEMBERS: usize = 1000;
-/// How much of what is in no form of ours is shown, in bytes.
-const SHOWN: usize = 80;
+/// The `COUNT` of `SCAN`: how many keys Redis reads in one step.
+const KEYS_PER_STEP: usize = 256;
+/// The `COUNT` of `SSCAN`.
+const MEMBERS_PER_STEP: usize = 1000;
+/// How many bytes of a foreign key or member are printed.
+const MAX_SHOWN_BYTES: usize = 80;
 
-/// What was found under a key.
+/// The content of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScannedKey {
     /// The owner set of a room.
     Owners { room: Room, nodes: Vec<NodeId> },
-    /// The sockets of a room on a node.
+    /// The socket set of a room and a node.
     Sockets { node: NodeId, room: Room, sockets: Vec<SocketId> },
-    /// A key, or a member of a set, that no node has written; escaped, and cut where it is long.
+    /// A key, or a member of a set, that no node can have written. Escaped and truncated.
     Foreign { key: String, member: Option<String> },
 }
 
-/// What a key is for, by its name.
-enum Purpose {
+/// The kind of a key, by its name.
+enum KeyKind {
     Owners(Room),
     Sockets(NodeId, Room),
-    /// Read elsewhere, or of no lasting content.
+    /// Not part of the scan.
     Other,
 }
 
+/// A cursor, and the elements of one `SCAN` step.
 type Page = (Vec<u8>, Vec<Vec<u8>>);
 
 impl RedisDirectory {
-    /// The nodes that have a lease now. Unlike [`Directory::nodes`](crate::directory::Directory::nodes), leaves the others
-    /// registered.
+    /// Returns the nodes that have a lease. Unlike [`Directory::nodes`](crate::directory::Directory::nodes), removes no
+    /// registration: an audit must not change what it examines.
     ///
     /// # Errors
-    /// When Redis does not answer, or refuses.
+    /// If Redis does not answer, or refuses.
     pub async fn registered(&self) -> Result<BTreeMap<NodeId, NodeEntry>> {
         let mut commands = ::redis::pipe();
         commands.cmd("SMEMBERS").arg(self.nodes_key());
@@ -63,18 +65,18 @@ impl RedisDirectory {
         Ok(entries.filter_map(|(id, lease)| Some((id, read_entry(&lease?)?))).collect())
     }
 
-    /// Shows all that there is.
+    /// Passes the content of every key to `visit`.
     ///
     /// # Errors
-    /// When Redis does not answer, or refuses: its user needs `SCAN` and `SSCAN`.
-    pub async fn scan(&self, mut see: impl FnMut(ScannedKey)) -> Result<()> {
-        let pattern = format!("{}*", literally(&self.prefix));
+    /// If Redis does not answer, or refuses. Its user needs `SCAN` and `SSCAN`.
+    pub async fn scan(&self, mut visit: impl FnMut(ScannedKey)) -> Result<()> {
+        let pattern = format!("{}*", escape_pattern(&self.prefix));
         let mut cursor = b"0".to_vec();
         loop {
             let mut command = ::redis::pipe();
-            command.cmd("SCAN").arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(KEYS);
+            command.cmd("SCAN").arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(KEYS_PER_STEP);
             let (((next, keys),), _): ((Page,), _) = self.run(&command).await?;
-            self.read(keys, &mut see).await?;
+            self.read(keys, &mut visit).await?;
             if next == b"0" {
                 return Ok(());
             }
@@ -82,14 +84,14 @@ impl RedisDirectory {
         }
     }
 
-    /// Reads the sets under these keys.
-    async fn read(&self, keys: Vec<Vec<u8>>, see: &mut impl FnMut(ScannedKey)) -> Result<()> {
+    /// Reads the sets with these keys.
+    async fn read(&self, keys: Vec<Vec<u8>>, visit: &mut impl FnMut(ScannedKey)) -> Result<()> {
         let mut sets = Vec::new();
         for key in keys {
-            match self.purpose(&key) {
-                Some(Purpose::Other) => {}
-                Some(purpose) => sets.push((key, purpose)),
-                None => see(ScannedKey::Foreign { key: shown(&key), member: None }),
+            match self.key_kind(&key) {
+                Some(KeyKind::Other) => {}
+                Some(kind) => sets.push((key, kind)),
+                None => visit(ScannedKey::Foreign { key: shown(&key), member: None }),
             }
         }
         let mut commands = ::redis::pipe();
@@ -97,29 +99,29 @@ impl RedisDirectory {
             page(&mut commands, key, b"0");
         }
         let pages = if sets.is_empty() { Vec::new() } else { self.pages(&commands).await? };
-        for ((key, purpose), page) in sets.into_iter().zip(pages) {
+        for ((key, kind), page) in sets.into_iter().zip(pages) {
             let Some(page) = page else {
-                see(ScannedKey::Foreign { key: shown(&key), member: None });
+                visit(ScannedKey::Foreign { key: shown(&key), member: None });
                 continue;
             };
-            let Some(members) = self.rest(&key, page).await? else { continue };
-            match purpose {
-                Purpose::Owners(room) => {
-                    let nodes = ours(&key, &members, NodeId::parse, see);
-                    see(ScannedKey::Owners { room, nodes });
+            let Some(members) = self.remaining_members(&key, page).await? else { continue };
+            match kind {
+                KeyKind::Owners(room) => {
+                    let nodes = parse_members(&key, &members, NodeId::parse, visit);
+                    visit(ScannedKey::Owners { room, nodes });
                 }
-                Purpose::Sockets(node, room) => {
-                    let sockets = ours(&key, &members, SocketId::parse, see);
-                    see(ScannedKey::Sockets { node, room, sockets });
+                KeyKind::Sockets(node, room) => {
+                    let sockets = parse_members(&key, &members, SocketId::parse, visit);
+                    visit(ScannedKey::Sockets { node, room, sockets });
                 }
-                Purpose::Other => {}
+                KeyKind::Other => {}
             }
         }
         Ok(())
     }
 
-    /// The members on this page and on those after it. `None`: it has become another kind of key meanwhile.
-    async fn rest(&self, key: &[u8], (mut next, mut members): Page) -> Result<Option<Vec<Vec<u8>>>> {
+    /// Returns the members on this page and the following ones. `None` if the key has changed its type meanwhile.
+    async fn remaining_members(&self, key: &[u8], (mut next, mut members): Page) -> Result<Option<Vec<Vec<u8>>>> {
         while next != b"0" {
             let mut command = ::redis::pipe();
             page(&mut command, key, &next);
@@ -130,7 +132,7 @@ impl RedisDirectory {
         Ok(Some(members))
     }
 
-    /// A page of each set; `None` where the key is no set.
+    /// Returns a page of each set, and `None` for keys that are not sets.
     async fn pages(&self, commands: &Pipeline) -> Result<Vec<Option<Page>>> {
         let mut commands = commands.clone();
         commands.ignore_errors();
@@ -143,18 +145,18 @@ impl RedisDirectory {
         answers.into_iter().map(read).collect()
     }
 
-    fn purpose(&self, key: &[u8]) -> Option<Purpose> {
+    fn key_kind(&self, key: &[u8]) -> Option<KeyKind> {
         let name = str::from_utf8(key).ok()?.strip_prefix(&self.prefix)?;
         let Some((kind, rest)) = name.split_once(':') else {
-            return matches!(name, "nodes" | "epoch").then_some(Purpose::Other);
+            return matches!(name, "nodes" | "epoch").then_some(KeyKind::Other);
         };
         match kind {
-            "node" => NodeId::parse(rest).ok().map(|_| Purpose::Other),
-            "probe" => Some(Purpose::Other),
-            "owners" => Some(Purpose::Owners(Room::parse(rest).ok()?)),
+            "node" => NodeId::parse(rest).ok().map(|_| KeyKind::Other),
+            "probe" => Some(KeyKind::Other),
+            "owners" => Some(KeyKind::Owners(Room::parse(rest).ok()?)),
             "room" => {
                 let (node, room) = rest.split_once(':')?;
-                Some(Purpose::Sockets(NodeId::parse(node).ok()?, Room::parse(room).ok()?))
+                Some(KeyKind::Sockets(NodeId::parse(node).ok()?, Room::parse(room).ok()?))
             }
             _ => None,
         }
@@ -162,33 +164,33 @@ impl RedisDirectory {
 }
 
 fn page(commands: &mut Pipeline, key: &[u8], cursor: &[u8]) {
-    commands.cmd("SSCAN").arg(key).arg(cursor).arg("COUNT").arg(MEMBERS);
+    commands.cmd("SSCAN").arg(key).arg(cursor).arg("COUNT").arg(MEMBERS_PER_STEP);
 }
 
-/// The members that nodes have written; shows the others.
-fn ours<T>(
+/// Parses the members, and reports those that no node can have written.
+fn parse_members<T>(
     key: &[u8],
     members: &[Vec<u8>],
     parse: impl Fn(&str) -> std::result::Result<T, NameError>,
-    see: &mut impl FnMut(ScannedKey),
+    visit: &mut impl FnMut(ScannedKey),
 ) -> Vec<T> {
-    let parsed = members.iter().filter_map(|member| {
-        let ours = str::from_utf8(member).ok().and_then(|text| parse(text).ok());
-        if ours.is_none() {
-            see(ScannedKey::Foreign { key: shown(key), member: Some(shown(member)) });
+    let known = members.iter().filter_map(|member| {
+        let parsed = str::from_utf8(member).ok().and_then(|text| parse(text).ok());
+        if parsed.is_none() {
+            visit(ScannedKey::Foreign { key: shown(key), member: Some(shown(member)) });
         }
-        ours
+        parsed
     });
-    parsed.collect()
+    known.collect()
 }
 
-/// Outside text as it may be printed.
+/// Escapes foreign bytes for a terminal.
 fn shown(bytes: &[u8]) -> String {
-    bytes[..bytes.len().min(SHOWN)].escape_ascii().to_string()
+    bytes[..bytes.len().min(MAX_SHOWN_BYTES)].escape_ascii().to_string()
 }
 
-/// A pattern of `MATCH` that stands for this text and nothing else.
-fn literally(text: &str) -> String {
+/// Escapes a text so that `MATCH` takes it literally.
+fn escape_pattern(text: &str) -> String {
     let mut pattern = String::with_capacity(text.len());
     for letter in text.chars() {
         if matches!(letter, '*' | '?' | '[' | ']' | '^' | '-' | '\\') {

@@ -1,22 +1,20 @@
-//! The slot of a key on a Redis Cluster, and the prefix that puts all keys of an index into one.
+//! The slot of a key on a Redis Cluster, and the prefix that puts all keys of an index into one slot.
 //!
-//! Owns the rule of the [hash tags](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags):
-//! of a key with something between its first `{` and the next `}`, that alone says the slot. Keys that begin with the
-//! same tag are on the same node, so one plain connection reaches all of them.
+//! Owns the rule of [hash tags](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags): if
+//! a key has text between its first `{` and the next `}`, only that text determines the slot. Keys with the same tag are
+//! on the same node, so one connection reaches all of them, and a pipeline or script may use several.
 
 use crc::{CRC_16_XMODEM, Crc};
 
-/// How many slots the keys of a Cluster are spread over.
-const SLOTS: u16 = 16_384;
+const SLOT_COUNT: u16 = 16_384;
 const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
 
-/// The slot of a key.
 pub(super) fn slot(key: &str) -> u16 {
-    CRC.checksum(tag(key).unwrap_or(key).as_bytes()) % SLOTS
+    CRC.checksum(tag(key).unwrap_or(key).as_bytes()) % SLOT_COUNT
 }
 
-/// The prefix that keys have on a Cluster: as it is where it holds a hash tag, and otherwise made one. `None`: the tag
-/// would be empty, or end too early, and mean nothing.
+/// Returns the prefix with a hash tag: the prefix itself if it has one, otherwise `{prefix}`. `None` if the tag would be
+/// empty or end too early.
 pub fn tagged(prefix: &str) -> Option<String> {
     if tag(prefix).is_some() {
         return Some(prefix.to_owned());
@@ -26,7 +24,7 @@ pub fn tagged(prefix: &str) -> Option<String> {
     tag(&tagged).is_some().then_some(tagged)
 }
 
-/// What is between the braces, where there is something.
+/// The text between the braces, if it is not empty.
 fn tag(key: &str) -> Option<&str> {
     let (_, after) = key.split_once('{')?;
     let (tag, _) = after.split_once('}')?;
@@ -38,8 +36,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_are_those_of_the_specification() {
-        // As CLUSTER KEYSLOT of Redis 7.0 says.
+    fn slots_match_the_cluster_specification() {
+        // From CLUSTER KEYSLOT of Redis 7.0.
         for (key, expected) in [
             ("123456789", 12_739),
             ("foo", 12_182),
@@ -55,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_without_a_hash_tag_is_made_one() {
+    fn a_prefix_without_a_hash_tag_becomes_one() {
         for (prefix, expected) in [
             ("rollcall:", Some("{rollcall}:")),
             ("rollcall", Some("{rollcall}")),

@@ -1,48 +1,48 @@
-//! The forms of a Redis URL: one Redis, the Sentinels that know a master, the nodes of a Cluster.
+//! Redis URLs: of one Redis, of Sentinels that know a master, or of nodes of a Cluster.
 //!
-//! Owns what a URL may say, and what is said of one that cannot be used, which never repeats it: there may be a password
-//! in it. Each address is read by the library, which also takes the credentials apart.
+//! Owns the schemes and the error texts, which never repeat the URL, because it may contain a password. The Redis library
+//! parses each address and the credentials.
 
 use ::redis::{ConnectionAddr, IntoConnectionInfo as _, RedisConnectionInfo, RedisError};
 use percent_encoding::percent_decode_str;
 
-const PORT: u16 = 6379;
+const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
-/// Why a URL cannot be used. Does not repeat the URL, since that may hold a password.
+/// Why a URL is not usable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "not a Redis URL that can be used, as in redis://127.0.0.1:6379, redis-sentinel://a:26379,b:26379/mymaster or \
+    "not a usable Redis URL, such as redis://127.0.0.1:6379, redis-sentinel://a:26379,b:26379/mymaster or \
      redis-cluster://a:6379,b:6379 ({0})"
 )]
-pub struct InvalidUrl(String);
+pub struct InvalidRedisUrl(String);
 
-/// How the master that has the keys is found.
+/// How to find the master that has the keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Topology {
-    /// It is where the URL says.
+    /// At the address in the URL.
     Direct,
-    /// Sentinels know it by this name.
+    /// From Sentinels, which know it by this name.
     Sentinel { master: String },
-    /// It is the node that has the slot of the keys.
+    /// From Cluster nodes: the node that owns the slot of the keys.
     Cluster,
 }
 
-/// What a URL says.
+/// A parsed URL.
 #[derive(Debug, Clone)]
 pub struct RedisTarget {
     pub tls: bool,
     pub topology: Topology,
-    /// Where to begin: at the one Redis, the Sentinels, or some nodes of the Cluster. Never empty.
+    /// The addresses of the Redis, the Sentinels, or some nodes of the Cluster. Never empty.
     pub(super) seeds: Vec<ConnectionAddr>,
-    /// The credentials and the database of whatever has the keys.
+    /// The credentials and the database of the master.
     pub(super) settings: RedisConnectionInfo,
 }
 
 impl RedisTarget {
     /// # Errors
-    /// When it is no URL that can be used here.
-    pub fn parse(url: &str) -> Result<Self, InvalidUrl> {
+    /// If the URL is not usable. The message contains the reason.
+    pub fn parse(url: &str) -> Result<Self, InvalidRedisUrl> {
         let Some((scheme, rest)) = url.split_once("://") else { return Self::direct(url, false) };
         let (base, way) = match scheme.rsplit_once('-') {
             Some((base, way @ ("sentinel" | "cluster"))) => (base, way),
@@ -50,14 +50,14 @@ impl RedisTarget {
         };
         let tls = matches!(base, "rediss" | "valkeys");
         if tls && rest.contains('#') {
-            return invalid("nothing may stand after a #; whose certificate is trusted is said by --redis-ca");
+            return invalid("it must not contain a #; pass the trusted CA with --redis-ca");
         }
         if way.is_empty() {
-            // TLS is not made by the library, which need not know of it.
+            // The library does not handle TLS here, so it gets the URL without it.
             return if tls { Self::direct(&format!("redis://{rest}"), true) } else { Self::direct(url, false) };
         }
         if !tls && !matches!(base, "redis" | "valkey") {
-            return invalid("its scheme is unknown");
+            return invalid("unknown scheme");
         }
         let (before, query) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
         let (authority, path) = before.split_once('/').unwrap_or((before, ""));
@@ -66,19 +66,19 @@ impl RedisTarget {
             if !matches!(path, "" | "0") {
                 return invalid("a Redis Cluster has no database but 0");
             }
-            let (seeds, settings) = addresses(authority, PORT, "", query)?;
+            let (seeds, settings) = parse_addresses(authority, REDIS_PORT, "", query)?;
             return Ok(Self { tls, topology: Topology::Cluster, seeds, settings });
         }
         let (name, database) = path.split_once('/').unwrap_or((path, ""));
         let master = percent_decode_str(name).decode_utf8().map(String::from).unwrap_or_default();
         if master.is_empty() || master.contains(char::is_control) {
-            return invalid("after the Sentinels it names the master that they know, as in /mymaster");
+            return invalid("the path must be the name of the master that the Sentinels know, as in /mymaster");
         }
-        let (seeds, settings) = addresses(authority, SENTINEL_PORT, database, query)?;
+        let (seeds, settings) = parse_addresses(authority, SENTINEL_PORT, database, query)?;
         Ok(Self { tls, topology: Topology::Sentinel { master }, seeds, settings })
     }
 
-    fn direct(url: &str, tls: bool) -> Result<Self, InvalidUrl> {
+    fn direct(url: &str, tls: bool) -> Result<Self, InvalidRedisUrl> {
         let info = url.into_connection_info().map_err(|error| unusable(&error))?;
         Ok(Self {
             tls,
@@ -89,13 +89,13 @@ impl RedisTarget {
     }
 }
 
-/// Addresses that are separated by commas, and the settings that hold for all of them.
-fn addresses(
+/// Parses addresses that are separated by commas, and the settings that they share.
+fn parse_addresses(
     authority: &str,
     port: u16,
     database: &str,
     query: &str,
-) -> Result<(Vec<ConnectionAddr>, RedisConnectionInfo), InvalidUrl> {
+) -> Result<(Vec<ConnectionAddr>, RedisConnectionInfo), InvalidRedisUrl> {
     let (user, hosts) = match authority.rsplit_once('@') {
         Some((user, hosts)) => (format!("{user}@"), hosts),
         None => (String::new(), authority),
@@ -104,9 +104,9 @@ fn addresses(
     let mut settings = None;
     for host in hosts.split(',') {
         if host.is_empty() {
-            return invalid("there is no host beside one of its commas, or none at all");
+            return invalid("a host is missing");
         }
-        // The colons of an IPv6 address are in brackets.
+        // The colons of an IPv6 address are within brackets.
         let has_port = host.rsplit(']').next().unwrap_or(host).contains(':');
         let port = if has_port { String::new() } else { format!(":{port}") };
         let info = format!("redis://{user}{host}{port}/{database}{query}")
@@ -115,18 +115,18 @@ fn addresses(
         seeds.push(info.addr().clone());
         settings = Some(info.redis_settings().clone());
     }
-    settings.map(|settings| (seeds, settings)).ok_or_else(|| InvalidUrl("it names no host".to_owned()))
+    settings.map(|settings| (seeds, settings)).ok_or_else(|| InvalidRedisUrl("a host is missing".to_owned()))
 }
 
-fn invalid<T>(why: &str) -> Result<T, InvalidUrl> {
-    Err(InvalidUrl(why.to_owned()))
+fn invalid<T>(why: &str) -> Result<T, InvalidRedisUrl> {
+    Err(InvalidRedisUrl(why.to_owned()))
 }
 
-fn unusable(error: &RedisError) -> InvalidUrl {
-    InvalidUrl(error.to_string())
+fn unusable(error: &RedisError) -> InvalidRedisUrl {
+    InvalidRedisUrl(error.to_string())
 }
 
-/// `host:port`, as names are looked up.
+/// Formats an address as `host:port`.
 pub(super) fn host_and_port(address: &ConnectionAddr) -> String {
     match address {
         ConnectionAddr::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn each_form_says_where_to_begin_and_how_to_go_on() {
+    fn each_scheme_yields_its_addresses_and_topology() {
         let sentinel = |name: &str| Topology::Sentinel { master: name.to_owned() };
         for (url, tls, way, seeds) in [
             ("redis://a", false, Topology::Direct, &["a:6379"] as &[&str]),
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_and_the_database_are_those_of_the_master() {
+    fn credentials_and_database_belong_to_the_master() {
         for url in ["redis://me:p%40ss@a/3", "redis-sentinel://me:p%40ss@a,b:1/main/3?protocol=resp3"] {
             let settings = RedisTarget::parse(url).unwrap().settings;
             assert_eq!((settings.username(), settings.password(), settings.db()), (Some("me"), Some("p@ss"), 3));
@@ -178,28 +178,28 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_refused_and_not_repeated() {
+    fn an_unusable_url_is_refused_and_not_repeated() {
         for (url, why) in [
             ("hunter2", ""),
             ("http://hunter2", ""),
-            ("http-cluster://hunter2", "its scheme is unknown"),
+            ("http-cluster://hunter2", "unknown scheme"),
             ("redis-fleet://hunter2", ""),
-            ("redis-sentinel://hunter2", "names the master"),
-            ("redis-sentinel://hunter2/", "names the master"),
-            ("redis-sentinel://hunter2/%00", "names the master"),
-            ("redis-sentinel://hunter2/%ff", "names the master"),
+            ("redis-sentinel://hunter2", "name of the master"),
+            ("redis-sentinel://hunter2/", "name of the master"),
+            ("redis-sentinel://hunter2/%00", "name of the master"),
+            ("redis-sentinel://hunter2/%ff", "name of the master"),
             ("redis-sentinel://hunter2/main/two", "database"),
-            ("redis-sentinel:///hunter2", "no host"),
-            ("redis-cluster://hunter2,,b", "no host"),
-            ("redis-cluster://hunter2,", "no host"),
+            ("redis-sentinel:///hunter2", "host is missing"),
+            ("redis-cluster://hunter2,,b", "host is missing"),
+            ("redis-cluster://hunter2,", "host is missing"),
             ("redis-cluster://hunter2:x,b", ""),
             ("redis-cluster://hunter2/1", "no database but 0"),
             ("redis-cluster://0.0.0.0", "wildcard"),
             ("rediss-cluster://hunter2#insecure", "--redis-ca"),
             ("rediss://hunter2/#insecure", "--redis-ca"),
         ] {
-            let said = RedisTarget::parse(url).map(drop).expect_err(url).to_string();
-            assert!(said.contains(why) && !said.contains("hunter2"), "{url}: {said}");
+            let error = RedisTarget::parse(url).map(drop).expect_err(url).to_string();
+            assert!(error.contains(why) && !error.contains("hunter2"), "{url}: {error}");
         }
     }
 }

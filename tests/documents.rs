@@ -14,7 +14,7 @@ const ARCHITECTURE: &str = "docs/ARCHITECTURE.md";
 const FOLDERS: [&str; 10] =
     ["src/", "tests/", "docs/", "proto/", "web/", "deploy/", "bench/", "benches/", "fuzz/", ".github/"];
 /// What defines a name in Rust.
-const KEYWORDS: [&str; 8] = ["fn", "struct", "enum", "trait", "const", "static", "type", "mod"];
+const KEYWORDS: [&str; 7] = ["fn", "struct", "enum", "trait", "const", "static", "type"];
 
 /// Tests are named `file::name` in code spans; a name may end in `…`.
 #[test]

@@ -40,7 +40,7 @@ use handle::{ConnectionHandle, ConnectionRegistry};
 use http2::{ChunkedBody, StreamExecutor};
 use tracked_stream::TrackedStream;
 
-/// How long to wait after a failed accept. The usual cause is a lack of file descriptors, which passes.
+/// The wait after a failed accept. The usual cause is a temporary lack of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Serves the connections of one port. Cheap to clone.
@@ -59,7 +59,7 @@ struct ConnectionSettings {
     head_timeout: Duration,
     max_head_size: u32,
     answer_timeout: Duration,
-    /// Of an HTTP/2 request with its answer.
+    /// For an HTTP/2 request with its answer.
     stream_timeout: Duration,
     websocket_read_rate: Option<NonZeroU32>,
 }

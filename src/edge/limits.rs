@@ -67,13 +67,13 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// From the opened transport to the admitted client.
     pub connect_timeout: Duration,
-    /// How long a client may take to read an answer, or each MiB of a large one.
+    /// For a client to read an answer, or each MiB of a large one.
     pub answer_timeout: Duration,
 }
 
 impl Default for Limits {
     /// Limits by address are off: behind a load balancer, all clients have the same address. A limit by user is off,
-    /// because without tokens anybody can connect as anybody.
+    /// because without tokens a client can name any user.
     fn default() -> Self {
         Self {
             trusted_proxies: TrustedProxies::default(),

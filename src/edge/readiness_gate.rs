@@ -27,7 +27,7 @@ use crate::edge::trim_request::trim_request;
 use crate::membership::Membership;
 use crate::problem::{Problem, SOON};
 
-/// How often the membership is checked, in parts of a lease.
+/// Checks of the membership during one lease.
 const CHECKS_PER_LEASE: u32 = 20;
 /// Consecutive failed checks before clients are disconnected. A process that was suspended fails one check, and then
 /// renews its lease.

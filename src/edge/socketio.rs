@@ -1,7 +1,7 @@
 //! The Socket.IO namespace `/`: connecting, and the events `join` and `leave`.
 //!
 //! Owns the connect middleware and the event handlers. The middleware registers a socket in the roster before the client
-//! is told that it is connected. The [`Registration`] stays in the socket's extensions, so the rows go with the socket,
+//! receives its connect packet. The [`Registration`] stays in the socket's extensions, so the rows go with the socket,
 //! however it ends. The rooms of socketioxide are not used. [`handshake`] parses what a client sends, [`admission`]
 //! decides whether it may connect, and [`expiry`] disconnects it when its token expires.
 
@@ -45,9 +45,9 @@ const MAX_ATTACHMENTS: usize = 16;
 const MAX_QUEUED_PACKETS: usize = 4096;
 /// The read buffer of each WebSocket, in bytes. Small, because every client has one.
 const READ_BUFFER_BYTES: usize = 256;
-/// How often it is checked whether a client that waits for the directory has disconnected.
+/// The interval of checks whether a client that waits for the directory has disconnected.
 const DISCONNECT_CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// How often the roster is compared with the sockets of socketioxide.
+/// The interval at which the roster is compared with the sockets of socketioxide.
 const COMPARE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The transports that clients may use.
@@ -66,7 +66,7 @@ pub struct SocketIoConfig {
     /// Rooms of one socket.
     pub max_rooms: usize,
     pub ping_interval: Duration,
-    /// How long a client may take to answer a ping, and to acknowledge sent data (`TCP_USER_TIMEOUT`).
+    /// For a client to answer a ping, and to acknowledge sent data (`TCP_USER_TIMEOUT`).
     pub ping_timeout: Duration,
 }
 
@@ -234,7 +234,7 @@ impl SocketIoServer {
         Ok(())
     }
 
-    /// Waits until the directory has confirmed this node as an owner of the rooms, so that the client may be told.
+    /// Waits until the directory has confirmed this node as an owner of the rooms, so that the client may be acknowledged.
     /// Returns `false` if the client disconnected meanwhile, or if it took too long. Its rows are removed then, and on a
     /// timeout its transport is closed, so that it tries again.
     async fn wait_until_owned(

@@ -1,8 +1,8 @@
 //! A copy of a request head that takes little memory.
 //!
-//! socketioxide keeps the head of a client's first request for as long as the client is connected. In the head that
-//! hyper makes, names and values are slices of the connection's read buffer, and a single slice keeps the whole buffer:
-//! 24.6 instead of 20.5 kB for each idle client.
+//! socketioxide keeps the head of a client's first request for as long as the client is connected. Names and values in
+//! the head that hyper makes are slices of the connection's read buffer. A single slice keeps the whole buffer, which
+//! costs 24.6 instead of 20.5 kB for each idle client.
 
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, SEC_WEBSOCKET_KEY};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};

@@ -20,7 +20,7 @@ fn too_many() -> Refused {
     Refused(429, Some("1".to_owned()))
 }
 
-/// Opens a session by polling. Returns its sealed id, or the status.
+/// Opens a session by polling. Returns its signed session id, or the status.
 async fn poll(address: SocketAddr) -> Result<String, u16> {
     let url = format!("http://{address}/socket.io/?EIO=4&transport=polling&id_user=foo&room=a");
     let response = reqwest::get(url).await.unwrap();

@@ -115,7 +115,7 @@ impl ConnectionHandle {
     }
 
     fn check(&self, waker: &AtomicWaker, context: &Context<'_>) -> io::Result<()> {
-        // Registered before the flag is read, or a close between the two would wake nobody.
+        // Registered before the flag is read, or a close between the two would wake no task.
         waker.register(context.waker());
         if self.0.closed.load(Ordering::Acquire) { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }

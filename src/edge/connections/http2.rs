@@ -27,7 +27,7 @@ const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 256 << 10;
 /// Bytes of an answer that a stream buffers.
 const MAX_CHUNK: usize = 64 << 10;
-/// How often an idle connection is pinged.
+/// The interval of pings on an idle connection.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Runs the streams of a connection, and drops each after `stream_timeout`.

@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tracing::warn;
 
-/// How many connections may wait to be accepted; the kernel may lower it. After a failure, all clients of a node
+/// Connections that may wait to be accepted; the kernel may lower the number. After a failure, all clients of a node
 /// reconnect at the same time.
 const ACCEPT_BACKLOG: i32 = 4096;
 
@@ -39,7 +39,7 @@ pub fn raise_file_limit() -> Option<u64> {
     file_limit()
 }
 
-/// How many files this process may have open, connections included. `None`: unlimited.
+/// The maximum of open files of this process, connections included. `None`: unlimited.
 pub fn file_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }

@@ -1,8 +1,8 @@
 //! A timeout for peers that read an answer too slowly.
 //!
 //! Owns the [`WriteWatchdog`]. The kernel ends a connection whose peer reads nothing at all (`TCP_USER_TIMEOUT`). A peer
-//! that reads one byte now and then would keep a large answer in memory for as long as it likes, so the watchdog asks
-//! for a minimum of progress. It allocates and sets a timer only when a write has to wait.
+//! that reads a byte from time to time would keep a large answer in memory without end. So the watchdog asks for a
+//! minimum of progress. It allocates and sets a timer only when a write has to wait.
 
 use std::io;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-/// How many bytes the peer must read within the timeout, unless everything is written before.
+/// Bytes that the peer must read within the timeout, unless everything is written before.
 const MIN_PROGRESS: usize = 1 << 20;
 /// The timeout starts anew after the connection had nothing to write for this long. A shorter break is a gap within the
 /// same answer, such as between two TLS records.

@@ -19,7 +19,7 @@ use super::handle::RegisteredHandle;
 use super::slow_reader::WriteWatchdog;
 use crate::edge::limits::connection_limiter::ConnectionPermit;
 
-/// How many seconds' worth of bytes a WebSocket may send in a burst.
+/// The burst of a WebSocket, in seconds of its read rate.
 const READ_BURST_SECONDS: u32 = 8;
 
 pub struct TrackedStream {
@@ -34,12 +34,12 @@ pub struct TrackedStream {
 /// Bounds the work that a client causes without sending an event: packets for unknown namespaces, unexpected
 /// acknowledgements, pings.
 ///
-/// Nothing is refused: the client's data waits in its own kernel. Takes a few words of memory, and no timer while the
+/// The limiter refuses no data: it waits in the client's own kernel. Takes a few words of memory, and no timer while the
 /// client stays below the rate.
 struct ReadRateLimiter {
     bytes: DefaultDirectRateLimiter,
     burst: NonZeroU32,
-    /// Bytes that were read and are not charged to `bytes` yet: how many come is known only after the read.
+    /// Bytes that were read and are not charged to `bytes` yet. Their number is known only after the read.
     uncharged: Option<NonZeroU32>,
     delay: Option<Pin<Box<Sleep>>>,
 }

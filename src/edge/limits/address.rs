@@ -16,7 +16,7 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// The prefix length of an IPv6 network that one customer gets, and within which it uses any address.
 const IPV6_PREFIX_BITS: u32 = 64;
 
-/// What limits count as one address: an IPv4 address, or the /64 network of an IPv6 address.
+/// The key under which limits count an address: an IPv4 address, or the /64 network of an IPv6 address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AddressKey(IpAddr);
 

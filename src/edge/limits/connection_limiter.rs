@@ -30,7 +30,7 @@ use crate::problem::{Problem, SOON};
 
 /// Rejected connections that are answered at the same time; the others are closed at once.
 const MAX_ANSWERED_REJECTIONS: usize = 64;
-/// How long answering a rejected connection may take, with its TLS handshake.
+/// For the answer to a rejected connection, with its TLS handshake.
 pub const REJECTION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Counts the open connections of one port.

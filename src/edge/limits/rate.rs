@@ -85,11 +85,6 @@ impl<K: Hash + Eq + Clone> KeyedRateLimiter<K> {
         Self(RateLimiter::keyed(rate.quota()))
     }
 
-    /// At most once per `period` for each key.
-    pub fn once_per(period: Duration) -> Self {
-        Self(RateLimiter::keyed(Quota::with_period(period).unwrap_or(Quota::per_second(NonZeroU32::MIN))))
-    }
-
     /// Counts one more for the key.
     ///
     /// # Errors

@@ -101,7 +101,7 @@ impl PollingSessions {
         self.open.lock().len()
     }
 
-    /// Whether the id names this node as the one that holds the session. Does not verify the id.
+    /// Whether the id names this node as the holder of the session. Does not verify the id.
     pub fn are_local(&self, id: &SignedSessionId<'_>) -> bool {
         self.signer.is_named_by(id)
     }
@@ -143,7 +143,7 @@ impl PollingSessions {
             // The node closed the session before its id was known. Close it again, now in engineioxide too.
             session.state.close();
         }
-        // Whoever has the signed id can act as this client.
+        // A cached copy of the signed id could be used to act as this client.
         let headers = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
         Some((headers, packet_response(signed)).into_response())
     }

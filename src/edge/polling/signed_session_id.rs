@@ -27,7 +27,7 @@ const MAC_BYTES: usize = 32;
 
 /// A signed session id of the right form, not verified yet.
 ///
-/// `Debug` shows nothing of it, because whoever has the text can act as the client.
+/// `Debug` shows nothing of it, because the text is enough to act as the client.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SignedSessionId<'a> {
     text: &'a str,
@@ -79,7 +79,7 @@ impl SessionSigner {
         Self { process: node.process().into(), hmac }
     }
 
-    /// Whether the id names this process as the one that holds the session.
+    /// Whether the id names this process as the holder of the session.
     pub fn is_named_by(&self, id: &SignedSessionId<'_>) -> bool {
         self.process == id.process
     }

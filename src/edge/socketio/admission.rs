@@ -1,7 +1,7 @@
 //! Admission of a handshake: as which user, to which rooms, and until when.
 //!
 //! Owns what a token, or its absence, means for a client, the errors about tokens, and the limit of sockets per user. A
-//! token error does not say what is wrong with the token; the log does, for whoever issued it. A token in the query is
+//! token error does not say what is wrong with the token; the log does, for its issuer. A token in the query is
 //! not read, because queries are kept in logs and browser histories.
 
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::edge::limits::keyed_semaphore::{KeyedPermit, KeyedSemaphore};
 use crate::http::access::bearer;
 use crate::names::UserId;
 
-/// How long a client waits for a permit of its user. On a reconnect, the end of its previous connection may arrive here
+/// The wait of a client for a permit of its user. On a reconnect, the end of its previous connection may arrive here
 /// after the new one.
 const USER_PERMIT_TIMEOUT: Duration = Duration::from_secs(1);
 const USER_PERMIT_RETRY_DELAY: Duration = Duration::from_millis(50);

@@ -14,7 +14,7 @@ use tracing::debug;
 
 use crate::edge::connections::handle::ConnectionHandle;
 
-/// How often expired tokens are looked for. Not a timer for each token: token times are wall-clock times, and the clock
+/// The interval of checks for expired tokens. Not a timer for each token: token times are wall-clock times, and the clock
 /// may be set.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 

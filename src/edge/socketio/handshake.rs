@@ -22,7 +22,7 @@ pub struct AuthPayload {
     room: Option<StringOrList>,
 }
 
-/// Any JSON. Of a repeated key the last value is taken, as in JavaScript; a derived struct would fail.
+/// Any JSON. The last value of a repeated key is taken, as in JavaScript; a derived struct would fail.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum RawAuthPayload {

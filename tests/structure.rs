@@ -46,11 +46,6 @@ const KNOWN_IN_CIRCLES: &[&str] = &[
     "commands::serve",
     "commands::status",
     "commands::users",
-    "directory::redis",
-    "directory::redis::connect",
-    "directory::redis::discovery",
-    "directory::redis::link",
-    "directory::redis::preflight",
     "http",
     "http::access",
     "http::admin",
@@ -69,12 +64,9 @@ const KNOWN_IN_CIRCLES: &[&str] = &[
     "node::mesh",
     "node::public",
 ];
-const KNOWN_REPEATED_TYPES: &[&str] =
-    &["Answer", "Bucket", "CallFailure", "Connection", "Node", "Refused", "Row", "User"];
+const KNOWN_REPEATED_TYPES: &[&str] = &["Bucket", "CallFailure", "Node", "Refused", "Row", "User"];
 const KNOWN_FILES: &[&str] = &["src/mesh/peers.rs is too long, and its header has no line `Long because: ...`"];
 const KNOWN_CONSTANTS: &[&str] = &[
-    "AGAIN_AFTER",
-    "ANSWER_WITHIN",
     "BATCH_MOST",
     "DEPARTS_AFTER",
     "EXPORT_EVERY",
@@ -82,15 +74,9 @@ const KNOWN_CONSTANTS: &[&str] = &[
     "HEADERS_MOST",
     "ID_MOST",
     "JUDGING_MOST",
-    "LEARNT_MOST",
     "LEVELS_MOST",
-    "LOOK_EVERY",
-    "PASSWORD_MOST",
     "QUEUE_MOST",
-    "RECONNECT_MOST",
-    "TLS_WITHIN",
     "TRACE_STATE_MOST",
-    "WHO_MOST",
 ];
 
 /// Something that a check found: where, and a text that stays the same when lines move.
@@ -130,7 +116,7 @@ fn modules_import_only_from_layers_above() {
             }
         }
     }
-    report("imports from a layer below", violations, KNOWN_LAYERS);
+    report("imports from a layer below", &violations, KNOWN_LAYERS);
 }
 
 #[test]
@@ -161,8 +147,9 @@ fn no_files_import_each_other_in_a_circle() {
         others.map(String::as_str).collect::<Vec<_>>().join(", ")
     };
     let in_circle = reach.keys().filter(|module| reach[**module].contains(**module));
-    let violations = in_circle.map(|module| Violation { at: circle_of(module), text: (*module).to_owned() }).collect();
-    report("files in a circle", violations, KNOWN_IN_CIRCLES);
+    let violations: Vec<_> =
+        in_circle.map(|module| Violation { at: circle_of(module), text: (*module).to_owned() }).collect();
+    report("files in a circle", &violations, KNOWN_IN_CIRCLES);
 }
 
 #[test]
@@ -177,8 +164,8 @@ fn type_names_are_unique() {
     }
     let exempt = |name: &str| PER_MODULE_NAMES.contains(&name) || SHARED_NAMES.contains(&name);
     let repeated = places.into_iter().filter(|(name, places)| places.len() > 1 && !exempt(name));
-    let violations = repeated.map(|(text, places)| Violation { at: places.join(", "), text }).collect();
-    report("type names with several meanings", violations, KNOWN_REPEATED_TYPES);
+    let violations: Vec<_> = repeated.map(|(text, places)| Violation { at: places.join(", "), text }).collect();
+    report("type names with several meanings", &violations, KNOWN_REPEATED_TYPES);
 }
 
 #[test]
@@ -205,7 +192,7 @@ fn files_are_short_and_begin_with_a_header() {
     if readme > MAX_README_LINES {
         violations.push(Violation { at: format!("README.md:{readme}"), text: "README.md is too long".to_owned() });
     }
-    report("files", violations, KNOWN_FILES);
+    report("files", &violations, KNOWN_FILES);
 }
 
 #[test]
@@ -220,12 +207,12 @@ fn constants_use_the_standard_suffixes() {
             }
         }
     }
-    report("constants", violations, KNOWN_CONSTANTS);
+    report("constants", &violations, KNOWN_CONSTANTS);
 }
 
-fn report(what: &str, violations: Vec<Violation>, known: &[&str]) {
+fn report(what: &str, violations: &[Violation], known: &[&str]) {
     let is_known = |violation: &Violation| known.contains(&violation.text.as_str());
-    for Violation { at, text } in &violations {
+    for Violation { at, text } in violations {
         println!("{at}: {text}");
     }
     let new: Vec<_> = violations.iter().filter(|v| !is_known(v)).map(|v| format!("{}: {}", v.at, v.text)).collect();

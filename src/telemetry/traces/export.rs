@@ -183,7 +183,7 @@ impl<E: SpanExporter> SpanExporter for LoggedExporter<E> {
                 warn!(endpoint = self.endpoint, %error, "cannot export spans to the OTLP collector; dropping them until it recovers");
             }
             Ok(()) if self.log.reset() => {
-                info!(endpoint = self.endpoint, "exporting spans to the OTLP collector again")
+                info!(endpoint = self.endpoint, "exporting spans to the OTLP collector again");
             }
             Ok(()) | Err(_) => {}
         }

@@ -123,7 +123,7 @@ fn silence(node: &NodeRow) -> String {
         return "responds, but its version is too old to report its state".to_owned();
     }
     let heard = node.heard_ms.map_or_else(|| "never seen".to_owned(), |ms| format!("last seen {} ago", age(ms / 1000)));
-    let lease = if node.leased { "has a lease" } else { "no lease" };
+    let lease = if node.leased { "leased" } else { "no lease" };
     let circuit = if node.circuit_open { ", circuit open" } else { "" };
     format!("not responding ({error}), {heard}, {lease}{circuit}")
 }
@@ -266,7 +266,7 @@ mod tests {
             "draining",
             "isolated",
             "not indexed",
-            "not responding (deadline), last seen 1m5s ago, has a lease, circuit open",
+            "not responding (deadline), last seen 1m5s ago, leased, circuit open",
             "responds, but its version is too old to report its state",
             "4 of 7 nodes respond and are active",
             "123456789 or more",

@@ -71,7 +71,7 @@ fn keys_are_their_owners_alone_and_nothing_that_is_there_is_replaced_unasked() {
     }
     fs::remove_file(out.join("ca.key")).unwrap();
     let refused = make(&["node-3.internal"]);
-    assert!(!refused.status.success() && said(&refused).contains("is there without"), "{}", said(&refused));
+    assert!(!refused.status.success() && said(&refused).contains("is missing"), "{}", said(&refused));
     assert_eq!(read("ca.pem"), before.0);
     // The key of another CA.
     let other = folder.path("other");

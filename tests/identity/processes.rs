@@ -82,7 +82,7 @@ fn a_start_without_fit_keys_is_refused_in_one_line_that_shows_none_of_them() {
     assert!(refused(here, &[], &by_environment).contains("--jwt-key: short: the secret"));
     let url = [("ROLLCALL_JWKS", "https://me:hunter2@localhost/keys")];
     let text = refused(here, &["--identity", "jwt"], &url);
-    assert!(text.contains("--jwks must not hold") && !text.contains("hunter2"), "{text}");
+    assert!(text.contains("--jwks must not contain") && !text.contains("hunter2"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

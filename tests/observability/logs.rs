@@ -73,8 +73,12 @@ async fn levels_are_told_and_changed_while_a_node_runs_by_whoever_has_a_token() 
     assert_eq!(log(node.admin, Some(&tokens), &[]).await, told(levels));
     assert_eq!(node.ask("/a/users").await.status(), 200);
     until("it is logged from now on", || async { node.log().contains(CALLED) }).await;
-    let changed =
-        node.log().lines().find(|line| line.contains("are changed")).expect("the change is logged").to_owned();
+    let changed = node
+        .log()
+        .lines()
+        .find(|line| line.contains("changed the log levels"))
+        .expect("the change is logged")
+        .to_owned();
     assert!(changed.contains("by=ops") && changed.contains(levels), "{changed}");
     assert_eq!(log(node.admin, Some(&tokens), &["off"]).await, told("off"));
     let before = node.log();

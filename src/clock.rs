@@ -1,9 +1,10 @@
-//! A clock that goes on while the machine sleeps.
+//! A monotonic clock that continues while the machine is suspended.
 //!
-//! Leases run out in Redis whatever happens to this machine, so what is compared with a lease must count suspension:
-//! `CLOCK_BOOTTIME` on Linux. `std::time::Instant` is `CLOCK_MONOTONIC` there, which stands still in a suspended machine.
-//! A simulation replaces the clock, for the whole process and once, by one that it can wind forward.
+//! Leases expire in Redis even if this machine sleeps, so times that are compared with a lease must include suspension:
+//! `CLOCK_BOOTTIME` on Linux. `std::time::Instant` is `CLOCK_MONOTONIC` there, which stops during suspension. A simulation
+//! replaces the clock of its process; production builds do not contain that hook.
 
+#[cfg(any(test, feature = "testing"))]
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -14,27 +15,30 @@ const CLOCK: ClockId = ClockId::Boottime;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const CLOCK: ClockId = ClockId::Monotonic;
 
+#[cfg(any(test, feature = "testing"))]
 static SIMULATED: OnceLock<fn() -> Duration> = OnceLock::new();
 
-/// A duration as it is told and written elsewhere: in whole milliseconds, and the most there are where it has more.
+/// Converts a duration to whole milliseconds, saturating.
 pub fn whole_milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// From now on this process's time is what `time` says: the time since a moment that never changes.
+/// Replaces the clock of this process by `time`, which returns the time since a fixed moment.
 ///
 /// # Panics
-/// When the clock was replaced before.
+/// If the clock was replaced before.
+#[cfg(any(test, feature = "testing"))]
 pub fn simulate(time: fn() -> Duration) {
-    assert!(SIMULATED.set(time).is_ok(), "the clock can be replaced once");
+    assert!(SIMULATED.set(time).is_ok(), "the clock can be replaced only once");
 }
 
-/// A moment on the clock above. Meaningful within this process only.
+/// A moment on this clock. Comparable only within one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BootInstant(Duration);
 
 impl BootInstant {
     pub fn now() -> Self {
+        #[cfg(any(test, feature = "testing"))]
         if let Some(time) = SIMULATED.get() {
             return Self(time());
         }
@@ -44,17 +48,17 @@ impl BootInstant {
         Self(Duration::new(seconds, nanoseconds))
     }
 
-    /// Time passed since `self`; zero when `self` lies ahead.
+    /// The time since `self`; zero if `self` is in the future.
     pub fn elapsed(self) -> Duration {
         Self::now().since(self)
     }
 
-    /// Time from `earlier` to `self`; zero when `earlier` is the later one.
+    /// The time from `earlier` to `self`; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// The moment `age` before `self`, or the start of the clock where that is too far back.
+    /// The moment `age` before `self`, or the start of the clock if that is earlier.
     pub fn before(self, age: Duration) -> Self {
         Self(self.0.saturating_sub(age))
     }

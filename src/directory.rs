@@ -23,12 +23,12 @@ use thiserror::Error;
 use crate::index::{Epoch, SocketWrite};
 use crate::names::{NodeId, NodeName, Room};
 
-/// How long owner sets and socket sets live in the index after their last write.
+/// Time to live of owner sets and socket sets after their last write.
 ///
 /// Nodes rewrite them every half minute, so only the entries of nodes that never came back reach this age.
 pub const ENTRY_TTL: Duration = Duration::from_secs(600);
 
-/// What a node writes about itself under its lease.
+/// The entry of a node under its lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeEntry {
     pub name: NodeName,
@@ -67,7 +67,7 @@ pub enum LeaseRenewal {
     Lapsed,
 }
 
-/// What the index holds about a node and a room: evidence about a node that did not answer for itself.
+/// The lease of a node and its socket count in a room: evidence about a node that did not answer for itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseAndCount {
     /// `None` if the node has no lease.

@@ -1,7 +1,7 @@
-//! The names of the product as types: rooms, users, sockets, nodes.
+//! Validated names: rooms, users, sockets and nodes.
 //!
-//! Owns what a valid name is and how a wrong one is explained. Every value that exists is valid: outside text
-//! becomes one of these at the edge (`parse`) or is refused there. Owns no state and knows no wire format.
+//! Owns the rules of valid names and the explanation of invalid ones. Text from outside is parsed where it arrives, so
+//! every value of these types is valid. Owns no state and knows no wire format.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -11,17 +11,17 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use smol_str::SmolStr;
 use thiserror::Error;
 
-/// The longest room or user name, in bytes of UTF-8.
+/// Maximum length of a room or user name, in bytes of UTF-8.
 pub const MAX_NAME_BYTES: usize = 256;
-/// The longest socket id accepted from outside, in bytes. Engine.IO ids have 16.
+/// Maximum length of a socket id from outside, in bytes. Engine.IO ids have 16.
 pub const MAX_SOCKET_ID_BYTES: usize = 64;
-/// The longest node name, in bytes.
+/// Maximum length of a node name, in bytes.
 pub const MAX_NODE_NAME_BYTES: usize = 64;
 
-/// First path segments that mean something else than a room.
+/// First path segments of URLs that are not rooms.
 const RESERVED_ROOMS: [&str; 4] = ["_", ".", "..", "socket.io"];
 
-/// Why a text is not the name it was given as. `Display` completes the sentence "the name …".
+/// Why a text is not a valid name. The message completes the sentence "the name …".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum NameError {
     #[error("must not be empty")]
@@ -76,56 +76,56 @@ name! {
     Room
 }
 name! {
-    /// The user a socket belongs to: `id_user` on the wire.
+    /// The user of a socket: `id_user` on the wire.
     UserId
 }
 name! {
-    /// A socket as its client sees it in `socket.id`: `id_socket` on the wire.
+    /// A socket id, which the client has in `socket.id`: `id_socket` on the wire.
     SocketId
 }
 name! {
-    /// One incarnation of one process, `<process>-<incarnation>`: 16 random hexadecimal digits for the process, and a
-    /// count of its incarnations. So an id is never used twice, and two incarnations of one process are known as such.
+    /// One incarnation of one process, `<process>-<incarnation>`: 16 random hexadecimal digits, and a counter. So no id is
+    /// used twice, and incarnations of the same process can be recognized.
     NodeId
 }
 name! {
-    /// What people call a node: `[A-Za-z0-9._-]{1,64}`. Not an identity: two nodes may be named alike.
+    /// The name of a node for people: `[A-Za-z0-9._-]{1,64}`. Not unique.
     NodeName
 }
 
 impl Room {
     /// # Errors
-    /// When `text` is empty, longer than [`MAX_NAME_BYTES`], has control characters, or is a reserved path segment.
+    /// If `text` is empty, longer than [`MAX_NAME_BYTES`], contains control characters, or is a reserved path segment.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         if RESERVED_ROOMS.contains(&text) {
             return Err(NameError::Reserved);
         }
-        printable(text).map(Self)
+        parse_printable(text).map(Self)
     }
 }
 
 impl UserId {
     /// # Errors
-    /// When `text` is empty, longer than [`MAX_NAME_BYTES`], or has control characters.
+    /// If `text` is empty, longer than [`MAX_NAME_BYTES`], or contains control characters.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        printable(text).map(Self)
+        parse_printable(text).map(Self)
     }
 }
 
 impl SocketId {
     /// # Errors
-    /// When `text` is empty, longer than [`MAX_SOCKET_ID_BYTES`], or has control characters.
+    /// If `text` is empty, longer than [`MAX_SOCKET_ID_BYTES`], or contains control characters.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         if text.len() > MAX_SOCKET_ID_BYTES {
             return Err(NameError::TooLong(MAX_SOCKET_ID_BYTES));
         }
-        printable(text).map(Self)
+        parse_printable(text).map(Self)
     }
 }
 
 impl NodeName {
     /// # Errors
-    /// When `text` is not 1 to 64 characters of `[A-Za-z0-9._-]`.
+    /// If `text` is not 1 to 64 characters of `[A-Za-z0-9._-]`.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         if text.is_empty() {
             return Err(NameError::Empty);
@@ -133,20 +133,20 @@ impl NodeName {
         if text.len() > MAX_NODE_NAME_BYTES {
             return Err(NameError::TooLong(MAX_NODE_NAME_BYTES));
         }
-        if !text.bytes().all(node_name_byte) {
+        if !text.bytes().all(is_node_name_byte) {
             return Err(NameError::Alphabet);
         }
         Ok(Self(text.into()))
     }
 
-    /// A valid name as near to `text` as can be: other characters become `-`, and what is too long is cut.
+    /// Makes a valid name of any text: replaces invalid characters by `-` and truncates.
     pub fn from_any(text: &str) -> Self {
-        let near: String = text
+        let valid: String = text
             .bytes()
             .take(MAX_NODE_NAME_BYTES)
-            .map(|byte| if node_name_byte(byte) { char::from(byte) } else { '-' })
+            .map(|byte| if is_node_name_byte(byte) { char::from(byte) } else { '-' })
             .collect();
-        Self(if near.is_empty() { "node".into() } else { near.into() })
+        Self(if valid.is_empty() { "node".into() } else { valid.into() })
     }
 }
 
@@ -166,25 +166,25 @@ impl NodeId {
     }
 
     /// # Errors
-    /// [`NameError::Alphabet`] for anything that no Rollcall node can have made.
+    /// [`NameError::Alphabet`] if no Rollcall node can have created the id.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         let Some((process, incarnation)) = text.split_once('-') else {
             return Err(NameError::Alphabet);
         };
-        // One way to write each count, or one incarnation would have many ids.
+        // Only one spelling of each number, or one incarnation would have several ids.
         let incarnation_ok = incarnation.bytes().all(|byte| byte.is_ascii_digit())
             && !incarnation.starts_with('0')
             && incarnation.parse::<u64>().is_ok();
         if Self::is_process(process) && incarnation_ok { Ok(Self(text.into())) } else { Err(NameError::Alphabet) }
     }
 
-    /// Whether `text` can be the part that all incarnations of one process share.
+    /// Whether `text` can be the [`process`](Self::process) part of an id.
     pub fn is_process(text: &str) -> bool {
         let hexadecimal = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         text.len() == Self::PROCESS_DIGITS && text.bytes().all(hexadecimal)
     }
 
-    /// The same process under its next id.
+    /// The next id of the same process.
     pub fn next_incarnation(&self) -> Self {
         Self(smol_str::format_smolstr!("{}-{}", self.process(), self.incarnation() + 1))
     }
@@ -194,17 +194,17 @@ impl NodeId {
         &self.0[..Self::PROCESS_DIGITS]
     }
 
-    /// How many ids this process has had, this one included. Grows with time within one process.
+    /// The counter of the id, which grows within one process.
     pub fn incarnation(&self) -> u64 {
-        self.0[Self::PROCESS_DIGITS + 1..].parse().expect("every NodeId ends in a count")
+        self.0[Self::PROCESS_DIGITS + 1..].parse().expect("every NodeId ends in a number")
     }
 }
 
-fn node_name_byte(byte: u8) -> bool {
+fn is_node_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }
 
-fn printable(text: &str) -> Result<SmolStr, NameError> {
+fn parse_printable(text: &str) -> Result<SmolStr, NameError> {
     if text.is_empty() {
         return Err(NameError::Empty);
     }
@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_room_may_be_any_printable_text_that_is_not_a_reserved_path() {
+    fn a_room_is_any_printable_text_but_a_reserved_path() {
         for good in ["Maths", "café au lait", "a/b", "%", "...", "socket.io-fans", "数学", &"x".repeat(256)] {
             assert_eq!(Room::parse(good).unwrap().as_str(), good);
         }
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn node_ids_know_their_process_and_order_their_incarnations() {
+    fn a_node_id_contains_its_process_and_incarnation() {
         let first = NodeId::new_process();
         let second = first.next_incarnation();
         assert_eq!(NodeId::parse(second.as_str()), Ok(second.clone()));
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_node_can_have_made_is_not_a_node_id() {
+    fn an_id_that_no_node_creates_is_invalid() {
         for foreign in
             ["", "-1", "foo", "0123456789abcdef", "0123456789abcdef-", "0123456789abcdef-0", "0123456789ABCDEF-1"]
         {
@@ -262,7 +262,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_a_parser_panic_and_what_is_accepted_is_kept_as_it_was(text in "\\PC{0,80}|[\\x00-\\x7f]{0,300}") {
+        fn parsers_never_panic_and_keep_accepted_text(text in "\\PC{0,80}|[\\x00-\\x7f]{0,300}") {
             for kept in [Room::parse(&text).map(|name| name.0), UserId::parse(&text).map(|name| name.0)].into_iter().flatten() {
                 prop_assert_eq!(kept.as_str(), text.as_str());
                 prop_assert!((1..=MAX_NAME_BYTES).contains(&text.len()));

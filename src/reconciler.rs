@@ -25,9 +25,9 @@ use crate::roster::ownership::{OwnershipStatus, RetiredIncarnation};
 use crate::telemetry::metrics::flushes::{DirectoryLag, FlushMetrics};
 use in_flight::{CommandResult, InFlight};
 
-/// How long this node stays an owner of a room after its last socket left. A page reload then costs no command.
+/// The time for which this node stays an owner of a room after its last socket left. A page reload then costs no command.
 pub const RELEASE_DELAY: Duration = Duration::from_millis(1500);
-/// How often confirmed owner entries are written again, in case they were lost.
+/// The interval at which confirmed owner entries are written again, in case they were lost.
 const REASSERT_INTERVAL: Duration = Duration::from_secs(30);
 /// The pause after a failed command of a kind.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
@@ -49,7 +49,7 @@ pub struct Reconciler {
     directory: Arc<dyn Directory>,
     /// See [`RELEASE_DELAY`]. Zero once this node shuts down.
     release_delay: watch::Sender<Duration>,
-    /// Nothing is pending, and no command is in flight.
+    /// Whether there is neither pending work nor a command in flight.
     idle: watch::Sender<bool>,
     flushes: FlushMetrics,
 }

@@ -23,7 +23,7 @@ use super::{
 use crate::index::{Epoch, SocketWrite};
 use crate::names::{NodeId, Room};
 
-/// What a call does instead of its work.
+/// A fault that replaces the work of a call.
 #[derive(Debug)]
 pub enum Fault {
     /// The call is not executed, and no answer arrives.

@@ -20,7 +20,7 @@ use crate::index::{Epoch, SocketWrite};
 use crate::names::{NodeId, Room};
 use crate::telemetry::metrics::registry::MetricRegistry;
 
-/// How a call failed, by the name that its counter has.
+/// The reason of a failed call, by the name that its counter has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 enum CallFailure {

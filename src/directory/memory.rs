@@ -1,13 +1,15 @@
-//! The directory of nodes that live in one process: `rollcall dev`, a cluster of one, and tests.
+//! The directory in memory: for `rollcall dev`, a cluster of one node, and tests.
 //!
-//! Owns the same contract as the Redis one, leases that run out included. Left alone it has one life, since it dies with
-//! everyone who has read it; a test may end that life as a Redis ends one, by a flush or a restart from an old snapshot.
+//! Owns an index that fulfils the same contract as Redis, expiry of leases included. In production it has one epoch,
+//! because it ends with the process of all nodes that read it. Tests can end an epoch as Redis does, by a flush or by a
+//! restart from an old snapshot.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use smol_str::format_smolstr;
 
 use super::{Directory, LeaseAndCount, LeaseRenewal, NodeEntry, NodeListing, Result, RoomOwners};
@@ -17,27 +19,27 @@ use crate::names::{NodeId, Room, SocketId};
 
 /// An index in memory, shared by the nodes that hold a clone of its `Arc`.
 #[derive(Default)]
-pub struct MemoryDirectory(Mutex<Index>);
+pub struct MemoryDirectory(Mutex<MemoryIndex>);
 
-/// What an index held at one moment.
-pub struct MemorySnapshot(Index);
+/// A copy of an index.
+pub struct MemorySnapshot(MemoryIndex);
 
 #[derive(Clone, Default)]
-struct Index {
-    /// The life that whoever entered first has begun, and when; `None` before that.
-    life: Option<(u64, BootInstant)>,
-    /// How many lives there have been. Survives them.
-    lives: u64,
-    leases: HashMap<NodeId, Lease>,
+struct MemoryIndex {
+    /// The number of the epoch and when it began; `None` until a node registers.
+    epoch: Option<(u64, BootInstant)>,
+    /// The number of epochs so far. Kept by a flush, so that no epoch repeats.
+    epochs: u64,
+    leases: HashMap<NodeId, MemoryLease>,
     owners: HashMap<Room, HashSet<NodeId>>,
     sockets: HashMap<(NodeId, Room), HashSet<SocketId>>,
 }
 
 #[derive(Clone)]
-struct Lease {
+struct MemoryLease {
     entry: NodeEntry,
     written: BootInstant,
-    lasts: Duration,
+    duration: Duration,
 }
 
 impl MemoryDirectory {
@@ -45,59 +47,55 @@ impl MemoryDirectory {
         Arc::default()
     }
 
-    /// Loses everything. The next node that enters begins another life.
+    /// Deletes everything. The next node that registers begins another epoch.
     pub fn flush(&self) {
-        self.restore(MemorySnapshot(Index::default()));
+        self.restore(MemorySnapshot(MemoryIndex::default()));
     }
 
     pub fn snapshot(&self) -> MemorySnapshot {
-        MemorySnapshot(self.lock().clone())
+        MemorySnapshot(self.0.lock().clone())
     }
 
-    /// Goes back to what it held, as a Redis that is started from an old file does: in no life until a node enters.
+    /// Restores old content, like a Redis that restarts from an old file. There is no epoch until a node registers.
     pub fn restore(&self, snapshot: MemorySnapshot) {
-        let mut index = self.lock();
-        *index = Index { life: None, lives: index.lives, ..snapshot.0 };
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Index> {
-        self.0.lock().expect("no code panics while it holds the index")
+        let mut index = self.0.lock();
+        *index = MemoryIndex { epoch: None, epochs: index.epochs, ..snapshot.0 };
     }
 }
 
-impl Index {
+impl MemoryIndex {
     fn epoch(&self) -> Option<Epoch> {
-        self.life.map(|(life, _)| Epoch(format_smolstr!("memory-{life}")))
+        self.epoch.map(|(number, _)| Epoch(format_smolstr!("memory-{number}")))
     }
 
-    /// Nobody was there before the first life, so it is never too young.
+    /// No node can have been registered before the first epoch, so its age is unlimited: its listing is complete.
     fn age(&self) -> Duration {
-        match self.life {
+        match self.epoch {
             None => Duration::ZERO,
             Some((1, _)) => Duration::MAX,
             Some((_, begun)) => begun.elapsed(),
         }
     }
 
-    /// Begins a life where there is none: what enters does, so that readers never do.
-    fn begin(&mut self) {
-        if self.life.is_none() {
-            self.lives += 1;
-            self.life = Some((self.lives, BootInstant::now()));
+    /// Begins an epoch if there is none. Only a registration does, never a read.
+    fn begin_epoch(&mut self) {
+        if self.epoch.is_none() {
+            self.epochs += 1;
+            self.epoch = Some((self.epochs, BootInstant::now()));
         }
     }
 
     fn entry(&mut self, node: &NodeId) -> Option<&NodeEntry> {
         let lease = self.leases.get(node)?;
-        if lease.written.elapsed() >= lease.lasts {
+        if lease.written.elapsed() >= lease.duration {
             self.leases.remove(node);
             return None;
         }
         self.leases.get(node).map(|lease| &lease.entry)
     }
 
-    fn write(&mut self, node: &NodeId, entry: &NodeEntry, lasts: Duration) {
-        let lease = Lease { entry: entry.clone(), written: BootInstant::now(), lasts };
+    fn write(&mut self, node: &NodeId, entry: &NodeEntry, duration: Duration) {
+        let lease = MemoryLease { entry: entry.clone(), written: BootInstant::now(), duration };
         self.leases.insert(node.clone(), lease);
     }
 
@@ -119,17 +117,17 @@ impl Directory for MemoryDirectory {
     }
 
     async fn register(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>> {
-        let mut index = self.lock();
+        let mut index = self.0.lock();
         if index.entry(node).is_some() {
             return Ok(None);
         }
-        index.begin();
+        index.begin_epoch();
         index.write(node, entry, lease);
         Ok(index.epoch())
     }
 
     async fn renew(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<LeaseRenewal> {
-        let mut index = self.lock();
+        let mut index = self.0.lock();
         if index.entry(node).is_none() {
             return Ok(LeaseRenewal::Lapsed);
         }
@@ -138,16 +136,14 @@ impl Directory for MemoryDirectory {
     }
 
     async fn nodes(&self) -> Result<NodeListing> {
-        let mut index = self.lock();
+        let mut index = self.0.lock();
         let ids: Vec<NodeId> = index.leases.keys().cloned().collect();
         let nodes = ids.into_iter().filter_map(|id| index.entry(&id).cloned().map(|entry| (id, entry)));
-        // Who is not in it yet has never been: it dies with everyone who has read it.
-        let nodes = nodes.collect();
-        Ok(NodeListing { nodes, epoch: index.epoch(), age: index.age() })
+        Ok(NodeListing { nodes: nodes.collect(), epoch: index.epoch(), age: index.age() })
     }
 
     async fn add_owner(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>> {
-        let mut index = self.lock();
+        let mut index = self.0.lock();
         for room in rooms {
             index.owners.entry(room.clone()).or_default().insert(node.clone());
         }
@@ -155,7 +151,7 @@ impl Directory for MemoryDirectory {
     }
 
     async fn remove_owner(&self, node: &NodeId, rooms: &[Room]) -> Result<()> {
-        let mut index = self.lock();
+        let mut index = self.0.lock();
         for room in rooms {
             index.remove(node, room);
         }
@@ -163,23 +159,23 @@ impl Directory for MemoryDirectory {
     }
 
     async fn owners(&self, room: &Room) -> Result<RoomOwners> {
-        let index = self.lock();
+        let index = self.0.lock();
         let nodes = index.owners.get(room).map(|owners| owners.iter().cloned().collect()).unwrap_or_default();
         Ok(RoomOwners { nodes, epoch: index.epoch() })
     }
 
     async fn leases_and_counts(&self, room: &Room, nodes: &[NodeId]) -> Result<Vec<LeaseAndCount>> {
-        let mut index = self.lock();
-        let accounts = nodes.iter().map(|node| {
+        let mut index = self.0.lock();
+        let found = nodes.iter().map(|node| {
             let entry = index.entry(node).cloned();
             let sockets = index.sockets.get(&(node.clone(), room.clone())).map_or(0, HashSet::len);
             LeaseAndCount { entry, sockets: sockets as u64 }
         });
-        Ok(accounts.collect())
+        Ok(found.collect())
     }
 
     async fn remove_dead_owners(&self, room: &Room, nodes: &[NodeId]) -> Result<()> {
-        let mut index = self.lock();
+        let mut index = self.0.lock();
         for node in nodes {
             if index.entry(node).is_none() {
                 index.remove(node, room);
@@ -189,7 +185,7 @@ impl Directory for MemoryDirectory {
     }
 
     async fn write_sockets(&self, node: &NodeId, changes: &[SocketWrite]) -> Result<()> {
-        let mut index = self.lock();
+        let mut index = self.0.lock();
         for SocketWrite { entry, present } in changes {
             let key = (node.clone(), entry.room.clone());
             if *present {
@@ -205,7 +201,7 @@ impl Directory for MemoryDirectory {
     }
 
     async fn deregister(&self, node: &NodeId) -> Result<()> {
-        self.lock().leases.remove(node);
+        self.0.lock().leases.remove(node);
         Ok(())
     }
 }

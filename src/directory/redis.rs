@@ -5,8 +5,8 @@
 //! [`Directory::maintain`] opens another one. No call is retried. The connection, with its checks and its search for the
 //! master, is in [`connection`].
 //!
-//! The `run_id` of the Redis process is part of every [`Epoch`]: a value that was written under another process does
-//! not count as an epoch, because this process may have been restored from an old state.
+//! The `run_id` of the Redis process is part of every [`Epoch`]. A value that was written under another process is not
+//! an epoch: this process may have been restored from an old state.
 
 pub mod connect;
 mod connection;
@@ -37,7 +37,7 @@ use connection::RedisConnection;
 
 pub use error::{CALL_TIMEOUT, Incompatible};
 
-/// How many bytes of a foreign set member are logged.
+/// Maximum number of logged bytes of a foreign set member.
 const MAX_LOGGED_BYTES: usize = 40;
 
 /// `KEYS`: the node's lease, a set that may contain the node, and the node's own keys. If the lease does not exist, removes

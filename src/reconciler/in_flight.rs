@@ -1,7 +1,7 @@
 //! The reconciler's memory between two passes: commands in flight, and work to be sent again.
 //!
-//! Owns no decision about what to send. All of it is about one incarnation; when that is retired, what remains to be
-//! removed is handed over with it.
+//! Owns no decision about what to send. All of it belongs to one incarnation. When that is retired, its remaining removals
+//! become part of the [`RetiredIncarnation`].
 
 use std::collections::HashSet;
 

@@ -1,4 +1,4 @@
-//! The reconciler's decisions, against a directory that fails as it is told.
+//! The decisions of the reconciler, against a directory with injected faults.
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -18,7 +18,7 @@ use crate::telemetry::metrics::Metrics;
 const LEASE: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(5);
 
-/// A reconciler at work, without sockets and peers.
+/// A running reconciler, without sockets and peers.
 struct Bench {
     roster: Arc<Roster>,
     membership: Arc<Membership>,
@@ -97,11 +97,11 @@ fn room(name: &str) -> Room {
 }
 
 #[tokio::test]
-async fn a_client_is_settled_when_its_rooms_are_claimed_and_rooms_are_given_back_after_the_last() {
+async fn rooms_are_owned_at_the_first_join_and_released_at_the_end() {
     let bench = Bench::start();
     let node = bench.roster.incarnation();
     let rooms = [room("a"), room("b")];
-    let presence = bench.register("s1", &rooms);
+    let registration = bench.register("s1", &rooms);
     bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
     assert_eq!(bench.owners(&rooms[0]).await, std::slice::from_ref(&node));
     assert_eq!(bench.owners(&rooms[1]).await, std::slice::from_ref(&node));
@@ -113,14 +113,14 @@ async fn a_client_is_settled_when_its_rooms_are_claimed_and_rooms_are_given_back
         calls,
         "only the first join waits for the directory"
     );
-    drop((presence, second));
+    drop((registration, second));
     bench.until_owners(&rooms[0], &[]).await;
     bench.until_owners(&rooms[1], &[]).await;
     assert_eq!(bench.roster.incarnation(), node);
 }
 
 #[tokio::test]
-async fn a_claim_without_an_answer_is_sent_again_and_nobody_is_told_before() {
+async fn an_unanswered_addition_is_retried_before_the_ack() {
     let bench = Bench::start();
     let first = [room("first")];
     let _first = bench.register("s0", &first);
@@ -137,7 +137,7 @@ async fn a_claim_without_an_answer_is_sent_again_and_nobody_is_told_before() {
 }
 
 #[tokio::test]
-async fn a_room_that_cannot_be_claimed_is_owed_and_where_everybody_knows_that_its_clients_are_told() {
+async fn clients_of_unowned_rooms_are_acked_once_all_peers_ask() {
     let bench = Bench::start();
     let first = [room("first")];
     let _first = bench.register("s0", &first);
@@ -149,16 +149,16 @@ async fn a_room_that_cannot_be_claimed_is_owed_and_where_everybody_knows_that_it
     bench.directory.inject(DirectoryCall::AddOwner, Fault::Hold(held));
     let rooms = [room("a")];
     let _presence = bench.register("s1", &rooms);
-    bench.reconciler.wait_until_owned(&rooms, SOON).await.expect("there is nobody who would have to know");
-    assert_eq!(word.borrow_and_update().fully_indexed_in, None, "whoever asks must ask this node");
+    bench.reconciler.wait_until_owned(&rooms, SOON).await.expect("there is no peer that must know");
+    assert_eq!(word.borrow_and_update().fully_indexed_in, None, "peers must ask this node");
     go.send(()).unwrap();
-    let whole = timeout(SOON, word.wait_for(|word| word.fully_indexed_in.is_some())).await;
-    whole.expect("whole again").unwrap();
+    let fully_indexed = timeout(SOON, word.wait_for(|word| word.fully_indexed_in.is_some())).await;
+    fully_indexed.expect("fully indexed again").unwrap();
     assert_eq!(bench.owners(&rooms[0]).await, [bench.roster.incarnation()]);
 }
 
 #[tokio::test]
-async fn one_room_that_is_refused_does_not_keep_the_others_waiting() {
+async fn one_refused_room_does_not_delay_the_others() {
     let bench = Bench::start();
     bench.directory.inject(DirectoryCall::AddOwner, Fault::Refuse);
     let both = [room("good"), room("bad")];
@@ -170,7 +170,7 @@ async fn one_room_that_is_refused_does_not_keep_the_others_waiting() {
 }
 
 #[tokio::test]
-async fn a_removal_without_an_answer_ends_the_incarnation_and_loses_nothing() {
+async fn an_unanswered_removal_retires_the_incarnation() {
     for fault in [Fault::LoseRequest, Fault::LoseAnswer] {
         let bench = Bench::start();
         let first = bench.roster.incarnation();
@@ -191,12 +191,12 @@ async fn a_removal_without_an_answer_ends_the_incarnation_and_loses_nothing() {
                 sleep(Duration::from_millis(2)).await;
             }
         };
-        timeout(SOON, listed).await.expect("the retired incarnation is forgotten");
+        timeout(SOON, listed).await.expect("the retired incarnation is deregistered");
     }
 }
 
 #[tokio::test]
-async fn a_room_that_fills_while_its_removal_is_under_way_is_claimed_after_it() {
+async fn a_room_that_fills_during_its_removal_is_added_afterwards() {
     let bench = Bench::start();
     let node = bench.roster.incarnation();
     let rooms = [room("a")];
@@ -214,7 +214,7 @@ async fn a_room_that_fills_while_its_removal_is_under_way_is_claimed_after_it() 
     let claims = bench.directory.call_sizes(DirectoryCall::AddOwner).len();
     let _comes = bench.register("s2", &rooms);
     let early = bench.reconciler.wait_until_owned(&rooms, Duration::from_millis(100)).await;
-    assert!(early.is_err(), "the removal may still take the claim away");
+    assert!(early.is_err(), "the removal may still remove a new entry");
     assert_eq!(bench.directory.call_sizes(DirectoryCall::AddOwner).len(), claims, "one command for a room at a time");
     go.send(()).unwrap();
     bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
@@ -222,7 +222,7 @@ async fn a_room_that_fills_while_its_removal_is_under_way_is_claimed_after_it() 
 }
 
 #[tokio::test]
-async fn a_removal_that_is_refused_is_sent_again_unless_the_room_is_wanted_again() {
+async fn a_refused_removal_is_retried_unless_the_room_fills() {
     let bench = Bench::start();
     let node = bench.roster.incarnation();
     let rooms = [room("a")];
@@ -251,7 +251,7 @@ async fn a_removal_that_is_refused_is_sent_again_unless_the_room_is_wanted_again
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_runs_late_is_put_right_with_the_next_assertion() {
+async fn late_commands_are_corrected_at_the_next_reassertion() {
     let bench = Bench::start();
     let node = bench.roster.incarnation();
     let rooms = [room("left")];
@@ -278,9 +278,9 @@ async fn what_runs_late_is_put_right_with_the_next_assertion() {
 
     assert_eq!(bench.directory.run_late().await, 2);
     bench.until_owners(&rooms[0], std::slice::from_ref(&node)).await;
-    timeout(SOON, listed(2)).await.expect("what ran late has brought it back");
+    timeout(SOON, listed(2)).await.expect("the late write has added it again");
     sleep(REASSERT_INTERVAL).await;
     bench.until_owners(&rooms[0], &[]).await;
-    timeout(SOON, listed(1)).await.expect("put right");
+    timeout(SOON, listed(1)).await.expect("corrected");
     assert_eq!(bench.roster.incarnation(), node);
 }

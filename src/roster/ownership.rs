@@ -1,8 +1,8 @@
-//! What the index must hold for this node: its owner entries and socket entries, kept under the roster's lock.
+//! The owner entries and socket entries that the index must hold for this node, kept under the roster's lock.
 //!
-//! Owns three rules (docs/ARCHITECTURE.md, rules 3 and 7). A room counts as unowned *before* its removal is sent. An
-//! answer for another incarnation changes nothing. An incarnation lives in one epoch: if the directory answers from
-//! another one, or a removal gets no answer, the incarnation is retired and the next one starts without owner entries.
+//! Owns three rules (docs/ARCHITECTURE.md, rules 3 and 7). A room is unowned *before* its removal is sent. An answer for
+//! another incarnation changes nothing. An incarnation lives in one epoch. If the directory answers from another one, or
+//! a removal gets no answer, the incarnation is retired, and the next one starts without owner entries.
 //!
 //! While the directory or an ownership request fails, the node is not fully indexed, so peers ask it for every room.
 //! Owns no commands and no timing: the reconciler takes pending work from here and reports the answers.
@@ -62,8 +62,8 @@ impl Roster {
         }
     }
 
-    /// Compares the epoch of an answer for `node` with the one that it registered in, and retires the incarnation if
-    /// they differ. Returns whether `node` is still the incarnation.
+    /// Compares the epoch of an answer for `node` with the epoch of its registration, and retires the incarnation if they
+    /// differ. Returns whether `node` is still the incarnation.
     pub fn check_epoch(&self, node: &NodeId, epoch: &Epoch) -> bool {
         let mut state = self.lock();
         if state.incarnation != *node {
@@ -134,7 +134,7 @@ impl Roster {
         mem::take(&mut self.lock().pending.retired)
     }
 
-    /// Takes up to `max_writes` pending socket writes, the oldest first, with what is true of each socket now. Returns
+    /// Takes up to `max_writes` pending socket writes, the oldest first, each with the present state of its socket. Returns
     /// none if `node` is retired.
     pub(crate) fn take_writes(&self, node: &NodeId, max_writes: usize) -> Vec<SocketWrite> {
         let mut state = self.lock();
@@ -193,8 +193,8 @@ impl Roster {
         self.publish(&state);
     }
 
-    /// Takes the rooms that have been empty since `emptied_before`. From here on they count as unowned, so the caller
-    /// may send the removal. Rooms in `in_flight` stay, because a command about them is under way.
+    /// Takes the rooms that have been empty since `emptied_before`. From here on they are unowned, so the caller may
+    /// send the removal. Rooms in `in_flight` stay, because a command about them is under way.
     pub(crate) fn take_emptied(&self, node: &NodeId, emptied_before: Instant, in_flight: &HashSet<Room>) -> Vec<Room> {
         let mut state = self.lock();
         if state.incarnation != *node {

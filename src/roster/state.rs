@@ -19,7 +19,7 @@ use super::snapshot::{CachedVersion, RoomSnapshot, Row, RowsUpdate};
 use crate::index::{Epoch, SocketEntry};
 use crate::names::{NodeId, Room, SocketId, UserId};
 
-/// What this node tells its peers about its entries in the index.
+/// The state of this node's entries in the index, as its peers learn it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexState {
     pub incarnation: NodeId,

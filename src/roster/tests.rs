@@ -1,4 +1,4 @@
-//! The roster alone: its rules, and its one promise under random joins, leaves and reads from many threads.
+//! Unit tests of the roster: its rules, and consistent reads under concurrent joins and leaves.
 
 mod random;
 
@@ -43,8 +43,8 @@ fn known(part: &RoomSnapshot) -> CachedVersion {
     CachedVersion { version: part.version, accepts_delta: false }
 }
 
-/// Claims everything that wants a claim, as the registrar would.
-fn claim_all(roster: &Roster) {
+/// Confirms the ownership of all rooms, as the reconciler would.
+fn own_all(roster: &Roster) {
     let node = roster.incarnation();
     let wanting = roster.take_unowned();
     let asked = roster.request_ownership(&node, wanting);
@@ -52,12 +52,12 @@ fn claim_all(roster: &Roster) {
 }
 
 #[test]
-fn a_dropped_presence_takes_its_rows_along() {
+fn a_dropped_registration_removes_its_rows() {
     let roster = Roster::new(NodeId::new_process());
-    let presence = roster.register(socket(1), user(1), &[room("a"), room("b")]);
+    let registration = roster.register(socket(1), user(1), &[room("a"), room("b")]);
     assert_eq!(roster.size(), RosterSize { sockets: 1, rooms: 2 });
-    let kept = presence.clone();
-    drop(presence);
+    let kept = registration.clone();
+    drop(registration);
     assert_eq!(ids(&roster.snapshot(&room("a"), None)), BTreeSet::from([socket(1)]));
     drop(kept);
     assert_eq!(roster.size(), RosterSize { sockets: 0, rooms: 0 });
@@ -65,18 +65,18 @@ fn a_dropped_presence_takes_its_rows_along() {
 }
 
 #[test]
-fn a_closed_presence_neither_joins_nor_leaves() {
+fn a_closed_registration_neither_joins_nor_leaves() {
     let roster = Roster::new(NodeId::new_process());
-    let presence = roster.register(socket(1), user(1), &[room("a")]);
-    presence.close();
-    presence.close();
-    assert_eq!(presence.join(&room("b"), 64), Err(JoinError::Closed));
-    assert_eq!(presence.leave(&room("a")), Err(JoinError::Closed));
+    let registration = roster.register(socket(1), user(1), &[room("a")]);
+    registration.close();
+    registration.close();
+    assert_eq!(registration.join(&room("b"), 64), Err(JoinError::Closed));
+    assert_eq!(registration.leave(&room("a")), Err(JoinError::Closed));
     assert_eq!(roster.size(), RosterSize { sockets: 0, rooms: 0 });
 }
 
 #[test]
-fn the_same_socket_id_again_replaces_the_older_presence_and_survives_its_end() {
+fn a_newer_registration_of_a_socket_id_replaces_the_older() {
     let roster = Roster::new(NodeId::new_process());
     let older = roster.register(socket(1), user(1), &[room("a"), room("b")]);
     let newer = roster.register(socket(1), user(2), &[room("a")]);
@@ -94,18 +94,18 @@ fn a_version_is_never_zero_and_never_comes_back() {
     let roster = Roster::new(NodeId::new_process());
     let mut seen = HashSet::from([0]);
     for _ in 0..5 {
-        let presence = roster.register(socket(1), user(1), &[room("a")]);
+        let registration = roster.register(socket(1), user(1), &[room("a")]);
         let part = roster.snapshot(&room("a"), None);
         assert!(seen.insert(part.version), "{} came back", part.version);
         assert_eq!(roster.snapshot(&room("a"), Some(known(&part))).update, RowsUpdate::Unchanged);
-        drop(presence);
+        drop(registration);
         let empty = roster.snapshot(&room("a"), Some(known(&part)));
         assert_eq!((empty.version, rows(&empty)), (0, &[][..]));
     }
 }
 
 #[test]
-fn ids_are_found_once_each_wherever_they_are_or_in_the_room_that_is_named() {
+fn find_returns_each_id_once_and_filters_by_room() {
     let roster = Roster::new(NodeId::new_process());
     let _one = roster.register(socket(1), user(1), &[room("a")]);
     let _two = roster.register(socket(2), user(2), &[room("b")]);
@@ -116,42 +116,42 @@ fn ids_are_found_once_each_wherever_they_are_or_in_the_room_that_is_named() {
 }
 
 #[test]
-fn rooms_have_a_limit_and_joining_twice_is_joining_once() {
+fn rooms_are_limited_and_joining_twice_is_idempotent() {
     let roster = Roster::new(NodeId::new_process());
-    let presence = roster.register(socket(1), user(1), &[room("a")]);
-    assert_eq!(presence.join(&room("b"), 2), Ok(()));
-    assert_eq!(presence.join(&room("b"), 2), Ok(()));
-    assert_eq!(presence.join(&room("c"), 2), Err(JoinError::TooManyRooms(2)));
-    assert_eq!(presence.leave(&room("b")), Ok(()));
-    assert_eq!(presence.leave(&room("b")), Ok(()));
-    assert_eq!(presence.join(&room("c"), 2), Ok(()));
+    let registration = roster.register(socket(1), user(1), &[room("a")]);
+    assert_eq!(registration.join(&room("b"), 2), Ok(()));
+    assert_eq!(registration.join(&room("b"), 2), Ok(()));
+    assert_eq!(registration.join(&room("c"), 2), Err(JoinError::TooManyRooms(2)));
+    assert_eq!(registration.leave(&room("b")), Ok(()));
+    assert_eq!(registration.leave(&room("b")), Ok(()));
+    assert_eq!(registration.join(&room("c"), 2), Ok(()));
     assert_eq!(roster.size().rooms, 2);
 }
 
 #[test]
-fn the_comparison_takes_what_was_absent_twice_and_spares_newborns() {
+fn sockets_missing_twice_are_closed_unless_connecting() {
     let roster = Roster::new(NodeId::new_process());
-    let newborn = roster.register(socket(1), user(1), &[room("a")]);
-    let settled = roster.register(socket(2), user(2), &[room("a")]);
-    settled.mark_connected();
+    let connecting = roster.register(socket(1), user(1), &[room("a")]);
+    let connected = roster.register(socket(2), user(2), &[room("a")]);
+    connected.mark_connected();
     let nobody = HashSet::new();
     assert_eq!(roster.close_missing(&nobody), 0, "absent once");
     assert_eq!(roster.close_missing(&HashSet::from([socket(2)])), 0, "seen again");
     assert_eq!(roster.close_missing(&nobody), 0, "absent once again");
     assert_eq!(roster.close_missing(&nobody), 1, "absent twice");
     assert_eq!(ids(&roster.snapshot(&room("a"), None)), BTreeSet::from([socket(1)]));
-    assert_eq!(settled.join(&room("b"), 64), Err(JoinError::Closed));
-    drop(newborn);
+    assert_eq!(connected.join(&room("b"), 64), Err(JoinError::Closed));
+    drop(connecting);
 }
 
 #[test]
-fn a_claim_outlives_the_last_socket_until_it_is_given_back() {
+fn ownership_outlives_the_last_socket_until_released() {
     let roster = Roster::new(NodeId::new_process());
     let node = roster.incarnation();
-    let presence = roster.register(socket(1), user(1), &[room("a")]);
-    claim_all(&roster);
+    let registration = roster.register(socket(1), user(1), &[room("a")]);
+    own_all(&roster);
     assert!(matches!(roster.ownership_status(&node, &[room("a")]), OwnershipStatus::Owned));
-    drop(presence);
+    drop(registration);
     let before_it_left = Instant::now() - Duration::from_secs(1);
     assert_eq!(roster.take_emptied(&node, before_it_left, &HashSet::new()), []);
     let _again = roster.register(socket(2), user(2), &[room("a")]);
@@ -160,14 +160,14 @@ fn a_claim_outlives_the_last_socket_until_it_is_given_back() {
 }
 
 #[test]
-fn a_room_counts_as_unclaimed_before_its_removal_is_sent() {
+fn a_room_is_unowned_before_its_removal_is_sent() {
     let roster = Roster::new(NodeId::new_process());
     let node = roster.incarnation();
     drop(roster.register(socket(1), user(1), &[room("a")]));
-    assert_eq!(roster.take_emptied(&node, Instant::now(), &HashSet::new()), [], "never claimed, nothing to give back");
-    let presence = roster.register(socket(1), user(1), &[room("a")]);
-    claim_all(&roster);
-    drop(presence);
+    assert_eq!(roster.take_emptied(&node, Instant::now(), &HashSet::new()), [], "never owned, nothing to release");
+    let registration = roster.register(socket(1), user(1), &[room("a")]);
+    own_all(&roster);
+    drop(registration);
     let busy = HashSet::from([room("a")]);
     assert_eq!(roster.take_emptied(&node, Instant::now(), &busy), [], "another command is under way");
     assert_eq!(roster.take_emptied(&node, Instant::now(), &HashSet::new()), [room("a")]);
@@ -177,24 +177,24 @@ fn a_room_counts_as_unclaimed_before_its_removal_is_sent() {
 }
 
 #[test]
-fn a_claim_that_was_asked_for_and_never_answered_is_given_back_too() {
+fn an_unanswered_ownership_request_is_released_too() {
     let roster = Roster::new(NodeId::new_process());
     let node = roster.incarnation();
-    let presence = roster.register(socket(1), user(1), &[room("a")]);
+    let registration = roster.register(socket(1), user(1), &[room("a")]);
     assert_eq!(roster.request_ownership(&node, HashSet::from([room("a")])), [room("a")]);
-    drop(presence);
+    drop(registration);
     assert_eq!(roster.take_emptied(&node, Instant::now(), &HashSet::new()), [room("a")]);
     assert!(roster.is_clear());
 }
 
 #[test]
-fn a_retired_incarnation_leaves_its_claims_behind_and_the_next_owes_every_room() {
+fn the_incarnation_after_a_retired_one_owns_no_room() {
     let roster = Roster::new(NodeId::new_process());
     let first = roster.incarnation();
     roster.set_registered(&first, &epoch("E"));
     let _one = roster.register(socket(1), user(1), &[room("a")]);
     let two = roster.register(socket(2), user(2), &[room("b")]);
-    claim_all(&roster);
+    own_all(&roster);
     assert_eq!(roster.index_state().borrow().fully_indexed_in, Some(epoch("E")));
     roster.take_writes(&roster.incarnation(), 10);
 
@@ -209,7 +209,7 @@ fn a_retired_incarnation_leaves_its_claims_behind_and_the_next_owes_every_room()
     assert_eq!(roster.snapshot(&room("a"), None).node, second, "the rows stay, under the new id");
 
     roster.set_registered(&second, &epoch("F"));
-    assert_eq!(roster.index_state().borrow().fully_indexed_in, None, "two rooms are owed");
+    assert_eq!(roster.index_state().borrow().fully_indexed_in, None, "two rooms are unowned");
     roster.confirm_ownership(&first, &[room("a")]);
     assert!(
         matches!(roster.ownership_status(&second, &[room("a")]), OwnershipStatus::Pending(_)),
@@ -217,65 +217,62 @@ fn a_retired_incarnation_leaves_its_claims_behind_and_the_next_owes_every_room()
     );
     assert_eq!(roster.request_ownership(&second, HashSet::from([room("a")])), [room("a")]);
     roster.confirm_ownership(&second, &[room("a")]);
-    assert_eq!(roster.index_state().borrow().fully_indexed_in, None, "one room is owed");
+    assert_eq!(roster.index_state().borrow().fully_indexed_in, None, "one room is unowned");
     drop(two);
     roster.republish_index_state();
-    assert_eq!(roster.index_state().borrow().fully_indexed_in, Some(epoch("F")), "the other emptied");
+    assert_eq!(roster.index_state().borrow().fully_indexed_in, Some(epoch("F")), "the other room is empty");
     let listed: Vec<SocketWrite> = roster.take_writes(&roster.incarnation(), 10);
-    assert_eq!(listed.len(), 1, "what is still there is listed anew, what left was never listed");
+    assert_eq!(listed.len(), 1, "the remaining socket is written again, the other was never written");
     assert!(listed[0].present && listed[0].entry.socket == socket(1));
 }
 
 #[tokio::test]
-async fn a_waiting_client_is_told_when_its_claim_is_held() {
+async fn a_waiting_client_is_notified_when_its_room_is_owned() {
     let roster = Roster::new(NodeId::new_process());
     let node = roster.incarnation();
     let _presence = roster.register(socket(1), user(1), &[room("a")]);
     let OwnershipStatus::Pending(waiting) = roster.ownership_status(&node, &[room("a")]) else {
         panic!("nothing is claimed yet")
     };
-    claim_all(&roster);
-    waiting.await.expect("told, not dropped");
+    own_all(&roster);
+    waiting.await.expect("notified, not dropped");
     assert!(matches!(roster.ownership_status(&node, &[room("a")]), OwnershipStatus::Owned));
 }
 
 #[test]
-fn a_seat_that_came_and_went_before_it_was_listed_is_not_written_at_all() {
+fn a_socket_that_left_before_its_write_is_not_written() {
     let roster = Roster::new(NodeId::new_process());
-    let presence = roster.register(socket(1), user(1), &[room("a")]);
-    drop(presence);
+    let registration = roster.register(socket(1), user(1), &[room("a")]);
+    drop(registration);
     assert_eq!(roster.take_writes(&roster.incarnation(), 10), []);
-    let presence = roster.register(socket(1), user(1), &[room("a")]);
+    let registration = roster.register(socket(1), user(1), &[room("a")]);
     let written = roster.take_writes(&roster.incarnation(), 10);
     assert!(written[0].present);
-    drop(presence);
+    drop(registration);
     let removed = roster.take_writes(&roster.incarnation(), 10);
     assert!(!removed[0].present && removed[0].entry == written[0].entry);
     roster.requeue_writes(&roster.incarnation(), removed.into_iter().map(|change| change.entry));
     let _again = roster.register(socket(1), user(1), &[room("a")]);
-    assert!(
-        roster.take_writes(&roster.incarnation(), 10)[0].present,
-        "what is true now is written, not what was true then"
-    );
+    assert!(roster.take_writes(&roster.incarnation(), 10)[0].present, "the present state is written");
 }
 
 #[test]
-fn who_left_is_written_before_those_who_came_later() {
+fn removals_are_written_before_later_additions() {
     let roster = Roster::new(NodeId::new_process());
     let node = roster.incarnation();
     let left: Vec<_> = (1..=3).map(|number| roster.register(socket(number), user(1), &[room("a")])).collect();
     assert_eq!(roster.take_writes(&node, 10).len(), 3);
     drop(left);
-    assert!(!roster.take_writes(&node, 1)[0].present, "one of those that left");
+    assert!(!roster.take_writes(&node, 1)[0].present, "a removal first");
     let _came: Vec<_> = (4..=6).map(|number| roster.register(socket(number), user(1), &[room("a")])).collect();
     let taken: Vec<bool> = roster.take_writes(&node, 10).iter().map(|change| change.present).collect();
     assert_eq!(taken, [false, false, true, true, true]);
 }
 
-/// Writers flip one marker socket through a sequence that readers can check: whoever is told "unchanged" must hold
-/// the rows of a moment within its read.
+/// A writer moves a marker through a sequence that readers can check: the cached rows of a reader that receives
+/// `Unchanged` must be the rows of a moment during its read.
 #[test]
-fn a_reader_that_is_told_unchanged_has_the_rows_of_now() {
+fn cached_rows_are_current_when_a_read_says_unchanged() {
     let roster = Roster::new(NodeId::new_process());
     let name = room("busy");
     let done = AtomicBool::new(false);
@@ -320,7 +317,7 @@ fn a_reader_that_is_told_unchanged_has_the_rows_of_now() {
             done.store(true, Ordering::SeqCst);
         });
     });
-    assert!(unchanged.into_inner() > 0, "a test that never takes the short way proves nothing");
+    assert!(unchanged.into_inner() > 0, "no read was unchanged, so the test proved nothing");
     drop(last);
     assert_eq!(roster.size().sockets, 0);
 }

@@ -1,8 +1,8 @@
 //! The one Redis connection of a node: found, checked, used, and replaced when it breaks.
 //!
-//! Owns its lifetime. While [`RedisConnection::maintain`] runs, it finds the master, connects, checks what answers, and
-//! starts over when a call reports that the connection broke or leads to no master, or when the master has moved. Each
-//! kind of failure is logged once until a connection succeeds. Knows no keys and retries no call.
+//! Owns its lifetime. While [`RedisConnection::maintain`] runs, it finds the master, connects, and checks the server. It
+//! starts over if a call reports a broken connection or a server that is not the master, or if the master has moved. It
+//! logs each kind of failure once until a connection succeeds. Knows no keys and retries no call.
 //!
 //! One connection is one Redis process, so its `run_id` is part of every epoch that is read over it.
 

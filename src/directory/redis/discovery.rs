@@ -1,11 +1,10 @@
 //! Finds the master that has the keys: in the URL, from the Sentinels, or from the nodes of the Cluster.
 //!
 //! Owns the question, the choice between different answers, and the periodic check while a connection is open: a master
-//! that was replaced may accept writes for a while without knowing. All that may know are asked at the same time, each
-//! with [`ANSWER_TIMEOUT`], so that one that hangs delays nothing; their connections are kept for the next question.
+//! that was replaced may accept writes for a while without knowing. Sentinels or nodes are asked in parallel, each with
+//! [`ANSWER_TIMEOUT`], so that a hanging one delays nothing. Their connections are kept for the next question.
 //!
-//! Of Sentinels, the one with the newest configuration is believed; of Cluster nodes, the majority. Owns no connection to
-//! the master.
+//! Of Sentinels, the newest configuration is believed; of Cluster nodes, the majority. Owns no connection to the master.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -20,11 +19,11 @@ use super::connect::{OpenConnection, RedisDialer};
 use super::error::{ConnectError, Incompatible, is_unknown_command};
 use super::url::{Topology, host_and_port};
 
-/// How long to wait for each answer, connecting included.
+/// The timeout of each answer, connecting included.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(400);
-/// How often to ask again while a connection is open.
+/// The interval of the check while a connection is open.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How many nodes of a Cluster to ask in addition to those in the URL.
+/// Maximum number of Cluster nodes to ask in addition to those in the URL.
 const MAX_LEARNED_NODES: usize = 16;
 
 /// Finds the master of one index.
@@ -145,7 +144,7 @@ impl MasterDiscovery {
     }
 }
 
-/// Chooses the report with the newest configuration, then the one that most others agree with, then the first.
+/// Chooses the report with the newest configuration, then the majority, then the first.
 fn most_credible(reports: &[MasterReport]) -> Option<&MasterReport> {
     let votes = |report: &MasterReport| reports.iter().filter(|other| other.master == report.master).count();
     let weight = |report: &MasterReport| (report.epoch, votes(report));

@@ -12,7 +12,7 @@ use ::redis::{ErrorKind, RedisError, ServerErrorKind};
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The part of [`CALL_TIMEOUT`] that a TLS handshake may take.
 pub(super) const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(700);
-/// What a node needs, in the words of an error.
+/// The requirement that errors name.
 pub(super) const REQUIRED: &str = "Redis 6.2 or newer, or Valkey";
 
 /// Why a Redis that answers is not used. The message contains the remedy.

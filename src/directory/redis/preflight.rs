@@ -30,7 +30,7 @@ const PROBED_COMMANDS: &[&[&str]] = &[
     &["EVALSHA", "0000000000000000000000000000000000000000", "1", "{}"],
 ];
 
-/// What `INFO` says about a compatible Redis.
+/// The identity of a compatible Redis, from its `INFO`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServerInfo {
     pub(super) run_id: SmolStr,

@@ -16,7 +16,7 @@ use crate::names::{NameError, NodeId, Room, SocketId};
 const KEYS_PER_STEP: usize = 256;
 /// The `COUNT` of `SSCAN`.
 const MEMBERS_PER_STEP: usize = 1000;
-/// How many bytes of a foreign key or member are printed.
+/// Maximum number of printed bytes of a foreign key or member.
 const MAX_SHOWN_BYTES: usize = 80;
 
 /// The content of one key.

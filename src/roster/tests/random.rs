@@ -35,7 +35,7 @@ proptest! {
         let roster = Roster::new(NodeId::new_process());
         let rooms: Vec<Room> = (0..3).map(|number| room(&format!("room-{number}"))).collect();
         let mut slots: Vec<(usize, Registration)> = Vec::new();
-        // Socket -> (which presence it is, its rooms).
+        // Socket -> (which registration it is, its rooms).
         let mut model: BTreeMap<usize, (usize, BTreeSet<usize>)> = BTreeMap::new();
         let mut born = 0;
         let mut owners: Vec<usize> = Vec::new();
@@ -51,17 +51,17 @@ proptest! {
                     born += 1;
                 }
                 Step::Join { slot, room } if slot < slots.len() => {
-                    let (number, presence) = &slots[slot];
+                    let (number, registration) = &slots[slot];
                     let open = model.get(number).is_some_and(|(owner, _)| *owner == owners[slot]);
-                    prop_assert_eq!(presence.join(&rooms[room], 64).is_ok(), open);
+                    prop_assert_eq!(registration.join(&rooms[room], 64).is_ok(), open);
                     if open {
                         model.get_mut(number).unwrap().1.insert(room);
                     }
                 }
                 Step::Leave { slot, room } if slot < slots.len() => {
-                    let (number, presence) = &slots[slot];
+                    let (number, registration) = &slots[slot];
                     let open = model.get(number).is_some_and(|(owner, _)| *owner == owners[slot]);
-                    prop_assert_eq!(presence.leave(&rooms[room]).is_ok(), open);
+                    prop_assert_eq!(registration.leave(&rooms[room]).is_ok(), open);
                     if open {
                         model.get_mut(number).unwrap().1.remove(&room);
                     }
@@ -73,9 +73,9 @@ proptest! {
                     }
                 }
                 Step::Drop { slot } if slot < slots.len() => {
-                    let (number, presence) = slots.remove(slot);
+                    let (number, registration) = slots.remove(slot);
                     let owner = owners.remove(slot);
-                    drop(presence);
+                    drop(registration);
                     if model.get(&number).is_some_and(|(current, _)| *current == owner) {
                         model.remove(&number);
                     }

@@ -11,6 +11,7 @@ pub mod jwks;
 pub mod keys;
 pub mod pem;
 pub mod reload;
+pub(crate) mod secret_lines;
 pub mod signatures;
 pub mod tls;
 pub mod tokens;

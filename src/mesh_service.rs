@@ -40,6 +40,7 @@ use crate::roster::walk::{RosterSlice, WalkCursor};
 use crate::roster::{CachedVersion, RoomSnapshot, Roster, Row, RowsUpdate};
 use crate::status::node_report::{self, MAX_BUSIEST_ROOMS, NodeReporter};
 use crate::telemetry::traces;
+use crate::telemetry::traces::TraceSampling;
 
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,6 +49,7 @@ struct MeshServer {
     roster: Arc<Roster>,
     membership: Arc<Membership>,
     reporter: NodeReporter,
+    sampling: TraceSampling,
     security: Security,
     stop: CancellationToken,
 }
@@ -65,6 +67,7 @@ pub async fn serve<S>(
     reporter: NodeReporter,
     identity: IdentityMode,
     polling: Option<PollingForwarding>,
+    sampling: TraceSampling,
     security: Security,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error>
@@ -73,7 +76,7 @@ where
 {
     let (roster, membership) = (Arc::clone(&reporter.roster), Arc::clone(&reporter.membership));
     let published = Arc::clone(&membership);
-    let server = MeshServer { roster, membership, reporter, security: security.clone(), stop: stop.clone() };
+    let server = MeshServer { roster, membership, reporter, sampling, security: security.clone(), stop: stop.clone() };
     let service = MeshServiceServer::new(server)
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES);
@@ -129,9 +132,9 @@ impl MeshService for MeshServer {
         request: Request<proto::LookupSocketsRequest>,
     ) -> Result<Response<proto::LookupSocketsResponse>, Status> {
         let (metadata, extensions, request) = request.into_parts();
-        let span = traces::answering(metadata.as_ref(), &request.room);
+        let span = self.sampling.answer_span(metadata.as_ref(), &request.room);
         let answer = span.in_scope(|| self.look_up(&request, &extensions));
-        traces::replied(&span, answer.as_ref().map_or_else(Status::code, |_| Code::Ok));
+        traces::record_answer(&span, answer.as_ref().map_or_else(Status::code, |_| Code::Ok));
         answer.map(Response::new)
     }
 
@@ -142,12 +145,12 @@ impl MeshService for MeshServer {
         request: Request<Streaming<proto::RevalidateRequest>>,
     ) -> Result<Response<Self::RevalidateStream>, Status> {
         let (metadata, extensions, requests) = request.into_parts();
-        let (roster, security) = (Arc::clone(&self.roster), self.security.clone());
+        let (roster, security, sampling) = (Arc::clone(&self.roster), self.security.clone(), self.sampling);
         let answer = move |request: Result<proto::RevalidateRequest, Status>| {
             let request = request?;
             // The credentials were valid when the stream began; they may have been revoked since.
             security.authenticate(extensions.get::<PeerIdentity>(), metadata.as_ref())?;
-            Ok(revalidate_traced(&roster, &request))
+            Ok(revalidate_traced(&roster, sampling, &request))
         };
         // Shutdown waits for calls in progress, and this one would never end.
         let requests = requests.take_until(self.stop.clone().cancelled_owned());
@@ -234,15 +237,19 @@ impl MeshServer {
 }
 
 /// Answers a request of the revalidation stream, in the trace that the request names.
-fn revalidate_traced(roster: &Roster, request: &proto::RevalidateRequest) -> proto::RevalidateResponse {
+fn revalidate_traced(
+    roster: &Roster,
+    sampling: TraceSampling,
+    request: &proto::RevalidateRequest,
+) -> proto::RevalidateResponse {
     let question = request.question.as_ref();
     let span = match &request.traceparent {
         None => Span::none(),
-        Some(_) => traces::answering(&trace_headers(request), question.map_or("", |question| &question.room)),
+        Some(_) => sampling.answer_span(&trace_headers(request), question.map_or("", |question| &question.room)),
     };
     let answer = span.in_scope(|| question.and_then(|question| revalidate(roster, question)));
     // Without an answer the caller makes a unary call, which has a span of its own.
-    traces::replied(&span, if answer.is_some() { Code::Ok } else { Code::Aborted });
+    traces::record_answer(&span, if answer.is_some() { Code::Ok } else { Code::Aborted });
     proto::RevalidateResponse { number: request.number, answer }
 }
 

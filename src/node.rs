@@ -37,6 +37,7 @@ use crate::mesh::security::Security;
 use crate::names::NodeName;
 use crate::roll_call::cache::Parts;
 use crate::roster::Roster;
+use crate::telemetry::NodeTelemetry;
 use shutdown::RunningNode;
 use tasks::EssentialTasks;
 
@@ -71,6 +72,8 @@ pub struct NodeConfig {
     pub mesh_security: Security,
     /// The tokens of operators, for the admin port.
     pub admin_tokens: Option<Reloadable<NamedTokens>>,
+    /// What the process shares with its nodes: the log levels and the sampling of traces.
+    pub telemetry: NodeTelemetry,
 }
 
 /// The bound listeners of one node.

@@ -38,7 +38,7 @@ use crate::roster::{CachedVersion, Roster};
 use crate::telemetry::logging::request;
 use crate::telemetry::metrics::roll_calls::RollCallMetrics;
 use crate::telemetry::traces;
-use crate::telemetry::traces::Shared;
+use crate::telemetry::traces::SharedSpan;
 use answer::{Answer, Outcome, Verdict, Vouched};
 use cache::Parts;
 use coalescer::Flights;
@@ -92,7 +92,7 @@ pub enum Unanswerable {
 struct Flown {
     answer: Arc<Answer>,
     /// How those link to it who did not begin it; none where nothing is traced.
-    traced: Option<Shared>,
+    traced: Option<SharedSpan>,
 }
 
 /// A node that is being asked.
@@ -137,17 +137,17 @@ impl RollCall {
         let (caller, asked) = (Arc::clone(&self.caller), room.clone());
         // Who boards first has the least time left of all aboard.
         let until = Instant::now() + deadline;
-        let (asked_by, begun_by) = (Span::current(), request::current());
+        let (asked_by, begun_by) = (Span::current(), request::current_id());
         let fly = move || async move {
-            let span = traces::roll_call(&asked_by, &asked);
-            let traced = traces::share(&span, &asked_by);
+            let span = traces::roll_call_span(&asked_by, &asked);
+            let traced = traces::shared_span(&span, &asked_by);
             // What is logged of it is about the request that began it.
-            let calling = request::about(begun_by, caller.call(&asked, until).instrument(span));
+            let calling = request::with_id(begun_by, caller.call(&asked, until).instrument(span));
             Flown { answer: Arc::new(calling.await), traced }
         };
         let flown = self.flights.join(&(room.clone(), deadline), deadline / BOARDING_SHARE, fly).await;
         let Flown { answer, traced } = flown.ok_or(Unanswerable::Stopping)?;
-        traces::waited_for(traced.as_ref());
+        traces::link_shared_span(traced.as_ref());
         Ok(answer)
     }
 
@@ -207,7 +207,7 @@ impl Caller {
     }
 
     async fn plan(&self, room: &Room, view: &MembershipView, within: Duration) -> Plan {
-        let span = traces::directory_read(room);
+        let span = traces::directory_span(room);
         let owners = timeout(within, self.directory.owners(room)).instrument(span.clone()).await;
         let owners = owners.ok().and_then(Result::ok);
         traces::record_directory_read(&span, owners.as_ref().map(|owners| owners.nodes.len()));

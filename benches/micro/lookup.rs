@@ -16,6 +16,7 @@ use rollcall::roll_call;
 use rollcall::roster::{Roster, RowsUpdate};
 use rollcall::status::node_report::NodeReporter;
 use rollcall::telemetry::metrics::recent::Recent;
+use rollcall::telemetry::traces::TraceSampling;
 use smol_str::format_smolstr;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -40,6 +41,7 @@ pub fn lookup(criterion: &mut Criterion) {
         NodeReporter::new(roster, membership, Recent::default()),
         IdentityMode::Query,
         None,
+        TraceSampling::default(),
         Security::default(),
         CancellationToken::new(),
     ));

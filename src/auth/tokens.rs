@@ -11,6 +11,7 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use thiserror::Error;
 
 use super::error::MAX_TOKEN_BYTES;
+use super::secret_lines::secret_lines;
 use crate::names::NodeName;
 
 /// The shortest token, in bytes.
@@ -62,9 +63,9 @@ impl NamedTokens {
     /// # Errors
     /// When there is none in it, or any line makes no sense: a file is in use as a whole or not at all.
     pub fn parse(contents: &[u8]) -> Result<Self, Error> {
-        let text = str::from_utf8(contents).map_err(|_| Error::NotUtf8)?;
+        let lines = secret_lines(contents).map_err(|_| Error::NotUtf8)?;
         let (mut names, mut hashes, mut tokens) = (HashSet::new(), HashSet::new(), Vec::new());
-        for (number, line) in lines(text) {
+        for (number, line) in lines {
             let (name, token) = split(line).ok_or(Error::Line(number))?;
             NodeName::parse(name).map_err(|_| Error::Name(number))?;
             match token.len() {
@@ -113,8 +114,8 @@ impl Secret {
     /// As there.
     pub fn first_of(contents: &[u8]) -> Result<Self, Error> {
         NamedTokens::parse(contents)?;
-        let text = str::from_utf8(contents).map_err(|_| Error::NotUtf8)?;
-        let token = lines(text).find_map(|(_, line)| split(line)).map(|(_, token)| Self(token.to_owned()));
+        let mut lines = secret_lines(contents).map_err(|_| Error::NotUtf8)?;
+        let token = lines.find_map(|(_, line)| split(line)).map(|(_, token)| Self(token.to_owned()));
         token.ok_or(Error::Empty)
     }
 
@@ -127,12 +128,6 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
     }
-}
-
-/// The lines that say something, numbered as people count them.
-fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let lines = (1..).zip(text.lines().map(str::trim));
-    lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
 }
 
 fn split(line: &str) -> Option<(&str, &str)> {

@@ -28,6 +28,7 @@ use crate::names::NodeName;
 use crate::node::{self, Node, NodeConfig, NodeListeners};
 use crate::reconciler;
 use crate::roll_call;
+use crate::telemetry::NodeTelemetry;
 use crate::telemetry::logging::{self, Logging};
 
 /// Short, because all nodes stop together: the clients have no other node to reconnect to.
@@ -44,7 +45,7 @@ pub struct DevCluster {
 /// Runs the cluster until a signal.
 pub(super) fn run(dev: DevArgs, logging: Result<Logging, logging::Error>) -> ExitCode {
     run_until_signal(logging, None, EXIT_FAILED, |logging, shutdown| async move {
-        start_logging(logging, None);
+        let telemetry = start_logging(logging, None);
         let clients = SocketIoConfig { transports: dev.transports, ..SocketIoConfig::default() };
         let nodes = usize::from(dev.nodes);
         let cluster = DevCluster { nodes, listen: dev.listen, tls: dev.tls == OnOff::On, clients };
@@ -59,7 +60,7 @@ pub(super) fn run(dev: DevArgs, logging: Result<Logging, logging::Error>) -> Exi
                 None => Arc::clone(&memory) as Arc<dyn Directory>,
             })
         };
-        run_cluster(cluster, directory, |introduction| println!("{introduction}"), shutdown).await?;
+        run_cluster(cluster, telemetry, directory, |introduction| println!("{introduction}"), shutdown).await?;
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -71,6 +72,7 @@ pub(super) fn run(dev: DevArgs, logging: Result<Logging, logging::Error>) -> Exi
 /// An address is in use, or a node ended before `shutdown`.
 pub async fn run_cluster(
     cluster: DevCluster,
+    telemetry: NodeTelemetry,
     directory: impl Fn() -> anyhow::Result<Arc<dyn Directory>>,
     print: impl FnOnce(&str),
     shutdown: CancellationToken,
@@ -103,6 +105,7 @@ pub async fn run_cluster(
             tls: acceptor.clone().map(|acceptor| Tls { acceptor, files: None }),
             mesh_security: Security::default(),
             admin_tokens: None,
+            telemetry: telemetry.clone(),
         };
         let listeners = NodeListeners { public: listener, mesh, admin: None };
         running.spawn(Node::new(config, listeners, directory()?).run(shutdown.clone()));

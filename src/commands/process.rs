@@ -9,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::edge::connections::listener::raise_file_limit;
+use crate::telemetry::NodeTelemetry;
 use crate::telemetry::logging::{self, Logging};
-use crate::telemetry::traces::export::Traces;
+use crate::telemetry::traces::export::TraceExporter;
 
 /// The command line or the configuration file is wrong.
 pub(super) const EXIT_USAGE: u8 = 2;
@@ -51,10 +52,13 @@ pub(super) fn run_until_signal<W: Future<Output = anyhow::Result<ExitCode>>>(
     })
 }
 
-/// Sets up the log, with an exporter of spans if there are `traces`, and raises the limit of open files.
-pub(super) fn start_logging(logging: Logging, traces: Option<&Traces>) {
-    logging.begin(traces.map(Traces::tracer));
+/// Starts the log, exports spans if there are `traces`, and raises the limit of open files. Returns the telemetry for the
+/// nodes of this process.
+pub(super) fn start_logging(logging: Logging, traces: Option<&TraceExporter>) -> NodeTelemetry {
+    let log_levels = logging.start(traces.map(TraceExporter::tracer));
     raise_open_file_limit();
+    let trace_sampling = traces.map(TraceExporter::sampling).unwrap_or_default();
+    NodeTelemetry { log_levels: Some(log_levels), trace_sampling }
 }
 
 /// Raises the soft limit of open files to the hard limit; returns the limit that is then in force.

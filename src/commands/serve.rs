@@ -47,7 +47,7 @@ async fn run_node(serve: ServeArgs, logging: Logging, shutdown: CancellationToke
     });
     // Spans carry the node's name, and its default contains the port of the mesh: bind first.
     let traces = serve.traces.open(&name)?;
-    start_logging(logging, traces.as_ref());
+    let telemetry = start_logging(logging, traces.as_ref());
     let access = serve.access.open()?;
     let admin_tokens = serve.admin.open()?;
     let redis = serve.redis.open()?;
@@ -92,13 +92,14 @@ async fn run_node(serve: ServeArgs, logging: Logging, shutdown: CancellationToke
         tls,
         mesh_security,
         admin_tokens,
+        telemetry,
     };
     let listeners = NodeListeners { public, mesh: mesh_listener, admin: Some(admin) };
     let drain = config.drain;
     let node = Node::new(config, listeners, directory).run(shutdown);
     let Some(traces) = traces else { return node.await.map(|()| ExitCode::SUCCESS) };
     let mut background = JoinSet::new();
-    background.spawn(traces.keep());
+    background.spawn(traces.reload_headers());
     let result = node.await;
     traces.close(drain.mul_f64(SPAN_FLUSH_SHARE).min(MAX_SPAN_FLUSH)).await;
     result.map(|()| ExitCode::SUCCESS)

@@ -30,6 +30,8 @@ use crate::problem::Problem;
 use crate::roll_call::RollCall;
 use crate::status::StatusCollector;
 use crate::status::health::ReadinessReport;
+use crate::telemetry::logging::LogLevelHandle;
+use crate::telemetry::traces::TraceSampling;
 use guard::AdminGuard;
 
 /// The most bytes of a request's body.
@@ -51,6 +53,8 @@ pub struct AdminConfig {
     pub roll_call: RollCall,
     /// Of a roll call that names none.
     pub deadline: Duration,
+    /// The levels of the process's log, if it has one.
+    pub log_levels: Option<LogLevelHandle>,
 }
 
 pub fn router(config: AdminConfig) -> Router {
@@ -64,7 +68,11 @@ pub fn router(config: AdminConfig) -> Router {
         .merge(guarded)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed);
-    routes.layer((RequestIds { https: false }, sealed(), DefaultBodyLimit::max(MAX_BODY_BYTES)))
+    routes.layer((
+        RequestIds { https: false, sampling: TraceSampling::default() },
+        sealed(),
+        DefaultBodyLimit::max(MAX_BODY_BYTES),
+    ))
 }
 
 /// What whoever reaches the port may have: nothing about anybody, and nothing secret.

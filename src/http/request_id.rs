@@ -15,8 +15,9 @@ use tower::{Layer, Service};
 use tracing::Instrument as _;
 
 use crate::problem::Problem;
-use crate::telemetry::logging::request::{about, within};
+use crate::telemetry::logging::request::{with_id, with_id_sync};
 use crate::telemetry::traces;
+use crate::telemetry::traces::TraceSampling;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest id that is taken from a request, in bytes.
@@ -26,11 +27,12 @@ const ID_MOST: usize = 128;
 #[derive(Debug, Clone, Copy)]
 pub struct RequestIds {
     pub https: bool,
+    pub sampling: TraceSampling,
 }
 
 #[derive(Clone)]
 pub struct Identified<S> {
-    https: bool,
+    ids: RequestIds,
     inner: S,
 }
 
@@ -38,7 +40,7 @@ impl<S> Layer<S> for RequestIds {
     type Service = Identified<S>;
 
     fn layer(&self, inner: S) -> Identified<S> {
-        Identified { https: self.https, inner }
+        Identified { ids: *self, inner }
     }
 }
 
@@ -58,12 +60,12 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let id = given(&request).unwrap_or_else(made);
         let named = Some(id.clone());
-        let traced = traces::request(&request, self.https);
+        let traced = self.ids.sampling.request_span(&request, self.ids.https);
         let head = *request.method() == Method::HEAD;
-        let answering = within(id.clone(), || traced.in_scope(|| self.inner.call(request)));
+        let answering = with_id_sync(id.clone(), || traced.in_scope(|| self.inner.call(request)));
         let answered = async move {
             let mut response = answering.instrument(traced.clone()).await?;
-            traces::answered(&traced, response.status());
+            traces::record_response(&traced, response.status());
             if let Some(problem) = response.extensions_mut().remove::<Problem>().filter(|_| !head) {
                 *response.body_mut() = problem.document(Some(text(&id)));
                 response.headers_mut().remove(header::CONTENT_LENGTH);
@@ -71,7 +73,7 @@ where
             response.headers_mut().insert(REQUEST_ID, id);
             Ok(response)
         };
-        about(named, answered).boxed()
+        with_id(named, answered).boxed()
     }
 }
 
@@ -96,20 +98,21 @@ mod tests {
     use tower::service_fn;
 
     use super::*;
-    use crate::telemetry::logging::request::current;
+    use crate::telemetry::logging::request::current_id;
 
     #[tokio::test]
     async fn what_is_logged_names_the_request_before_and_while_its_answer_is_awaited() {
         let service = service_fn(|_: Request<()>| {
-            let called = current();
+            let called = current_id();
             async move {
-                assert_eq!((called, current()), (Some("a".parse().unwrap()), Some("a".parse().unwrap())));
+                assert_eq!((called, current_id()), (Some("a".parse().unwrap()), Some("a".parse().unwrap())));
                 Ok::<_, Infallible>(Response::default())
             }
         });
         let request = Request::builder().header(REQUEST_ID, "a").body(()).unwrap();
-        let answer = RequestIds { https: false }.layer(service).call(request).await.unwrap();
-        assert_eq!((&answer.headers()[REQUEST_ID], current()), (&HeaderValue::from_static("a"), None));
+        let answer =
+            RequestIds { https: false, sampling: TraceSampling::default() }.layer(service).call(request).await.unwrap();
+        assert_eq!((&answer.headers()[REQUEST_ID], current_id()), (&HeaderValue::from_static("a"), None));
     }
 
     #[test]

@@ -152,7 +152,7 @@ impl Peers {
             takes_changes: known_version.is_some(),
             ..Default::default()
         };
-        let span = traces::lookup(mesh, node, room);
+        let span = traces::lookup_span(mesh, node, room);
         let answer = timeout(within, peer.look_up(request, within, &span)).instrument(span.clone()).await;
         let reply = match call.end(answer) {
             Ok(response) => answers::decode_snapshot(node, known_version, &response).map(PeerReply::Snapshot),

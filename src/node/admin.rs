@@ -54,6 +54,7 @@ pub(super) fn start(
         status: StatusCollector::new(core.reporter.clone(), core.peers.clone()),
         roll_call: core.roll_call.clone(),
         deadline: config.deadline,
+        log_levels: config.telemetry.log_levels.clone(),
     });
     let connections = Some(MAX_ADMIN_CONNECTIONS);
     let limits = Limits { connections, connections_per_address: None, ..config.limits.clone() };

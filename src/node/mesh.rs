@@ -34,6 +34,7 @@ pub(super) fn serve(
         core.reporter.clone(),
         config.access.identity.clone(),
         polling,
+        config.telemetry.trace_sampling,
         security,
         stop,
     ))

@@ -105,7 +105,7 @@ pub(super) fn build(
     let has_certificate_files = config.tls.as_ref().is_some_and(|tls| tls.files.is_some());
     let service = option_layer(has_certificate_files.then(http::https_only)).layer(service);
     let service = metrics.requests.layer(service);
-    let service = RequestIds { https: config.tls.is_some() }.layer(service);
+    let service = RequestIds { https: config.tls.is_some(), sampling: config.telemetry.trace_sampling }.layer(service);
     let service = MapRequest::new(service, |request: Request<Incoming>| request.map(Body::new));
 
     tasks.spawn("comparison", async move { live.compare().await });

@@ -1,20 +1,20 @@
-//! The log: what is written to standard error, in which form, and how much of it.
+//! The log on standard error: its format and its levels.
 //!
-//! Owns the one subscriber of the process: the lines, whose levels change while it runs ([`Levels`]), and beside them the
-//! spans that are exported, where they are ([`crate::telemetry::traces`]). The two do not mix: a line carries the [`request`] that it
-//! is about and no span, and no level of the log makes or hides a span that is exported. Lines that could
-//! repeat without end go through a [`throttle`].
+//! Owns the one subscriber of the process: log lines, whose levels change at run time ([`LogLevelHandle`]), and spans,
+//! which go to the exporter of [`super::traces`]. The two are independent: a line carries a [`request`] id instead of a
+//! span, and the log levels neither create nor hide exported spans. Lines that could repeat without end go through a
+//! [`throttle`].
 
-pub mod json;
+mod format;
 pub mod request;
-mod text;
 pub mod throttle;
 
 use std::io::IsTerminal as _;
-use std::sync::{Mutex, OnceLock};
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use opentelemetry_sdk::trace::SdkTracer;
+use parking_lot::Mutex;
 use thiserror::Error;
 use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
@@ -24,73 +24,73 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::telemetry::traces;
-use json::Json;
-use text::Text;
+use format::{JsonFormat, TextFormat};
 
-/// The longest text of levels, in bytes.
-const LEVELS_MOST: usize = 4096;
+/// The maximum length of the levels as text, in bytes.
+const MAX_LEVELS_BYTES: usize = 4096;
 
-/// The levels of this process, once it logs.
-static LEVELS: OnceLock<Levels> = OnceLock::new();
-
-/// How a line looks.
+/// The format of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Format {
-    /// For people.
+pub enum LogFormat {
+    /// Lines for people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// A log that has not begun.
+/// A log that is configured and not started yet.
 pub struct Logging {
     filter: EnvFilter,
     levels: String,
-    format: Format,
+    format: LogFormat,
 }
 
-/// What is logged, and how to change it.
-pub struct Levels {
-    current: Mutex<String>,
+/// Reads and changes the levels of the running log. Cheap to clone.
+#[derive(Clone)]
+pub struct LogLevelHandle(Arc<ActiveLevels>);
+
+struct ActiveLevels {
+    /// The text that `filter` was parsed from.
+    text: Mutex<String>,
     filter: Handle<EnvFilter, Registry>,
 }
 
-/// Why a text says no levels.
+/// Why levels are not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Error {
-    #[error("no level is named: one is error, warn, info, debug or off")]
+    #[error("no level is named: pass error, warn, info, debug or off")]
     Empty,
-    #[error("more than {LEVELS_MOST} bytes of levels")]
+    #[error("the levels have more than {MAX_LEVELS_BYTES} bytes")]
     TooLong,
-    #[error("`{0}` is no level (error, warn, info, debug, off); a module goes with one, as in rollcall::mesh=debug")]
+    #[error("`{0}` is not a level (error, warn, info, debug, off); a module needs one, as in rollcall::mesh=debug")]
     NoLevel(String),
     #[error("`{0}` is more than this program ever logs; the most is debug")]
     TooMuch(String),
-    #[error("`{0}` makes no sense; write a level, or levels by module as in info,rollcall::mesh=debug")]
-    Senseless(String),
-    #[error("the levels cannot be changed any more")]
-    Gone,
+    #[error("`{0}` is not valid; pass a level, or levels by module as in info,rollcall::mesh=debug")]
+    Invalid(String),
+    #[error("the log has stopped, so its levels cannot be changed")]
+    Stopped,
 }
 
 impl Logging {
     /// # Errors
-    /// When `levels` makes no sense.
-    pub fn new(levels: &str, format: Format) -> Result<Self, Error> {
+    /// When `levels` is not valid.
+    pub fn new(levels: &str, format: LogFormat) -> Result<Self, Error> {
         Ok(Self { filter: parse(levels)?, levels: levels.trim().to_owned(), format })
     }
 
-    /// Logs from now on, and hands spans to `tracer`. Without one there is nothing that would take any.
+    /// Starts the log, and exports spans through `tracer`.
     ///
     /// # Panics
-    /// When it has begun in this process.
-    pub fn begin(self, tracer: Option<SdkTracer>) {
+    /// When a log was started in this process before.
+    pub fn start(self, tracer: Option<SdkTracer>) -> LogLevelHandle {
         let (filter, handle) = reload::Layer::new(self.filter);
         let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
         let lines = fmt::layer().with_writer(std::io::stderr);
         let lines = match self.format {
-            Format::Text => lines.with_ansi(colours).event_format(Text).boxed(),
-            Format::Json => lines.with_ansi(false).event_format(Json).boxed(),
+            LogFormat::Text => lines.with_ansi(colours).event_format(TextFormat).boxed(),
+            LogFormat::Json => lines.with_ansi(false).event_format(JsonFormat).boxed(),
         };
         let no_spans = filter_fn(|metadata| !metadata.is_span());
         let mut layers = vec![lines.with_filter(no_spans.and(filter)).boxed()];
@@ -102,36 +102,31 @@ impl Logging {
             layer.with_filter(exported).boxed()
         }));
         tracing_subscriber::registry().with(layers).init();
-        // Whoever begins twice has panicked above.
-        let _ = LEVELS.set(Levels { current: Mutex::new(self.levels), filter: handle });
+        LogLevelHandle(Arc::new(ActiveLevels { text: Mutex::new(self.levels), filter: handle }))
     }
 }
 
-/// The levels of this process; `None` while it does not log.
-pub fn levels() -> Option<&'static Levels> {
-    LEVELS.get()
-}
-
-impl Levels {
+impl LogLevelHandle {
     pub fn current(&self) -> String {
-        self.current.lock().expect("no code panics while it holds the levels").clone()
+        self.0.text.lock().clone()
     }
 
     /// # Errors
-    /// When `levels` makes no sense; then nothing changes.
+    /// When `levels` is not valid; then nothing changes.
     pub fn change(&self, levels: &str) -> Result<(), Error> {
         let filter = parse(levels)?;
-        let mut current = self.current.lock().expect("no code panics while it holds the levels");
-        self.filter.reload(filter).map_err(|_| Error::Gone)?;
-        levels.trim().clone_into(&mut current);
+        // Held while the filter is replaced, so that the text is always that of the filter.
+        let mut text = self.0.text.lock();
+        self.0.filter.reload(filter).map_err(|_| Error::Stopped)?;
+        levels.trim().clone_into(&mut text);
         Ok(())
     }
 }
 
-/// A word that is neither a level nor a module with one would otherwise turn everything off but the module of that name.
+/// Stricter than [`EnvFilter`], which takes a misspelled level for the name of a module and turns off all others.
 fn parse(levels: &str) -> Result<EnvFilter, Error> {
     let levels = levels.trim();
-    if levels.len() > LEVELS_MOST {
+    if levels.len() > MAX_LEVELS_BYTES {
         return Err(Error::TooLong);
     }
     if levels.is_empty() {
@@ -150,7 +145,7 @@ fn parse(levels: &str) -> Result<EnvFilter, Error> {
             return Err(Error::NoLevel(shown(one)));
         }
     }
-    EnvFilter::try_new(levels).map_err(|_| Error::Senseless(shown(levels)))
+    EnvFilter::try_new(levels).map_err(|_| Error::Invalid(shown(levels)))
 }
 
 #[cfg(test)]
@@ -158,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels_are_one_or_one_for_each_module_and_anything_else_is_refused_with_what_it_was() {
+    fn levels_are_parsed_and_errors_quote_the_wrong_part() {
         for good in ["info", " WARN \n", "off", "info,rollcall::mesh=debug", "rollcall=DEBUG", "warn,[request]=debug"] {
             assert!(parse(good).is_ok(), "{good}");
         }
@@ -173,8 +168,8 @@ mod tests {
             ("info\u{1b}[31m\nrollcall", "info"),
             (&"a".repeat(5000), "4096"),
         ] {
-            let refused = parse(bad).expect_err("it is refused").to_string();
-            assert!(refused.contains(named) && !refused.contains(char::is_control), "{bad}: {refused}");
+            let error = parse(bad).expect_err("it is not valid").to_string();
+            assert!(error.contains(named) && !error.contains(char::is_control), "{bad}: {error}");
         }
     }
 }

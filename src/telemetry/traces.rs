@@ -1,14 +1,12 @@
-//! Traces: the spans that show a roll call, from the request to what each node did for it.
+//! The spans of a roll call, from the HTTP request to the lookups that each node answers.
 //!
-//! Owns their names and attributes (those of OpenTelemetry where it has some), and the W3C context that comes in with
-//! requests and goes out with lookups. No user and no token is in a span; rooms are. Where nothing is exported
-//! ([`export`]), and for a request that is not traced, no span is made, and none of this does anything.
+//! Owns the names and attributes of spans (those of OpenTelemetry where they exist), and the W3C trace context that comes
+//! in with requests and goes out with lookups. Spans contain rooms, but no users and no tokens. A request that is not
+//! sampled gets no span, and then all of this costs nothing.
 //!
-//! A roll call that several requests share is part of the trace of the one that began it; the others link to it.
+//! A roll call that several requests share belongs to the trace of the request that started it; the others link to it.
 
 pub mod export;
-
-use std::sync::OnceLock;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use opentelemetry::Context;
@@ -25,21 +23,25 @@ use crate::names::{NodeId, Room};
 use crate::telemetry::metrics::lookups::LookupOutcome;
 use crate::telemetry::metrics::roll_calls::RollCallSource;
 
-/// The target of every span that is exported.
+/// Only spans with this target are exported.
 const TARGET: &str = "rollcall::traces";
 const SERVICE: &str = "rollcall.v1.MeshService";
 const TRACE_PARENT: &str = "traceparent";
 const TRACE_STATE: &str = "tracestate";
-/// As much as W3C asks everybody to pass on, in bytes. More is left out.
-const TRACE_STATE_MOST: usize = 512;
+/// In bytes: the length that W3C requires everybody to propagate. A longer `tracestate` is dropped.
+const MAX_TRACE_STATE_BYTES: usize = 512;
 
-/// How many of the requests that come without a trace begin one; unset where nothing is exported.
-static RATIO: OnceLock<f64> = OnceLock::new();
+/// Decides which requests are traced. The default traces none, for a process without an exporter.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TraceSampling {
+    /// The share of the requests without a trace context that start a trace.
+    ratio: Option<f64>,
+}
 
-/// A roll call as those see it who wait for it.
+/// The span of a roll call that several requests may share.
 #[derive(Debug, Clone)]
-pub struct Shared {
-    began_by: Option<Id>,
+pub struct SharedSpan {
+    started_by: Option<Id>,
     context: SpanContext,
 }
 
@@ -51,50 +53,72 @@ pub enum LookupResult {
     Failed(LookupOutcome),
 }
 
-/// From now on there are spans, and so many of the requests begin a trace.
-pub fn begin(ratio: f64) {
-    // It is decided once, at the start.
-    let _ = RATIO.set(ratio);
-}
-
-pub fn is_exported(metadata: &Metadata<'_>) -> bool {
+pub(crate) fn is_exported(metadata: &Metadata<'_>) -> bool {
     metadata.is_span() && metadata.target() == TARGET
 }
 
-/// The span of a request that calls a roll, in the trace that it comes with; no span for any other. `https`: clients come
-/// by it.
-pub fn request<B>(request: &Request<B>, https: bool) -> Span {
-    let Some(&ratio) = RATIO.get() else { return Span::none() };
-    let path = request.uri().path();
-    let room = path.strip_prefix('/').and_then(|path| path.split_once('/'));
-    let route = match room {
-        Some(("" | "_" | "socket.io", _)) | None => return Span::none(),
-        Some((_, "users")) => "/{room}/users",
-        Some((_, "rollcall")) => "/{room}/rollcall",
-        Some(_) => return Span::none(),
-    };
-    let method = match request.method().as_str() {
-        known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "OPTIONS" | "PATCH") => known,
-        _ => "_OTHER",
-    };
-    let Some(parent) = parent(request.headers(), ratio) else { return Span::none() };
-    let span = info_span!(
-        target: TARGET,
-        "request",
-        otel.name = %format_args!("{method} {route}"),
-        otel.kind = "server",
-        otel.status_code = Empty,
-        http.request.method = method,
-        http.route = route,
-        http.response.status_code = Empty,
-        url.path = path,
-        url.scheme = if https { "https" } else { "http" },
-    );
-    begin_within(span, parent)
+impl TraceSampling {
+    /// `ratio`: the share of the requests without a trace context that start a trace.
+    pub fn with_ratio(ratio: f64) -> Self {
+        Self { ratio: Some(ratio) }
+    }
+
+    /// The span of an HTTP request for a roll call, in the trace that its headers name. Other requests get no span.
+    pub(crate) fn request_span<B>(self, request: &Request<B>, https: bool) -> Span {
+        let Some(ratio) = self.ratio else { return Span::none() };
+        let path = request.uri().path();
+        let room = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+        let route = match room {
+            Some(("" | "_" | "socket.io", _)) | None => return Span::none(),
+            Some((_, "users")) => "/{room}/users",
+            Some((_, "rollcall")) => "/{room}/rollcall",
+            Some(_) => return Span::none(),
+        };
+        let method = match request.method().as_str() {
+            known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "OPTIONS" | "PATCH") => known,
+            _ => "_OTHER",
+        };
+        let Some(parent) = parent_context(request.headers(), ratio) else { return Span::none() };
+        let span = info_span!(
+            target: TARGET,
+            "request",
+            otel.name = %format_args!("{method} {route}"),
+            otel.kind = "server",
+            otel.status_code = Empty,
+            http.request.method = method,
+            http.route = route,
+            http.response.status_code = Empty,
+            url.path = path,
+            url.scheme = if https { "https" } else { "http" },
+        );
+        with_parent(span, parent)
+    }
+
+    /// The span of a lookup that a peer sent, in the trace that its headers name. Without a trace context there is none:
+    /// the peer has decided that the lookup is not traced.
+    pub(crate) fn answer_span(self, headers: &HeaderMap, room: &str) -> Span {
+        if self.ratio.is_none() {
+            return Span::none();
+        }
+        let Some(parent) = parent_context(headers, 0.0) else { return Span::none() };
+        let span = info_span!(
+            target: TARGET,
+            "answer",
+            otel.name = "rollcall.v1.MeshService/LookupSockets",
+            otel.kind = "server",
+            otel.status_code = Empty,
+            rpc.system = "grpc",
+            rpc.service = SERVICE,
+            rpc.method = "LookupSockets",
+            rpc.grpc.status_code = Empty,
+            rollcall.room = room,
+        );
+        with_parent(span, parent)
+    }
 }
 
-/// How a request was answered.
-pub fn answered(span: &Span, status: StatusCode) {
+/// Records the status of the response in the span of its request.
+pub(crate) fn record_response(span: &Span, status: StatusCode) {
     if span.is_disabled() {
         return;
     }
@@ -104,14 +128,14 @@ pub fn answered(span: &Span, status: StatusCode) {
     }
 }
 
-/// The span of a roll call that `asked_by` begins.
-pub fn roll_call(asked_by: &Span, room: &Room) -> Span {
-    if !is_exported_span(asked_by) {
+/// The span of a roll call that the request of `parent` starts.
+pub(crate) fn roll_call_span(parent: &Span, room: &Room) -> Span {
+    if !is_exported_span(parent) {
         return Span::none();
     }
     info_span!(
         target: TARGET,
-        parent: asked_by,
+        parent: parent,
         "roll call",
         rollcall.room = room.as_str(),
         rollcall.complete = Empty,
@@ -122,7 +146,7 @@ pub fn roll_call(asked_by: &Span, room: &Room) -> Span {
 }
 
 /// Records the result of a roll call in the current span.
-pub fn record_roll_call(complete: bool, source: RollCallSource, nodes: usize, rows: usize) {
+pub(crate) fn record_roll_call(complete: bool, source: RollCallSource, nodes: usize, rows: usize) {
     let span = Span::current();
     if !is_exported_span(&span) {
         return;
@@ -133,23 +157,23 @@ pub fn record_roll_call(complete: bool, source: RollCallSource, nodes: usize, ro
     span.record("rollcall.rows", signed(rows));
 }
 
-/// What those need to know who share the roll call of `span`.
-pub fn share(span: &Span, asked_by: &Span) -> Option<Shared> {
+/// The span of a roll call, for the other requests that share it. `parent`: the request that started it.
+pub(crate) fn shared_span(span: &Span, parent: &Span) -> Option<SharedSpan> {
     is_exported_span(span)
-        .then(|| Shared { began_by: asked_by.id(), context: span.context().span().span_context().clone() })
+        .then(|| SharedSpan { started_by: parent.id(), context: span.context().span().span_context().clone() })
 }
 
-/// The current request waited for a roll call: one that another began is linked to.
-pub fn waited_for(shared: Option<&Shared>) {
+/// Links the span of the current request to the roll call whose answer it shares, unless it started that itself.
+pub(crate) fn link_shared_span(shared: Option<&SharedSpan>) {
     let Some(shared) = shared else { return };
     let span = Span::current();
-    if span.id() != shared.began_by && is_exported_span(&span) {
+    if span.id() != shared.started_by && is_exported_span(&span) {
         span.add_link(shared.context.clone());
     }
 }
 
-/// The span of reading the directory.
-pub fn directory_read(room: &Room) -> Span {
+/// The span of reading the owners of a room from the directory.
+pub(crate) fn directory_span(room: &Room) -> Span {
     if !is_exported_span(&Span::current()) {
         return Span::none();
     }
@@ -157,7 +181,7 @@ pub fn directory_read(room: &Room) -> Span {
 }
 
 /// Records the number of owners, or that the directory could not be read.
-pub fn record_directory_read(span: &Span, owners: Option<usize>) {
+pub(crate) fn record_directory_read(span: &Span, owners: Option<usize>) {
     if span.is_disabled() {
         return;
     }
@@ -167,8 +191,8 @@ pub fn record_directory_read(span: &Span, owners: Option<usize>) {
     };
 }
 
-/// The span of asking a peer at `mesh`.
-pub fn lookup(mesh: &str, node: &NodeId, room: &Room) -> Span {
+/// The span of a lookup at the peer with the address `mesh`.
+pub(crate) fn lookup_span(mesh: &str, node: &NodeId, room: &Room) -> Span {
     if !is_exported_span(&Span::current()) {
         return Span::none();
     }
@@ -191,7 +215,7 @@ pub fn lookup(mesh: &str, node: &NodeId, room: &Room) -> Span {
 }
 
 /// Records the outcome of a lookup.
-pub fn record_lookup(span: &Span, result: LookupResult) {
+pub(crate) fn record_lookup(span: &Span, result: LookupResult) {
     if span.is_disabled() {
         return;
     }
@@ -205,30 +229,8 @@ pub fn record_lookup(span: &Span, result: LookupResult) {
     };
 }
 
-/// The span of a peer's question, in the trace that it comes with; none where it comes with none, since whoever asked has
-/// decided that it is not traced.
-pub fn answering(headers: &HeaderMap, room: &str) -> Span {
-    if RATIO.get().is_none() {
-        return Span::none();
-    }
-    let Some(parent) = parent(headers, 0.0) else { return Span::none() };
-    let span = info_span!(
-        target: TARGET,
-        "answer",
-        otel.name = "rollcall.v1.MeshService/LookupSockets",
-        otel.kind = "server",
-        otel.status_code = Empty,
-        rpc.system = "grpc",
-        rpc.service = SERVICE,
-        rpc.method = "LookupSockets",
-        rpc.grpc.status_code = Empty,
-        rollcall.room = room,
-    );
-    begin_within(span, parent)
-}
-
-/// How a peer's question was answered.
-pub fn replied(span: &Span, code: Code) {
+/// Records the gRPC status of the answer in the span of a peer's lookup.
+pub(crate) fn record_answer(span: &Span, code: Code) {
     if span.is_disabled() {
         return;
     }
@@ -238,19 +240,18 @@ pub fn replied(span: &Span, code: Code) {
     }
 }
 
-/// Tells whoever gets these headers which span they come from.
-pub fn inject(span: &Span, headers: &mut HeaderMap) {
+/// Writes the trace context of `span` to the headers of an outgoing call.
+pub(crate) fn inject(span: &Span, headers: &mut HeaderMap) {
     if !span.is_disabled() {
-        TraceContextPropagator::new().inject_context(&span.context(), &mut Outgoing(headers));
+        TraceContextPropagator::new().inject_context(&span.context(), &mut OutgoingHeaders(headers));
     }
 }
 
-/// What a span is part of that these headers ask for: a trace that they name, one that begins here (so many of them as
-/// `ratio` says), or `None`: it is not traced. Decided once, before anything is made of it. Headers that make no sense
-/// name no trace.
-fn parent(headers: &HeaderMap, ratio: f64) -> Option<Context> {
+/// The parent of a span for these headers: the trace that they name, or a new trace for a share `ratio` of the requests.
+/// `None`: not traced. Invalid headers name no trace.
+fn parent_context(headers: &HeaderMap, ratio: f64) -> Option<Context> {
     if headers.contains_key(TRACE_PARENT) {
-        let named = TraceContextPropagator::new().extract_with_context(&Context::new(), &Incoming(headers));
+        let named = TraceContextPropagator::new().extract_with_context(&Context::new(), &IncomingHeaders(headers));
         let context = named.span().span_context().clone();
         if context.is_valid() {
             return context.is_sampled().then_some(named);
@@ -259,8 +260,8 @@ fn parent(headers: &HeaderMap, ratio: f64) -> Option<Context> {
     (rand::random::<f64>() < ratio).then(Context::new)
 }
 
-fn begin_within(span: Span, parent: Context) -> Span {
-    // It has not begun, so it can still be given a parent.
+fn with_parent(span: Span, parent: Context) -> Span {
+    // Fails only for a span that was entered before.
     let _ = span.set_parent(parent);
     span
 }
@@ -274,12 +275,12 @@ fn is_exported_span(span: &Span) -> bool {
     span.metadata().is_some_and(is_exported)
 }
 
-struct Incoming<'a>(&'a HeaderMap);
+struct IncomingHeaders<'a>(&'a HeaderMap);
 
-impl Extractor for Incoming<'_> {
+impl Extractor for IncomingHeaders<'_> {
     fn get(&self, key: &str) -> Option<&str> {
         let value = self.0.get(key)?.to_str().ok()?;
-        (key != TRACE_STATE || value.len() <= TRACE_STATE_MOST).then_some(value)
+        (key != TRACE_STATE || value.len() <= MAX_TRACE_STATE_BYTES).then_some(value)
     }
 
     fn keys(&self) -> Vec<&str> {
@@ -287,9 +288,9 @@ impl Extractor for Incoming<'_> {
     }
 }
 
-struct Outgoing<'a>(&'a mut HeaderMap);
+struct OutgoingHeaders<'a>(&'a mut HeaderMap);
 
-impl Injector for Outgoing<'_> {
+impl Injector for OutgoingHeaders<'_> {
     fn set(&mut self, key: &str, value: String) {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(key), HeaderValue::try_from(value))
             && !value.is_empty()

@@ -34,6 +34,7 @@ use rollcall::node::{self, Node, NodeConfig, NodeListeners};
 use rollcall::reconciler;
 use rollcall::roll_call;
 use rollcall::roster::{Registration, Roster};
+use rollcall::telemetry::NodeTelemetry;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
@@ -263,6 +264,7 @@ impl Cluster {
             tls: None,
             mesh_security: Security::default(),
             admin_tokens: None,
+            telemetry: NodeTelemetry::default(),
         };
         let node = Node::new(config, NodeListeners { public, mesh, admin: None }, self.index.open());
         let (public, mesh) = (node.public_address().unwrap(), node.mesh_address().unwrap());

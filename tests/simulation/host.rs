@@ -21,6 +21,7 @@ use rollcall::node::tasks::EssentialTasks;
 use rollcall::roll_call::answer::Answer;
 use rollcall::roll_call::cache::Parts;
 use rollcall::roster::Registration;
+use rollcall::telemetry::traces::TraceSampling;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, interval, timeout};
@@ -98,6 +99,7 @@ impl Host {
             core.reporter.clone(),
             IdentityMode::Query,
             None,
+            TraceSampling::default(),
             Security::default(),
             stop_mesh.clone(),
         );

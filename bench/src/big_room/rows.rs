@@ -23,6 +23,7 @@ use rollcall::node::{self, Node, NodeConfig, NodeListeners};
 use rollcall::reconciler;
 use rollcall::roll_call;
 use rollcall::roster::{Registration, Roster};
+use rollcall::telemetry::NodeTelemetry;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -67,6 +68,7 @@ pub async fn run(redis: &str, name: &str) -> Result<()> {
         tls: None,
         mesh_security: Security::default(),
         admin_tokens: None,
+        telemetry: NodeTelemetry::default(),
     };
     let directory = Arc::new(RedisDirectory::open(redis, "rollcall:", false)?);
     let node = Node::new(config, NodeListeners { public, mesh, admin: None }, directory);

@@ -10,8 +10,8 @@ use reqwest::Url;
 
 use super::access::{is_loopback, open_file};
 use crate::names::NodeName;
-use crate::telemetry::logging::{Error, Format, Logging};
-use crate::telemetry::traces::export::{Headers, Settings, Traces};
+use crate::telemetry::logging::{Error, LogFormat, Logging};
+use crate::telemetry::traces::export::{CollectorHeaders, TraceExporter, TraceSettings};
 
 #[derive(Debug, Args)]
 pub struct LogArgs {
@@ -23,7 +23,7 @@ pub struct LogArgs {
 
     /// Format of the log: `text`, or `json` for one object a line. Default: text
     #[arg(long = "log-format", global = true, env = "ROLLCALL_LOG_FORMAT", value_name = "FORMAT")]
-    pub format: Option<Format>,
+    pub format: Option<LogFormat>,
 }
 
 impl LogArgs {
@@ -70,12 +70,13 @@ impl TraceArgs {
     ///
     /// # Errors
     /// The flag, and what is wrong with it.
-    pub fn open(&self, name: &NodeName) -> anyhow::Result<Option<Traces>> {
+    pub fn open(&self, name: &NodeName) -> anyhow::Result<Option<TraceExporter>> {
         let Some(endpoint) = &self.otlp_endpoint else { return Ok(None) };
         let headers = self.otlp_headers_file.as_ref();
-        let headers = headers.map(|file| open_file("--otlp-headers-file", file, Headers::parse)).transpose()?;
-        let settings = Settings { endpoint: endpoint.to_string(), headers, ratio: self.trace_ratio };
-        Traces::open(settings, name).context("--otlp-endpoint").map(Some)
+        let headers =
+            headers.map(|file| open_file("--otlp-headers-file", file, CollectorHeaders::parse)).transpose()?;
+        let settings = TraceSettings { endpoint: endpoint.to_string(), headers, ratio: self.trace_ratio };
+        TraceExporter::open(settings, name).context("--otlp-endpoint").map(Some)
     }
 }
 

@@ -2,19 +2,20 @@
 //!
 //! Owns the two handlers and the JSON of their answers. The levels themselves belong to [`crate::telemetry::logging`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
+use axum::extract::State;
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use tracing::info;
 
-use super::MAX_BODY_BYTES;
 use super::guard::Operator;
+use super::{AdminConfig, MAX_BODY_BYTES};
 use crate::problem::Problem;
-use crate::telemetry::logging;
-use crate::telemetry::logging::Levels;
+use crate::telemetry::logging::LogLevelHandle;
 
 /// The path on the admin port.
 pub const PATH: &str = "/_/log";
@@ -28,18 +29,22 @@ pub struct LogLevels {
 }
 
 /// `GET`: the levels in force.
-pub async fn show() -> Result<Json<LogLevels>, Problem> {
-    Ok(Json(LogLevels { levels: levels()?.current() }))
+pub async fn show(State(config): State<Arc<AdminConfig>>) -> Result<Json<LogLevels>, Problem> {
+    Ok(Json(LogLevels { levels: handle(&config)?.current() }))
 }
 
 /// `PUT`: changes the levels.
-pub async fn change(Extension(Operator(by)): Extension<Operator>, body: Body) -> Result<Json<LogLevels>, Problem> {
+pub async fn change(
+    State(config): State<Arc<AdminConfig>>,
+    Extension(Operator(by)): Extension<Operator>,
+    body: Body,
+) -> Result<Json<LogLevels>, Problem> {
     let body = timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES)).await;
     let body = body.map_err(|_elapsed| Problem::bad_request("the body took too long to arrive"))?;
     let too_large = format!("the body has more than {MAX_BODY_BYTES} bytes, or is incomplete");
     let body = body.map_err(|_| Problem::bad_request(too_large))?;
     let text = str::from_utf8(&body).map_err(|_| Problem::bad_request("the body is not valid UTF-8"))?;
-    let levels = levels()?;
+    let levels = handle(&config)?;
     let before = levels.current();
     // Logged before and after the change: at least one of the lines appears if either level permits it.
     info!(%by, %before, "changing the log levels");
@@ -49,6 +54,6 @@ pub async fn change(Extension(Operator(by)): Extension<Operator>, body: Body) ->
     Ok(Json(LogLevels { levels: now }))
 }
 
-fn levels() -> Result<&'static Levels, Problem> {
-    logging::levels().ok_or_else(|| Problem::unavailable("this process does not log"))
+fn handle(config: &AdminConfig) -> Result<&LogLevelHandle, Problem> {
+    config.log_levels.as_ref().ok_or_else(|| Problem::unavailable("this process does not log"))
 }

@@ -11,6 +11,7 @@ use subtle::{Choice, ConstantTimeEq as _};
 use tonic::codegen::http::header::HeaderValue;
 
 use crate::auth::reload::Reloadable;
+use crate::auth::secret_lines::secret_lines;
 
 /// In bytes: shorter ones can be guessed.
 const MIN_TOKEN_BYTES: usize = 32;
@@ -33,13 +34,9 @@ impl MeshTokens {
 
     fn read(file: &Path, contents: &[u8]) -> anyhow::Result<Self> {
         let file = file.display();
-        let text = str::from_utf8(contents).with_context(|| format!("{file} is not text"))?;
+        let lines = secret_lines(contents).with_context(|| format!("{file} is not UTF-8"))?;
         let mut accepted = Vec::new();
-        for (number, line) in (1..).zip(text.lines()) {
-            let token = line.trim();
-            if token.is_empty() || token.starts_with('#') {
-                continue;
-            }
+        for (number, token) in lines {
             ensure!(
                 token.len() >= MIN_TOKEN_BYTES,
                 "the token in line {number} of {file} is too short: at least {MIN_TOKEN_BYTES} characters, as \

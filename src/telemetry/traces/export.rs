@@ -1,8 +1,7 @@
-//! Exporting spans by OTLP: where to, how many, and what becomes of them when nobody takes them.
+//! Exports spans to an OpenTelemetry collector by OTLP over gRPC.
 //!
-//! Owns the pipeline: a bounded queue and a thread of its own, so that no roll call ever waits for a collector. Spans that
-//! find the queue full are dropped, and so are those that a collector did not take in time; the log says so once, and
-//! again once it does take them.
+//! Owns a bounded queue and a thread, so that no roll call waits for a collector. Spans are dropped when the queue is full
+//! or the collector does not accept a batch in time. Failures are logged once, and so is the recovery.
 
 use std::fmt;
 use std::time::Duration;
@@ -25,73 +24,68 @@ use tracing::{info, warn};
 
 use crate::auth::reload;
 use crate::auth::reload::Reloadable;
+use crate::auth::secret_lines::secret_lines;
 use crate::names::NodeName;
 use crate::telemetry::logging::throttle::LogThrottle;
-use crate::telemetry::traces;
+use crate::telemetry::traces::TraceSampling;
 
-/// How many spans may wait to be exported. A roll call of four nodes has some six on the node that is asked.
-const QUEUE_MOST: usize = 4096;
-/// How many are exported at once.
-const BATCH_MOST: usize = 512;
-/// How long a span waits for others to be exported with.
-const EXPORT_EVERY: Duration = Duration::from_secs(1);
-/// How long a collector may take for a batch.
-const EXPORT_WITHIN: Duration = Duration::from_secs(5);
-/// The most headers that are sent.
-const HEADERS_MOST: usize = 32;
+/// A roll call over four nodes makes some six spans on the node that runs it.
+const MAX_QUEUED_SPANS: usize = 4096;
+const MAX_BATCH_SPANS: usize = 512;
+const EXPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// The time for the collector to accept a batch.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+const MAX_HEADERS: usize = 32;
 
-/// What exporting needs to know.
-pub struct Settings {
+pub struct TraceSettings {
     /// An http or https URL.
     pub endpoint: String,
-    /// What the collector wants to be told with each batch.
-    pub headers: Option<Reloadable<Headers>>,
-    /// How many of the requests that come without a trace begin one.
+    pub headers: Option<Reloadable<CollectorHeaders>>,
+    /// The share of the requests without a trace context that start a trace.
     pub ratio: f64,
 }
 
-/// What exports the spans of this process.
-pub struct Traces {
+/// Exports the spans of this process.
+pub struct TraceExporter {
     provider: SdkTracerProvider,
-    headers: Option<Reloadable<Headers>>,
+    headers: Option<Reloadable<CollectorHeaders>>,
+    sampling: TraceSampling,
 }
 
-/// Headers for the collector. They may be secrets, so nothing shows them.
+/// The headers of each batch, for example an API key. They may be secrets, so this has no `Debug`.
 #[derive(Default)]
-pub struct Headers(MetadataMap);
+pub struct CollectorHeaders(MetadataMap);
 
-/// Why a file is none of headers. Names lines, and never says what is in them.
+/// Why a file of headers is not accepted. Names lines, and never their contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Error {
     #[error("line {0} is not `<name>: <value>`")]
     Line(usize),
-    #[error("the name in line {0} cannot be one of a header")]
+    #[error("the name in line {0} is not a valid header name")]
     Name(usize),
-    #[error("the value in line {0} cannot be one of a header")]
+    #[error("the value in line {0} is not a valid header value")]
     Value(usize),
-    #[error("there are more than {HEADERS_MOST} headers in it")]
+    #[error("it has more than {MAX_HEADERS} headers")]
     TooMany,
-    #[error("it is not a text")]
+    #[error("it is not UTF-8")]
     NotUtf8,
 }
 
-impl Headers {
-    /// Reads lines `<name>: <value>`. Empty lines and those that begin with `#` say nothing.
+impl CollectorHeaders {
+    /// Parses lines `<name>: <value>`; see [`secret_lines`] for the format.
     ///
     /// # Errors
-    /// When any line makes no sense.
+    /// When a line is not valid: the file is accepted as a whole or not at all.
     pub fn parse(contents: &[u8]) -> Result<Self, Error> {
-        let text = str::from_utf8(contents).map_err(|_| Error::NotUtf8)?;
         let mut headers = HeaderMap::new();
-        let lines = (1..).zip(text.lines().map(str::trim));
-        for (number, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+        for (number, line) in secret_lines(contents).map_err(|_| Error::NotUtf8)? {
             let (name, value) = line.split_once(':').ok_or(Error::Line(number))?;
             let name = HeaderName::try_from(name.trim()).ok().filter(|name| !name.as_str().ends_with("-bin"));
             let mut value = HeaderValue::try_from(value.trim()).map_err(|_| Error::Value(number))?;
             value.set_sensitive(true);
             headers.append(name.ok_or(Error::Name(number))?, value);
         }
-        if headers.len() > HEADERS_MOST { Err(Error::TooMany) } else { Ok(Self(MetadataMap::from_headers(headers))) }
+        if headers.len() > MAX_HEADERS { Err(Error::TooMany) } else { Ok(Self(MetadataMap::from_headers(headers))) }
     }
 
     fn add_to(&self, request: &mut tonic::Request<()>) {
@@ -103,29 +97,29 @@ impl Headers {
     }
 }
 
-impl Traces {
-    /// Connects when there is something to export. Belongs to the runtime that it is called in.
+impl TraceExporter {
+    /// Connects when there are spans to export. Must be called in the runtime that is to run the export.
     ///
     /// # Errors
-    /// When the endpoint cannot be one.
-    pub fn open(settings: Settings, node: &NodeName) -> anyhow::Result<Self> {
-        let Settings { endpoint, headers, ratio } = settings;
+    /// When the endpoint is not valid.
+    pub fn open(settings: TraceSettings, node: &NodeName) -> anyhow::Result<Self> {
+        let TraceSettings { endpoint, headers, ratio } = settings;
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_tonic()
             .with_endpoint(endpoint.trim_end_matches('/'))
-            .with_timeout(EXPORT_WITHIN);
-        let watched = headers.clone();
+            .with_timeout(EXPORT_TIMEOUT);
+        let metadata = headers.clone();
         let exporter = exporter.with_interceptor(move |mut request: tonic::Request<()>| -> Result<_, Status> {
-            if let Some(headers) = &watched {
+            if let Some(headers) = &metadata {
                 headers.current().add_to(&mut request);
             }
             Ok(request)
         });
-        let exporter = exporter.build().context("it cannot be exported to")?;
+        let exporter = exporter.build().context("spans cannot be exported there")?;
         let batches = BatchConfigBuilder::default()
-            .with_max_queue_size(QUEUE_MOST)
-            .with_max_export_batch_size(BATCH_MOST)
-            .with_scheduled_delay(EXPORT_EVERY)
+            .with_max_queue_size(MAX_QUEUED_SPANS)
+            .with_max_export_batch_size(MAX_BATCH_SPANS)
+            .with_scheduled_delay(EXPORT_INTERVAL)
             .build();
         let exporter = LoggedExporter { exporter, endpoint, log: LogThrottle::until_reset() };
         let resource = Resource::builder()
@@ -138,25 +132,29 @@ impl Traces {
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOn)))
             .with_resource(resource)
             .build();
-        traces::begin(ratio);
-        Ok(Self { provider, headers })
+        Ok(Self { provider, headers, sampling: TraceSampling::with_ratio(ratio) })
     }
 
     pub fn tracer(&self) -> SdkTracer {
         self.provider.tracer("rollcall")
     }
 
-    /// Looks at the file of headers, for as long as there is one.
-    pub fn keep(&self) -> impl Future<Output = ()> + use<> {
+    /// Decides which requests of a node are traced.
+    pub fn sampling(&self) -> TraceSampling {
+        self.sampling
+    }
+
+    /// Reloads the file of headers when it changes. Returns at once without a file.
+    pub fn reload_headers(&self) -> impl Future<Output = ()> + use<> {
         reload::keep(self.headers.clone())
     }
 
-    /// Exports what is still waiting, and nothing after that.
+    /// Exports the queued spans and stops.
     pub async fn close(self, within: Duration) {
-        // It waits for the thread that exports, which needs this runtime to.
+        // Shutdown blocks on the exporting thread, which needs this runtime for its connection.
         let closed = spawn_blocking(move || self.provider.shutdown_with_timeout(within)).await;
         if !matches!(closed, Ok(Ok(()))) {
-            warn!("the last spans were not exported");
+            warn!("cannot export the last spans to the OTLP collector");
         }
     }
 }
@@ -208,8 +206,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_of_headers_is_taken_as_a_whole_and_refused_by_its_line_without_what_is_in_it() {
-        let headers = Headers::parse(b"# for the collector\n\nauthorization: Bearer hush\nX-Scope: a:b\n").unwrap();
+    fn errors_in_a_headers_file_name_the_line_and_not_the_contents() {
+        let headers =
+            CollectorHeaders::parse(b"# for the collector\n\nauthorization: Bearer hush\nX-Scope: a:b\n").unwrap();
         let mut request = tonic::Request::new(());
         headers.add_to(&mut request);
         assert_eq!(request.metadata().get("authorization").unwrap(), "Bearer hush");
@@ -222,11 +221,11 @@ mod tests {
             (b"a: hush\x07", Error::Value(1)),
             (b"a: \xff", Error::NotUtf8),
         ] {
-            let refused = Headers::parse(file).err().expect("it is refused");
-            assert_eq!(refused, error);
-            assert!(!refused.to_string().contains("hush"));
+            let error_shown = CollectorHeaders::parse(file).err().expect("it is not valid");
+            assert_eq!(error_shown, error);
+            assert!(!error_shown.to_string().contains("hush"));
         }
         let many: String = (0..40).map(|number| format!("h{number}: a\n")).collect();
-        assert_eq!(Headers::parse(many.as_bytes()).err(), Some(Error::TooMany));
+        assert_eq!(CollectorHeaders::parse(many.as_bytes()).err(), Some(Error::TooMany));
     }
 }

@@ -1,7 +1,7 @@
-//! A line of the log as one JSON object, its fields flat beside `timestamp`, `level`, `target` and `message`.
+//! The two formats of a log line: text for people, and JSON.
 //!
-//! Owns that form. The id of the request that a line is about stands beside its fields; nothing replaces the four names.
-//! Whatever is in a field, it stays one line.
+//! Both add the id of the request that the line belongs to. A JSON line is one object with the fields of the event beside
+//! `timestamp`, `level`, `target` and `message`, which no field can replace.
 
 use std::fmt;
 
@@ -10,17 +10,20 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::format::{Format, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::request;
 
-/// Formats events.
-pub struct Json;
+/// The text format of `tracing_subscriber`, with the request id at the end of the line.
+pub(super) struct TextFormat;
+
+/// One JSON object per line.
+pub(super) struct JsonFormat;
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct JsonLine<'a> {
     timestamp: String,
     level: &'a str,
     target: &'a str,
@@ -30,16 +33,30 @@ struct Line<'a> {
 }
 
 #[derive(Default)]
-struct Fields(Map<String, Value>);
+struct JsonFields(Map<String, Value>);
 
-impl<S, N> FormatEvent<S, N> for Json
+impl<S, N> FormatEvent<S, N> for TextFormat
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let format = Format::default().with_ansi(writer.has_ansi_escapes());
+        let Some(id) = request::current_id() else { return format.format_event(context, writer, event) };
+        let mut line = String::new();
+        format.format_event(context, Writer::new(&mut line), event)?;
+        writeln!(writer, "{} request_id={id:?}", line.trim_end_matches('\n'))
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for JsonFormat
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let mut fields = Fields::default();
-        if let Some(id) = request::current() {
+        let mut fields = JsonFields::default();
+        if let Some(id) = request::current_id() {
             fields.0.insert("request_id".to_owned(), id.to_str().unwrap_or_default().into());
         }
         event.record(&mut fields);
@@ -50,18 +67,18 @@ where
         }
         let metadata = event.metadata();
         let timestamp = format!("{:.6}", Timestamp::now());
-        let line = Line { timestamp, level: metadata.level().as_str(), target: metadata.target(), message, fields };
+        let line = JsonLine { timestamp, level: metadata.level().as_str(), target: metadata.target(), message, fields };
         writeln!(writer, "{}", serde_json::to_string(&line).map_err(|_| fmt::Error)?)
     }
 }
 
-impl Fields {
+impl JsonFields {
     fn add(&mut self, field: &Field, value: impl Into<Value>) {
         self.0.insert(field.name().trim_start_matches("r#").to_owned(), value.into());
     }
 }
 
-impl Visit for Fields {
+impl Visit for JsonFields {
     fn record_f64(&mut self, field: &Field, value: f64) {
         self.add(field, value);
     }
@@ -90,10 +107,11 @@ impl Visit for Fields {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     use axum::http::HeaderValue;
     use futures::FutureExt;
+    use parking_lot::Mutex;
     use tracing::subscriber::with_default;
     use tracing::{info, warn};
     use tracing_subscriber::layer::SubscriberExt as _;
@@ -105,7 +123,7 @@ mod tests {
 
     impl Write for Written {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend(bytes);
+            self.0.lock().extend(bytes);
             Ok(bytes.len())
         }
 
@@ -115,20 +133,20 @@ mod tests {
     }
 
     #[test]
-    fn each_line_is_one_object_with_the_request_beside_its_own_fields_and_the_four_names_first() {
+    fn a_json_line_has_its_fields_beside_the_four_names() {
         let written = Written::default();
         let writer = written.clone();
-        let lines = tracing_subscriber::fmt::layer().event_format(Json);
+        let lines = tracing_subscriber::fmt::layer().event_format(JsonFormat);
         let subscriber = tracing_subscriber::registry().with(lines.with_writer(move || writer.clone()));
-        let saying = request::about(Some(HeaderValue::from_static("a\"b")), async {
+        let logging = request::with_id(Some(HeaderValue::from_static("a\"b")), async {
             info!(rows = 3_u64, complete = true, took = ?std::time::Duration::from_millis(2), "called\nit");
             warn!(level = "mine", target = "mine", timestamp = 0, request_id = "mine", r#type = "x");
         });
         with_default(subscriber, || {
-            saying.now_or_never().expect("it waits for nothing");
-            info!("of no request");
+            logging.now_or_never().expect("it does not wait");
+            info!("no request");
         });
-        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(written.0.lock().clone()).unwrap();
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), 3, "{text}");
         let own = serde_json::json!({
@@ -141,7 +159,7 @@ mod tests {
             (&lines[1]["level"], &lines[1]["message"], &lines[1]["type"]),
             (&"WARN".into(), &"".into(), &"x".into())
         );
-        assert_eq!(text.matches("\"level\"").count(), 3, "no name is there twice: {text}");
+        assert_eq!(text.matches("\"level\"").count(), 3, "each name once: {text}");
         assert_eq!(text.matches("\"request_id\"").count(), 2, "{text}");
     }
 }

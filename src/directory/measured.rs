@@ -23,7 +23,7 @@ use crate::telemetry::metrics::registry::MetricRegistry;
 /// The reason of a failed call, by the name that its counter has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
-enum CallFailure {
+enum DirectoryFailure {
     Unanswered,
     Refused,
     Foreign,
@@ -45,7 +45,7 @@ struct DirectoryCounters {
 
 struct CallCounters {
     duration: Histogram,
-    failures: [IntCounter; CallFailure::COUNT],
+    failures: [IntCounter; DirectoryFailure::COUNT],
 }
 
 /// Records one call when it is dropped.
@@ -79,7 +79,7 @@ impl DirectoryMetrics {
             CallCounters {
                 duration: durations.with_label_values(&[operation]),
                 failures: array::from_fn(|place| {
-                    failures.with_label_values(&[operation, CallFailure::VARIANTS[place].into()])
+                    failures.with_label_values(&[operation, DirectoryFailure::VARIANTS[place].into()])
                 }),
             }
         };
@@ -120,15 +120,15 @@ impl MeasuredDirectory {
         timer.ended = true;
         let failure = match &answer {
             Ok(_) => None,
-            Err(DirectoryError::Unanswered(_)) => Some(CallFailure::Unanswered),
-            Err(DirectoryError::Refused(_)) => Some(CallFailure::Refused),
-            Err(DirectoryError::Foreign(_)) => Some(CallFailure::Foreign),
+            Err(DirectoryError::Unanswered(_)) => Some(DirectoryFailure::Unanswered),
+            Err(DirectoryError::Refused(_)) => Some(DirectoryFailure::Refused),
+            Err(DirectoryError::Foreign(_)) => Some(DirectoryFailure::Foreign),
         };
         if let Some(failure) = failure {
             timer.counters.failures[failure as usize].inc();
         }
         // A directory that rejects a call is up.
-        counters.up.set(i64::from(failure != Some(CallFailure::Unanswered)));
+        counters.up.set(i64::from(failure != Some(DirectoryFailure::Unanswered)));
         answer
     }
 }
@@ -137,7 +137,7 @@ impl Drop for CallTimer<'_> {
     fn drop(&mut self) {
         self.counters.duration.observe(self.began.elapsed().as_secs_f64());
         if !self.ended {
-            self.counters.failures[CallFailure::Abandoned as usize].inc();
+            self.counters.failures[DirectoryFailure::Abandoned as usize].inc();
         }
     }
 }
@@ -235,7 +235,7 @@ mod tests {
         for (place, call) in DirectoryCall::VARIANTS.iter().enumerate() {
             assert_eq!(*call as usize, place);
         }
-        for (place, failure) in CallFailure::VARIANTS.iter().enumerate() {
+        for (place, failure) in DirectoryFailure::VARIANTS.iter().enumerate() {
             assert_eq!(*failure as usize, place);
         }
         let entry = NodeEntry {

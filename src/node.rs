@@ -35,7 +35,7 @@ use crate::membership::{Membership, NodeInfo};
 use crate::mesh::peers::Peers;
 use crate::mesh::security::Security;
 use crate::names::NodeName;
-use crate::roll_call::cache::Parts;
+use crate::roll_call::cache::SnapshotCache;
 use crate::roster::Roster;
 use crate::telemetry::NodeTelemetry;
 use shutdown::RunningNode;
@@ -100,8 +100,8 @@ impl Node {
             mesh: config.mesh_advertise.as_str().into(),
             since: format!("{:.3}", Timestamp::now()).into(),
         };
-        let (peers, parts) = (Peers::secured(config.mesh_security.clone()), Parts::new(config.cache));
-        let core = NodeCore::new(node_info, config.lease, config.release_delay, directory, peers, parts);
+        let (peers, cache) = (Peers::secured(config.mesh_security.clone()), SnapshotCache::new(config.cache));
+        let core = NodeCore::new(node_info, config.lease, config.release_delay, directory, peers, cache);
         Self { config, listeners, core }
     }
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion};
 use jiff::Timestamp;
 use rollcall::names::{NodeId, NodeName, Room};
-use rollcall::roll_call::answer::{Answer, Outcome, Source, Vouched};
-use rollcall::roll_call::rows::Rows;
+use rollcall::roll_call::answer::{NodeOutcome, RollCallAnswer, VouchedRows};
+use rollcall::roll_call::plan::AskSource;
+use rollcall::roll_call::rows::SerializedRows;
 use rollcall::roster::Row;
 use rollcall::roster::RowsDelta;
 
@@ -18,10 +19,10 @@ const OWNERS: usize = 4;
 pub fn rows(criterion: &mut Criterion) {
     let rows: Vec<Row> = (0..ROWS).map(row).collect();
     criterion.bench_function("render a part of 2500 rows", |bencher| {
-        bencher.iter_batched(|| rows.clone(), |rows| Rows::new(1, rows), BatchSize::SmallInput);
+        bencher.iter_batched(|| rows.clone(), |rows| SerializedRows::new(1, rows), BatchSize::SmallInput);
     });
     let (removed, added) = (vec![rows[0].id_socket.clone()], vec![row(ROWS)]);
-    let (held, changes) = (Rows::new(1, rows), RowsDelta { since: 1, removed, added });
+    let (held, changes) = (SerializedRows::new(1, rows), RowsDelta { since: 1, removed, added });
     criterion.bench_function("one goes and one comes in a part of 2500 rows", |bencher| {
         bencher.iter_batched(|| changes.clone(), |changes| held.with(2, changes), BatchSize::SmallInput);
     });
@@ -29,21 +30,22 @@ pub fn rows(criterion: &mut Criterion) {
 
 pub fn users(criterion: &mut Criterion) {
     let room = room("Maths");
-    let part = |owner: usize| Arc::new(Rows::new(1, (owner * ROWS..(owner + 1) * ROWS).map(row).collect()));
-    let parts: Vec<(NodeId, Arc<Rows>)> = (0..OWNERS).map(|owner| (NodeId::new_process(), part(owner))).collect();
+    let part = |owner: usize| Arc::new(SerializedRows::new(1, (owner * ROWS..(owner + 1) * ROWS).map(row).collect()));
+    let parts: Vec<(NodeId, Arc<SerializedRows>)> =
+        (0..OWNERS).map(|owner| (NodeId::new_process(), part(owner))).collect();
     // An answer writes its body once, so each turn needs one of its own.
     criterion.bench_function("join 4 parts of 2500 rows into a body", |bencher| {
         bencher.iter_batched(|| answer(&room, &parts), |answer| answer.users(), BatchSize::SmallInput);
     });
 }
 
-fn answer(room: &Room, parts: &[(NodeId, Arc<Rows>)]) -> Answer {
-    let outcome = |(node, rows): &(NodeId, Arc<Rows>)| Outcome {
+fn answer(room: &Room, parts: &[(NodeId, Arc<SerializedRows>)]) -> RollCallAnswer {
+    let outcome = |(node, rows): &(NodeId, Arc<SerializedRows>)| NodeOutcome {
         node: node.clone(),
         name: NodeName::from_any("node"),
         took: Duration::ZERO,
-        reply: Ok(Vouched { rows: Arc::clone(rows), unchanged: true }),
+        reply: Ok(VouchedRows { rows: Arc::clone(rows), unchanged: true }),
     };
     let outcomes = parts.iter().map(outcome).collect();
-    Answer::join(room.clone(), Timestamp::UNIX_EPOCH, Source::Directory, true, outcomes)
+    RollCallAnswer::join(room.clone(), Timestamp::UNIX_EPOCH, AskSource::Directory, true, outcomes)
 }

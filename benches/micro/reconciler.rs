@@ -13,7 +13,7 @@ use rollcall::node::core::NodeCore;
 use rollcall::node::tasks::EssentialTasks;
 use rollcall::reconciler::{RELEASE_DELAY, SOCKET_WRITE_INTERVAL};
 use rollcall::roll_call;
-use rollcall::roll_call::cache::Parts;
+use rollcall::roll_call::cache::SnapshotCache;
 use tokio::runtime::Builder;
 use tokio::task::yield_now;
 use tokio::time::sleep;
@@ -36,8 +36,8 @@ pub fn flush(criterion: &mut Criterion) {
         ("Redis", Arc::new(RedisDirectory::open(&redis.url(), "rollcall:", false).unwrap())),
     ];
     for (name, directory) in indexes {
-        let (peers, parts) = (Peers::default(), Parts::new(roll_call::cache::DEFAULT_CACHE_BYTES));
-        let core = NodeCore::new(node_info(), LEASE, RELEASE_DELAY, Arc::clone(&directory), peers, parts);
+        let (peers, cache) = (Peers::default(), SnapshotCache::new(roll_call::cache::DEFAULT_CACHE_BYTES));
+        let core = NodeCore::new(node_info(), LEASE, RELEASE_DELAY, Arc::clone(&directory), peers, cache);
         let mut tasks = EssentialTasks::default();
         let entered = runtime.enter();
         core.start(&mut tasks);

@@ -12,13 +12,13 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use crate::auth::tokens::Secret;
+use crate::problem::ProblemDocument;
 
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const DEFAULT_MAX_ANSWER_BYTES: usize = 1 << 20;
@@ -56,12 +56,6 @@ pub enum Error {
     TokenMissing,
     #[error("{0}")]
     Refused(String),
-}
-
-/// The part of a problem document that is printed.
-#[derive(Deserialize)]
-struct ProblemDetail {
-    detail: String,
 }
 
 impl AdminClient {
@@ -136,7 +130,7 @@ impl AdminAnswer {
         if self.status == StatusCode::UNAUTHORIZED && !self.sent_token {
             return Err(Error::TokenMissing);
         }
-        Err(match serde_json::from_slice::<ProblemDetail>(&self.body) {
+        Err(match serde_json::from_slice::<ProblemDocument<'_>>(&self.body) {
             Ok(problem) => Error::Refused(one_line(&problem.detail)),
             Err(_) => Error::NotANode(format!(": status {}", self.status)),
         })

@@ -6,47 +6,17 @@ use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use crate::commands::admin_client::AdminAnswer;
 use crate::commands::args::AdminTarget;
 use crate::names::Room;
+use crate::roll_call::document::RollCallDocument;
 use crate::status::ClusterStatus;
 
 /// The timeout: the longest deadline of a roll call, and time for its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 /// Enough for thousands of nodes, or for half a million sockets.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
-
-/// What `/_/rooms/{room}` answers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Roll {
-    pub room: String,
-    pub complete: bool,
-    pub as_of: String,
-    pub took_ms: f64,
-    pub source: String,
-    pub nodes: Vec<Node>,
-    pub unresolved: Option<u64>,
-    pub users: Vec<User>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Node {
-    pub id: String,
-    pub name: String,
-    pub vouched: u64,
-    pub unchanged: bool,
-    pub error: Option<String>,
-    pub took_ms: f64,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct User {
-    pub id_socket: String,
-    pub id_user: String,
-    pub node: String,
-}
 
 /// The state of the cluster, as the node with this admin port sees it.
 ///
@@ -60,7 +30,7 @@ pub async fn status(target: &AdminTarget) -> Result<ClusterStatus, String> {
 ///
 /// # Errors
 /// One line that names the node and the cause.
-pub async fn roll(target: &AdminTarget, room: &Room) -> Result<Roll, String> {
+pub async fn roll(target: &AdminTarget, room: &Room) -> Result<RollCallDocument<'static>, String> {
     let room = utf8_percent_encode(room.as_str(), NON_ALPHANUMERIC);
     request(target, &format!("/_/rooms/{room}")).await
 }

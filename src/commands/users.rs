@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use crate::commands::args::UsersArgs;
-use crate::commands::node_api::{self, Roll};
+use crate::commands::node_api;
 use crate::commands::terminal::{CommandOutput, finish, json, one_line};
+use crate::roll_call::document::RollCallDocument;
 
 /// Runs the subcommand. The exit code says whether the answer is complete.
 pub(super) async fn run(args: &UsersArgs) -> ExitCode {
@@ -19,7 +20,7 @@ pub(super) async fn run(args: &UsersArgs) -> ExitCode {
 }
 
 /// The sockets, sorted by user, and the last line.
-fn table(roll: &Roll) -> String {
+fn table(roll: &RollCallDocument<'_>) -> String {
     let mut rows: Vec<[String; 3]> =
         roll.users.iter().map(|user| [&user.id_socket, &user.id_user, &user.node].map(|name| one_line(name))).collect();
     rows.sort_by(|one, next| (&one[1], &one[0]).cmp(&(&next[1], &next[0])));
@@ -33,7 +34,7 @@ fn table(roll: &Roll) -> String {
     text
 }
 
-fn completeness(roll: &Roll) -> String {
+fn completeness(roll: &RollCallDocument<'_>) -> String {
     let people = roll.users.iter().map(|user| &user.id_user).collect::<HashSet<_>>().len();
     let counted = format!("{}, {}", counted(roll.users.len(), "socket"), counted(people, "user"));
     if roll.complete {
@@ -64,28 +65,28 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::node_api::{Node, User};
+    use crate::roll_call::document::{LocatedSocketDocument, NodeDocument};
 
-    fn roll(complete: bool, unresolved: Option<u64>, error: Option<&str>) -> Roll {
-        let user = |id_socket: &str, id_user: &str| User {
-            id_socket: id_socket.to_owned(),
-            id_user: id_user.to_owned(),
-            node: "node-1".to_owned(),
+    fn roll(complete: bool, unresolved: Option<u64>, error: Option<&str>) -> RollCallDocument<'static> {
+        let user = |id_socket: &'static str, id_user: &'static str| LocatedSocketDocument {
+            id_socket: id_socket.into(),
+            id_user: id_user.into(),
+            node: "node-1".into(),
         };
-        let node = Node {
-            id: "1".to_owned(),
-            name: "node-2".to_owned(),
+        let node = NodeDocument {
+            id: "1".into(),
+            name: "node-2".into(),
             vouched: 0,
             unchanged: false,
-            error: error.map(ToOwned::to_owned),
+            error: error.map(|error| error.to_owned().into()),
             took_ms: 1.0,
         };
-        Roll {
-            room: "a".to_owned(),
+        RollCallDocument {
+            room: "a".into(),
             complete,
-            as_of: "now".to_owned(),
+            as_of: "now".into(),
             took_ms: 1.0,
-            source: "directory".to_owned(),
+            source: "directory".into(),
             nodes: vec![node],
             unresolved,
             users: vec![user("s-10", "foo"), user("s-2", "b\x1bar"), user("s-1", "foo")],

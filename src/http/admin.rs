@@ -1,9 +1,9 @@
-//! The admin port: is this node well, what has it counted, and what its operator alone may see and change.
+//! The admin port: probes, metrics, and the operators' API.
 //!
-//! Owns two groups of routes. The open one is for probes and Prometheus, and names no room and no user: `/livez` answers
-//! as long as the process does; `/readyz` says whether new clients should be sent here, and if not, why; `/metrics` is
-//! what Prometheus reads; the page for operators is there, too, since it holds nothing by itself. The closed one is the
-//! rest of `/_/`: what that page and the commands ask ([`operator`]). [`guard`] says who gets in.
+//! Owns two groups of routes. The open one names no room and no user: `/livez` answers while the process runs, `/readyz`
+//! says whether new clients should be sent to this node, `/metrics` is for Prometheus, and the operators' page holds no
+//! data. The guarded one is the rest of `/_/`: the log levels ([`log`]), and the data for the page and for the command line
+//! ([`operator`]). [`guard`] decides who may use it.
 
 pub mod guard;
 pub mod log;
@@ -22,8 +22,8 @@ use prometheus::TEXT_FORMAT;
 use tokio::task::spawn_blocking;
 use tracing::error;
 
+use super::defaults::{not_found, same_origin};
 use super::request_id::RequestIds;
-use super::{not_found, sealed};
 use crate::auth::IdentityMode;
 use crate::membership::Membership;
 use crate::problem::Problem;
@@ -34,24 +34,24 @@ use crate::telemetry::logging::LogLevelHandle;
 use crate::telemetry::traces::TraceSampling;
 use guard::AdminGuard;
 
-/// The most bytes of a request's body.
+/// The limit of a request body, whatever the route.
 const MAX_BODY_BYTES: usize = 64 << 10;
 
-/// Renders the metrics as text, or says why it cannot. A closure, since what is measured is wired above HTTP.
+/// Renders the metrics as text, or says why it cannot. A closure, because the layers that are measured are above HTTP.
 pub type RenderMetrics = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
 
 /// What the admin port needs.
 pub struct AdminConfig {
     pub membership: Arc<Membership>,
-    /// Without a key to check tokens with, no client is sent here.
+    /// For `/readyz`: a node without keys cannot check the tokens of clients.
     pub identity: IdentityMode,
     /// Renders all metrics. Blocks: it reads files of `/proc`.
     pub render_metrics: RenderMetrics,
-    /// Who gets into the closed group.
+    /// Decides who may use the guarded routes.
     pub guard: AdminGuard,
     pub status: StatusCollector,
     pub roll_call: RollCall,
-    /// Of a roll call that names none.
+    /// The deadline of a roll call whose caller names none.
     pub deadline: Duration,
     /// The levels of the process's log, if it has one.
     pub log_levels: Option<LogLevelHandle>,
@@ -59,39 +59,39 @@ pub struct AdminConfig {
 
 pub fn router(config: AdminConfig) -> Router {
     let config = Arc::new(config);
-    let answers = operator::answers(&config);
-    let guarded = closed().with_state(Arc::clone(&config)).merge(answers);
-    let guarded = guarded.route_layer(from_fn_with_state(config.guard.clone(), guard::let_in));
-    let routes = open()
+    let data = operator::data_routes(config.roll_call.clone(), config.status.clone(), config.deadline);
+    let guarded = guarded_routes().with_state(Arc::clone(&config)).merge(data);
+    let guarded = guarded.route_layer(from_fn_with_state(config.guard.clone(), guard::authorize));
+    let routes = open_routes()
         .with_state(config)
-        .merge(operator::page())
+        .merge(operator::page_routes())
         .merge(guarded)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed);
     routes.layer((
         RequestIds { https: false, sampling: TraceSampling::default() },
-        sealed(),
+        same_origin(),
         DefaultBodyLimit::max(MAX_BODY_BYTES),
     ))
 }
 
-/// What whoever reaches the port may have: nothing about anybody, and nothing secret.
-fn open() -> Router<Arc<AdminConfig>> {
+/// Routes without a guard: they name no room and no user, and contain no secret.
+fn open_routes() -> Router<Arc<AdminConfig>> {
     Router::new().route("/livez", get(async || "ok\n")).route("/readyz", get(readyz)).route("/metrics", get(metrics))
 }
 
-/// What the operator alone may have: whatever is listed here is guarded, and what changes something is no GET.
-fn closed() -> Router<Arc<AdminConfig>> {
+/// Routes for operators only. A request that changes something is never a GET.
+fn guarded_routes() -> Router<Arc<AdminConfig>> {
     Router::new()
         .route("/_/log", get(log::show).put(log::change))
-        // Nobody learns from a refusal what there is.
-        .route("/_/{*elsewhere}", any(not_found))
+        // Guarded too, so that a refusal does not reveal which paths exist.
+        .route("/_/{*unknown}", any(not_found))
         .method_not_allowed_fallback(method_not_allowed)
 }
 
-/// What can be done there is in the header `Allow`.
+/// Each route has its own methods, so the router sets `Allow`.
 async fn method_not_allowed(method: Method) -> Problem {
-    Problem::not_done_here(&method)
+    Problem::method_not_allowed(&method)
 }
 
 async fn readyz(State(config): State<Arc<AdminConfig>>) -> Response {

@@ -1,18 +1,14 @@
-//! The pages: `GET /`, `GET /{room}`, that of operators, and what they load from `/_/assets/`.
+//! The pages `GET /`, `GET /{room}` and the operators' page, and their assets in `/_/assets/`.
 //!
-//! Owns the embedded files and the headers that keep a page to its own origin. The scripts are there when `web/` was
-//! bundled before the build; a binary without them says on the page how to get them.
+//! Owns the embedded files and the headers that restrict a page to its own origin. The scripts are embedded if `web/` was
+//! built before the binary; otherwise the page says how to build them.
 
-use std::sync::Arc;
-
-use axum::extract::{FromRequestParts, Path, State};
+use axum::extract::Path;
 use axum::http::HeaderName;
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
-use axum::http::request::Parts;
 use axum::response::{Html, IntoResponse};
 
-use super::PublicHttpConfig;
-use super::rest;
+use super::room_path::RoomPath;
 use crate::problem::Problem;
 
 include!(concat!(env!("OUT_DIR"), "/built.rs"));
@@ -24,38 +20,27 @@ const UNBUILT: &str = include_str!("../../web/unbuilt.html");
 const STYLE: &[u8] = include_bytes!("../../web/style.css");
 const ICON: &[u8] = include_bytes!("../../web/icon.svg");
 
-/// No inline script, nothing from elsewhere, and nobody's frame.
+/// No inline scripts, nothing from other origins, and no framing.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                       connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// Nothing of the machine that the page is shown on.
+/// No access to devices and sensors.
 const PERMISSIONS: &str = "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()";
-
-/// Extracted where the path names a valid room.
-pub struct ValidRoom;
 
 pub async fn front() -> impl IntoResponse {
     page(FRONT)
 }
 
-pub async fn room(_room: ValidRoom) -> impl IntoResponse {
+pub async fn room(_valid: RoomPath) -> impl IntoResponse {
     page(ROOM)
 }
 
-/// That of the admin port.
+/// The operators' page, on the admin port.
 pub async fn operator() -> impl IntoResponse {
     page(OPERATOR)
 }
 
-pub async fn asset(
-    State(_config): State<Arc<PublicHttpConfig>>,
-    Path(asset): Path<String>,
-) -> Result<impl IntoResponse, Problem> {
-    any_asset(Path(asset)).await
-}
-
-/// The same, wherever it is asked for.
-pub async fn any_asset(Path(asset): Path<String>) -> Result<impl IntoResponse, Problem> {
+pub async fn asset(Path(asset): Path<String>) -> Result<impl IntoResponse, Problem> {
     let built = BUILT.iter().flatten().copied();
     let files = [("style.css", STYLE), ("icon.svg", ICON)];
     let found = built.chain(files).find(|(name, _)| *name == asset);
@@ -72,19 +57,11 @@ fn page(built: &'static str) -> impl IntoResponse {
     let html = if BUILT.is_some() { built } else { UNBUILT };
     let headers = [
         (CONTENT_SECURITY_POLICY, POLICY),
-        // The address of a room page names its user.
+        // The URL of a room page contains the user.
         (REFERRER_POLICY, "no-referrer"),
         (HeaderName::from_static("permissions-policy"), PERMISSIONS),
-        // No window that opened this one has a hold on it.
+        // The page that opened this one gets no reference to its window.
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     ];
     (headers, Html(html))
-}
-
-impl FromRequestParts<Arc<PublicHttpConfig>> for ValidRoom {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, config: &Arc<PublicHttpConfig>) -> Result<Self, Problem> {
-        rest::room(parts, config).await.map(|_room| Self)
-    }
 }

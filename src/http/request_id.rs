@@ -1,8 +1,7 @@
-//! Request ids: every answer names its request, and so does every line of the log about it.
+//! Request ids: in the header `X-Request-Id` of every response, in problem documents, and in log lines.
 //!
-//! Owns the header `X-Request-Id`: taken from the request where it makes sense, so that an id goes through a chain of
-//! services, and made where it does not. Problem documents carry it, too. Here also begins the span of a request that is
-//! traced, since this stands around everything else.
+//! An id that the request has is kept if it is short and plain, so that one id goes through a chain of services; otherwise
+//! a new one is made. The span of a traced request starts here as well, because this is the outermost layer.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -20,10 +19,10 @@ use crate::telemetry::traces;
 use crate::telemetry::traces::TraceSampling;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The longest id that is taken from a request, in bytes.
-const ID_MOST: usize = 128;
+/// A longer id in a request is replaced, in bytes.
+const MAX_ID_BYTES: usize = 128;
 
-/// The layer. `https`: what requests come by.
+/// The layer. `https`: whether the port has TLS, for the spans.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestIds {
     pub https: bool,
@@ -31,20 +30,20 @@ pub struct RequestIds {
 }
 
 #[derive(Clone)]
-pub struct Identified<S> {
-    ids: RequestIds,
+pub struct RequestIdService<S> {
+    config: RequestIds,
     inner: S,
 }
 
 impl<S> Layer<S> for RequestIds {
-    type Service = Identified<S>;
+    type Service = RequestIdService<S>;
 
-    fn layer(&self, inner: S) -> Identified<S> {
-        Identified { ids: *self, inner }
+    fn layer(&self, inner: S) -> RequestIdService<S> {
+        RequestIdService { config: *self, inner }
     }
 }
 
-impl<S, B> Service<Request<B>> for Identified<S>
+impl<S, B> Service<Request<B>> for RequestIdService<S>
 where
     S: Service<Request<B>, Response = Response, Error = Infallible>,
     S::Future: Send + 'static,
@@ -58,34 +57,34 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let id = given(&request).unwrap_or_else(made);
-        let named = Some(id.clone());
-        let traced = self.ids.sampling.request_span(&request, self.ids.https);
-        let head = *request.method() == Method::HEAD;
-        let answering = with_id_sync(id.clone(), || traced.in_scope(|| self.inner.call(request)));
-        let answered = async move {
-            let mut response = answering.instrument(traced.clone()).await?;
+        let id = id_of(&request).unwrap_or_else(new_id);
+        let logged_id = Some(id.clone());
+        let traced = self.config.sampling.request_span(&request, self.config.https);
+        let is_head = *request.method() == Method::HEAD;
+        let inner = with_id_sync(id.clone(), || traced.in_scope(|| self.inner.call(request)));
+        let response = async move {
+            let mut response = inner.instrument(traced.clone()).await?;
             traces::record_response(&traced, response.status());
-            if let Some(problem) = response.extensions_mut().remove::<Problem>().filter(|_| !head) {
+            if let Some(problem) = response.extensions_mut().remove::<Problem>().filter(|_| !is_head) {
                 *response.body_mut() = problem.document(Some(text(&id)));
                 response.headers_mut().remove(header::CONTENT_LENGTH);
             }
             response.headers_mut().insert(REQUEST_ID, id);
             Ok(response)
         };
-        with_id(named, answered).boxed()
+        with_id(logged_id, response).boxed()
     }
 }
 
-/// The id that the request comes with, if it is one that can be shown anywhere.
-fn given<B>(request: &Request<B>) -> Option<HeaderValue> {
+/// The id of the request, if it is safe to show in logs and pages.
+fn id_of<B>(request: &Request<B>) -> Option<HeaderValue> {
     let mut values = request.headers().get_all(REQUEST_ID).iter();
     let (id, None) = (values.next()?, values.next()) else { return None };
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:+/=~@".contains(byte);
-    ((1..=ID_MOST).contains(&id.len()) && id.as_bytes().iter().all(plain)).then(|| id.clone())
+    ((1..=MAX_ID_BYTES).contains(&id.len()) && id.as_bytes().iter().all(plain)).then(|| id.clone())
 }
 
-fn made() -> HeaderValue {
+fn new_id() -> HeaderValue {
     HeaderValue::try_from(format!("{:016x}", rand::random::<u64>())).expect("hexadecimal digits")
 }
 
@@ -101,7 +100,7 @@ mod tests {
     use crate::telemetry::logging::request::current_id;
 
     #[tokio::test]
-    async fn what_is_logged_names_the_request_before_and_while_its_answer_is_awaited() {
+    async fn log_lines_of_the_handler_carry_the_request_id() {
         let service = service_fn(|_: Request<()>| {
             let called = current_id();
             async move {
@@ -116,23 +115,25 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_taken_that_is_short_and_plain_and_there_once() {
+    fn only_a_single_short_plain_id_is_kept() {
         let request = |ids: &[&[u8]]| {
             let mut request = Request::builder();
             for id in ids {
                 request = request.header(REQUEST_ID, *id);
             }
-            given(&request.body(()).unwrap())
+            id_of(&request.body(()).unwrap())
         };
         for id in ["a", "Root=1-67891233-abcdef012345678912345678", "6f9619ff-8b86-d011-b42d-00cf4fc964ff"] {
             assert_eq!(request(&[id.as_bytes()]).unwrap(), id);
         }
-        assert!(request(&[&[b'a'; ID_MOST]]).is_some());
-        for hostile in [&b""[..], b"a b", b"a\"b", b"a\tb", b"<script>", b"{a}", b"caf\xc3\xa9", &[b'a'; ID_MOST + 1]] {
+        assert!(request(&[&[b'a'; MAX_ID_BYTES]]).is_some());
+        for hostile in
+            [&b""[..], b"a b", b"a\"b", b"a\tb", b"<script>", b"{a}", b"caf\xc3\xa9", &[b'a'; MAX_ID_BYTES + 1]]
+        {
             assert_eq!(request(&[hostile]), None, "{hostile:?}");
         }
         assert_eq!(request(&[]), None);
-        assert_eq!(request(&[b"a", b"b"]), None, "nobody knows which of two it is");
-        assert_ne!(made(), made());
+        assert_eq!(request(&[b"a", b"b"]), None, "two ids are ambiguous");
+        assert_ne!(new_id(), new_id());
     }
 }

@@ -1,124 +1,131 @@
-//! The REST answers: `GET /{room}/users` and `GET /{room}/rollcall`.
+//! The REST handlers: `GET /{room}/users` and `GET /{room}/rollcall`.
 //!
-//! Owns their parameters and their headers. What the roll call could not have is in the headers of both, and in the body
-//! of the full one, whose JSON is that of [`full`].
+//! Owns their parameters and headers. Both report in headers whether the answer is complete; the second has the details in
+//! its body. The bodies are made in [`super::roll_call_body`].
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{FromRequestParts, Query, RawPathParams, State};
+use axum::extract::{FromRequestParts, Query, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum_extra::TypedHeader;
 use headers::{ContentType, ETag, HeaderMapExt, IfNoneMatch};
 use serde::Deserialize;
+use utoipa::{IntoParams, IntoResponses};
 
-use super::openapi::{AskQuery, CallErrors, HeldHeader, RoomPath, Row};
-use super::{PublicHttpConfig, full, paced};
+use super::config::PublicHttpConfig;
+use super::roll_call_body::{document_body, users_body};
+use super::room_path::RoomPath;
 use crate::names::Room;
-use crate::problem::Problem;
-use crate::roll_call::answer::Answer;
+use crate::problem::{Problem, ProblemDocument};
+use crate::roll_call::answer::RollCallAnswer;
+use crate::roll_call::document::{RollCallDocument, SocketDocument};
 
-/// `true` or `false`: every node that may have sockets of the room has answered.
+/// `true` or `false`: whether every node that may have sockets in the room has replied.
 pub const COMPLETE: &str = "rollcall-complete";
-/// When incomplete: `<node name>=<reason>, …`.
+/// In an incomplete answer: `<node name>=<reason>, …`.
 pub const UNANSWERED: &str = "rollcall-unanswered";
-/// When incomplete: how many sockets are left open, or `unknown`.
+/// In an incomplete answer: the number of sockets of nodes that did not reply, or `unknown`.
 pub const UNRESOLVED: &str = "rollcall-unresolved";
 
-/// The parameters of a roll call, checked.
+/// The parameters of a roll call, validated.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Ask {
+pub struct RollCallRequest {
     room: Room,
     deadline: Duration,
     strict: bool,
-    /// What the caller holds, by `ETag`.
-    held: Option<IfNoneMatch>,
+    /// The `ETag` of the answer that the caller has.
+    if_none_match: Option<IfNoneMatch>,
 }
 
 #[derive(Deserialize)]
-struct RawAsk {
+struct RawQuery {
     deadline_ms: Option<String>,
     strict: Option<String>,
 }
 
 /// Who is in the room
 ///
-/// One row for each socket, in no particular order. Where somebody who may have sockets of the room did not answer, the
-/// headers say so.
+/// One row for each socket, in no particular order. The headers say whether the answer is complete.
 #[utoipa::path(
     get,
     path = "/{room}/users",
-    params(RoomPath, AskQuery, HeldHeader),
+    params(RoomParameter, QueryParameters, IfNoneMatchHeader),
     responses(
         (
             status = 200,
-            body = [Row],
+            body = [SocketDocument<'static>],
             headers(
-                ("Rollcall-Complete" = bool, description = "Every node that may have sockets of the room has answered."),
-                ("Rollcall-Unanswered" = String, description = "When incomplete: `<node>=<reason>`, separated by commas."),
-                ("Rollcall-Unresolved" = String, description = "When incomplete: how many sockets are left open, or `unknown`."),
-                ("ETag" = String, description = "When complete: names the roll, the same on every node."),
+                ("Rollcall-Complete" = bool, description = "Whether every node that may have sockets in the room has replied."),
+                ("Rollcall-Unanswered" = String, description = "In an incomplete answer: `<node>=<reason>`, separated by commas."),
+                ("Rollcall-Unresolved" = String, description = "In an incomplete answer: the number of sockets of nodes that did not reply, or `unknown`."),
+                ("ETag" = String, description = "In a complete answer: identifies its rows, with the same value on every node."),
             )
         ),
-        (status = 304, description = "It is what `If-None-Match` names, after the nodes were asked."),
-        CallErrors,
+        (status = 304, description = "The rows are those of `If-None-Match`. The nodes were asked all the same."),
+        RollCallProblems,
     )
 )]
-pub async fn users(State(config): State<Arc<PublicHttpConfig>>, ask: Ask) -> Result<Response, Problem> {
-    let answer = call(&config, &ask).await?;
+pub async fn users(State(config): State<Arc<PublicHttpConfig>>, request: RollCallRequest) -> Result<Response, Problem> {
+    let answer = request_answer(&config, &request).await?;
     let tag = answer.tag().map(etag);
-    let response = match (&tag, &ask.held) {
-        (Some(tag), Some(held)) if !held.precondition_passes(tag) => StatusCode::NOT_MODIFIED.into_response(),
-        _ => (TypedHeader(ContentType::json()), paced::body(&answer)).into_response(),
+    let response = match (&tag, &request.if_none_match) {
+        (Some(tag), Some(cached)) if !cached.precondition_passes(tag) => StatusCode::NOT_MODIFIED.into_response(),
+        // Nothing is serialized here: `SerializedRows` holds the JSON of each owner since its rows arrived.
+        _ => (TypedHeader(ContentType::json()), users_body(&answer)).into_response(),
     };
     Ok((tag.map(TypedHeader), with_completeness(&answer, response)).into_response())
 }
 
-/// Who is in the room, who was asked, and what became of it
+/// Who is in the room, which nodes were asked, and what each of them replied
 #[utoipa::path(
     get,
     path = "/{room}/rollcall",
-    params(RoomPath, AskQuery),
+    params(RoomParameter, QueryParameters),
     responses(
         (
             status = 200,
-            body = full::Full,
+            body = RollCallDocument<'static>,
             headers(
                 ("Rollcall-Complete" = bool, description = "As `complete` in the body."),
-                ("Rollcall-Unanswered" = String, description = "When incomplete: `<node>=<reason>`, separated by commas."),
-                ("Rollcall-Unresolved" = String, description = "When incomplete: how many sockets are left open, or `unknown`."),
+                ("Rollcall-Unanswered" = String, description = "In an incomplete answer: `<node>=<reason>`, separated by commas."),
+                ("Rollcall-Unresolved" = String, description = "In an incomplete answer: the number of sockets of nodes that did not reply, or `unknown`."),
             )
         ),
-        CallErrors,
+        RollCallProblems,
     )
 )]
-pub async fn roll_call(State(config): State<Arc<PublicHttpConfig>>, ask: Ask) -> Result<Response, Problem> {
-    let answer = call(&config, &ask).await?;
-    let response = (TypedHeader(ContentType::json()), full::body(&answer)).into_response();
+pub async fn roll_call(
+    State(config): State<Arc<PublicHttpConfig>>,
+    request: RollCallRequest,
+) -> Result<Response, Problem> {
+    let answer = request_answer(&config, &request).await?;
+    let response = (TypedHeader(ContentType::json()), document_body(&answer)).into_response();
     Ok(with_completeness(&answer, response))
 }
 
-/// Weak: the order of the users is not part of what it names.
+/// Weak, because the order of the rows is unspecified.
 fn etag(tag: u128) -> ETag {
     format!("W/\"{tag:032x}\"").parse().expect("hexadecimal digits in quotes")
 }
 
-async fn call(config: &PublicHttpConfig, ask: &Ask) -> Result<Arc<Answer>, Problem> {
-    let answer = config.roll_call.call(&ask.room, ask.deadline).await;
-    let answer = answer.map_err(|unanswerable| Problem::unavailable(unanswerable.to_string()))?;
-    if ask.strict && !answer.complete {
-        config.roll_call.withheld();
+/// Calls the roll, and refuses an incomplete answer with `503` if the caller asked for `strict`.
+async fn request_answer(config: &PublicHttpConfig, request: &RollCallRequest) -> Result<Arc<RollCallAnswer>, Problem> {
+    let answer = config.roll_call.call(&request.room, request.deadline).await;
+    let answer = answer.map_err(|error| Problem::unavailable(error.to_string()))?;
+    if request.strict && !answer.complete {
+        config.roll_call.count_strict_refusal();
         let (unanswered, unresolved) = (unanswered(&answer), unresolved(&answer));
         let who = if unanswered.is_empty() { "the directory could not be read".to_owned() } else { unanswered };
-        return Err(Problem::unavailable(format!("the roll is incomplete: {who}; sockets left open: {unresolved}")));
+        return Err(Problem::unavailable(format!("the roll is incomplete: {who}; unresolved sockets: {unresolved}")));
     }
     Ok(answer)
 }
 
-fn with_completeness(answer: &Answer, mut response: Response) -> Response {
+fn with_completeness(answer: &RollCallAnswer, mut response: Response) -> Response {
     let headers = response.headers_mut();
     let mut set = |name, value: &str| {
         let value = HeaderValue::from_str(value).expect("node names, reasons and numbers are plain ASCII");
@@ -135,25 +142,25 @@ fn with_completeness(answer: &Answer, mut response: Response) -> Response {
     response
 }
 
-fn unanswered(answer: &Answer) -> String {
+fn unanswered(answer: &RollCallAnswer) -> String {
     let mut text = String::new();
-    for (node, silence) in answer.unanswered() {
+    for (node, error) in answer.unanswered() {
         let separator = if text.is_empty() { "" } else { ", " };
-        write!(text, "{separator}{node}={silence}").expect("a String takes any text");
+        write!(text, "{separator}{node}={error}").expect("a String takes any text");
     }
     text
 }
 
-fn unresolved(answer: &Answer) -> String {
+fn unresolved(answer: &RollCallAnswer) -> String {
     answer.unresolved.map_or_else(|| "unknown".to_owned(), |count| count.to_string())
 }
 
-impl FromRequestParts<Arc<PublicHttpConfig>> for Ask {
+impl FromRequestParts<Arc<PublicHttpConfig>> for RollCallRequest {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, config: &Arc<PublicHttpConfig>) -> Result<Self, Problem> {
-        let room = room(parts, config).await?;
-        let Query(raw) = Query::<RawAsk>::from_request_parts(parts, config)
+        let RoomPath(room) = RoomPath::from_request_parts(parts, config).await?;
+        let Query(raw) = Query::<RawQuery>::from_request_parts(parts, config)
             .await
             .map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
         let deadline = deadline(raw.deadline_ms.as_deref(), config)?;
@@ -162,19 +169,10 @@ impl FromRequestParts<Arc<PublicHttpConfig>> for Ask {
             Some("true") => true,
             Some(_) => return Err(Problem::bad_request("strict must be true or false")),
         };
-        // One that cannot be read holds nothing.
-        let held = parts.headers.typed_get();
-        Ok(Self { room, deadline, strict, held })
+        // A malformed header counts as none, as RFC 9110 has it.
+        let if_none_match = parts.headers.typed_get();
+        Ok(Self { room, deadline, strict, if_none_match })
     }
-}
-
-/// The room of a path, percent-decoded.
-pub async fn room(parts: &mut Parts, config: &Arc<PublicHttpConfig>) -> Result<Room, Problem> {
-    let params = RawPathParams::from_request_parts(parts, config)
-        .await
-        .map_err(|_| Problem::bad_request("the room's name must be valid UTF-8"))?;
-    let (_, room) = params.iter().next().ok_or_else(|| Problem::not_found("there is no room in the path"))?;
-    Room::parse(room).map_err(|error| Problem::bad_request(format!("the room's name {error}")))
 }
 
 fn deadline(given: Option<&str>, config: &PublicHttpConfig) -> Result<Duration, Problem> {
@@ -183,4 +181,57 @@ fn deadline(given: Option<&str>, config: &PublicHttpConfig) -> Result<Duration, 
     let parsed = given.parse::<u64>().ok().filter(|&milliseconds| milliseconds > 0 && u128::from(milliseconds) <= most);
     let problem = || Problem::bad_request(format!("deadline_ms must be a whole number from 1 to {most}"));
     parsed.map(Duration::from_millis).ok_or_else(problem)
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "describes `RoomPath` in OpenAPI")]
+struct RoomParameter {
+    /// The room, percent-encoded: 1 to 256 bytes of UTF-8 without control characters. `_`, `.`, `..` and `socket.io` are
+    /// reserved. The pattern is stricter than the node: it cannot count bytes.
+    #[param(
+        min_length = 1,
+        max_length = 256,
+        pattern = r"^([ -\-/-\^`-~][ -~]{0,255}|[^\u0000-\u001f\u007f-\u009f._][^\u0000-\u001f\u007f-\u009f]{0,63})$",
+        example = "Maths"
+    )]
+    room: String,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes `RollCallRequest` in OpenAPI")]
+struct QueryParameters {
+    /// The longest time until the answer, in milliseconds. The default is configured on the node.
+    #[param(minimum = 1, maximum = 5000)]
+    deadline_ms: Option<u32>,
+    /// Return `503` instead of an incomplete answer.
+    strict: Option<bool>,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes `RollCallRequest` in OpenAPI")]
+struct IfNoneMatchHeader {
+    /// The `ETag` of the answer that the caller has.
+    #[param(rename = "If-None-Match")]
+    if_none_match: Option<String>,
+}
+
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes the problems of both handlers in OpenAPI")]
+enum RollCallProblems {
+    /// The name of the room or a parameter is invalid.
+    #[response(status = 400, content_type = "application/problem+json")]
+    BadRequest(#[to_schema] ProblemDocument<'static>),
+    /// The token is missing or invalid; `WWW-Authenticate` says which.
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unauthorized(#[to_schema] ProblemDocument<'static>),
+    /// The token does not permit a roll call of this room.
+    #[response(status = 403, content_type = "application/problem+json")]
+    Forbidden(#[to_schema] ProblemDocument<'static>),
+    /// The node is overloaded or not ready, or `strict` was set and the answer would be incomplete. `Retry-After` says when
+    /// to try again.
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(#[to_schema] ProblemDocument<'static>),
 }

@@ -40,7 +40,7 @@ pub(super) fn start(
         membership: Arc::clone(&core.membership),
         identity: config.access.identity.clone(),
         peers: core.peers.clone(),
-        parts: core.parts.clone(),
+        cache: core.cache.clone(),
         connections: public.connections.clone(),
         sessions: public.sessions.clone(),
         runtime: Handle::current(),

@@ -15,7 +15,7 @@ use crate::mesh::peers::Peers;
 use crate::names::NodeId;
 use crate::reconciler::Reconciler;
 use crate::roll_call::RollCall;
-use crate::roll_call::cache::Parts;
+use crate::roll_call::cache::SnapshotCache;
 use crate::roster::Roster;
 use crate::status::node_report::NodeReporter;
 use crate::telemetry::metrics::Metrics;
@@ -30,7 +30,7 @@ pub struct NodeCore {
     pub reporter: NodeReporter,
     pub(super) directory: Arc<dyn Directory>,
     pub(super) peers: Peers,
-    pub(super) parts: Parts,
+    pub(super) cache: SnapshotCache,
     pub(super) metrics: Metrics,
     /// Tasks that roll calls leave running, such as repairs of owner sets.
     pub(super) background: TaskTracker,
@@ -44,7 +44,7 @@ impl NodeCore {
         release_delay: Duration,
         directory: Arc<dyn Directory>,
         peers: Peers,
-        parts: Parts,
+        cache: SnapshotCache,
     ) -> Self {
         let metrics = Metrics::default();
         let directory = DirectoryMetrics::define(&metrics.registry).measure(directory);
@@ -65,13 +65,13 @@ impl NodeCore {
             Arc::clone(&membership),
             Arc::clone(&directory),
             peers.clone(),
-            parts.clone(),
+            cache.clone(),
             background.clone(),
             metrics.roll_calls.clone(),
         );
         let recent = metrics.roll_calls.recent().clone();
         let reporter = NodeReporter::new(Arc::clone(&roster), Arc::clone(&membership), recent);
-        Self { roster, membership, reconciler, roll_call, reporter, directory, peers, parts, metrics, background }
+        Self { roster, membership, reconciler, roll_call, reporter, directory, peers, cache, metrics, background }
     }
 
     /// Spawns the tasks of the directory, the lease, the announcements and the reconciler.

@@ -16,7 +16,7 @@ use crate::edge::polling::sessions::PollingSessions;
 use crate::membership::Membership;
 use crate::mesh::byte_counter::ConnectionEnd;
 use crate::mesh::peers::Peers;
-use crate::roll_call::cache::Parts;
+use crate::roll_call::cache::SnapshotCache;
 use crate::roster::Roster;
 use crate::status::health::ReadinessReport;
 use crate::telemetry::anomalies::Oddity;
@@ -31,7 +31,7 @@ pub(super) struct MetricSources {
     pub membership: Arc<Membership>,
     pub identity: IdentityMode,
     pub peers: Peers,
-    pub parts: Parts,
+    pub cache: SnapshotCache,
     /// Those of the public port.
     pub connections: ConnectionRegistry,
     pub sessions: Option<Arc<PollingSessions>>,
@@ -197,7 +197,7 @@ impl StateMetrics {
         self.lease_age.set(confirmed.unwrap_or(self.began).elapsed().as_secs_f64());
         raise(&self.incarnations, roster.incarnation().incarnation());
 
-        self.cache.set(i64::try_from(sources.parts.bytes()).unwrap_or(i64::MAX));
+        self.cache.set(i64::try_from(sources.cache.bytes()).unwrap_or(i64::MAX));
         let bytes = sources.peers.byte_counter();
         for (place, end) in ConnectionEnd::ALL.into_iter().enumerate() {
             raise(&self.sent[place], bytes.sent(end));

@@ -32,8 +32,8 @@ use crate::edge::socketio;
 use crate::edge::socketio::Transports;
 use crate::edge::socketio::expiry::TokenExpiry;
 use crate::http;
-use crate::http::PublicHttpConfig;
 use crate::http::concurrency_limit::ConcurrencyLimit;
+use crate::http::config::PublicHttpConfig;
 use crate::http::request_id::RequestIds;
 use crate::roll_call::MAX_DEADLINE;
 

@@ -1,121 +1,110 @@
-//! What the answers amount to: parts joined, silence named and counted.
+//! The answer to a roll call: the rows of all nodes joined, and the nodes that did not reply.
 //!
-//! Owns the table "What silence means" and the rule "one part per process, the latest". Pure and synchronous: it is
-//! given every outcome, and keeps each.
+//! Owns the table "What silence means" ([`Disposition`]) and the rule that each process has one set of rows, that of its
+//! latest incarnation. Pure and synchronous: the outcomes of all lookups go in, and every one of them is accounted for.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use std::vec;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::Serialize;
-use utoipa::ToSchema;
+use sha2::{Digest as _, Sha256};
 
-use super::list::List;
-use super::rows::Rows;
+use super::json_array::{JsonArrayChunks, array_length};
+use super::plan::AskSource;
+use super::rows::SerializedRows;
 use crate::directory::LeaseAndCount;
 use crate::mesh::peers::PeerError;
 use crate::names::{NodeId, NodeName, Room};
 use crate::roster::Row;
-use crate::telemetry::metrics::roll_calls::RollCallSource;
 
-/// What the choice of whom to ask rested on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Source {
-    /// The directory permitted to skip the nodes that do not own sockets of the room.
-    Directory,
-    /// Nobody could be skipped.
-    Peers,
-}
-
-impl From<Source> for RollCallSource {
-    fn from(source: Source) -> Self {
-        match source {
-            Source::Directory => Self::Directory,
-            Source::Peers => Self::Peers,
-        }
-    }
-}
-
-/// What a node's silence means.
+/// What the silence of a node means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It may have sockets of the room: so many, as far as the index could be read.
+pub enum Disposition {
+    /// The node may have sockets in the room: this many according to the index, `None` if it could not be read.
     Unanswered { unresolved: Option<u64> },
-    /// It has no lease and was not heard for a whole one: it has no sockets.
+    /// The node has no lease and was not heard for the duration of a lease, so it has no sockets.
     Dead,
 }
 
-/// What a node vouched for.
+/// The rows that a node vouched for during this roll call.
 #[derive(Debug, Clone)]
-pub struct Vouched {
-    pub rows: Arc<Rows>,
-    /// It said that its rows are those that were held here.
+pub struct VouchedRows {
+    pub rows: Arc<SerializedRows>,
+    /// The node confirmed the cached rows.
     pub unchanged: bool,
 }
 
-/// What became of asking one node.
+/// The outcome of asking one node.
 #[derive(Debug, Clone)]
-pub struct Outcome {
+pub struct NodeOutcome {
     pub node: NodeId,
     pub name: NodeName,
     pub took: Duration,
-    pub reply: Result<Vouched, (PeerError, Verdict)>,
+    pub reply: Result<VouchedRows, (PeerError, Disposition)>,
 }
 
 /// The answer to a roll call.
 #[derive(Debug)]
-pub struct Answer {
+pub struct RollCallAnswer {
     pub room: Room,
-    /// Every node that may have sockets of the room has answered.
+    /// Every node that may have sockets in the room has replied.
     pub complete: bool,
-    /// When the roll call began.
+    /// When the roll call started.
     pub as_of: Timestamp,
     pub took: Duration,
-    pub source: Source,
-    /// How many sockets are left open by nodes that did not answer; `None` when that cannot be known.
+    pub source: AskSource,
+    /// The number of sockets of nodes that did not reply; `None` if it cannot be known.
     pub unresolved: Option<u64>,
     /// The nodes asked, this one first.
     pub nodes: Vec<NodeAnswer>,
+    /// The JSON of [`RollCallAnswer::users`], serialized at most once for all callers that share the answer.
     users: OnceLock<Bytes>,
 }
 
-/// One node's share of an answer.
+/// The part of one node in an answer.
 #[derive(Debug, Clone)]
 pub struct NodeAnswer {
     pub node: NodeId,
     pub name: NodeName,
     pub took: Duration,
-    pub said: Result<Vouched, PeerError>,
+    pub said: Result<VouchedRows, PeerError>,
 }
 
-impl Verdict {
-    /// Judges a node that was asked and did not answer. `account` is what the index says of it, `None` where the
-    /// index could not be read; `alive` is whether there is another reason to think it lives than a lease: it is a member
-    /// still, or the index is too young to tell; `gone` is whether it said goodbye.
-    pub fn of(account: Option<&LeaseAndCount>, alive: bool, gone: bool) -> Self {
-        match account {
-            _ if gone => Self::Dead,
+impl Disposition {
+    /// Judges a node that did not reply.
+    ///
+    /// `lease`: its lease and socket count in the index; `None` if they could not be read. `alive`: there is evidence of
+    /// life other than a lease, because the node is still a member, or the index is too young to show a death.
+    /// `departed`: the node has said goodbye, or its process has taken a later incarnation.
+    pub fn of(lease: Option<&LeaseAndCount>, alive: bool, departed: bool) -> Self {
+        match lease {
+            _ if departed => Self::Dead,
             None => Self::Unanswered { unresolved: None },
-            Some(account) if account.entry.is_some() || alive => Self::Unanswered { unresolved: Some(account.sockets) },
+            Some(lease) if lease.entry.is_some() || alive => Self::Unanswered { unresolved: Some(lease.sockets) },
             Some(_) => Self::Dead,
         }
     }
 }
 
-impl Answer {
-    /// Joins the outcomes. `informed` is whether who was not asked was skipped with permission.
-    pub fn join(room: Room, as_of: Timestamp, source: Source, informed: bool, outcomes: Vec<Outcome>) -> Self {
-        let mut complete = informed;
-        let mut unresolved = if informed { Some(0) } else { None };
+impl RollCallAnswer {
+    /// Joins the outcomes. `can_be_complete`: every node that was not asked was skipped with the permission of the index.
+    pub fn join(
+        room: Room,
+        as_of: Timestamp,
+        source: AskSource,
+        can_be_complete: bool,
+        outcomes: Vec<NodeOutcome>,
+    ) -> Self {
+        let mut complete = can_be_complete;
+        let mut unresolved = if can_be_complete { Some(0) } else { None };
         let mut nodes: Vec<NodeAnswer> = Vec::with_capacity(outcomes.len());
         for outcome in latest(outcomes) {
             let said = match outcome.reply {
                 Ok(vouched) => Ok(vouched),
-                Err((_, Verdict::Dead)) => continue,
-                Err((silence, Verdict::Unanswered { unresolved: open })) => {
+                Err((_, Disposition::Dead)) => continue,
+                Err((silence, Disposition::Unanswered { unresolved: open })) => {
                     complete = false;
                     unresolved = unresolved.zip(open).map(|(sum, open)| sum + open);
                     Err(silence)
@@ -132,24 +121,27 @@ impl Answer {
         parts.flat_map(|(name, vouched)| vouched.rows.iter().map(move |row| (name, row)))
     }
 
-    /// The rows as one array of JSON, written once for all who share this answer.
+    /// The JSON array of all rows. The rows were serialized when they arrived ([`SerializedRows`]); here they are joined.
     pub fn users(&self) -> Bytes {
-        self.users.get_or_init(|| self.list().join(usize::MAX).unwrap_or_default()).clone()
+        let join = || self.users_chunks().next_chunk(self.users_length()).unwrap_or_default();
+        self.users.get_or_init(join).clone()
     }
 
-    /// How many bytes that has, about.
-    pub fn json_bytes(&self) -> usize {
-        self.vouched().map(|rows| rows.json_bytes()).sum()
+    /// The length of [`Self::users`], in bytes.
+    pub fn users_length(&self) -> usize {
+        array_length(self.json_runs().map(Bytes::len))
     }
 
-    /// The same, to be joined a piece at a time.
-    pub fn list(&self) -> List {
-        List::of(self.vouched().flat_map(|rows| rows.json()).cloned().collect())
+    /// The same array, to be joined one chunk at a time.
+    pub fn users_chunks(&self) -> JsonArrayChunks<vec::IntoIter<Bytes>> {
+        let runs: Vec<_> = self.json_runs().cloned().collect();
+        JsonArrayChunks::new("[", runs.into_iter(), "]")
     }
 
-    /// Names the rows of a complete answer: two answers of one name have the same rows. `None`: not complete.
+    /// Identifies the rows of a complete answer: answers with equal tags have equal rows. `None` if incomplete.
     ///
-    /// It is made of the versions that the owners vouched for, and is the same on every node.
+    /// The tag is a SHA-256 of the owners' versions, cut to 128 bits, so every node computes the same tag from the same
+    /// rows, also in a cluster of several releases.
     pub fn tag(&self) -> Option<u128> {
         if !self.complete {
             return None;
@@ -158,19 +150,27 @@ impl Answer {
             self.nodes.iter().filter_map(|node| Some((node.node.as_str(), node.said.as_ref().ok()?.rows.version)));
         let mut versions: Vec<_> = said.filter(|(_, version)| *version != 0).collect();
         versions.sort_unstable();
-        let half = |seed: u64| {
-            let mut hasher = DefaultHasher::new();
-            (seed, &versions).hash(&mut hasher);
-            u128::from(hasher.finish())
-        };
-        Some(half(0) << 64 | half(1))
+        let mut hash = Sha256::new();
+        for (node, version) in versions {
+            // The length keeps ids apart from what follows them.
+            hash.update((node.len() as u64).to_be_bytes());
+            hash.update(node);
+            hash.update(version.to_be_bytes());
+        }
+        let digest: [u8; 32] = hash.finalize().into();
+        let (tag, _) = digest.split_first_chunk::<16>()?;
+        Some(u128::from_be_bytes(*tag))
     }
 
-    fn vouched(&self) -> impl Iterator<Item = &Arc<Rows>> {
+    fn json_runs(&self) -> impl Iterator<Item = &Bytes> {
+        self.vouched().flat_map(|rows| rows.json())
+    }
+
+    fn vouched(&self) -> impl Iterator<Item = &Arc<SerializedRows>> {
         self.nodes.iter().filter_map(|node| Some(&node.said.as_ref().ok()?.rows))
     }
 
-    /// How many rows there are.
+    /// The number of rows.
     pub fn len(&self) -> usize {
         self.vouched().map(|rows| rows.len()).sum()
     }
@@ -179,17 +179,17 @@ impl Answer {
         self.len() == 0
     }
 
-    /// The nodes that did not answer, and why.
+    /// The nodes that did not reply, and why.
     pub fn unanswered(&self) -> impl Iterator<Item = (&NodeName, PeerError)> {
         self.nodes.iter().filter_map(|node| Some((&node.name, *node.said.as_ref().err()?)))
     }
 }
 
-/// Where one process was asked under several incarnations, keeps the latest that answered, or the latest if none did:
-/// the process has left the others behind.
-fn latest(outcomes: Vec<Outcome>) -> Vec<Outcome> {
-    let rank = |outcome: &Outcome| (outcome.reply.is_ok(), outcome.node.incarnation());
-    let mut kept: Vec<Outcome> = Vec::with_capacity(outcomes.len());
+/// Keeps one outcome for each process: that of the latest incarnation that replied, or of the latest if none did. The
+/// process has left its earlier incarnations behind, and a socket must not be listed twice.
+fn latest(outcomes: Vec<NodeOutcome>) -> Vec<NodeOutcome> {
+    let rank = |outcome: &NodeOutcome| (outcome.reply.is_ok(), outcome.node.incarnation());
+    let mut kept: Vec<NodeOutcome> = Vec::with_capacity(outcomes.len());
     for outcome in outcomes {
         match kept.iter_mut().find(|other| other.node.process() == outcome.node.process()) {
             Some(other) if rank(other) < rank(&outcome) => *other = outcome,
@@ -208,13 +208,13 @@ mod tests {
     use crate::directory::NodeEntry;
     use crate::names::{SocketId, UserId};
 
-    fn outcome(node: &NodeId, reply: Result<&[&str], (PeerError, Verdict)>) -> Outcome {
+    fn outcome(node: &NodeId, reply: Result<&[&str], (PeerError, Disposition)>) -> NodeOutcome {
         let rows = |ids: &[&str]| {
             let row =
                 |id: &&str| Row { id_socket: SocketId::parse(id).unwrap(), id_user: UserId::parse("foo").unwrap() };
-            Vouched { rows: Arc::new(Rows::new(1, ids.iter().map(row).collect())), unchanged: false }
+            VouchedRows { rows: Arc::new(SerializedRows::new(1, ids.iter().map(row).collect())), unchanged: false }
         };
-        Outcome {
+        NodeOutcome {
             node: node.clone(),
             name: NodeName::from_any(&format!("node-{node}")),
             took: Duration::ZERO,
@@ -222,20 +222,20 @@ mod tests {
         }
     }
 
-    fn join(outcomes: Vec<Outcome>) -> Answer {
+    fn join(outcomes: Vec<NodeOutcome>) -> RollCallAnswer {
         let room = Room::parse("a").unwrap();
-        Answer::join(room, Timestamp::now(), Source::Directory, true, outcomes)
+        RollCallAnswer::join(room, Timestamp::now(), AskSource::Directory, true, outcomes)
     }
 
-    fn ids(answer: &Answer) -> Vec<&str> {
+    fn ids(answer: &RollCallAnswer) -> Vec<&str> {
         answer.rows().map(|(_, row)| row.id_socket.as_str()).collect()
     }
 
-    const OPEN: fn(Option<u64>) -> (PeerError, Verdict) =
-        |unresolved| (PeerError::Deadline, Verdict::Unanswered { unresolved });
+    const OPEN: fn(Option<u64>) -> (PeerError, Disposition) =
+        |unresolved| (PeerError::Deadline, Disposition::Unanswered { unresolved });
 
     #[test]
-    fn parts_are_joined_and_every_silence_is_named_and_counted() {
+    fn rows_are_joined_and_silent_nodes_are_named_and_counted() {
         let [one, two, three] = [(); 3].map(|()| NodeId::new_process());
         let answer = join(vec![outcome(&one, Ok(&["s1", "s2"])), outcome(&two, Ok(&["s3"]))]);
         assert_eq!((answer.complete, answer.unresolved, ids(&answer)), (true, Some(0), vec!["s1", "s2", "s3"]));
@@ -246,11 +246,11 @@ mod tests {
         ]);
         assert_eq!((answer.complete, answer.unresolved, answer.unanswered().count()), (false, Some(7), 2));
         let answer = join(vec![outcome(&two, Err(OPEN(Some(3)))), outcome(&three, Err(OPEN(None)))]);
-        assert_eq!((answer.complete, answer.unresolved), (false, None), "one unknown makes the sum unknown");
+        assert_eq!((answer.complete, answer.unresolved), (false, None), "one unknown count makes the sum unknown");
     }
 
     #[test]
-    fn the_json_is_every_part_joined() {
+    fn the_json_joins_the_rows_of_all_nodes() {
         let [one, two, three] = [(); 3].map(|()| NodeId::new_process());
         let (row, rows): (&[&str], &[&str]) = (&["s1"], &["s2", "s3"]);
         for (parts, expected) in
@@ -264,19 +264,27 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_names_the_rows_of_a_complete_answer() {
+    fn equal_tags_mean_equal_rows_and_incomplete_has_none() {
         let [one, two] = [(); 2].map(|()| NodeId::new_process());
         let part = |node: &NodeId, version, ids| {
             let Ok(vouched) = outcome(node, Ok(ids)).reply else { unreachable!("it answered") };
-            let rows = Arc::new(Rows::new(version, vouched.rows.iter().cloned().collect()));
-            Outcome { reply: Ok(Vouched { rows, unchanged: false }), ..outcome(node, Ok(ids)) }
+            let rows = Arc::new(SerializedRows::new(version, vouched.rows.iter().cloned().collect()));
+            NodeOutcome { reply: Ok(VouchedRows { rows, unchanged: false }), ..outcome(node, Ok(ids)) }
         };
         let ids: &[&str] = &["s1"];
         let tag = join(vec![part(&one, 7, ids), part(&two, 9, ids)]).tag();
         assert!(tag.is_some());
-        assert_eq!(join(vec![part(&two, 9, ids), part(&one, 7, ids)]).tag(), tag, "whoever is asked");
+        assert_eq!(
+            join(vec![part(&two, 9, ids), part(&one, 7, ids)]).tag(),
+            tag,
+            "the order of the nodes does not matter"
+        );
         let three = NodeId::new_process();
-        assert_eq!(join(vec![part(&one, 7, ids), part(&two, 9, ids), part(&three, 0, &[])]).tag(), tag, "nothing more");
+        assert_eq!(
+            join(vec![part(&one, 7, ids), part(&two, 9, ids), part(&three, 0, &[])]).tag(),
+            tag,
+            "a node without rows does not matter"
+        );
         for other in [
             vec![part(&one, 8, ids), part(&two, 9, ids)],
             vec![part(&one, 9, ids), part(&two, 7, ids)],
@@ -289,14 +297,27 @@ mod tests {
     }
 
     #[test]
-    fn the_dead_are_left_out_and_the_answer_is_complete() {
+    fn the_tag_is_the_same_in_every_release() {
+        let part = |process: &str, version| {
+            let node = NodeId::parse(process).unwrap();
+            let rows = Arc::new(SerializedRows::new(version, Vec::new()));
+            let reply = Ok(VouchedRows { rows, unchanged: false });
+            NodeOutcome { node, name: NodeName::from_any("node"), took: Duration::ZERO, reply }
+        };
+        let answer = join(vec![part("000000000000000a-1", 7), part("000000000000000b-1", 9)]);
+        assert_eq!(answer.tag(), Some(0xf755_8c12_366a_2215_22cf_338f_ff4d_51b6));
+    }
+
+    #[test]
+    fn dead_nodes_are_left_out_and_the_answer_is_complete() {
         let [one, dead] = [(); 2].map(|()| NodeId::new_process());
-        let answer = join(vec![outcome(&one, Ok(&["s1"])), outcome(&dead, Err((PeerError::Refused, Verdict::Dead)))]);
+        let answer =
+            join(vec![outcome(&one, Ok(&["s1"])), outcome(&dead, Err((PeerError::Refused, Disposition::Dead)))]);
         assert_eq!((answer.complete, ids(&answer), answer.nodes.len()), (true, vec!["s1"], 1));
     }
 
     #[test]
-    fn one_process_has_one_part_the_latest() {
+    fn each_process_has_the_rows_of_its_latest_incarnation() {
         let first = NodeId::new_process();
         let second = first.next_incarnation();
         let (old, new): (&[&str], &[&str]) = (&["old"], &["new"]);
@@ -313,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_silence_means_is_what_the_table_says() {
+    fn the_disposition_follows_the_table_of_silence() {
         let entry = NodeEntry {
             name: NodeName::from_any("node"),
             mesh: SmolStr::default(),
@@ -322,16 +343,16 @@ mod tests {
         };
         let leased = LeaseAndCount { entry: Some(entry), sockets: 5 };
         let unleased = LeaseAndCount { entry: None, sockets: 5 };
-        let open = |unresolved| Verdict::Unanswered { unresolved };
+        let open = |unresolved| Disposition::Unanswered { unresolved };
         for (account, alive, gone, verdict) in [
             (Some(&leased), false, false, open(Some(5))),
             (Some(&unleased), true, false, open(Some(5))),
-            (Some(&unleased), false, false, Verdict::Dead),
+            (Some(&unleased), false, false, Disposition::Dead),
             (None, false, false, open(None)),
             (None, true, false, open(None)),
-            (Some(&leased), true, true, Verdict::Dead),
+            (Some(&leased), true, true, Disposition::Dead),
         ] {
-            assert_eq!(Verdict::of(account, alive, gone), verdict, "{account:?} {alive} {gone}");
+            assert_eq!(Disposition::of(account, alive, gone), verdict, "{account:?} {alive} {gone}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Parts that are held: the rows of a room's owners as they were told last, ready to be written.
+//! The cache of room snapshots: the latest known rows of each owner of a room, already serialized.
 //!
-//! Owns a cache bounded by bytes, one entry for each room and node. What is held is never believed by itself: it is
-//! reused only when its node says, during this very roll call, that the room is still at that version, or what changed
-//! since. Changes that do not fit make the answer a failure, and what was held is forgotten: all is asked for next time.
+//! Owns a cache bounded by bytes, with one entry for each room and node. A cached snapshot proves nothing: it is used only
+//! if its node confirms the version during the same roll call, or sends the changes since that version. If changes do not
+//! fit the snapshot, the lookup fails and the entry is removed, so that the next roll call asks for all rows.
 
 use std::hash::RandomState;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use std::sync::Arc;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
 
-use super::answer::Vouched;
-use super::rows::Rows;
+use super::answer::VouchedRows;
+use super::rows::SerializedRows;
 use crate::mesh::peers::PeerError;
 use crate::names::{NodeId, Room};
 use crate::roster::{RoomSnapshot, RowsUpdate};
@@ -19,24 +19,24 @@ use crate::telemetry::anomalies::Oddity;
 
 /// The size of the cache unless the node is configured otherwise: about half a million rows.
 pub const DEFAULT_CACHE_BYTES: u64 = 64 << 20;
-/// What an entry costs apart from its rows, in bytes, about.
+/// The approximate cost of an entry without its rows, in bytes.
 const ENTRY_BYTES: u64 = 256;
-/// How large an entry is expected to be, in bytes: only the cache's first allocation depends on it.
+/// The expected size of an entry, in bytes. Only the first allocation depends on it.
 const TYPICAL_BYTES: u64 = 4096;
-/// Nothing is held that is larger than a shard of the cache, so shards are large: 300,000 rows fit into one of these.
+/// An entry that is larger than a shard is not cached, so shards are large: 300,000 rows fit into one.
 const SHARD_BYTES: u64 = 32 << 20;
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct Parts(Arc<Cache<Key, Arc<Rows>, ByBytes, RandomState>>);
+pub struct SnapshotCache(Arc<Cache<Key, Arc<SerializedRows>, ByBytes, RandomState>>);
 
 type Key = (Room, NodeId);
 
 #[derive(Clone)]
 struct ByBytes;
 
-impl Parts {
-    /// Holds about so many bytes at most.
+impl SnapshotCache {
+    /// `bytes`: the approximate limit of the memory that the entries take.
     pub fn new(bytes: u64) -> Self {
         let options = OptionsBuilder::new()
             .shards(usize::try_from(bytes / SHARD_BYTES).unwrap_or(1).max(1))
@@ -47,48 +47,55 @@ impl Parts {
         Self(Arc::new(Cache::with_options(options, ByBytes, RandomState::default(), DefaultLifecycle::default())))
     }
 
-    /// What the node said of the room last, to be taken hold of *before* it is asked again: whatever happens to the cache
-    /// meanwhile, "unchanged" is about this.
-    pub fn hold(&self, room: &Room, node: &NodeId) -> Option<Arc<Rows>> {
+    /// The latest snapshot of the node's rows. Get it *before* asking the node: the reply "unchanged" is about this
+    /// snapshot, whatever happens to the cache in the meantime.
+    pub fn get(&self, room: &Room, node: &NodeId) -> Option<Arc<SerializedRows>> {
         self.0.get(&(room.clone(), node.clone()))
     }
 
-    /// How much is held, about.
+    /// The approximate memory that the entries take.
     pub fn bytes(&self) -> u64 {
         self.0.weight()
     }
 
-    /// The node has nothing in the room any more.
-    pub fn forget(&self, room: &Room, node: &NodeId) {
+    pub fn remove(&self, room: &Room, node: &NodeId) {
         self.0.remove(&(room.clone(), node.clone()));
     }
 
-    /// What a part amounts to that was asked for with the version of `held`.
+    /// Applies a reply that was asked for with the version of `cached`, and returns the rows that it vouches for.
     ///
     /// # Errors
-    /// A failure where it tells changes that do not fit `held`.
-    pub fn take(&self, room: &Room, held: Option<Arc<Rows>>, part: RoomSnapshot) -> Result<Vouched, PeerError> {
-        let taken = match part.update {
-            RowsUpdate::Unchanged => return Ok(Vouched { rows: held.unwrap_or_default(), unchanged: true }),
-            RowsUpdate::Delta(changes) => held.as_ref().and_then(|held| held.with(part.version, changes)),
-            RowsUpdate::Full(rows) => Some(Rows::new(part.version, rows)),
+    /// [`PeerError::Failed`] if the reply has changes that do not fit `cached`.
+    pub fn apply(
+        &self,
+        room: &Room,
+        cached: Option<Arc<SerializedRows>>,
+        snapshot: RoomSnapshot,
+    ) -> Result<VouchedRows, PeerError> {
+        let rows = match snapshot.update {
+            RowsUpdate::Unchanged => return Ok(VouchedRows { rows: cached.unwrap_or_default(), unchanged: true }),
+            RowsUpdate::Delta(delta) => cached.as_ref().and_then(|cached| cached.with(snapshot.version, delta)),
+            RowsUpdate::Full(rows) => Some(SerializedRows::new(snapshot.version, rows)),
         };
-        let Some(taken) = taken.map(Arc::new) else {
-            Oddity::MisfitChanges.note(format_args!("{} tells changes of other rows than it told before", part.node));
-            self.forget(room, &part.node);
+        let Some(rows) = rows.map(Arc::new) else {
+            let node = &snapshot.node;
+            Oddity::MisfitChanges
+                .note(format_args!("node {node} sent changes that do not fit the rows that it sent before"));
+            self.remove(room, node);
             return Err(PeerError::Failed);
         };
-        if part.version != 0 {
-            self.0.insert((room.clone(), part.node), Arc::clone(&taken));
-        } else if held.is_some() {
-            self.forget(room, &part.node);
+        // Version 0: the node has no rows in the room.
+        if snapshot.version != 0 {
+            self.0.insert((room.clone(), snapshot.node), Arc::clone(&rows));
+        } else if cached.is_some() {
+            self.remove(room, &snapshot.node);
         }
-        Ok(Vouched { rows: taken, unchanged: false })
+        Ok(VouchedRows { rows, unchanged: false })
     }
 }
 
-impl Weighter<Key, Arc<Rows>> for ByBytes {
-    fn weight(&self, _: &Key, rows: &Arc<Rows>) -> u64 {
+impl Weighter<Key, Arc<SerializedRows>> for ByBytes {
+    fn weight(&self, _: &Key, rows: &Arc<SerializedRows>) -> u64 {
         ENTRY_BYTES + rows.bytes()
     }
 }
@@ -110,43 +117,43 @@ mod tests {
         rows(&ids.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    fn part(node: &NodeId, version: u64, told: RowsUpdate) -> RoomSnapshot {
-        RoomSnapshot { node: node.clone(), version, update: told }
+    fn snapshot(node: &NodeId, version: u64, update: RowsUpdate) -> RoomSnapshot {
+        RoomSnapshot { node: node.clone(), version, update }
     }
 
     #[test]
-    fn what_was_taken_hold_of_is_what_unchanged_is_about() {
-        let (parts, room, node) = (Parts::new(1 << 20), Room::parse("a").unwrap(), NodeId::new_process());
-        assert!(parts.hold(&room, &node).is_none());
-        parts.take(&room, None, part(&node, 7, RowsUpdate::Full(rows(&["s1", "s2"])))).unwrap();
-        let held = parts.hold(&room, &node);
+    fn unchanged_refers_to_the_snapshot_before_the_lookup() {
+        let (cache, room, node) = (SnapshotCache::new(1 << 20), Room::parse("a").unwrap(), NodeId::new_process());
+        assert!(cache.get(&room, &node).is_none());
+        cache.apply(&room, None, snapshot(&node, 7, RowsUpdate::Full(rows(&["s1", "s2"])))).unwrap();
+        let cached = cache.get(&room, &node);
         // Another roll call finds a later version meanwhile.
-        parts.take(&room, held.clone(), part(&node, 8, RowsUpdate::Full(rows(&["s3"])))).unwrap();
-        let taken = parts.take(&room, held, part(&node, 7, RowsUpdate::Unchanged)).unwrap();
-        assert_eq!((taken.rows.version, taken.rows.len(), taken.unchanged), (7, 2, true));
-        assert_eq!(parts.hold(&room, &node).unwrap().version, 8, "the later one stays");
-        parts.take(&room, parts.hold(&room, &node), part(&node, 0, RowsUpdate::Full(Vec::new()))).unwrap();
-        assert!(parts.hold(&room, &node).is_none(), "nothing is held of an empty room");
+        cache.apply(&room, cached.clone(), snapshot(&node, 8, RowsUpdate::Full(rows(&["s3"])))).unwrap();
+        let vouched = cache.apply(&room, cached, snapshot(&node, 7, RowsUpdate::Unchanged)).unwrap();
+        assert_eq!((vouched.rows.version, vouched.rows.len(), vouched.unchanged), (7, 2, true));
+        assert_eq!(cache.get(&room, &node).unwrap().version, 8, "the later snapshot stays");
+        cache.apply(&room, cache.get(&room, &node), snapshot(&node, 0, RowsUpdate::Full(Vec::new()))).unwrap();
+        assert!(cache.get(&room, &node).is_none(), "an empty room has no entry");
     }
 
     #[test]
-    fn changes_are_made_to_what_was_taken_hold_of_and_what_they_do_not_fit_is_forgotten() {
-        let (parts, room, node) = (Parts::new(1 << 20), Room::parse("a").unwrap(), NodeId::new_process());
+    fn changes_that_do_not_fit_fail_and_remove_the_entry() {
+        let (cache, room, node) = (SnapshotCache::new(1 << 20), Room::parse("a").unwrap(), NodeId::new_process());
         let changes = |since, removed: &[&str], added: &[&str]| {
             let removed = removed.iter().map(|id| SocketId::parse(id).unwrap()).collect();
             RowsUpdate::Delta(RowsDelta { since, removed, added: rows(added) })
         };
-        let hold = || {
-            parts.take(&room, None, part(&node, 7, RowsUpdate::Full(rows(&["s1", "s2"])))).unwrap();
-            parts.hold(&room, &node)
+        let cached_rows = || {
+            cache.apply(&room, None, snapshot(&node, 7, RowsUpdate::Full(rows(&["s1", "s2"])))).unwrap();
+            cache.get(&room, &node)
         };
-        let held = hold();
+        let cached = cached_rows();
         // Another roll call finds a later version meanwhile.
-        parts.take(&room, held.clone(), part(&node, 8, RowsUpdate::Full(rows(&["s4"])))).unwrap();
-        let taken = parts.take(&room, held, part(&node, 9, changes(7, &["s1"], &["s3"]))).unwrap();
-        let ids: Vec<_> = taken.rows.iter().map(|row| row.id_socket.as_str()).collect();
-        assert_eq!((ids, taken.rows.version, taken.unchanged), (vec!["s2", "s3"], 9, false));
-        assert_eq!(parts.hold(&room, &node).unwrap().version, 9);
+        cache.apply(&room, cached.clone(), snapshot(&node, 8, RowsUpdate::Full(rows(&["s4"])))).unwrap();
+        let vouched = cache.apply(&room, cached, snapshot(&node, 9, changes(7, &["s1"], &["s3"]))).unwrap();
+        let ids: Vec<_> = vouched.rows.iter().map(|row| row.id_socket.as_str()).collect();
+        assert_eq!((ids, vouched.rows.version, vouched.unchanged), (vec!["s2", "s3"], 9, false));
+        assert_eq!(cache.get(&room, &node).unwrap().version, 9);
         let before = Oddity::MisfitChanges.count();
         for misfit in [
             changes(6, &[], &["s3"]),
@@ -154,31 +161,31 @@ mod tests {
             changes(7, &["s1", "s1"], &[]),
             changes(7, &[], &["s2"]),
         ] {
-            let held = hold();
-            assert!(held.is_some());
-            assert_eq!(parts.take(&room, held, part(&node, 9, misfit)).unwrap_err(), PeerError::Failed);
-            assert!(parts.hold(&room, &node).is_none(), "and all is asked for next time");
+            let cached = cached_rows();
+            assert!(cached.is_some());
+            assert_eq!(cache.apply(&room, cached, snapshot(&node, 9, misfit)).unwrap_err(), PeerError::Failed);
+            assert!(cache.get(&room, &node).is_none(), "the next roll call asks for all rows");
         }
         assert_eq!(Oddity::MisfitChanges.count() - before, 4, "each is counted");
     }
 
     #[test]
-    fn no_more_is_held_than_was_said() {
-        let parts = Parts::new(1 << 20);
+    fn the_cache_stays_within_its_byte_limit() {
+        let cache = SnapshotCache::new(1 << 20);
         let node = NodeId::new_process();
         for number in 0..1000 {
             let room = Room::parse(&format!("room-{number}")).unwrap();
-            parts.take(&room, None, part(&node, 1, RowsUpdate::Full(numbered(100)))).unwrap();
-            assert!(parts.0.weight() <= 1 << 20);
+            cache.apply(&room, None, snapshot(&node, 1, RowsUpdate::Full(numbered(100)))).unwrap();
+            assert!(cache.0.weight() <= 1 << 20);
         }
-        assert!(parts.0.weight() > 1 << 18, "and it holds something");
+        assert!(cache.0.weight() > 1 << 18, "the cache is in use");
         let huge = Room::parse("huge").unwrap();
-        let all = || part(&node, 1, RowsUpdate::Full(numbered(50_000)));
-        let taken = parts.take(&huge, None, all()).unwrap();
-        assert_eq!(taken.rows.len(), 50_000, "what is too large to be held is told all the same");
-        assert!(parts.0.weight() <= 1 << 20);
-        let parts = Parts::new(64 << 20);
-        parts.take(&huge, None, all()).unwrap();
-        assert!(parts.hold(&huge, &node).is_some(), "on a machine with however many cores");
+        let all = || snapshot(&node, 1, RowsUpdate::Full(numbered(50_000)));
+        let vouched = cache.apply(&huge, None, all()).unwrap();
+        assert_eq!(vouched.rows.len(), 50_000, "rows too large for the cache are returned all the same");
+        assert!(cache.0.weight() <= 1 << 20);
+        let cache = SnapshotCache::new(64 << 20);
+        cache.apply(&huge, None, all()).unwrap();
+        assert!(cache.get(&huge, &node).is_some(), "whatever the number of cores");
     }
 }

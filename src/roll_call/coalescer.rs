@@ -1,159 +1,157 @@
-//! Flights: callers who ask the same at the same time share one answer.
+//! Request coalescing: concurrent callers with the same key share one execution.
 //!
-//! Owns who flies with whom, and no question: what a flight does is given to it. A caller only ever joins a flight that
-//! has not begun, so whatever was true when it asked is in its answer. The next flight departs when the one in the air
-//! ends, or has been there for a few milliseconds, and until then it takes callers in; a flight that hangs holds up
-//! nobody for longer. A flight ends by itself, whoever stopped waiting for it.
+//! A caller never joins a call that has already started, so everything that was true when it asked is in its answer. The
+//! next execution starts when the running one ends, or is a few milliseconds old, whichever is first. Until then callers
+//! join it. An execution that hangs delays nobody for longer than that. It runs in a task of its own and ends by itself,
+//! even if no caller waits for it any more. Knows nothing about what is executed.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use crate::telemetry::metrics::roll_calls::RollCallMetrics;
 
-/// How old a flight gets before the next one departs. Most end sooner.
-const DEPARTS_AFTER: Duration = Duration::from_millis(3);
+/// The age of the running execution at which the next one starts. Most end sooner.
+const NEXT_START_DELAY: Duration = Duration::from_millis(3);
 
-/// Questions of one kind, by what they ask. Cheap to clone.
-pub struct Flights<K, T> {
-    routes: Arc<Mutex<HashMap<K, Route<T>>>>,
+/// Executions by key. Cheap to clone.
+pub struct Coalescer<K, T> {
+    slots: Arc<Mutex<HashMap<K, Slot<T>>>>,
     tasks: TaskTracker,
     metrics: RollCallMetrics,
 }
 
-/// How to hear of a flight's end; `None` until it has landed. The sender is dropped with the flight.
-type Landing<T> = watch::Receiver<Option<T>>;
+/// Receives the result; `None` until then. The sender is dropped when the execution ends, also by a panic.
+type ResultReceiver<T> = watch::Receiver<Option<T>>;
 
-struct Route<T> {
-    /// The flight that departed last.
-    in_air: Flight<T>,
-    /// The next one, which takes callers in.
-    boarding: Option<Landing<T>>,
+/// The executions of one key.
+struct Slot<T> {
+    /// The execution that started last.
+    running: RunningExecution<T>,
+    /// The next execution, which callers join.
+    next: Option<ResultReceiver<T>>,
 }
 
 #[derive(Clone)]
-struct Flight<T> {
-    departed: Instant,
-    landing: Landing<T>,
+struct RunningExecution<T> {
+    started: Instant,
+    result: ResultReceiver<T>,
 }
 
-impl<K, T> Clone for Flights<K, T> {
+impl<K, T> Clone for Coalescer<K, T> {
     fn clone(&self) -> Self {
-        Self { routes: Arc::clone(&self.routes), tasks: self.tasks.clone(), metrics: self.metrics.clone() }
+        Self { slots: Arc::clone(&self.slots), tasks: self.tasks.clone(), metrics: self.metrics.clone() }
     }
 }
 
-impl<K, T> Flights<K, T>
+impl<K, T> Coalescer<K, T>
 where
     K: Clone + Eq + Hash + Send + 'static,
     T: Clone + Send + Sync + 'static,
 {
-    /// `tasks` owns the flights.
+    /// `tasks` owns the executions.
     pub fn new(tasks: TaskTracker, metrics: RollCallMetrics) -> Self {
-        Self { routes: Arc::default(), tasks, metrics }
+        Self { slots: Arc::default(), tasks, metrics }
     }
 
-    /// The answer of a flight that begins after this call: the one that is boarding, or a new one. `fly` is called when
-    /// that departs, if this caller is its first; that is `patience` after this call at the latest.
+    /// The result of an execution that starts after this call. `start` is used if this caller is the first of that
+    /// execution; it then starts at most `max_delay` after this call.
     ///
-    /// Returns `None` when the flight came to nothing: it panicked, or the runtime is being shut down.
-    pub async fn join<F: Future<Output = T> + Send + 'static>(
+    /// Returns `None` if the execution panicked, or the runtime shuts down.
+    pub async fn join_next<F: Future<Output = T> + Send + 'static>(
         &self,
         key: &K,
-        patience: Duration,
-        fly: impl FnOnce() -> F + Send + 'static,
+        max_delay: Duration,
+        start: impl FnOnce() -> F + Send + 'static,
     ) -> Option<T> {
-        let mut landing = self.board(key, patience, fly);
-        // An error is a sender that was dropped.
-        landing.wait_for(Option::is_some).await.ok()?.clone()
+        let mut result = self.join_or_schedule(key, max_delay, start);
+        // An error means that the sender was dropped.
+        result.wait_for(Option::is_some).await.ok()?.clone()
     }
 
-    fn board<F: Future<Output = T> + Send + 'static>(
+    fn join_or_schedule<F: Future<Output = T> + Send + 'static>(
         &self,
         key: &K,
-        patience: Duration,
-        fly: impl FnOnce() -> F + Send + 'static,
-    ) -> Landing<T> {
-        let at_the_latest = Instant::now() + patience;
-        let mut routes = self.lock();
-        let (landed, landing) = watch::channel(None);
-        let before = match routes.get_mut(key) {
+        max_delay: Duration,
+        start: impl FnOnce() -> F + Send + 'static,
+    ) -> ResultReceiver<T> {
+        let latest_start = Instant::now() + max_delay;
+        let mut slots = self.slots.lock();
+        let (sender, result) = watch::channel(None);
+        let previous = match slots.get_mut(key) {
             None => {
-                let in_air = Flight { departed: Instant::now(), landing: landing.clone() };
-                routes.insert(key.clone(), Route { in_air, boarding: None });
+                let running = RunningExecution { started: Instant::now(), result: result.clone() };
+                slots.insert(key.clone(), Slot { running, next: None });
                 None
             }
-            Some(Route { boarding: Some(boarding), .. }) => {
+            Some(Slot { next: Some(next), .. }) => {
                 self.metrics.shared();
-                return boarding.clone();
+                return next.clone();
             }
-            Some(route) => {
-                route.boarding = Some(landing.clone());
-                Some(route.in_air.clone())
+            Some(slot) => {
+                slot.next = Some(result.clone());
+                Some(slot.running.clone())
             }
         };
-        drop(routes);
-        let arrival = Arrival { flights: self.clone(), key: key.clone(), landing: landing.clone() };
+        drop(slots);
+        let guard = SlotGuard { coalescer: self.clone(), key: key.clone(), result: result.clone() };
         self.tasks.spawn(async move {
-            if let Some(mut before) = before {
-                // Landed, lost, or too late to be waited for: in any case the next one goes.
-                let departs = at_the_latest.min(before.departed + DEPARTS_AFTER);
-                let _ = timeout_at(departs, before.landing.wait_for(Option::is_some)).await;
-                arrival.depart();
+            if let Some(mut previous) = previous {
+                // Ended, panicked, or too old to wait for: in any case this execution starts.
+                let start_at = latest_start.min(previous.started + NEXT_START_DELAY);
+                let _ = timeout_at(start_at, previous.result.wait_for(Option::is_some)).await;
+                guard.mark_started();
             }
-            let answer = fly().await;
-            landed.send_replace(Some(answer));
-            drop(arrival);
+            let output = start().await;
+            sender.send_replace(Some(output));
+            drop(guard);
         });
-        landing
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, Route<T>>> {
-        self.routes.lock().expect("no code panics while it holds the flights")
+        result
     }
 }
 
-/// A flight's place on its route, which is given back however the flight ends.
-struct Arrival<K, T>
+/// The place of an execution in its slot. Dropping it frees the place, however the execution ended.
+struct SlotGuard<K, T>
 where
     K: Clone + Eq + Hash + Send + 'static,
     T: Clone + Send + Sync + 'static,
 {
-    flights: Flights<K, T>,
+    coalescer: Coalescer<K, T>,
     key: K,
-    landing: Landing<T>,
+    result: ResultReceiver<T>,
 }
 
-impl<K, T> Arrival<K, T>
+impl<K, T> SlotGuard<K, T>
 where
     K: Clone + Eq + Hash + Send + 'static,
     T: Clone + Send + Sync + 'static,
 {
-    /// From now on nobody boards: what follows may read what was true before a later caller asked.
-    fn depart(&self) {
-        let in_air = Flight { departed: Instant::now(), landing: self.landing.clone() };
-        self.flights.lock().insert(self.key.clone(), Route { in_air, boarding: None });
+    /// From here on no caller joins: the execution may read state that is older than the question of a later caller.
+    fn mark_started(&self) {
+        let running = RunningExecution { started: Instant::now(), result: self.result.clone() };
+        self.coalescer.slots.lock().insert(self.key.clone(), Slot { running, next: None });
     }
 }
 
-impl<K, T> Drop for Arrival<K, T>
+impl<K, T> Drop for SlotGuard<K, T>
 where
     K: Clone + Eq + Hash + Send + 'static,
     T: Clone + Send + Sync + 'static,
 {
     fn drop(&mut self) {
-        let mut routes = self.flights.lock();
-        let Some(route) = routes.get_mut(&self.key) else { return };
-        // One that never departed, because it panicked or was dropped, must not take callers in any more.
-        route.boarding.take_if(|boarding| boarding.same_channel(&self.landing));
-        if route.boarding.is_none() && route.in_air.landing.same_channel(&self.landing) {
-            routes.remove(&self.key);
+        let mut slots = self.coalescer.slots.lock();
+        let Some(slot) = slots.get_mut(&self.key) else { return };
+        // An execution that was dropped before it started must not be joined any more.
+        slot.next.take_if(|next| next.same_channel(&self.result));
+        if slot.next.is_none() && slot.running.result.same_channel(&self.result) {
+            slots.remove(&self.key);
         }
     }
 }
@@ -169,107 +167,111 @@ mod tests {
     use super::*;
     use crate::telemetry::metrics::Metrics;
 
-    struct World {
-        flights: Flights<&'static str, u64>,
+    struct Fixture {
+        coalescer: Coalescer<&'static str, u64>,
         truth: Arc<AtomicU64>,
-        flown: Arc<AtomicU64>,
+        executions: Arc<AtomicU64>,
     }
 
-    impl World {
+    impl Fixture {
         fn new() -> Self {
             Self {
-                flights: Flights::new(TaskTracker::new(), Metrics::default().roll_calls),
+                coalescer: Coalescer::new(TaskTracker::new(), Metrics::default().roll_calls),
                 truth: Arc::default(),
-                flown: Arc::default(),
+                executions: Arc::default(),
             }
         }
 
-        /// A question that reads the truth as soon as it is asked, and takes `takes`.
+        /// Asks for the truth. The execution reads it when it starts, and ends after `takes`.
         async fn ask(&self, takes: Duration) -> Option<u64> {
-            let (truth, flown) = (Arc::clone(&self.truth), Arc::clone(&self.flown));
-            let fly = move || async move {
-                flown.fetch_add(1, Ordering::Relaxed);
+            let (truth, executions) = (Arc::clone(&self.truth), Arc::clone(&self.executions));
+            let start = move || async move {
+                executions.fetch_add(1, Ordering::Relaxed);
                 let read = truth.load(Ordering::Relaxed);
                 sleep(takes).await;
                 read
             };
-            self.flights.join(&"room", Duration::from_secs(1), fly).await
+            self.coalescer.join_next(&"room", Duration::from_secs(1), start).await
         }
 
-        fn flown(&self) -> u64 {
-            self.flown.load(Ordering::Relaxed)
+        fn executions(&self) -> u64 {
+            self.executions.load(Ordering::Relaxed)
         }
 
         fn is_idle(&self) -> bool {
-            self.flights.lock().is_empty()
+            self.coalescer.slots.lock().is_empty()
         }
     }
 
     const SHORT: Duration = Duration::from_millis(1);
 
     #[tokio::test(start_paused = true)]
-    async fn callers_share_the_flight_after_the_one_in_the_air() {
-        let world = World::new();
-        let mut first = Box::pin(world.ask(SHORT));
+    async fn callers_share_the_execution_after_the_running_one() {
+        let fixture = Fixture::new();
+        let mut first = Box::pin(fixture.ask(SHORT));
         assert!(futures::poll!(first.as_mut()).is_pending());
         yield_now().await;
-        assert_eq!(world.flown(), 1);
-        world.truth.store(1, Ordering::Relaxed);
-        let others = join_all((0..100).map(|_| world.ask(SHORT))).await;
-        assert_eq!(first.await, Some(0), "it asked before");
-        assert!(others.iter().all(|answer| *answer == Some(1)), "what was true when they asked: {others:?}");
-        assert_eq!(world.flown(), 2);
+        assert_eq!(fixture.executions(), 1);
+        fixture.truth.store(1, Ordering::Relaxed);
+        let others = join_all((0..100).map(|_| fixture.ask(SHORT))).await;
+        assert_eq!(first.await, Some(0), "the first caller asked before the change");
+        assert!(others.iter().all(|answer| *answer == Some(1)), "the value at the time of the question: {others:?}");
+        assert_eq!(fixture.executions(), 2);
         yield_now().await;
-        assert!(world.is_idle());
+        assert!(fixture.is_idle());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_flight_that_hangs_holds_up_the_next_one_for_a_moment_only() {
-        let world = World::new();
-        let mut hanging = Box::pin(world.ask(Duration::from_secs(60)));
+    async fn a_hanging_execution_delays_the_next_one_only_briefly() {
+        let fixture = Fixture::new();
+        let mut hanging = Box::pin(fixture.ask(Duration::from_secs(60)));
         assert!(futures::poll!(hanging.as_mut()).is_pending());
         yield_now().await;
         let began = Instant::now();
-        assert_eq!(world.ask(SHORT).await, Some(0));
-        assert_eq!(began.elapsed(), DEPARTS_AFTER + SHORT);
-        let mut hanging_too = Box::pin(world.ask(Duration::from_secs(60)));
+        assert_eq!(fixture.ask(SHORT).await, Some(0));
+        assert_eq!(began.elapsed(), NEXT_START_DELAY + SHORT);
+        let mut hanging_too = Box::pin(fixture.ask(Duration::from_secs(60)));
         assert!(futures::poll!(hanging_too.as_mut()).is_pending());
         yield_now().await;
         let began = Instant::now();
-        assert_eq!(world.flights.join(&"room", SHORT, || async { 7 }).await, Some(7));
-        assert_eq!(began.elapsed(), SHORT, "who has little time waits less");
+        assert_eq!(fixture.coalescer.join_next(&"room", SHORT, || async { 7 }).await, Some(7));
+        assert_eq!(began.elapsed(), SHORT, "a short deadline shortens the delay");
         drop(hanging_too);
         drop(hanging);
         advance(Duration::from_secs(60)).await;
         yield_now().await;
-        assert!(world.is_idle(), "it ended although nobody waited for it any more");
+        assert!(fixture.is_idle(), "executions end although nobody waits for them");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_flight_that_comes_to_nothing_leaves_the_route_free() {
-        let world = World::new();
-        let lost = world.flights.join(&"room", SHORT, || async { panic!("on purpose") });
+    async fn an_execution_that_panics_frees_its_slot() {
+        let fixture = Fixture::new();
+        let lost = fixture.coalescer.join_next(&"room", SHORT, || async { panic!("on purpose") });
         assert_eq!(lost.await, None::<u64>);
-        assert!(world.is_idle());
-        assert_eq!(world.ask(SHORT).await, Some(0));
+        assert!(fixture.is_idle());
+        assert_eq!(fixture.ask(SHORT).await, Some(0));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn nobody_is_told_what_was_true_before_it_asked() {
-        let world = Arc::new(World::new());
+    async fn no_caller_gets_a_value_older_than_its_question() {
+        let fixture = Arc::new(Fixture::new());
         let callers = (0..16).map(|_| {
-            let world = Arc::clone(&world);
+            let fixture = Arc::clone(&fixture);
             tokio::spawn(async move {
                 for _ in 0..500 {
-                    let before = world.truth.fetch_add(1, Ordering::SeqCst) + 1;
-                    let told = world.ask(Duration::ZERO).await.unwrap();
-                    assert!(told >= before, "told {told}, and it was {before} when it asked");
+                    let before = fixture.truth.fetch_add(1, Ordering::SeqCst) + 1;
+                    let told = fixture.ask(Duration::ZERO).await.unwrap();
+                    assert!(told >= before, "got {told}, and it was {before} at the time of the question");
                 }
             })
         });
         for caller in join_all(callers).await {
             caller.unwrap();
         }
-        assert!(world.flown() < 16 * 500, "a test in which nobody shares proves nothing: {}", world.flown());
+        assert!(
+            fixture.executions() < 16 * 500,
+            "no caller shared an execution, so the test proves nothing: {}",
+            fixture.executions()
+        );
     }
 }

@@ -1,44 +1,74 @@
-//! Whom to ask: a pure function of the table of members and of what the directory said.
+//! Decides which nodes a roll call asks: a pure function of the member table and of the directory's answer.
 //!
-//! Owns rule 1: the index is only permission to skip a peer. A roll call asks every member, except one whose last word
-//! is "whole under E" and which is not in the owner set, where E was read after the owner set, and the table is no
-//! older than a lease. Owns no I/O and no time of its own.
+//! The index is only a permission to skip a peer. A roll call asks every member, except a member that has announced "fully
+//! indexed in E" and is not in the owner set of the room. The exception holds only if epoch E was read after the owner set,
+//! and if the member table is not older than a lease. Owns no I/O and reads no clock.
 
 use std::time::Duration;
 
+use serde::Serialize;
 use smol_str::SmolStr;
+use strum::IntoStaticStr;
+use utoipa::ToSchema;
 
-use super::answer::Source;
 use crate::clock::BootInstant;
 use crate::directory::RoomOwners;
 use crate::membership::{Member, MembershipView};
 use crate::names::{NodeId, NodeName};
+use crate::telemetry::metrics::roll_calls::RollCallSource;
+
+/// What the choice of nodes is based on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+#[schema(as = Source)]
+pub enum AskSource {
+    /// The directory permitted to skip the nodes that own no sockets of the room.
+    Directory,
+    /// No node could be skipped.
+    Peers,
+}
+
+impl From<AskSource> for RollCallSource {
+    fn from(source: AskSource) -> Self {
+        match source {
+            AskSource::Directory => Self::Directory,
+            AskSource::Peers => Self::Peers,
+        }
+    }
+}
 
 /// A node to be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub struct PeerTarget {
     pub node: NodeId,
     pub name: NodeName,
     pub mesh: SmolStr,
 }
 
-/// The outcome of planning.
+/// Whom to ask, and what else follows from the owner set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
-    pub source: Source,
-    /// The directory was read, the members were listed lately, and what they know is known here: who is not asked was
+pub struct AskPlan {
+    pub source: AskSource,
+    /// The directory was read, the member table is fresh, and member lists were exchanged: every node that is not asked is
     /// skipped with permission.
-    pub informed: bool,
-    pub ask: Vec<Target>,
-    /// Owners that are no members as known here: the directory must say whether they have a lease.
-    pub strangers: Vec<NodeId>,
-    /// Owners that are gone for good: what they left is to be removed.
-    pub gone: Vec<NodeId>,
+    pub can_be_complete: bool,
+    pub ask: Vec<PeerTarget>,
+    /// Owners that are not in the member table: their leases must be read.
+    pub unknown_owners: Vec<NodeId>,
+    /// Owners that have departed or died: they are to be removed from the owner set.
+    pub dead_owners: Vec<NodeId>,
 }
 
-/// Decides whom to ask. `owners` is what the directory said after `view` was taken; `None` when it could not be read.
-/// `own` is this node's process: no incarnation of it is asked over the mesh.
-pub fn plan(view: &MembershipView, owners: Option<&RoomOwners>, own: &str, lease: Duration, now: BootInstant) -> Plan {
+/// Decides whom to ask. `owners` was read from the directory after `view` was taken; `None` if it could not be read.
+/// `own` is this process: none of its incarnations is asked over the mesh.
+pub fn plan(
+    view: &MembershipView,
+    owners: Option<&RoomOwners>,
+    own: &str,
+    lease: Duration,
+    now: BootInstant,
+) -> AskPlan {
     let fresh = view.listed.is_some_and(|listed| now.since(listed) <= lease);
     let permission = owners.filter(|_| fresh).and_then(|owners| Some((owners.epoch.as_ref()?, &owners.nodes)));
     let indexed =
@@ -46,21 +76,21 @@ pub fn plan(view: &MembershipView, owners: Option<&RoomOwners>, own: &str, lease
     let skipped =
         |member: &Member| indexed(member) && permission.is_some_and(|(_, nodes)| !nodes.contains(&member.node));
     let relied_on = permission.is_some() && (view.members.is_empty() || view.members.iter().any(indexed));
-    let ask = view.members.iter().filter(|member| !skipped(member)).map(Target::from).collect();
+    let ask = view.members.iter().filter(|member| !skipped(member)).map(PeerTarget::from).collect();
 
     let owners_or_none = owners.map(|owners| owners.nodes.as_slice()).unwrap_or_default();
     let unknown = owners_or_none.iter().filter(|owner| owner.process() != own && view.get(owner).is_none());
-    let (gone, strangers) = unknown.cloned().partition(|owner| view.departed.contains(owner));
-    Plan {
-        source: if relied_on { Source::Directory } else { Source::Peers },
-        informed: owners.is_some() && fresh && view.synced,
+    let (dead_owners, unknown_owners) = unknown.cloned().partition(|owner| view.departed.contains(owner));
+    AskPlan {
+        source: if relied_on { AskSource::Directory } else { AskSource::Peers },
+        can_be_complete: owners.is_some() && fresh && view.synced,
         ask,
-        strangers,
-        gone,
+        unknown_owners,
+        dead_owners,
     }
 }
 
-impl From<&Member> for Target {
+impl From<&Member> for PeerTarget {
     fn from(member: &Member) -> Self {
         Self { node: member.node.clone(), name: member.name.clone(), mesh: member.mesh.clone() }
     }
@@ -85,13 +115,13 @@ mod tests {
         MembershipView { listed, members, synced: true, ..MembershipView::default() }
     }
 
-    fn asked(view: &MembershipView, owners: Option<&RoomOwners>, now: BootInstant) -> (Source, Vec<NodeId>) {
+    fn asked(view: &MembershipView, owners: Option<&RoomOwners>, now: BootInstant) -> (AskSource, Vec<NodeId>) {
         let plan = plan(view, owners, "own", LEASE, now);
         (plan.source, plan.ask.into_iter().map(|target| target.node).collect())
     }
 
     #[test]
-    fn only_who_is_whole_in_this_index_and_owns_nothing_may_be_skipped() {
+    fn only_fully_indexed_members_without_ownership_are_skipped() {
         let now = BootInstant::now();
         let [owner, idle, unsure, elsewhere] = [(); 4].map(|()| NodeId::new_process());
         let members = vec![
@@ -104,31 +134,38 @@ mod tests {
         let owners = RoomOwners { nodes: vec![owner.clone()], epoch: Some(epoch("E")) };
         assert_eq!(
             asked(&view, Some(&owners), now),
-            (Source::Directory, vec![owner.clone(), unsure.clone(), elsewhere.clone()])
+            (AskSource::Directory, vec![owner.clone(), unsure.clone(), elsewhere.clone()])
         );
-        let everybody = (Source::Peers, vec![owner.clone(), idle.clone(), unsure, elsewhere]);
+        let everybody = (AskSource::Peers, vec![owner.clone(), idle.clone(), unsure, elsewhere]);
         let without_epoch = RoomOwners { epoch: None, ..owners.clone() };
         assert_eq!(asked(&view, Some(&without_epoch), now), everybody, "an index without an epoch");
         assert_eq!(asked(&view, None, now), everybody, "an index that cannot be read");
         let later = view.listed.map(|listed| MembershipView { listed: Some(listed.before(LEASE * 2)), ..view.clone() });
         assert_eq!(asked(&later.unwrap(), Some(&owners), now), everybody, "a table older than a lease");
-        let nobody_whole =
+        let none_indexed =
             MembershipView { members: vec![member(&owner, None), member(&idle, Some("F"))], ..view.clone() };
         let both = vec![owner, idle];
-        assert_eq!(asked(&nobody_whole, Some(&owners), now), (Source::Peers, both), "nobody goes by this index");
+        assert_eq!(
+            asked(&none_indexed, Some(&owners), now),
+            (AskSource::Peers, both),
+            "no member is indexed in this epoch"
+        );
         let never = MembershipView { listed: None, ..view };
         assert_eq!(asked(&never, Some(&owners), now), everybody, "a table that was never read");
     }
 
     #[test]
-    fn who_owns_without_being_a_member_is_a_stranger_or_gone_and_never_this_node() {
+    fn owners_that_are_not_members_are_unknown_or_dead() {
         let now = BootInstant::now();
-        let [own, stranger, gone] = [(); 3].map(|()| NodeId::new_process());
+        let [own, unknown, departed] = [(); 3].map(|()| NodeId::new_process());
         let mut view = view(vec![], Some(now));
-        view.departed.insert(gone.clone());
-        let owners = RoomOwners { nodes: vec![own.clone(), stranger.clone(), gone.clone()], epoch: Some(epoch("E")) };
+        view.departed.insert(departed.clone());
+        let owners =
+            RoomOwners { nodes: vec![own.clone(), unknown.clone(), departed.clone()], epoch: Some(epoch("E")) };
         let plan = plan(&view, Some(&owners), own.process(), LEASE, now);
-        assert_eq!((plan.ask, plan.strangers, plan.gone), (vec![], vec![stranger], vec![gone]));
-        assert!(plan.informed);
+        assert_eq!(plan.ask, vec![]);
+        assert_eq!(plan.unknown_owners, vec![unknown]);
+        assert_eq!(plan.dead_owners, vec![departed]);
+        assert!(plan.can_be_complete);
     }
 }

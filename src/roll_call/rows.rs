@@ -1,87 +1,83 @@
-//! The rows of one node at one version, with their JSON: made once, shared by every answer that has them.
+//! The rows of one node at one version, with their JSON, serialized once and shared by all answers.
 //!
-//! Owns how rows are kept so that a change costs what changed and not the room: in buckets, by the hash of the socket's
-//! id, each with its JSON. The rows of before and after a change share every bucket that has no changed socket. The
-//! order of rows means nothing.
+//! Owns a layout in which a change costs what changed and not the size of the room: rows are in buckets by the hash of the
+//! socket id, and each bucket has its JSON. Two versions share every bucket in which no socket changed. The order of the
+//! rows has no meaning.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use indexmap::IndexMap;
-use serde::Serialize;
 
+use super::document::SocketDocument;
 use crate::names::SocketId;
 use crate::roster::Row;
 use crate::roster::RowsDelta;
 
-/// How many rows a bucket has when it is made, on the average: as many are written again for one that changed.
+/// The average number of rows in a new bucket. One changed row costs the serialization of one bucket.
 const BUCKET_ROWS: usize = 64;
-/// Rows are dealt out anew when there are so many times more or fewer of them than their buckets were made for.
-const OUT_OF_SHAPE: usize = 2;
-/// The most bytes of a name that are kept in place.
-const SHORT: usize = 23;
+/// SerializedRows are distributed again when there are this many times more or fewer than their buckets were made for.
+const MAX_FILL_RATIO: usize = 2;
+/// The longest string that `SmolStr` stores inline, in bytes.
+const MAX_INLINE_BYTES: usize = 23;
 
-/// See the [module](self).
+/// SerializedRows in buckets. See the [module](self).
 #[derive(Debug, Default)]
-pub struct Rows {
+pub struct SerializedRows {
     pub version: u64,
     len: usize,
-    /// Of the JSON of all buckets.
-    json_bytes: usize,
     buckets: Vec<Arc<Bucket>>,
 }
 
 #[derive(Debug)]
 struct Bucket {
     rows: Box<[Row]>,
-    /// The rows as objects of JSON, separated by commas.
+    /// The rows as JSON objects, separated by commas.
     json: Bytes,
-    /// The memory that it takes, about.
+    /// The approximate memory that the bucket takes.
     bytes: usize,
 }
 
-impl Rows {
+impl SerializedRows {
     pub fn new(version: u64, rows: Vec<Row>) -> Self {
         let len = rows.len();
         let count = len.div_ceil(BUCKET_ROWS);
         let buckets: Vec<_> = if count > 1 {
-            // Hardly any bucket gets more than half as much again.
-            let mut dealt: Vec<_> = (0..count).map(|_| Vec::with_capacity(BUCKET_ROWS * 3 / 2)).collect();
+            // Few buckets get more than 1.5 times the average.
+            let mut by_bucket: Vec<_> = (0..count).map(|_| Vec::with_capacity(BUCKET_ROWS * 3 / 2)).collect();
             for row in rows {
-                dealt[place(&row.id_socket, count)].push(row);
+                by_bucket[bucket_of(&row.id_socket, count)].push(row);
             }
-            dealt.into_iter().map(Bucket::shared).collect()
+            by_bucket.into_iter().map(Bucket::shared).collect()
         } else {
             Some(rows).filter(|rows| !rows.is_empty()).map(Bucket::shared).into_iter().collect()
         };
-        Self { version, len, json_bytes: buckets.iter().map(|bucket| bucket.json.len()).sum(), buckets }
+        Self { version, len, buckets }
     }
 
-    /// These rows after the changes, at `version`. `None`: the changes are of other rows than these.
+    /// These rows with the changes applied, at `version`. `None` if the changes do not fit these rows.
     pub fn with(&self, version: u64, changes: RowsDelta) -> Option<Self> {
         let count = self.buckets.len();
         if changes.since != self.version || count == 0 {
             return None;
         }
         let len = (self.len + changes.added.len()).checked_sub(changes.removed.len())?;
-        let mut dealt: IndexMap<usize, RowsDelta> = IndexMap::new();
+        let mut by_bucket: IndexMap<usize, RowsDelta> = IndexMap::new();
         for socket in changes.removed {
-            dealt.entry(place(&socket, count)).or_default().removed.push(socket);
+            by_bucket.entry(bucket_of(&socket, count)).or_default().removed.push(socket);
         }
         for row in changes.added {
-            dealt.entry(place(&row.id_socket, count)).or_default().added.push(row);
+            by_bucket.entry(bucket_of(&row.id_socket, count)).or_default().added.push(row);
         }
-        let (mut buckets, mut json_bytes) = (self.buckets.clone(), self.json_bytes);
-        for (place, changes) in dealt {
-            let bucket = buckets[place].with(changes)?;
-            json_bytes = json_bytes - buckets[place].json.len() + bucket.json.len();
-            buckets[place] = bucket;
+        let mut buckets = self.buckets.clone();
+        for (place, changes) in by_bucket {
+            buckets[place] = buckets[place].with(changes)?;
         }
         let made_for = count * BUCKET_ROWS;
-        let changed = Self { version, len, json_bytes, buckets };
-        let in_shape = len <= made_for * OUT_OF_SHAPE && (count == 1 || made_for <= len * OUT_OF_SHAPE);
-        Some(if in_shape { changed } else { Self::new(version, changed.iter().cloned().collect()) })
+        let changed = Self { version, len, buckets };
+        let is_balanced = len <= made_for * MAX_FILL_RATIO && (count == 1 || made_for <= len * MAX_FILL_RATIO);
+        Some(if is_balanced { changed } else { Self::new(version, changed.iter().cloned().collect()) })
     }
 
     pub fn len(&self) -> usize {
@@ -96,22 +92,17 @@ impl Rows {
         self.buckets.iter().flat_map(|bucket| &*bucket.rows)
     }
 
-    /// Some of the rows, those of one bucket. `None` after the last.
+    /// The rows of one bucket. `None` after the last.
     pub fn bucket(&self, place: usize) -> Option<&[Row]> {
         self.buckets.get(place).map(|bucket| &*bucket.rows)
     }
 
-    /// All rows as objects of JSON, in pieces: between two of them a comma is missing.
+    /// All rows as JSON objects, in non-empty runs. Within a run there are commas, and between two runs there is none.
     pub fn json(&self) -> impl Iterator<Item = &Bytes> {
         self.buckets.iter().map(|bucket| &bucket.json).filter(|json| !json.is_empty())
     }
 
-    /// How long all of that is, without what is missing in between.
-    pub fn json_bytes(&self) -> usize {
-        self.json_bytes
-    }
-
-    /// The memory that they take, about.
+    /// The approximate memory that the rows take.
     pub fn bytes(&self) -> u64 {
         self.buckets.iter().map(|bucket| bucket.bytes as u64).sum()
     }
@@ -119,24 +110,20 @@ impl Rows {
 
 impl Bucket {
     fn shared(rows: Vec<Row>) -> Arc<Self> {
-        #[derive(Serialize)]
-        struct User<'a> {
-            id_socket: &'a str,
-            id_user: &'a str,
-        }
-        // An id of Engine.IO and a short name: most rows take no more.
+        // Enough for an Engine.IO id and a short user id.
         let mut json = Vec::with_capacity(rows.len() * 64);
         for row in &rows {
             if !json.is_empty() {
                 json.push(b',');
             }
-            let user = User { id_socket: row.id_socket.as_str(), id_user: row.id_user.as_str() };
-            serde_json::to_writer(&mut json, &user).expect("two strings can be written to memory");
+            let document =
+                SocketDocument { id_socket: row.id_socket.as_str().into(), id_user: row.id_user.as_str().into() };
+            serde_json::to_writer(&mut json, &document).expect("two strings can be written to memory");
         }
-        // A short name is part of its row, and a long one lies elsewhere.
-        let elsewhere = rows.iter().map(|row| row.id_user.as_str().len()).filter(|length| *length > SHORT);
-        let bytes = size_of::<Self>() + size_of_val(&*rows) + json.len() + elsewhere.sum::<usize>();
-        // What was reserved for more is given back.
+        // A long user id is on the heap, and a short one is part of its row.
+        let on_heap = rows.iter().map(|row| row.id_user.as_str().len()).filter(|length| *length > MAX_INLINE_BYTES);
+        let bytes = size_of::<Self>() + size_of_val(&*rows) + json.len() + on_heap.sum::<usize>();
+        // A boxed slice has no spare capacity.
         Arc::new(Self { rows: rows.into(), json: json.into_boxed_slice().into(), bytes })
     }
 
@@ -147,7 +134,7 @@ impl Bucket {
             rows.swap_remove(place);
         }
         for row in changes.added {
-            if rows.iter().any(|held| held.id_socket == row.id_socket) {
+            if rows.iter().any(|other| other.id_socket == row.id_socket) {
                 return None;
             }
             rows.push(row);
@@ -156,8 +143,8 @@ impl Bucket {
     }
 }
 
-/// The bucket of a socket, out of so many.
-fn place(socket: &SocketId, count: usize) -> usize {
+/// The bucket of a socket, out of `count`.
+fn bucket_of(socket: &SocketId, count: usize) -> usize {
     if count == 1 {
         return 0;
     }
@@ -184,23 +171,22 @@ mod tests {
         rows.map(|row| (row.id_socket.to_string(), row.id_user.to_string())).collect()
     }
 
-    fn json(rows: &Rows) -> Vec<serde_json::Value> {
-        assert_eq!(rows.json().map(Bytes::len).sum::<usize>(), rows.json_bytes());
+    fn json(rows: &SerializedRows) -> Vec<serde_json::Value> {
         let pieces: Vec<&[u8]> = rows.json().map(|piece| &**piece).collect();
         serde_json::from_slice(&[b"[", &*pieces.join(&b','), b"]"].concat()).unwrap()
     }
 
     #[test]
-    fn the_json_is_that_of_the_rows() {
-        let rows = Rows::new(1, vec![row("s1", "f\"oo"), row("s2", "bar")]);
+    fn the_json_has_all_rows() {
+        let rows = SerializedRows::new(1, vec![row("s1", "f\"oo"), row("s2", "bar")]);
         let user = |id, user| serde_json::json!({"id_socket": id, "id_user": user});
         assert_eq!(json(&rows), [user("s1", "f\"oo"), user("s2", "bar")]);
-        assert_eq!(Rows::default().json().count(), 0);
+        assert_eq!(SerializedRows::default().json().count(), 0);
     }
 
     #[test]
-    fn one_change_of_many_rows_writes_few_of_them_again() {
-        let rows = Rows::new(1, (0..10_000).map(|number| row(&format!("s{number}"), "foo")).collect());
+    fn one_change_serializes_only_one_bucket_again() {
+        let rows = SerializedRows::new(1, (0..10_000).map(|number| row(&format!("s{number}"), "foo")).collect());
         let changes =
             RowsDelta { since: 1, removed: vec![SocketId::parse("s17").unwrap()], added: vec![row("new", "bar")] };
         let changed = rows.with(2, changes).unwrap();
@@ -209,58 +195,58 @@ mod tests {
         assert_eq!((changed.len(), json(&changed).len()), (10_000, 10_000));
     }
 
-    /// A crowd, or one socket, comes or goes.
+    /// Sockets join or leave, a few or many.
     #[derive(Debug, Clone)]
     enum Step {
-        Come(BTreeSet<usize>),
-        Go(BTreeSet<usize>),
+        Join(BTreeSet<usize>),
+        Leave(BTreeSet<usize>),
     }
 
     fn step() -> impl Strategy<Value = Step> {
         let few = || prop::collection::btree_set(0..400_usize, 1..6);
         let crowd = || (0..400_usize, 1..300_usize).prop_map(|(from, count)| (from..from + count).collect());
         prop_oneof![
-            4 => few().prop_map(Step::Come),
-            4 => few().prop_map(Step::Go),
-            1 => crowd().prop_map(Step::Come),
-            1 => crowd().prop_map(Step::Go),
+            4 => few().prop_map(Step::Join),
+            4 => few().prop_map(Step::Leave),
+            1 => crowd().prop_map(Step::Join),
+            1 => crowd().prop_map(Step::Leave),
         ]
     }
 
     proptest! {
-        /// Whatever version of the room somebody holds: what it is told makes it the rows of now.
+        /// From any earlier version, the update makes the current rows.
         #[test]
-        fn what_is_held_and_what_changed_since_are_the_rows_of_now(
+        fn cached_rows_with_changes_are_the_current_rows(
             crowd in 0..300_usize,
             steps in prop::collection::vec(step(), 1..10),
         ) {
             let (roster, room) = (Roster::new(NodeId::new_process()), Room::parse("a").unwrap());
             let mut presences: BTreeMap<usize, Registration> = BTreeMap::new();
-            let mut versions: Vec<Rows> = Vec::new();
-            let crowd = Step::Come((0..crowd).collect());
+            let mut versions: Vec<SerializedRows> = Vec::new();
+            let crowd = Step::Join((0..crowd).collect());
             for (turn, step) in [crowd].into_iter().chain(steps).enumerate() {
                 match step {
-                    Step::Come(numbers) => for number in numbers {
+                    Step::Join(numbers) => for number in numbers {
                         let Row { id_socket, id_user } = row(&format!("s{number}"), &format!("user-{turn}"));
                         presences.insert(number, roster.register(id_socket, id_user, std::slice::from_ref(&room)));
                     },
-                    Step::Go(numbers) => presences.retain(|number, _| !numbers.contains(number)),
+                    Step::Leave(numbers) => presences.retain(|number, _| !numbers.contains(number)),
                 }
                 let now = roster.snapshot(&room, None);
-                let RowsUpdate::Full(rows) = now.update else { panic!("nothing was known") };
+                let RowsUpdate::Full(rows) = now.update else { panic!("no version was known") };
                 let all = pairs(rows.iter());
                 for held in &versions {
                     let known = CachedVersion { version: held.version, accepts_delta: true };
                     let part = roster.snapshot(&room, Some(known));
                     let made = match part.update {
-                        RowsUpdate::Full(rows) => Rows::new(part.version, rows),
+                        RowsUpdate::Full(rows) => SerializedRows::new(part.version, rows),
                         RowsUpdate::Unchanged => {
                             prop_assert_eq!((held.version, &pairs(held.iter())), (now.version, &all));
                             continue;
                         }
                         RowsUpdate::Delta(changes) => {
-                            prop_assert!(changes.removed.len() + changes.added.len() <= all.len() / 4, "hardly a saving");
-                            held.with(part.version, changes).expect("they are changes of these")
+                            prop_assert!(changes.removed.len() + changes.added.len() <= all.len() / 4, "the delta saves little");
+                            held.with(part.version, changes).expect("the changes fit these rows")
                         }
                     };
                     prop_assert_eq!((made.version, made.len(), &pairs(made.iter())), (now.version, all.len(), &all));
@@ -270,9 +256,9 @@ mod tests {
                         .collect();
                     prop_assert_eq!(&json, &all);
                     let known = CachedVersion { accepts_delta: false, ..known };
-                    prop_assert!(matches!(roster.snapshot(&room, Some(known)).update, RowsUpdate::Full(_)), "it did not ask for less");
+                    prop_assert!(matches!(roster.snapshot(&room, Some(known)).update, RowsUpdate::Full(_)), "the reader accepts no delta");
                 }
-                versions.push(Rows::new(now.version, rows));
+                versions.push(SerializedRows::new(now.version, rows));
             }
         }
     }

@@ -60,7 +60,7 @@ test("a node without its Redis stays up, says so once, and is ready when Redis c
   };
   const nothing = await users();
   assert.equal(nothing.status, 503);
-  assert.match(nothing.answer, /has not reached the directory/);
+  assert.match(nothing.answer, /has not read the directory/);
 
   await refuseSomeConnections(port);
   assert.equal((await get(node.admin, "/livez")).status, 200);

@@ -18,8 +18,8 @@ use rollcall::mesh_service;
 use rollcall::names::{NodeId, NodeName, Room, SocketId, UserId};
 use rollcall::node::core::NodeCore;
 use rollcall::node::tasks::EssentialTasks;
-use rollcall::roll_call::answer::Answer;
-use rollcall::roll_call::cache::Parts;
+use rollcall::roll_call::answer::RollCallAnswer;
+use rollcall::roll_call::cache::SnapshotCache;
 use rollcall::roster::Registration;
 use rollcall::telemetry::traces::TraceSampling;
 use tokio::sync::mpsc;
@@ -89,8 +89,14 @@ impl Host {
             since: format!("{:?}", turmoil::sim_elapsed().unwrap_or_default()).into(),
         };
         let directory = std::sync::Arc::clone(&self.directory) as std::sync::Arc<dyn Directory>;
-        let core =
-            NodeCore::new(node_info, LEASE, RELEASE_DELAY, directory, Peers::new(network::connect), Parts::new(CACHE));
+        let core = NodeCore::new(
+            node_info,
+            LEASE,
+            RELEASE_DELAY,
+            directory,
+            Peers::new(network::connect),
+            SnapshotCache::new(CACHE),
+        );
         let mut tasks = EssentialTasks::default();
         core.start(&mut tasks);
         let stop_mesh = CancellationToken::new();
@@ -298,7 +304,7 @@ fn is_open(membership: &Membership) -> bool {
 }
 
 /// An answer as it is reported.
-fn told(answer: &Answer) -> String {
+fn told(answer: &RollCallAnswer) -> String {
     let nodes = answer.nodes.iter().map(|node| match &node.said {
         Ok(vouched) => {
             let ids: Vec<_> = vouched.rows.iter().map(|row| &row.id_socket).collect();

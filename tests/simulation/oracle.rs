@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use rollcall::names::{Room, SocketId};
-use rollcall::roll_call::answer::Answer;
+use rollcall::roll_call::answer::RollCallAnswer;
 
 /// What is wrong on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +99,7 @@ impl Oracle {
 
     /// What is wrong with the answer to a roll call of `asker` that began at `began` and ends now. An answer that is not
     /// `complete` may miss anybody.
-    pub fn judge(&self, asker: usize, answer: &Answer, complete: bool, began: Moment) -> Vec<String> {
+    pub fn judge(&self, asker: usize, answer: &RollCallAnswer, complete: bool, began: Moment) -> Vec<String> {
         let room = &answer.room;
         let mut wrong = Vec::new();
         let mut listed = BTreeSet::new();

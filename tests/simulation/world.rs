@@ -19,7 +19,7 @@ use rollcall::directory::faulty::{Fault, FaultyDirectory};
 use rollcall::directory::memory::{MemoryDirectory, MemorySnapshot};
 use rollcall::directory::{Directory, NodeEntry};
 use rollcall::names::{NodeId, NodeName, Room, SocketId};
-use rollcall::roll_call::answer::Answer;
+use rollcall::roll_call::answer::RollCallAnswer;
 use turmoil::Sim;
 
 use crate::host::{Host, Life, Order};
@@ -66,7 +66,7 @@ pub struct Shared {
 
 pub struct Record {
     pub host: usize,
-    pub answer: Arc<Answer>,
+    pub answer: Arc<RollCallAnswer>,
 }
 
 /// What was simulated.
@@ -478,7 +478,7 @@ impl Tally {
         self.time += other.time;
     }
 
-    pub fn called(&mut self, answer: &Answer) {
+    pub fn called(&mut self, answer: &RollCallAnswer) {
         self.calls += 1;
         self.complete += u64::from(answer.complete);
         self.rows += answer.len() as u64;

@@ -1,9 +1,9 @@
-//! Who gets into the closed group of the admin port.
+//! Authorization of operators on the admin port.
 //!
-//! Owns the decision and its refusals. Changing something takes a token, always. Reading takes one where the port can be
-//! reached from other machines, and where there are tokens at all; otherwise whoever is on this machine may read. Then a
-//! browser on this machine is the danger: a page from elsewhere whose host suddenly resolves to this machine (DNS
-//! rebinding) says so in `Host`, and one that sends something across origins in `Origin`.
+//! Every change needs a token. Reading needs one if the port is reachable from other machines, or if tokens are configured;
+//! otherwise every user of this machine may read. In that case a browser on this machine is the threat: a foreign page
+//! whose host name resolves to this machine (DNS rebinding) is recognized by `Host`, and a cross-origin request by
+//! `Origin`.
 
 use std::net::IpAddr;
 use std::str::FromStr as _;
@@ -24,31 +24,31 @@ use crate::problem::Problem;
 #[derive(Clone)]
 pub struct AdminGuard {
     tokens: Option<Reloadable<NamedTokens>>,
-    /// Nobody reaches the port but from this machine.
-    local: bool,
+    /// The port listens on a loopback address.
+    is_loopback: bool,
 }
 
-/// Whose token a request came with: in the extensions of every request that changes something.
+/// The name of the token of a request. It is in the extensions of every request that changes something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operator(pub SmolStr);
 
-/// Why somebody is not let in.
+/// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refused {
-    /// There are no tokens, and it takes one.
+enum AdminRefusal {
+    /// The request needs a token, and none is configured.
     NoTokens,
     TokenMissing,
     TokenUnknown,
-    /// Asked under a name that is not this machine's own.
+    /// `Host` is not a loopback name.
     ForeignHost,
-    /// Asked by a page that is not of this port.
+    /// `Origin` is not that of this port.
     ForeignOrigin,
 }
 
-/// In front of the closed group.
-pub async fn let_in(State(guard): State<AdminGuard>, mut request: Request, next: Next) -> Response {
-    let admitted = guard.admit(request.method(), request.uri(), request.headers());
-    let mut response = match admitted {
+/// The middleware of the guarded routes.
+pub async fn authorize(State(guard): State<AdminGuard>, mut request: Request, next: Next) -> Response {
+    let decision = guard.decide(request.method(), request.uri(), request.headers());
+    let mut response = match decision {
         Ok(operator) => {
             if let Some(operator) = operator {
                 request.extensions_mut().insert(operator);
@@ -62,31 +62,31 @@ pub async fn let_in(State(guard): State<AdminGuard>, mut request: Request, next:
 }
 
 impl AdminGuard {
-    /// `address`: where the port listens.
+    /// `address`: the address of the listener.
     pub fn new(tokens: Option<Reloadable<NamedTokens>>, address: IpAddr) -> Self {
-        Self { tokens, local: address.to_canonical().is_loopback() }
+        Self { tokens, is_loopback: address.to_canonical().is_loopback() }
     }
 
-    fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Option<Operator>, Refused> {
-        let changing = !matches!(*method, Method::GET | Method::HEAD);
-        if headers.get_all(header::ORIGIN).iter().any(|origin| !is_own(origin, headers)) {
-            return Err(Refused::ForeignOrigin);
+    fn decide(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Option<Operator>, AdminRefusal> {
+        let is_change = !matches!(*method, Method::GET | Method::HEAD);
+        if headers.get_all(header::ORIGIN).iter().any(|origin| !is_same_origin(origin, headers)) {
+            return Err(AdminRefusal::ForeignOrigin);
         }
         match &self.tokens {
             Some(tokens) => {
-                let presented = bearer(headers).ok_or(Refused::TokenMissing)?;
+                let presented = bearer(headers).ok_or(AdminRefusal::TokenMissing)?;
                 let name = tokens.current().name_of(presented.token()).map(SmolStr::from);
-                name.map(|name| Some(Operator(name))).ok_or(Refused::TokenUnknown)
+                name.map(|name| Some(Operator(name))).ok_or(AdminRefusal::TokenUnknown)
             }
-            None if changing || !self.local => Err(Refused::NoTokens),
-            None if is_this_machine(uri, headers) => Ok(None),
-            None => Err(Refused::ForeignHost),
+            None if is_change || !self.is_loopback => Err(AdminRefusal::NoTokens),
+            None if targets_loopback(uri, headers) => Ok(None),
+            None => Err(AdminRefusal::ForeignHost),
         }
     }
 }
 
-/// Whether everything that the request says of where it goes to is a loopback name or address.
-fn is_this_machine(uri: &Uri, headers: &HeaderMap) -> bool {
+/// Whether all names of the target in the request are loopback names or addresses.
+fn targets_loopback(uri: &Uri, headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(header::HOST).iter().peekable();
     let loopback = |authority: &Authority| {
         let host = authority.host();
@@ -99,8 +99,8 @@ fn is_this_machine(uri: &Uri, headers: &HeaderMap) -> bool {
         && uri.authority().is_none_or(loopback)
 }
 
-/// Whether a page of this origin came from the host that is asked. TLS may end in front of the port.
-fn is_own(origin: &HeaderValue, headers: &HeaderMap) -> bool {
+/// Whether the origin is the host of the request. The scheme may differ: TLS may end at a proxy in front of the port.
+fn is_same_origin(origin: &HeaderValue, headers: &HeaderMap) -> bool {
     let own = || {
         let authority =
             origin.to_str().ok()?.split_once("://").filter(|(scheme, _)| matches!(*scheme, "http" | "https"))?.1;
@@ -109,24 +109,23 @@ fn is_own(origin: &HeaderValue, headers: &HeaderMap) -> bool {
     own().unwrap_or(false)
 }
 
-impl IntoResponse for Refused {
+impl IntoResponse for AdminRefusal {
     fn into_response(self) -> Response {
         let problem = |detail: &str| Problem::forbidden(detail).into_response();
         match self {
             Self::NoTokens => problem(
-                "this takes a token, and this node was given none: start it with --admin-token-file; without one, only \
-                 reading is possible, and only while --admin-listen is a loopback address",
+                "this request needs a token, and none is configured: start the node with --admin-token-file. Without it, \
+                 only reading is possible, and only while --admin-listen is a loopback address",
             ),
             Self::TokenMissing => Problem::unauthorized("pass a token of --admin-token-file in Authorization: Bearer")
                 .with(header::WWW_AUTHENTICATE, CHALLENGE),
-            Self::TokenUnknown => {
-                Problem::unauthorized("this is no token of --admin-token-file").with(header::WWW_AUTHENTICATE, INVALID)
-            }
+            Self::TokenUnknown => Problem::unauthorized("invalid token: this is no token of --admin-token-file")
+                .with(header::WWW_AUTHENTICATE, INVALID),
             Self::ForeignHost => problem(
-                "without a token this is for this machine alone: ask by a loopback address or localhost, or start the \
-                 node with --admin-token-file",
+                "without tokens, only this machine may ask: use a loopback address or localhost, or start the node with \
+                 --admin-token-file",
             ),
-            Self::ForeignOrigin => problem("pages of other origins get nothing here"),
+            Self::ForeignOrigin => problem("pages of other origins may not use the admin port"),
         }
     }
 }

@@ -12,13 +12,15 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use tracing::info;
 
+use super::AdminConfig;
 use super::guard::Operator;
-use super::{AdminConfig, MAX_BODY_BYTES};
 use crate::problem::Problem;
 use crate::telemetry::logging::LogLevelHandle;
 
 /// The path on the admin port.
 pub const PATH: &str = "/_/log";
+/// The limit of a body of levels.
+const MAX_BODY_BYTES: usize = 64 << 10;
 /// A client that sends the body more slowly is refused.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -1,10 +1,11 @@
-//! What is there for operators on the admin port, under `/_/`: a page, and what it and `rollcall status` ask.
+//! The operators' routes of the admin port, under `/_/`: a page, and the data that it and `rollcall status` ask for.
 //!
-//! Owns the routes. `/_/status` is how the cluster is, `/_/rooms/{room}` the same answer as `/{room}/rollcall` of the
-//! public port, and both name rooms or users, so they are for operators alone ([`answers`]); `/_/` and its assets are for
-//! everybody who reaches the port, since there is nothing about anybody in them ([`page()`]).
+//! `/_/status` is the state of the cluster. `/_/rooms/{room}` is the same answer as `/{room}/rollcall` of the public port.
+//! Both name rooms or users, so they are guarded ([`data_routes`]); the page and its assets contain no data and are not
+//! ([`page_routes`]).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::response::Redirect;
 use axum::routing::get;
@@ -12,32 +13,34 @@ use axum::{Json, Router};
 
 use crate::auth::ApiAuth;
 use crate::http::concurrency_limit::ConcurrencyLimit;
-use crate::http::{PublicHttpConfig, asked_again, method_not_allowed, page, rest};
-use crate::roll_call::MAX_DEADLINE;
+use crate::http::config::PublicHttpConfig;
+use crate::http::defaults::{method_not_allowed, revalidate};
+use crate::http::{page, rest};
+use crate::roll_call::{MAX_DEADLINE, RollCall};
+use crate::status::StatusCollector;
 
-/// How many questions of operators are answered at the same time: each is put to every node.
+/// Each of these requests asks every node.
 const MAX_CONCURRENT_REQUESTS: u32 = 16;
 
-/// The page, and what it loads.
-pub fn page() -> Router {
+/// The page and its assets.
+pub fn page_routes() -> Router {
     let routes = Router::new()
         .route("/_", get(async || Redirect::permanent("/_/")))
         .route("/_/", get(page::operator))
-        .route("/_/assets/{asset}", get(page::any_asset));
-    routes.method_not_allowed_fallback(method_not_allowed).layer(asked_again())
+        .route("/_/assets/{asset}", get(page::asset));
+    routes.method_not_allowed_fallback(method_not_allowed).layer(revalidate())
 }
 
-/// What it asks. Whoever got so far may have it.
-pub fn answers(admin: &super::AdminConfig) -> Router {
+/// The data. The caller adds the guard.
+pub fn data_routes(roll_call: RollCall, status: StatusCollector, deadline: Duration) -> Router {
     let limit = ConcurrencyLimit::new(MAX_CONCURRENT_REQUESTS);
     let config = PublicHttpConfig {
-        roll_call: admin.roll_call.clone(),
+        roll_call,
         callers: ApiAuth::Anyone,
-        deadline: admin.deadline,
+        deadline,
         max_deadline: MAX_DEADLINE,
         concurrency_limit: limit.clone(),
     };
-    let status = admin.status.clone();
     Router::new()
         .route("/_/status", get(async move || Json(status.status().await)))
         .route("/_/rooms/{room}", get(rest::roll_call))

@@ -1,0 +1,20 @@
+//! The configuration that the handlers of the public port share.
+
+use std::time::Duration;
+
+use super::concurrency_limit::ConcurrencyLimit;
+use crate::auth::ApiAuth;
+use crate::roll_call::RollCall;
+
+/// What the public port needs.
+pub struct PublicHttpConfig {
+    pub roll_call: RollCall,
+    /// Who may call the roll.
+    pub callers: ApiAuth,
+    /// The deadline of a roll call whose caller names none.
+    pub deadline: Duration,
+    /// The longest deadline that a caller may ask for.
+    pub max_deadline: Duration,
+    /// Limits the concurrent roll calls.
+    pub concurrency_limit: ConcurrencyLimit,
+}

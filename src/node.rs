@@ -6,6 +6,7 @@
 
 mod admin;
 mod background;
+pub mod config;
 pub mod core;
 mod mesh;
 mod metrics;
@@ -15,76 +16,20 @@ pub mod tasks;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::bail;
-use axum::http::HeaderValue;
 use jiff::Timestamp;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use self::core::NodeCore;
-use crate::auth::AccessPolicy;
-use crate::auth::reload::Reloadable;
-use crate::auth::tls::Tls;
-use crate::auth::tokens::NamedTokens;
 use crate::directory::Directory;
-use crate::edge::limits::Limits;
-use crate::edge::socketio::SocketIoConfig;
 use crate::membership::{Membership, NodeInfo};
 use crate::mesh::peers::Peers;
-use crate::mesh::security::Security;
-use crate::names::NodeName;
 use crate::roll_call::cache::SnapshotCache;
 use crate::roster::Roster;
-use crate::telemetry::NodeTelemetry;
+use config::{NodeConfig, NodeListeners};
 use shutdown::RunningNode;
 use tasks::EssentialTasks;
-
-/// The duration of a lease, unless configured otherwise.
-pub const DEFAULT_LEASE: Duration = Duration::from_secs(5);
-/// The time for a clean shutdown, unless configured otherwise.
-pub const DEFAULT_DRAIN: Duration = Duration::from_secs(10);
-
-/// The configuration of one node.
-pub struct NodeConfig {
-    pub name: NodeName,
-    /// The address at which the other nodes reach the mesh port of this one, `host:port`.
-    pub mesh_advertise: String,
-    pub lease: Duration,
-    /// The deadline of a roll call whose caller names none.
-    pub deadline: Duration,
-    /// The time that a clean shutdown may take.
-    pub drain: Duration,
-    /// How long the ownership of a room is kept after its last socket left.
-    pub release_delay: Duration,
-    /// The size of the cache of room snapshots, in bytes.
-    pub cache: u64,
-    pub clients: SocketIoConfig,
-    /// How clients and callers of the API are authenticated.
-    pub access: AccessPolicy,
-    pub limits: Limits,
-    /// The origins whose pages may read the answers of the public port.
-    pub cors_origins: Vec<HeaderValue>,
-    /// TLS of the public port.
-    pub tls: Option<Tls>,
-    /// TLS and tokens of the mesh.
-    pub mesh_security: Security,
-    /// The tokens of operators, for the admin port.
-    pub admin_tokens: Option<Reloadable<NamedTokens>>,
-    /// What the process shares with its nodes: the log levels and the sampling of traces.
-    pub telemetry: NodeTelemetry,
-}
-
-/// The bound listeners of one node.
-pub struct NodeListeners {
-    /// Clients: Socket.IO, REST and the pages.
-    pub public: TcpListener,
-    /// gRPC between nodes.
-    pub mesh: TcpListener,
-    /// Probes, Prometheus and operators.
-    pub admin: Option<TcpListener>,
-}
 
 /// A node that is wired and does not run yet.
 pub struct Node {

@@ -9,7 +9,7 @@ use common::{Client, Cluster, Index, PATIENCE, mesh_client, open, text, until};
 use futures::{SinkExt, StreamExt};
 use rollcall::mesh::NODE_ID_METADATA;
 use rollcall::mesh::proto::{LookupSocketsRequest, LookupSocketsResponse};
-use rollcall::node;
+use rollcall::node::config;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::MaybeTlsStream;
@@ -516,7 +516,7 @@ async fn a_flushed_index_is_not_believed_by_nodes_that_have_not_spoken_for_long(
     let client = Client::connect(cluster.nodes[3].public, "foo", &["a"]).await.unwrap();
     let expected = pairs(&[(&client, "foo")]);
     // The silence is what the test is about: nobody hears of anybody for more than a lease.
-    sleep(node::DEFAULT_LEASE + Duration::from_secs(1)).await;
+    sleep(config::DEFAULT_LEASE + Duration::from_secs(1)).await;
     let mut redis = cluster.index.server().connection().await;
     redis::cmd("FLUSHALL").query_async::<()>(&mut redis).await.unwrap();
     let began = Instant::now();

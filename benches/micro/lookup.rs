@@ -11,7 +11,7 @@ use rollcall::mesh::peers::{PeerReply, Peers};
 use rollcall::mesh::security::Security;
 use rollcall::mesh_service;
 use rollcall::names::NodeId;
-use rollcall::node;
+use rollcall::node::config;
 use rollcall::roll_call;
 use rollcall::roster::{Roster, RowsUpdate};
 use rollcall::status::node_report::NodeReporter;
@@ -29,7 +29,7 @@ pub fn lookup(criterion: &mut Criterion) {
     let roster = Roster::new(NodeId::new_process());
     let (node, room) = (roster.incarnation(), room("Maths"));
     let _present = join(&roster, &room, 0..ROWS);
-    let membership = Membership::new(node_info(), node::DEFAULT_LEASE, roster.clone());
+    let membership = Membership::new(node_info(), config::DEFAULT_LEASE, roster.clone());
     let mesh = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
     let address = format_smolstr!("{}", mesh.local_addr().unwrap());
     let connections = {

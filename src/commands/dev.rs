@@ -25,7 +25,8 @@ use crate::edge::limits::Limits;
 use crate::edge::socketio::SocketIoConfig;
 use crate::mesh::security::Security;
 use crate::names::NodeName;
-use crate::node::{self, Node, NodeConfig, NodeListeners};
+use crate::node::Node;
+use crate::node::config::{self, NodeConfig, NodeListeners};
 use crate::reconciler;
 use crate::roll_call;
 use crate::telemetry::NodeTelemetry;
@@ -93,7 +94,7 @@ pub async fn run_cluster(
         let config = NodeConfig {
             name,
             mesh_advertise: mesh_address.to_string(),
-            lease: node::DEFAULT_LEASE,
+            lease: config::DEFAULT_LEASE,
             deadline: roll_call::DEFAULT_DEADLINE,
             drain: DRAIN,
             cache: roll_call::cache::DEFAULT_CACHE_BYTES,

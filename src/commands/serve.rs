@@ -20,7 +20,8 @@ use crate::directory::redis::RedisDirectory;
 use crate::edge::connections::listener::{file_limit, listen};
 use crate::edge::socketio::SocketIoConfig;
 use crate::names::NodeName;
-use crate::node::{Node, NodeConfig, NodeListeners};
+use crate::node::Node;
+use crate::node::config::{NodeConfig, NodeListeners};
 use crate::reconciler;
 use crate::telemetry::logging::{self, Logging};
 

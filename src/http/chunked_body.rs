@@ -28,17 +28,17 @@ pub fn chunked_body<I>(chunks: JsonArrayChunks<I>, length: Option<usize>) -> Bod
 where
     I: Iterator<Item = Bytes> + Send + Unpin + 'static,
 {
-    Body::new(ChunkedBody::new(chunks, length))
+    Body::new(RateLimitedBody::new(chunks, length))
 }
 
-struct ChunkedBody<I: Iterator<Item = Bytes>> {
+struct RateLimitedBody<I: Iterator<Item = Bytes>> {
     chunks: JsonArrayChunks<I>,
     /// The bytes that are left, where the total is known.
     remaining: Option<usize>,
     ticks: Interval,
 }
 
-impl<I: Iterator<Item = Bytes>> ChunkedBody<I> {
+impl<I: Iterator<Item = Bytes>> RateLimitedBody<I> {
     fn new(chunks: JsonArrayChunks<I>, remaining: Option<usize>) -> Self {
         let mut ticks = interval(CHUNK_INTERVAL);
         // A slow reader must not get a burst of the ticks that it missed.
@@ -47,7 +47,7 @@ impl<I: Iterator<Item = Bytes>> ChunkedBody<I> {
     }
 }
 
-impl<I: Iterator<Item = Bytes> + Unpin> http_body::Body for ChunkedBody<I> {
+impl<I: Iterator<Item = Bytes> + Unpin> http_body::Body for RateLimitedBody<I> {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -87,7 +87,7 @@ mod tests {
         let runs = vec![Bytes::from(vec![b'1'; (4 << 10) - 1]); 5 * 256];
         let length = array_length(runs.iter().map(Bytes::len));
         let chunks = JsonArrayChunks::new("[", runs.into_iter(), "]");
-        let (mut body, began) = (ChunkedBody::new(chunks, Some(length)), Instant::now());
+        let (mut body, began) = (RateLimitedBody::new(chunks, Some(length)), Instant::now());
         let mut received = Vec::new();
         while !body.is_end_stream() {
             assert_eq!(body.size_hint().exact(), Some((5 * MIN_LARGE_BYTES + 1 - received.len()) as u64));

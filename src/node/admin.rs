@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::NodeConfig;
+use super::config::NodeConfig;
 use super::core::NodeCore;
 use super::metrics::{MetricSources, MetricsScrape};
 use super::public::PublicPort;

@@ -1,6 +1,6 @@
 //! Background tasks that keep files and keys up to date: certificates, tokens, JWKS.
 
-use super::NodeConfig;
+use super::config::NodeConfig;
 use super::tasks::EssentialTasks;
 use crate::auth::reload::RELOAD_INTERVAL;
 

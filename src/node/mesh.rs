@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::NodeConfig;
+use super::config::NodeConfig;
 use super::core::NodeCore;
 use crate::edge::limits::connection_limiter::limit_connections;
 use crate::edge::polling::forward::ForwardedPolling;

@@ -17,7 +17,7 @@ use tower::Layer;
 use tower::layer::layer_fn;
 use tower::util::{MapRequest, MapResponse, option_layer};
 
-use super::NodeConfig;
+use super::config::NodeConfig;
 use super::core::NodeCore;
 use super::tasks::EssentialTasks;
 use crate::auth::AccessPolicy;

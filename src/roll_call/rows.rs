@@ -27,11 +27,11 @@ const MAX_INLINE_BYTES: usize = 23;
 pub struct SerializedRows {
     pub version: u64,
     len: usize,
-    buckets: Vec<Arc<Bucket>>,
+    buckets: Vec<Arc<RowBucket>>,
 }
 
 #[derive(Debug)]
-struct Bucket {
+struct RowBucket {
     rows: Box<[Row]>,
     /// The rows as JSON objects, separated by commas.
     json: Bytes,
@@ -49,9 +49,9 @@ impl SerializedRows {
             for row in rows {
                 by_bucket[bucket_of(&row.id_socket, count)].push(row);
             }
-            by_bucket.into_iter().map(Bucket::shared).collect()
+            by_bucket.into_iter().map(RowBucket::shared).collect()
         } else {
-            Some(rows).filter(|rows| !rows.is_empty()).map(Bucket::shared).into_iter().collect()
+            Some(rows).filter(|rows| !rows.is_empty()).map(RowBucket::shared).into_iter().collect()
         };
         Self { version, len, buckets }
     }
@@ -108,7 +108,7 @@ impl SerializedRows {
     }
 }
 
-impl Bucket {
+impl RowBucket {
     fn shared(rows: Vec<Row>) -> Arc<Self> {
         // Enough for an Engine.IO id and a short user id.
         let mut json = Vec::with_capacity(rows.len() * 64);

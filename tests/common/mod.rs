@@ -30,7 +30,8 @@ use rollcall::mesh::channel::PeerChannel;
 use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use rollcall::mesh::security::Security;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
-use rollcall::node::{self, Node, NodeConfig, NodeListeners};
+use rollcall::node::Node;
+use rollcall::node::config::{self, NodeConfig, NodeListeners};
 use rollcall::reconciler;
 use rollcall::roll_call;
 use rollcall::roster::{Registration, Roster};
@@ -251,7 +252,7 @@ impl Cluster {
         let config = NodeConfig {
             name: NodeName::parse(&name).unwrap(),
             mesh_advertise: advertised.to_string(),
-            lease: node::DEFAULT_LEASE,
+            lease: config::DEFAULT_LEASE,
             // The tests share two cores with everything they start.
             deadline: roll_call::MAX_DEADLINE,
             drain: Duration::from_secs(2),

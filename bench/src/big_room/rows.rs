@@ -19,7 +19,8 @@ use rollcall::edge::limits::Limits;
 use rollcall::edge::socketio::SocketIoConfig;
 use rollcall::mesh::security::Security;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
-use rollcall::node::{self, Node, NodeConfig, NodeListeners};
+use rollcall::node::Node;
+use rollcall::node::config::{self, NodeConfig, NodeListeners};
 use rollcall::reconciler;
 use rollcall::roll_call;
 use rollcall::roster::{Registration, Roster};
@@ -56,9 +57,9 @@ pub async fn run(redis: &str, name: &str) -> Result<()> {
     let config = NodeConfig {
         name: NodeName::parse(name)?,
         mesh_advertise: mesh.local_addr()?.to_string(),
-        lease: node::DEFAULT_LEASE,
+        lease: config::DEFAULT_LEASE,
         deadline: roll_call::DEFAULT_DEADLINE,
-        drain: node::DEFAULT_DRAIN,
+        drain: config::DEFAULT_DRAIN,
         release_delay: reconciler::RELEASE_DELAY,
         cache: roll_call::cache::DEFAULT_CACHE_BYTES,
         clients: SocketIoConfig::default(),

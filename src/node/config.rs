@@ -1,0 +1,63 @@
+//! The configuration of one node, and its bound listeners.
+//!
+//! Values are typed and validated already: `commands` makes them of flags, environment and files.
+
+use std::time::Duration;
+
+use axum::http::HeaderValue;
+use tokio::net::TcpListener;
+
+use crate::auth::AccessPolicy;
+use crate::auth::reload::Reloadable;
+use crate::auth::tls::Tls;
+use crate::auth::tokens::NamedTokens;
+use crate::edge::limits::Limits;
+use crate::edge::socketio::SocketIoConfig;
+use crate::mesh::security::Security;
+use crate::names::NodeName;
+use crate::telemetry::NodeTelemetry;
+
+/// The duration of a lease, unless configured otherwise.
+pub const DEFAULT_LEASE: Duration = Duration::from_secs(5);
+/// The time for a clean shutdown, unless configured otherwise.
+pub const DEFAULT_DRAIN: Duration = Duration::from_secs(10);
+
+/// The configuration of one node.
+pub struct NodeConfig {
+    pub name: NodeName,
+    /// The address at which the other nodes reach the mesh port of this one, `host:port`.
+    pub mesh_advertise: String,
+    pub lease: Duration,
+    /// The deadline of a roll call whose caller names none.
+    pub deadline: Duration,
+    /// The time that a clean shutdown may take.
+    pub drain: Duration,
+    /// How long the ownership of a room is kept after its last socket left.
+    pub release_delay: Duration,
+    /// The size of the cache of room snapshots, in bytes.
+    pub cache: u64,
+    pub clients: SocketIoConfig,
+    /// How clients and callers of the API are authenticated.
+    pub access: AccessPolicy,
+    pub limits: Limits,
+    /// The origins whose pages may read the answers of the public port.
+    pub cors_origins: Vec<HeaderValue>,
+    /// TLS of the public port.
+    pub tls: Option<Tls>,
+    /// TLS and tokens of the mesh.
+    pub mesh_security: Security,
+    /// The tokens of operators, for the admin port.
+    pub admin_tokens: Option<Reloadable<NamedTokens>>,
+    /// The log levels and the sampling of traces, which all nodes of a process share.
+    pub telemetry: NodeTelemetry,
+}
+
+/// The bound listeners of one node.
+pub struct NodeListeners {
+    /// Clients: Socket.IO, REST and the pages.
+    pub public: TcpListener,
+    /// gRPC between nodes.
+    pub mesh: TcpListener,
+    /// Probes, Prometheus and operators.
+    pub admin: Option<TcpListener>,
+}

@@ -1,7 +1,7 @@
 //! The directory: the index that all nodes share. It lists the nodes, and the nodes that own sockets of a room.
 //!
 //! Owns the contract ([`Directory`]) and its implementations: [`redis`] for a cluster, [`memory`] for one process, and
-//! [`measured`], which wraps one of them and records metrics. Tests wrap one in [`faulty`].
+//! [`measured`], which wraps one of them and records metrics. Tests wrap one in `faulty`.
 //!
 //! Owns no truth about sockets. The index only permits a roll call to skip a node (docs/ARCHITECTURE.md, rule 1); it is
 //! never evidence that a socket exists. Every answer names the epoch it was read in, and every call ends in bounded time.

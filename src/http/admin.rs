@@ -60,7 +60,7 @@ pub struct AdminConfig {
 pub fn router(config: AdminConfig) -> Router {
     let config = Arc::new(config);
     let data = operator::data_routes(config.roll_call.clone(), config.status.clone(), config.deadline);
-    let guarded = guarded_routes().with_state(Arc::clone(&config)).merge(data);
+    let guarded = guarded_routes().merge(log::routes(config.log_levels.clone())).merge(data);
     let guarded = guarded.route_layer(from_fn_with_state(config.guard.clone(), guard::authorize));
     let routes = open_routes()
         .with_state(config)
@@ -81,9 +81,8 @@ fn open_routes() -> Router<Arc<AdminConfig>> {
 }
 
 /// Routes for operators only. A request that changes something is never a GET.
-fn guarded_routes() -> Router<Arc<AdminConfig>> {
+fn guarded_routes() -> Router {
     Router::new()
-        .route("/_/log", get(log::show).put(log::change))
         // Guarded too, so that a refusal does not reveal which paths exist.
         .route("/_/{*unknown}", any(not_found))
         .method_not_allowed_fallback(method_not_allowed)

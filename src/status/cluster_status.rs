@@ -1,6 +1,6 @@
 //! The status of the cluster as JSON: the body of `/_/status`.
 //!
-//! Owns the field names, which the operators' page and `rollcall status` read. [`super::merge`] fills them.
+//! Owns the field names, which the operators' page and `rollcall status` read. [`mod@super::merge`] fills them.
 
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;

@@ -2,17 +2,16 @@
 //!
 //! Owns the two handlers and the JSON of their answers. The levels themselves belong to [`crate::telemetry::logging`].
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::State;
-use axum::{Extension, Json};
+use axum::routing::get;
+use axum::{Extension, Json, Router};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use tracing::info;
 
-use super::AdminConfig;
 use super::guard::Operator;
 use crate::problem::Problem;
 use crate::telemetry::logging::LogLevelHandle;
@@ -24,6 +23,11 @@ const MAX_BODY_BYTES: usize = 64 << 10;
 /// A client that sends the body more slowly is refused.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The route. `levels` is `None` in a process that does not log.
+pub fn routes(levels: Option<LogLevelHandle>) -> Router {
+    Router::new().route(PATH, get(show).put(change)).with_state(levels)
+}
+
 /// The body of an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLevels {
@@ -31,13 +35,13 @@ pub struct LogLevels {
 }
 
 /// `GET`: the levels in force.
-pub async fn show(State(config): State<Arc<AdminConfig>>) -> Result<Json<LogLevels>, Problem> {
-    Ok(Json(LogLevels { levels: handle(&config)?.current() }))
+async fn show(State(levels): State<Option<LogLevelHandle>>) -> Result<Json<LogLevels>, Problem> {
+    Ok(Json(LogLevels { levels: handle(levels.as_ref())?.current() }))
 }
 
 /// `PUT`: changes the levels.
-pub async fn change(
-    State(config): State<Arc<AdminConfig>>,
+async fn change(
+    State(levels): State<Option<LogLevelHandle>>,
     Extension(Operator(by)): Extension<Operator>,
     body: Body,
 ) -> Result<Json<LogLevels>, Problem> {
@@ -46,7 +50,7 @@ pub async fn change(
     let too_large = format!("the body has more than {MAX_BODY_BYTES} bytes, or is incomplete");
     let body = body.map_err(|_| Problem::bad_request(too_large))?;
     let text = str::from_utf8(&body).map_err(|_| Problem::bad_request("the body is not valid UTF-8"))?;
-    let levels = handle(&config)?;
+    let levels = handle(levels.as_ref())?;
     let before = levels.current();
     // Logged before and after the change: at least one of the lines appears if either level permits it.
     info!(%by, %before, "changing the log levels");
@@ -56,6 +60,6 @@ pub async fn change(
     Ok(Json(LogLevels { levels: now }))
 }
 
-fn handle(config: &AdminConfig) -> Result<&LogLevelHandle, Problem> {
-    config.log_levels.as_ref().ok_or_else(|| Problem::unavailable("this process does not log"))
+fn handle(levels: Option<&LogLevelHandle>) -> Result<&LogLevelHandle, Problem> {
+    levels.ok_or_else(|| Problem::unavailable("this process does not log"))
 }

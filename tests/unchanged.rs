@@ -82,7 +82,8 @@ async fn a_change_in_a_room_of_a_thousand_is_one_row_on_the_wire_for_whoever_tak
         assert!(complete);
         users
     };
-    assert_eq!(listed().await.len(), 1_000);
+    // `seat` does not wait until the node owns the room, as a join would.
+    until("node 1 lists the room of node 0", async || listed().await.len() == 1_000).await;
     let held = lookup(&cluster, None, true).await;
     assert_eq!((held.sockets.len(), held.changes_since), (1_000, 0), "nothing is known yet");
 

@@ -15,7 +15,7 @@ use rollcall::node::config;
 use rollcall::roll_call;
 use rollcall::roster::{Roster, RowsUpdate};
 use rollcall::status::node_report::NodeReporter;
-use rollcall::telemetry::metrics::recent::Recent;
+use rollcall::telemetry::metrics::recent::RecentRollCalls;
 use rollcall::telemetry::traces::TraceSampling;
 use smol_str::format_smolstr;
 use tokio::net::TcpListener;
@@ -38,7 +38,7 @@ pub fn lookup(criterion: &mut Criterion) {
     };
     runtime.spawn(mesh_service::serve(
         connections,
-        NodeReporter::new(roster, membership, Recent::default()),
+        NodeReporter::new(roster, membership, RecentRollCalls::default()),
         IdentityMode::Query,
         None,
         TraceSampling::default(),

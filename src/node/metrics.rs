@@ -1,7 +1,7 @@
 //! The scrape of `/metrics`: reads the state of the node's components into metrics, and renders all metrics as text.
 //!
-//! Counters that the components raise themselves are in [`crate::telemetry::metrics`]; here is what is only read when
-//! Prometheus asks.
+//! Owns the metrics that are read only at a scrape: gauges of state, and counters that another component counts. Owns no
+//! metric that a component increments; those are in [`crate::telemetry::metrics`].
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ pub(super) struct MetricSources {
     pub identity: IdentityMode,
     pub peers: Peers,
     pub cache: SnapshotCache,
-    /// Those of the public port.
+    /// The connections of the public port.
     pub connections: ConnectionRegistry,
     pub sessions: Option<Arc<PollingSessions>>,
     pub runtime: Handle,
@@ -46,23 +46,29 @@ pub(super) struct MetricsScrape {
 }
 
 impl MetricsScrape {
-    /// Defines the metrics of the state: to be called once for each registry.
+    /// Defines the state metrics in the registry of `metrics`.
+    ///
+    /// # Panics
+    /// When called twice for one registry.
     pub fn new(metrics: Metrics, sources: MetricSources) -> Arc<Self> {
         let registry = &metrics.registry;
-        let about = registry.gauges("rollcall_build_info", "1, with the version of the program.", &["version"]);
-        about.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let about = registry.gauges("rollcall_node_info", "1, with the name of the node.", &["node"]);
-        about.with_label_values(&[sources.membership.node_info().name.as_str()]).set(1);
+        let build_info =
+            registry.gauges("rollcall_build_info", "Always 1; the label is the version of the program.", &["version"]);
+        build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let node_info =
+            registry.gauges("rollcall_node_info", "Always 1; the label is the name of the node.", &["node"]);
+        node_info.with_label_values(&[sources.membership.node_info().name.as_str()]).set(1);
         let read = Mutex::new((StateMetrics::define(registry), ProcessMetrics::define(registry)));
         Arc::new(Self { metrics, sources, read })
     }
 
-    /// The metrics in the text format of Prometheus. Blocks: it reads files of `/proc`, and takes milliseconds where there
-    /// are many connections and peers. One scrape at a time, because each first brings the counters up to date.
+    /// The metrics in the text format of Prometheus. Blocks: it reads files in `/proc`, and takes milliseconds with many
+    /// connections and peers.
     ///
     /// # Errors
     /// When a metric cannot be encoded, which is a bug.
     pub fn text(&self) -> prometheus::Result<String> {
+        // One scrape at a time: two concurrent updates would add the same difference to a counter twice.
         let read = self.read.lock();
         let (state, system) = &*read;
         state.read(&self.sources);
@@ -72,7 +78,7 @@ impl MetricsScrape {
         TextEncoder::new().encode_to_string(&families)
     }
 
-    /// Metrics by peer. Only members are listed, so that the label values do not grow with every node that ever was.
+    /// Metrics by peer. Only current members are listed: otherwise each node that ever existed would keep its label values.
     fn peers(&self) -> Vec<prometheus::proto::MetricFamily> {
         let members = self.sources.membership.view().members;
         let mut families = PeerFamilies::default();
@@ -87,7 +93,7 @@ impl MetricsScrape {
 
 /// Metrics of state that belongs to other components.
 struct StateMetrics {
-    began: BootInstant,
+    started: BootInstant,
     sockets: IntGauge,
     rooms: IntGauge,
     connects: IntCounter,
@@ -97,8 +103,8 @@ struct StateMetrics {
     connections: IntGauge,
     polling_sessions: IntGauge,
     ready: IntGauge,
-    counts: IntGauge,
-    whole: IntGauge,
+    is_active: IntGauge,
+    fully_indexed: IntGauge,
     draining: IntGauge,
     members: IntGauge,
     lease: Gauge,
@@ -121,54 +127,54 @@ impl StateMetrics {
         };
         let oddities = registry.counters(
             "rollcall_oddities_total",
-            "What other programs and other nodes sent or left that cannot be right, and was ignored, by kind.",
+            "Invalid data from other programs or nodes that was ignored, by kind.",
             &["kind"],
         );
         Self {
-            began: BootInstant::now(),
+            started: BootInstant::now(),
             sockets: gauge("rollcall_sockets", "Sockets of this node."),
             rooms: gauge("rollcall_rooms", "Rooms with sockets of this node."),
-            connects: counter("rollcall_socket_connects_total", "Sockets that were given a place in the roster."),
-            disconnects: counter(
-                "rollcall_socket_disconnects_total",
-                "Sockets that gave up their place in the roster.",
-            ),
-            joins: counter("rollcall_room_joins_total", "Sockets that entered a room, at their handshake or later."),
-            leaves: counter("rollcall_room_leaves_total", "Sockets that left a room, or went with their connection."),
+            connects: counter("rollcall_socket_connects_total", "Sockets added to the roster."),
+            disconnects: counter("rollcall_socket_disconnects_total", "Sockets removed from the roster."),
+            joins: counter("rollcall_room_joins_total", "Joins of rooms, at the handshake or later."),
+            leaves: counter("rollcall_room_leaves_total", "Leaves of rooms, by an event or by a disconnect."),
             connections: gauge(
                 "rollcall_connections",
-                "Connections open on the public port, those of sockets included, and long-polling sessions.",
+                "Open connections on the public port, including those of sockets, and long-polling sessions.",
             ),
             polling_sessions: gauge("rollcall_polling_sessions", "Long-polling sessions of this node."),
-            ready: gauge("rollcall_ready", "1 while new clients should be sent to this node, as /readyz says, else 0."),
-            counts: gauge(
+            ready: gauge(
+                "rollcall_ready",
+                "1 while load balancers should send new clients to this node, as in /readyz; else 0.",
+            ),
+            is_active: gauge(
                 "rollcall_counts",
-                "1 while the sockets of this node count: it has a lease, or most members vouch for it; else 0.",
+                "1 while this node is active: it has a lease, or most members confirm that it is alive; else 0.",
             ),
-            whole: gauge(
+            fully_indexed: gauge(
                 "rollcall_whole",
-                "1 while every room of this node is claimed in the directory, so that others may skip it; else 0.",
+                "1 while this node is fully indexed: the directory lists all its rooms, so other nodes may skip it; else 0.",
             ),
-            draining: gauge("rollcall_draining", "1 once this node is on its way out, else 0."),
-            members: gauge("rollcall_members", "Nodes of the cluster as known here, this one included."),
-            lease: registry.fraction_gauge("rollcall_lease_seconds", "How long a lease lasts."),
+            draining: gauge("rollcall_draining", "1 while this node is draining before it stops; else 0."),
+            members: gauge("rollcall_members", "Nodes of the cluster that this node knows, itself included."),
+            lease: registry.fraction_gauge("rollcall_lease_seconds", "Duration of a lease, in seconds."),
             lease_age: registry.fraction_gauge(
                 "rollcall_lease_age_seconds",
-                "Time since the renewal of the lease was sent that was answered last, or since the node started.",
+                "Seconds since the last acknowledged lease renewal was sent, or since the start without one.",
             ),
             incarnations: counter(
                 "rollcall_incarnations_total",
-                "Ids that this process has had: more than one means lapses of its lease, lost indexes or unanswered \
-                 removals.",
+                "Node ids that this process has had. Each one after the first was caused by an expired lease, a lost index \
+                 or an unacknowledged removal.",
             ),
-            cache: gauge("rollcall_cache_bytes", "Bytes held of what nodes answered, about."),
+            cache: gauge("rollcall_cache_bytes", "Approximate size of the cached answers of other nodes, in bytes."),
             sent: by_end(
                 "rollcall_mesh_sent_bytes_total",
-                "Bytes sent on mesh connections, by which end of them this process is (asking, answering).",
+                "Bytes sent on mesh connections, by the end that this process is: asking (client) or answering (server).",
             ),
             received: by_end(
                 "rollcall_mesh_received_bytes_total",
-                "Bytes received on mesh connections, by which end of them this process is (asking, answering).",
+                "Bytes received on mesh connections, by the end that this process is: asking (client) or answering (server).",
             ),
             oddities: counter_per_value(&oddities, Oddity::ALL.map(Oddity::name)),
         }
@@ -176,32 +182,32 @@ impl StateMetrics {
 
     fn read(&self, sources: &MetricSources) {
         let MetricSources { roster, membership, .. } = sources;
-        let (size, tally) = (roster.size(), roster.counters());
+        let (size, counters) = (roster.size(), roster.counters());
         set(&self.sockets, size.sockets);
         set(&self.rooms, size.rooms);
-        raise(&self.connects, tally.registered);
-        raise(&self.disconnects, tally.closed);
-        raise(&self.joins, tally.joined);
-        raise(&self.leaves, tally.left);
+        raise(&self.connects, counters.registered);
+        raise(&self.disconnects, counters.closed);
+        raise(&self.joins, counters.joined);
+        raise(&self.leaves, counters.left);
         set(&self.connections, sources.connections.count());
         set(&self.polling_sessions, sources.sessions.as_ref().map_or(0, |sessions| sessions.count()));
 
         let readiness = membership.readiness();
         self.ready.set(ReadinessReport::of(readiness, sources.identity.is_ready()).ready.into());
         self.draining.set(readiness.draining.into());
-        self.counts.set(membership.is_active().into());
-        self.whole.set(roster.index_state().borrow().fully_indexed_in.is_some().into());
+        self.is_active.set(membership.is_active().into());
+        self.fully_indexed.set(roster.index_state().borrow().fully_indexed_in.is_some().into());
         set(&self.members, membership.view().members.len() + 1);
         self.lease.set(membership.lease().as_secs_f64());
         let confirmed = membership.lease_state().borrow().confirmed;
-        self.lease_age.set(confirmed.unwrap_or(self.began).elapsed().as_secs_f64());
+        self.lease_age.set(confirmed.unwrap_or(self.started).elapsed().as_secs_f64());
         raise(&self.incarnations, roster.incarnation().incarnation());
 
         self.cache.set(i64::try_from(sources.cache.bytes()).unwrap_or(i64::MAX));
         let bytes = sources.peers.byte_counter();
-        for (place, end) in ConnectionEnd::ALL.into_iter().enumerate() {
-            raise(&self.sent[place], bytes.sent(end));
-            raise(&self.received[place], bytes.received(end));
+        for (index, end) in ConnectionEnd::ALL.into_iter().enumerate() {
+            raise(&self.sent[index], bytes.sent(end));
+            raise(&self.received[index], bytes.received(end));
         }
         for (counter, oddity) in self.oddities.iter().zip(Oddity::ALL) {
             raise(counter, oddity.count());

@@ -15,7 +15,7 @@ use crate::clock::whole_milliseconds;
 use crate::membership::Member;
 use crate::mesh::peers::PeerError;
 use crate::names::Room;
-use crate::telemetry::metrics::recent::{BUCKET, BUCKETS, Bucket, Series};
+use crate::telemetry::metrics::recent::{BUCKET_COUNT, BUCKET_DURATION, Bucket, Series};
 
 const MAX_SHOWN_ROOMS: usize = 20;
 const BUCKETS_PER_MINUTE: usize = 12;
@@ -51,8 +51,8 @@ pub fn merge(local: LocalNode, polled: &[PolledMember], now: Timestamp) -> Clust
     let sum = all
         .iter()
         .map(|report| aligned(&report.roll_calls, running))
-        .reduce(|one, next| std::array::from_fn(|age| one[age].and(&next[age])));
-    let mut roll_calls = series(&sum.unwrap_or([Bucket::default(); BUCKETS - 1]), Duration::MAX, until_ms);
+        .reduce(|one, next| std::array::from_fn(|age| one[age].sum(&next[age])));
+    let mut roll_calls = series(&sum.unwrap_or([Bucket::default(); BUCKET_COUNT - 1]), Duration::MAX, until_ms);
     let sockets = all.iter().fold(0u64, |sum, report| sum.saturating_add(report.sockets));
     let busiest_rooms = busiest(&all);
 
@@ -148,28 +148,28 @@ fn busiest(all: &[&NodeReport]) -> Vec<BusyRoom> {
 
 /// The complete buckets of a node, the latest first, each at the index of the bucket of this node with which it overlaps
 /// most. `running`: the age of this node's current bucket.
-fn aligned(series: &Series, running: Duration) -> [Bucket; BUCKETS - 1] {
-    let mut aligned = [Bucket::default(); BUCKETS - 1];
+fn aligned(series: &Series, running: Duration) -> [Bucket; BUCKET_COUNT - 1] {
+    let mut aligned = [Bucket::default(); BUCKET_COUNT - 1];
     let ahead = series.running.as_secs_f64() - running.as_secs_f64();
     // One bucket further if its current bucket began more than half a bucket before this node's.
-    let shift = (ahead / BUCKET.as_secs_f64()).round() as isize;
+    let shift = (ahead / BUCKET_DURATION.as_secs_f64()).round() as isize;
     for (age, bucket) in series.buckets.iter().enumerate() {
         let index = isize::try_from(age).ok().and_then(|age| usize::try_from(age + shift - 1).ok());
         if let Some(slot) = index.and_then(|index| aligned.get_mut(index)) {
-            *slot = bucket.and(slot);
+            *slot = bucket.sum(slot);
         }
     }
     aligned
 }
 
 /// `uptime`: a node that started within the last minute has had less time for roll calls.
-fn series(latest_first: &[Bucket; BUCKETS - 1], uptime: Duration, until_ms: i64) -> RollCallSeries {
-    let over = uptime.clamp(BUCKET, BUCKET * BUCKETS_PER_MINUTE as u32);
-    let minute = latest_first[..BUCKETS_PER_MINUTE].iter().fold(Bucket::default(), |sum, bucket| sum.and(bucket));
+fn series(latest_first: &[Bucket; BUCKET_COUNT - 1], uptime: Duration, until_ms: i64) -> RollCallSeries {
+    let over = uptime.clamp(BUCKET_DURATION, BUCKET_DURATION * BUCKETS_PER_MINUTE as u32);
+    let minute = latest_first[..BUCKETS_PER_MINUTE].iter().fold(Bucket::default(), |sum, bucket| sum.sum(bucket));
     let earliest_first = || latest_first.iter().rev();
     let quantile = |bucket: &Bucket, share| bucket.quantile_ms(share).map(|ms| (ms * 1000.0).round() / 1000.0);
     RollCallSeries {
-        bucket_ms: whole_milliseconds(BUCKET),
+        bucket_ms: whole_milliseconds(BUCKET_DURATION),
         until_ms,
         calls: earliest_first().map(Bucket::calls).collect(),
         incomplete: earliest_first().map(|bucket| bucket.incomplete).collect(),

@@ -17,7 +17,9 @@ use crate::mesh::proto;
 use crate::names::{NameError, NodeId, Room};
 use crate::roster::Roster;
 use crate::telemetry::anomalies::Oddity;
-use crate::telemetry::metrics::recent::{BUCKET, BUCKETS, Bucket, DURATIONS, Recent, Series};
+use crate::telemetry::metrics::recent::{
+    BUCKET_COUNT, BUCKET_DURATION, Bucket, DURATION_CLASSES, RecentRollCalls, Series,
+};
 
 /// The busiest rooms in a report, and the number that this node requests from others.
 pub const MAX_BUSIEST_ROOMS: usize = 100;
@@ -51,7 +53,7 @@ pub struct NodeReport {
 pub struct NodeReporter {
     pub roster: Arc<Roster>,
     pub membership: Arc<Membership>,
-    recent: Recent,
+    recent: RecentRollCalls,
     began: BootInstant,
     busiest: Arc<Mutex<Option<CachedBusiest>>>,
 }
@@ -63,7 +65,7 @@ struct CachedBusiest {
 }
 
 impl NodeReporter {
-    pub fn new(roster: Arc<Roster>, membership: Arc<Membership>, recent: Recent) -> Self {
+    pub fn new(roster: Arc<Roster>, membership: Arc<Membership>, recent: RecentRollCalls) -> Self {
         Self { roster, membership, recent, began: BootInstant::now(), busiest: Arc::default() }
     }
 
@@ -146,7 +148,7 @@ pub fn encode(about: &NodeInfo, report: &NodeReport) -> proto::DescribeResponse 
         draining: report.draining,
         lease_left_ms: report.lease_left.map(whole_milliseconds),
         roll_calls: Some(proto::RecentRollCalls {
-            bucket_ms: u32::try_from(BUCKET.as_millis()).unwrap_or(u32::MAX),
+            bucket_ms: u32::try_from(BUCKET_DURATION.as_millis()).unwrap_or(u32::MAX),
             running_ms: u32::try_from(report.roll_calls.running.as_millis()).unwrap_or(u32::MAX),
             buckets: report.roll_calls.buckets.iter().map(encode_bucket).collect(),
         }),
@@ -196,14 +198,14 @@ fn encode_bucket(bucket: &Bucket) -> proto::RollCallBucket {
 }
 
 fn decode_series(response: &proto::RecentRollCalls) -> Result<Series, ReportError> {
-    if u128::from(response.bucket_ms) != BUCKET.as_millis()
+    if u128::from(response.bucket_ms) != BUCKET_DURATION.as_millis()
         || response.running_ms > response.bucket_ms
-        || response.buckets.len() > BUCKETS
+        || response.buckets.len() > BUCKET_COUNT
     {
         return Err(ReportError::RollCalls);
     }
     let buckets = response.buckets.iter().map(|response| {
-        if response.durations.len() > DURATIONS {
+        if response.durations.len() > DURATION_CLASSES {
             return Err(ReportError::RollCalls);
         }
         let mut bucket = Bucket { incomplete: response.incomplete, ..Bucket::default() };
@@ -286,12 +288,12 @@ mod tests {
             (series(proto::RecentRollCalls { bucket_ms: 1, ..wire.clone() }), ReportError::RollCalls),
             (series(proto::RecentRollCalls { running_ms: 5_001, ..wire.clone() }), ReportError::RollCalls),
             (
-                series(proto::RecentRollCalls { buckets: vec![Default::default(); BUCKETS + 1], ..wire.clone() }),
+                series(proto::RecentRollCalls { buckets: vec![Default::default(); BUCKET_COUNT + 1], ..wire.clone() }),
                 ReportError::RollCalls,
             ),
             (
                 series(proto::RecentRollCalls {
-                    buckets: vec![proto::RollCallBucket { incomplete: 0, durations: vec![1; DURATIONS + 1] }],
+                    buckets: vec![proto::RollCallBucket { incomplete: 0, durations: vec![1; DURATION_CLASSES + 1] }],
                     ..wire
                 }),
                 ReportError::RollCalls,

@@ -1,8 +1,9 @@
 //! Metrics of one node, for Prometheus.
 //!
-//! Owns every name, help text and bucket, and the registry. Other modules get handles, which are atomics: counting needs
-//! no lookup of a label. State that another module owns is read at a scrape. No label has values that grow with rooms,
-//! users or sockets; those that name a peer disappear with it. `docs/METRICS.md` lists all metrics, and a test compares it.
+//! Owns the registry, and the names, help texts and buckets of the metrics that components increment. Components get
+//! handles to atomics, so that an increment looks up no label. `node::metrics` reads the state of the other components at a
+//! scrape. The number of label values never grows with rooms, users or sockets, and the values that name a peer disappear
+//! with it. `docs/METRICS.md` lists all metrics, and a test compares it with a scrape.
 
 pub mod flushes;
 pub mod lookups;

@@ -4,7 +4,7 @@ use super::*;
 use crate::membership::Member;
 use crate::mesh::peers::PeerError;
 use crate::names::{NodeId, NodeName};
-use crate::telemetry::metrics::recent::DURATIONS;
+use crate::telemetry::metrics::recent::DURATION_CLASSES;
 
 fn report(rooms: u64, busiest: &[(&str, u64)]) -> NodeReport {
     NodeReport {
@@ -102,10 +102,10 @@ fn roll_calls_of_all_nodes_are_summed_on_one_time_axis() {
     let status =
         merge(local(of(1_000, &[1, 10, 100])), &[polled("a", Ok(Some(early))), polled("b", Ok(Some(late)))], now());
     let calls = &status.roll_calls.calls;
-    assert_eq!(calls.len(), BUCKETS - 1);
-    assert_eq!(calls[BUCKETS - 4..], [500, 100 + 50 + 700, 10 + 5 + 70]);
+    assert_eq!(calls.len(), BUCKET_COUNT - 1);
+    assert_eq!(calls[BUCKET_COUNT - 4..], [500, 100 + 50 + 700, 10 + 5 + 70]);
     assert_eq!(status.roll_calls.until_ms, now().as_millisecond() - 1_000);
-    assert_eq!(status.nodes[2].said.as_ref().unwrap().roll_calls.calls[BUCKETS - 3..], [100, 10]);
+    assert_eq!(status.nodes[2].said.as_ref().unwrap().roll_calls.calls[BUCKET_COUNT - 3..], [100, 10]);
     let minute = status.roll_calls.last_minute;
     // On the local axis, the early node's current bucket is complete, and the others' are not.
     assert!((minute.per_second - 1435.0 / 60.0).abs() < 0.001, "{minute:?}");
@@ -117,12 +117,12 @@ fn roll_calls_of_all_nodes_are_summed_on_one_time_axis() {
 
 #[test]
 fn impossible_numbers_of_a_node_do_not_overflow() {
-    let most = Bucket { incomplete: u64::MAX, durations: [u64::MAX; DURATIONS] };
+    let most = Bucket { incomplete: u64::MAX, durations: [u64::MAX; DURATION_CLASSES] };
     let said = || NodeReport {
         sockets: u64::MAX,
         uptime: Duration::from_millis(u64::MAX),
         lease_left: Some(Duration::from_millis(u64::MAX)),
-        roll_calls: Series { running: Duration::ZERO, buckets: vec![most; BUCKETS] },
+        roll_calls: Series { running: Duration::ZERO, buckets: vec![most; BUCKET_COUNT] },
         ..report(u64::MAX, &[("a", u64::MAX), ("a", u64::MAX)])
     };
     let status = merge(local(said()), &[polled("peer", Ok(Some(said())))], now());

@@ -1,4 +1,6 @@
 //! Metrics of the reconciler: how much the directory lags behind the roster, and for how long.
+//!
+//! Owns the gauges and the histogram. Owns no queue: the reconciler reports its pending writes after each step.
 
 use prometheus::{Histogram, IntGauge};
 use tokio::time::Instant;
@@ -12,31 +14,32 @@ pub struct FlushMetrics {
     duration: Histogram,
 }
 
-/// How much the directory lags behind the roster.
+/// The writes to the directory that are pending at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DirectoryLag {
-    /// Rooms whose ownership is to be written.
+    /// Rooms to register.
     pub claims: usize,
-    /// Rooms whose ownership is to be removed, including those within the release delay.
+    /// Rooms to release, including those within the release delay.
     pub removals: usize,
-    /// Socket entries to be written or removed.
+    /// Socket entries to write or remove.
     pub seats: usize,
-    /// Nothing is left to write, except for rooms within the release delay.
+    /// No write is pending, except for rooms within the release delay.
     pub level: bool,
 }
 
-/// Measures how long the directory lags behind.
+/// Measures how long writes are pending.
 pub struct FlushTimer {
     flushes: FlushMetrics,
-    began: Option<Instant>,
+    /// `None` while no write is pending.
+    started: Option<Instant>,
 }
 
 impl FlushMetrics {
     pub(super) fn define(registry: &MetricRegistry) -> Self {
         let due = registry.gauges(
             "rollcall_registrar_due",
-            "Writes to the directory that are due: rooms whose ownership is to be written (claims) or removed (removals, \
-             including those within the release delay), socket entries to be written or removed (seats).",
+            "Pending writes to Redis: rooms to register (claims), rooms to release (removals, including those within the \
+             release delay), sockets to list or unlist (seats).",
             &["kind"],
         );
         Self {
@@ -50,7 +53,7 @@ impl FlushMetrics {
     }
 
     pub fn timer(&self) -> FlushTimer {
-        FlushTimer { flushes: self.clone(), began: None }
+        FlushTimer { flushes: self.clone(), started: None }
     }
 }
 
@@ -60,9 +63,9 @@ impl FlushTimer {
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         if !lag.level {
-            self.began.get_or_insert_with(Instant::now);
-        } else if let Some(began) = self.began.take() {
-            self.flushes.duration.observe(began.elapsed().as_secs_f64());
+            self.started.get_or_insert_with(Instant::now);
+        } else if let Some(started) = self.started.take() {
+            self.flushes.duration.observe(started.elapsed().as_secs_f64());
         }
     }
 }
@@ -82,7 +85,7 @@ mod tests {
         let mut flush = flushes.timer();
         let level = DirectoryLag { removals: 1, level: true, ..DirectoryLag::default() };
         flush.record(level);
-        assert_eq!(flushes.duration.get_sample_count(), 0, "nothing was due");
+        assert_eq!(flushes.duration.get_sample_count(), 0, "no write was pending");
         for seats in [1, 5, 3] {
             flush.record(DirectoryLag { seats, ..DirectoryLag::default() });
             advance(Duration::from_secs(1)).await;

@@ -1,7 +1,7 @@
 //! Metrics of the lookups at each peer.
 //!
-//! Owns the metrics of one peer ([`LookupMetrics`]), which live as long as the channel to it, and joins those of all peers
-//! at a scrape. Labels name a peer by name and address, since two nodes may have the same name.
+//! Owns the metrics of one peer ([`LookupMetrics`]), which live as long as the channel to that peer, and merges the metrics
+//! of all peers at a scrape. The labels are name and address, because two nodes may have the same name.
 
 use prometheus::core::Collector;
 use prometheus::proto::{LabelPair, Metric, MetricFamily};
@@ -9,7 +9,7 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge};
 use strum::{EnumCount, EnumIter, IntoEnumIterator, IntoStaticStr};
 use tokio::time::Instant;
 
-/// The outcome of one lookup, and the values of its label.
+/// The outcome of one lookup. The variants in snake case are the values of the label `outcome`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, EnumIter, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum LookupOutcome {
@@ -23,7 +23,7 @@ pub enum LookupOutcome {
     Abandoned,
 }
 
-/// Fewer than for other durations: each node has them for every peer.
+/// Fewer buckets than for other durations, because each node has this histogram once for every peer.
 const LOOKUP_BUCKETS: [f64; 8] = [0.0005, 0.001, 0.0025, 0.01, 0.05, 0.1, 0.5, 5.0];
 
 /// The lookups at one peer.
@@ -32,10 +32,10 @@ pub struct LookupMetrics {
     outcomes: [IntCounter; LookupOutcome::COUNT],
 }
 
-/// Measures one lookup. Dropped early, the lookup counts as abandoned: its answer was no longer needed.
+/// Measures one lookup. A timer that is dropped without [`Self::end`] counts the lookup as abandoned.
 pub struct LookupTimer<'a> {
     lookups: &'a LookupMetrics,
-    began: Instant,
+    started: Instant,
     outcome: LookupOutcome,
 }
 
@@ -43,24 +43,24 @@ impl Default for LookupMetrics {
     fn default() -> Self {
         let duration = HistogramOpts::new(
             "rollcall_peer_lookup_duration_seconds",
-            "Duration of lookups at a peer, until the answer or the timeout.",
+            "Duration of lookups at a peer, until the answer, the failure or the timeout, in seconds.",
         );
         let outcomes = std::array::from_fn(|_| {
             IntCounter::new(
                 "rollcall_peer_lookups_total",
-                "Lookups at a peer, by outcome: answered, moved (the process has a new node id), deadline, refused, failed, \
-                 overloaded, circuit_open (not sent), abandoned (the answer was no longer needed).",
+                "Lookups at a peer, by outcome: answered, moved (the peer has another node id now), deadline, refused, \
+                 failed, overloaded, circuit_open (not sent), abandoned (the answer was no longer needed).",
             )
-            .expect("a name that Prometheus allows")
+            .expect("the name is valid in Prometheus")
         });
         let duration = Histogram::with_opts(duration.buckets(LOOKUP_BUCKETS.to_vec()));
-        Self { duration: duration.expect("a name that Prometheus allows, and rising buckets"), outcomes }
+        Self { duration: duration.expect("the name is valid in Prometheus, and the buckets are ascending"), outcomes }
     }
 }
 
 impl LookupMetrics {
     pub fn begin(&self) -> LookupTimer<'_> {
-        LookupTimer { lookups: self, began: Instant::now(), outcome: LookupOutcome::Abandoned }
+        LookupTimer { lookups: self, started: Instant::now(), outcome: LookupOutcome::Abandoned }
     }
 
     /// Counts a lookup that was not sent because the circuit breaker is open.
@@ -79,39 +79,40 @@ impl Drop for LookupTimer<'_> {
     fn drop(&mut self) {
         self.lookups.outcomes[self.outcome as usize].inc();
         if self.outcome != LookupOutcome::Abandoned {
-            self.lookups.duration.observe(self.began.elapsed().as_secs_f64());
+            self.lookups.duration.observe(self.started.elapsed().as_secs_f64());
         }
     }
 }
 
-/// Joins the metrics of all peers into families.
+/// Merges the metrics of all peers into one family per metric.
 #[derive(Default)]
 pub struct PeerFamilies(Vec<MetricFamily>);
 
 impl PeerFamilies {
-    /// Adds those of one peer.
+    /// Adds the metrics of one peer.
     pub fn add(&mut self, peer: &str, address: &str, lookups: &LookupMetrics, circuit_is_open: bool) {
-        let of_peer = vec![label("address", address), label("peer", peer)];
-        self.take(lookups.duration.collect(), &of_peer);
+        let peer_labels = vec![label("address", address), label("peer", peer)];
+        self.merge(lookups.duration.collect(), &peer_labels);
         for (outcome, counter) in LookupOutcome::iter().zip(&lookups.outcomes) {
-            let mut labels = of_peer.clone();
+            let mut labels = peer_labels.clone();
+            // Prometheus expects the labels in alphabetical order.
             labels.insert(1, label("outcome", outcome.into()));
-            self.take(counter.collect(), &labels);
+            self.merge(counter.collect(), &labels);
         }
         let circuit = IntGauge::new(
             "rollcall_peer_circuit_open",
-            "1 while the circuit breaker of a peer is open because it missed several deadlines in a row, else 0.",
+            "1 while the circuit breaker of a peer is open, because the peer missed several deadlines in a row; else 0.",
         );
-        let circuit = circuit.expect("a name that Prometheus allows");
+        let circuit = circuit.expect("the name is valid in Prometheus");
         circuit.set(i64::from(circuit_is_open));
-        self.take(circuit.collect(), &of_peer);
+        self.merge(circuit.collect(), &peer_labels);
     }
 
     pub fn into_inner(self) -> Vec<MetricFamily> {
         self.0
     }
 
-    fn take(&mut self, families: Vec<MetricFamily>, labels: &[LabelPair]) {
+    fn merge(&mut self, families: Vec<MetricFamily>, labels: &[LabelPair]) {
         for mut family in families {
             let mut metrics = family.take_metric();
             metrics.iter_mut().for_each(|metric: &mut Metric| metric.set_label(labels.to_vec()));

@@ -1,4 +1,4 @@
-//! The count of refused Socket.IO clients.
+//! The count of refused connects, joins and leaves of Socket.IO clients.
 
 use prometheus::IntCounterVec;
 use strum::IntoStaticStr;
@@ -22,14 +22,15 @@ impl RefusalMetrics {
     pub(super) fn define(registry: &MetricRegistry) -> Self {
         Self(registry.counters(
             "rollcall_socket_refusals_total",
-            "Refused connects, joins and leaves of Socket.IO clients, by error code; gone: the client left, or the node \
-             dropped it after a timeout.",
+            "Refused connects, joins and leaves, by the error code that the client receives; gone: the socket disconnected \
+             meanwhile, or waited too long and was disconnected.",
             &["event", "code"],
         ))
     }
 
-    /// `code`: the error code that the client gets. Refusals are rare, so the label is looked up each time.
+    /// `code`: the error code that the client receives.
     pub fn count(&self, event: RefusedEvent, code: &'static str) {
+        // Refusals are rare, so that this metric can afford to look up the label each time.
         self.0.with_label_values(&[event.into(), code]).inc();
     }
 }

@@ -1,4 +1,6 @@
-//! The registry of a node's metrics, and the definition of each kind of metric.
+//! The registry of a node's metrics, and one constructor for each kind of metric.
+//!
+//! A metric with an invalid or repeated definition panics when it is defined, which is when the node is built.
 
 use std::array;
 
@@ -8,11 +10,11 @@ use prometheus::{
     Registry,
 };
 
-/// The buckets of durations in seconds: from a quarter of a millisecond, a fast roll call, to the longest deadline.
+/// In seconds: from a fast roll call (a quarter of a millisecond) to the longest deadline of one.
 pub(super) const DURATION_BUCKETS: [f64; 14] =
     [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 
-/// Registers metrics. Each name is defined once. Cheap to clone.
+/// Registers metrics, each name once. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct MetricRegistry(pub(crate) Registry);
 
@@ -62,7 +64,7 @@ pub(crate) fn counter_per_value<const N: usize>(counters: &IntCounterVec, values
     array::from_fn(|index| counters.with_label_values(&[values[index]]))
 }
 
-/// Sets a counter to a value that is counted elsewhere.
+/// Raises a counter to a value that another component counts. Callers must not run concurrently.
 pub(crate) fn raise(counter: &IntCounter, to: u64) {
     counter.inc_by(to.saturating_sub(counter.get()));
 }

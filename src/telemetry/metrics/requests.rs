@@ -1,6 +1,7 @@
-//! What is counted of HTTP requests on the public port: by route and status, and how long they took.
+//! Metrics of the HTTP requests on the public port: number by route and status, and duration by route.
 //!
-//! Stands around everything else there, so that what is refused before it gets to a route is counted as well.
+//! Owns a tower layer. It is the outermost one of the public port, so that it also counts requests that another layer
+//! refuses before they reach a route.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,8 +16,7 @@ use tower::{Layer, Service};
 
 use super::registry::MetricRegistry;
 
-/// What the paths of the public port are grouped by. Decided by their shape alone: a path that leads nowhere counts as
-/// the page of a room, or as `other`.
+/// The route of a path, judged by its shape alone. A path that no handler serves is the page of a room, or `other`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RouteLabel {
     Users,
@@ -34,7 +34,7 @@ const ROUTES: [(RouteLabel, &str); 5] = [
     (RouteLabel::Other, "other"),
 ];
 
-/// Statuses that are counted each by itself; the rest is counted with its class.
+/// Common statuses have a label value of their own; rare ones share that of their class.
 const STATUSES: [(u16, &str); 16] = [
     (101, "101"),
     (200, "200"),
@@ -60,11 +60,11 @@ pub struct RequestMetrics(Arc<RequestCounters>);
 
 struct RequestCounters {
     counts: [[IntCounter; STATUSES.len()]; ROUTES.len()],
-    /// None for Socket.IO: a WebSocket is answered when it begins, and a poll when there is something to say.
+    /// `None` for Socket.IO: the response to a poll waits for the next packet, so that its duration means nothing.
     durations: [Option<Histogram>; ROUTES.len()],
 }
 
-/// A service whose answers are counted.
+/// A service whose responses are counted.
 #[derive(Clone)]
 pub struct CountedService<S> {
     requests: RequestMetrics,
@@ -75,12 +75,12 @@ impl RequestMetrics {
     pub(super) fn define(registry: &MetricRegistry) -> Self {
         let counts = registry.counters(
             "rollcall_http_requests_total",
-            "RequestMetrics on the public port that were answered, by route and status.",
+            "Answered requests on the public port, by route and status; rare statuses by class, as in 4xx.",
             &["route", "status"],
         );
         let durations = registry.histograms(
             "rollcall_http_request_duration_seconds",
-            "How long requests on the public port took until their answer began, Socket.IO apart.",
+            "Time until the response to a request on the public port starts, in seconds, by route; not for Socket.IO.",
             &["route"],
         );
         let counts = ROUTES.map(|(_, route)| STATUSES.map(|(_, status)| counts.with_label_values(&[route, status])));
@@ -91,18 +91,18 @@ impl RequestMetrics {
 }
 
 impl RequestCounters {
-    fn count(&self, route: RouteLabel, status: StatusCode, began: Instant) {
-        self.counts[route as usize][place(status)].inc();
+    fn count(&self, route: RouteLabel, status: StatusCode, started: Instant) {
+        self.counts[route as usize][status_index(status)].inc();
         if let Some(durations) = &self.durations[route as usize] {
-            durations.observe(began.elapsed().as_secs_f64());
+            durations.observe(started.elapsed().as_secs_f64());
         }
     }
 }
 
 impl RouteLabel {
     fn of(path: &str) -> Self {
-        let mut parts = path.trim_start_matches('/').split('/');
-        match [parts.next(), parts.next(), parts.next()] {
+        let mut segments = path.trim_start_matches('/').split('/');
+        match [segments.next(), segments.next(), segments.next()] {
             [Some("socket.io"), ..] => Self::SocketIo,
             [Some("_" | ""), ..] => Self::Other,
             [Some(_), Some("users"), None] => Self::Users,
@@ -113,9 +113,9 @@ impl RouteLabel {
     }
 }
 
-fn place(status: StatusCode) -> usize {
-    let of = |code: u16| STATUSES.iter().position(|(known, _)| *known == code);
-    of(status.as_u16()).or_else(|| of(status.as_u16() / 100)).unwrap_or(STATUSES.len() - 1)
+fn status_index(status: StatusCode) -> usize {
+    let index_of = |code: u16| STATUSES.iter().position(|(known, _)| *known == code);
+    index_of(status.as_u16()).or_else(|| index_of(status.as_u16() / 100)).unwrap_or(STATUSES.len() - 1)
 }
 
 impl<S> Layer<S> for RequestMetrics {
@@ -140,15 +140,15 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (requests, route, began) =
+        let (requests, route, started) =
             (Arc::clone(&self.requests.0), RouteLabel::of(request.uri().path()), Instant::now());
-        let answered = self.inner.call(request).map(move |answer| {
-            if let Ok(response) = &answer {
-                requests.count(route, response.status(), began);
+        let response = self.inner.call(request).map(move |result| {
+            if let Ok(response) = &result {
+                requests.count(route, response.status(), started);
             }
-            answer
+            result
         });
-        answered.boxed()
+        response.boxed()
     }
 }
 
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_path_has_a_route_and_every_status_a_place() {
+    fn every_path_and_every_status_has_a_label() {
         for (path, route) in [
             ("/Maths/users", RouteLabel::Users),
             ("/a%2Fb/users", RouteLabel::Users),
@@ -173,11 +173,11 @@ mod tests {
         ] {
             assert_eq!(RouteLabel::of(path), route, "{path}");
         }
-        for (place, (route, _)) in ROUTES.into_iter().enumerate() {
-            assert_eq!(route as usize, place);
+        for (index, (route, _)) in ROUTES.into_iter().enumerate() {
+            assert_eq!(route as usize, index);
         }
         for (code, name) in [(200, "200"), (204, "2xx"), (301, "3xx"), (418, "4xx"), (502, "5xx"), (101, "101")] {
-            assert_eq!(STATUSES[place(StatusCode::from_u16(code).unwrap())].1, name);
+            assert_eq!(STATUSES[status_index(StatusCode::from_u16(code).unwrap())].1, name);
         }
     }
 }

@@ -1,18 +1,19 @@
-//! Metrics of roll calls, in total and of the last minutes ([`super::recent`]).
+//! Metrics of roll calls: totals, and statistics of the last minutes ([`super::recent`]).
 //!
-//! Callers that share one coalesced roll call count as one: the work is done once. Sharing has a counter of its own.
+//! Several callers that share one coalesced roll call are counted as one roll call, because the nodes do the work once. A
+//! counter of its own counts the callers that share.
 
 use std::time::Duration;
 
 use prometheus::{Histogram, IntCounter};
 use strum::IntoStaticStr;
 
-use super::recent::Recent;
+use super::recent::RecentRollCalls;
 use super::registry::{DURATION_BUCKETS, MetricRegistry};
 
 const USER_BUCKETS: [f64; 6] = [1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0];
 
-/// How the nodes to ask were chosen.
+/// The source of the list of nodes to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum RollCallSource {
@@ -27,52 +28,55 @@ pub enum RollCallSource {
 pub struct RollCallMetrics {
     duration: Histogram,
     users: Histogram,
-    /// By source, and then by whether they were complete.
+    /// Indexed by source, and then by completeness (0 incomplete, 1 complete).
     outcomes: [[IntCounter; 2]; 2],
     shared: IntCounter,
     strict_refused: IntCounter,
-    recent: Recent,
+    recent: RecentRollCalls,
 }
 
 impl RollCallMetrics {
     pub(super) fn define(registry: &MetricRegistry) -> Self {
         let outcomes = registry.counters(
             "rollcall_roll_calls_total",
-            "Roll calls, by outcome (complete, incomplete) and by source: directory (the index named the owners) or peers \
-             (every member was asked).",
+            "Roll calls, by outcome (complete, incomplete) and by source: directory (nodes without sockets of the room were \
+             skipped) or peers (every member was asked).",
             &["source", "outcome"],
         );
-        let of =
+        let of_source =
             |source: &str| ["incomplete", "complete"].map(|outcome| outcomes.with_label_values(&[source, outcome]));
         Self {
             duration: registry.histogram(
                 "rollcall_roll_call_duration_seconds",
-                "Duration of roll calls, from the start to the answer.",
+                "Duration of roll calls, from the start to the answer, in seconds.",
                 &DURATION_BUCKETS,
             ),
-            users: registry.histogram("rollcall_roll_call_users", "Sockets listed by a roll call.", &USER_BUCKETS),
-            outcomes: [RollCallSource::Directory, RollCallSource::Peers].map(|source| of(source.into())),
+            users: registry.histogram(
+                "rollcall_roll_call_users",
+                "Number of sockets that a roll call listed.",
+                &USER_BUCKETS,
+            ),
+            outcomes: [RollCallSource::Directory, RollCallSource::Peers].map(|source| of_source(source.into())),
             shared: registry.counter(
                 "rollcall_roll_calls_shared_total",
-                "Callers that shared a roll call which another caller started.",
+                "Callers that received the answer of a roll call that another caller started.",
             ),
             strict_refused: registry.counter(
                 "rollcall_roll_calls_strict_refused_total",
-                "Requests with strict=true that were refused because the answer was incomplete.",
+                "Requests with strict=true that were refused an incomplete answer.",
             ),
-            recent: Recent::default(),
+            recent: RecentRollCalls::default(),
         }
     }
 
-    /// Records one roll call. `source`: whether the directory named the owners, or every member was asked.
     pub fn record(&self, took: Duration, rows: usize, source: RollCallSource, complete: bool) {
         self.duration.observe(took.as_secs_f64());
         self.users.observe(rows as f64);
         self.outcomes[source as usize][usize::from(complete)].inc();
-        self.recent.note(took, complete);
+        self.recent.record(took, complete);
     }
 
-    pub fn recent(&self) -> &Recent {
+    pub fn recent(&self) -> &RecentRollCalls {
         &self.recent
     }
 
@@ -81,7 +85,7 @@ impl RollCallMetrics {
         self.shared.inc();
     }
 
-    /// Counts a request with strict=true that got no answer.
+    /// Counts a request with strict=true that was refused an incomplete answer.
     pub fn strict_refused(&self) {
         self.strict_refused.inc();
     }

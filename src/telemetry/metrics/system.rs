@@ -1,6 +1,6 @@
 //! Metrics of the process and of the tokio runtime, read at a scrape.
 //!
-//! The names of the process metrics are those of the Prometheus client libraries.
+//! The process metrics have the names that the Prometheus client libraries use, so that common dashboards show them.
 
 use std::time::Duration;
 
@@ -39,12 +39,12 @@ impl ProcessMetrics {
                 .fraction_gauge("process_start_time_seconds", "Start time of the process, in seconds since 1970."),
             threads: gauge("process_threads", "Threads of the process."),
             workers: gauge("tokio_workers", "Worker threads of the runtime."),
-            tasks: gauge("tokio_alive_tasks", "Tasks that are alive."),
-            queue: gauge("tokio_global_queue_depth", "Tasks in the global queue, waiting for a worker."),
+            tasks: gauge("tokio_alive_tasks", "Tasks that have not ended."),
+            queue: gauge("tokio_global_queue_depth", "Tasks in the global queue that wait for a worker."),
             busy: registry
-                .fraction_counter("tokio_busy_seconds_total", "Total time that workers were busy, in seconds."),
+                .fraction_counter("tokio_busy_seconds_total", "Time that workers were busy, summed up, in seconds."),
             parks: registry
-                .counter("tokio_parks_total", "Number of times that a worker parked because it had no task."),
+                .counter("tokio_parks_total", "Times that a worker parked because it had no task, summed up."),
         }
     }
 
@@ -57,7 +57,7 @@ impl ProcessMetrics {
         let busy: Duration = (0..workers).map(|worker| metrics.worker_total_busy_duration(worker)).sum();
         raise_to(&self.busy, busy.as_secs_f64());
         raise(&self.parks, (0..workers).map(|worker| metrics.worker_park_count(worker)).sum());
-        // A value that /proc does not provide keeps its last value.
+        // A metric that /proc does not provide keeps its last value: one unreadable file must not fail the scrape.
         let Ok(process) = Process::myself() else { return };
         if let Ok(files) = process.fd_count() {
             set(&self.open_files, files);

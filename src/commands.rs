@@ -7,20 +7,24 @@ pub mod admin_client;
 pub mod args;
 pub mod audit;
 pub mod certs;
+pub mod cli;
+pub mod config;
 pub mod dev;
 pub mod health;
 pub mod log;
-mod node_api;
+pub mod man;
 mod process;
-mod serve;
-mod status;
+pub mod serve;
+pub mod status;
 mod terminal;
-mod users;
+pub mod users;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use args::{Cli, Command};
+use clap::CommandFactory as _;
+
+use cli::{Cli, Command};
 
 /// Runs the subcommand that these arguments name. Returns when it ends, or when a signal ended it.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -43,8 +47,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(args) => process::block_on(status::run(&args)),
         Command::Users(args) => process::block_on(users::run(&args)),
         Command::Config(args) => process::print(args.show(process::raise_open_file_limit()).map(String::into_bytes)),
-        Command::Completions(args) => process::print(Ok(args.render())),
-        Command::Man(args) => process::print(args.render()),
+        Command::Completions(args) => process::print(Ok(args.render(Cli::command()))),
+        Command::Man(args) => process::print(args.render(Cli::command())),
         // These log, and end at a signal.
         Command::Serve(args) => serve::run(*args, logging),
         Command::Dev(args) => dev::run(*args, logging),

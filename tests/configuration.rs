@@ -15,7 +15,7 @@ use std::process::{Command, Output, Stdio};
 
 use clap::{Arg, ArgAction, CommandFactory as _};
 use common::process::{Process, rollcall};
-use rollcall::commands::args::Cli;
+use rollcall::commands::cli::Cli;
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -14,7 +14,8 @@ use futures::future::join_all;
 use futures::stream::{self, BoxStream, Empty};
 use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use rollcall::mesh::peers::{PeerError, PeerReply, Peers};
+use rollcall::mesh::answers::{PeerError, PeerReply};
+use rollcall::mesh::peers::Peers;
 use rollcall::mesh::proto::mesh_service_server::{MeshService, MeshServiceServer};
 use rollcall::mesh::proto::{
     AnnounceRequest, AnnounceResponse, DescribeRequest, DescribeResponse, ListRoomsRequest, ListRoomsResponse,

@@ -12,16 +12,24 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use crate::auth::tokens::Secret;
+use crate::names::Room;
 use crate::problem::ProblemDocument;
+use crate::roll_call::document::RollCallDocument;
+use crate::status::ClusterStatus;
 
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const DEFAULT_MAX_ANSWER_BYTES: usize = 1 << 20;
+/// The timeout of the operators' requests: the longest deadline of a roll call, and time for its answer.
+const OPERATOR_TIMEOUT: Duration = Duration::from_secs(8);
+/// Enough for thousands of nodes, or for half a million sockets.
+const MAX_OPERATOR_ANSWER_BYTES: usize = 64 << 20;
 /// The longest line of a foreign answer that is printed, in characters.
 const MAX_LINE_CHARS: usize = 400;
 
@@ -88,6 +96,29 @@ impl AdminClient {
     /// The node cannot be reached, or did not answer in time; it may have applied the change.
     pub async fn put(&self, path: &str, body: impl Into<Bytes>) -> Result<AdminAnswer, Error> {
         self.request(Method::PUT, path, body.into()).await
+    }
+
+    /// The state of the cluster, as this node sees it.
+    ///
+    /// # Errors
+    /// One line that names the node and the cause.
+    pub async fn cluster_status(self) -> Result<ClusterStatus, String> {
+        self.operator_json("/_/status").await
+    }
+
+    /// The roll call of a room.
+    ///
+    /// # Errors
+    /// One line that names the node and the cause.
+    pub async fn roll_call(self, room: &Room) -> Result<RollCallDocument<'static>, String> {
+        let room = utf8_percent_encode(room.as_str(), NON_ALPHANUMERIC);
+        self.operator_json(&format!("/_/rooms/{room}")).await
+    }
+
+    async fn operator_json<T: DeserializeOwned>(self, path: &str) -> Result<T, String> {
+        let client = self.bounded(OPERATOR_TIMEOUT, MAX_OPERATOR_ANSWER_BYTES);
+        let answer = client.get(path).await.and_then(AdminAnswer::json);
+        answer.map_err(|error| format!("{}: {error}", client.address))
     }
 
     async fn request(&self, method: Method, path: &str, body: Bytes) -> Result<AdminAnswer, Error> {

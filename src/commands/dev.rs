@@ -10,19 +10,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::{Args, ValueEnum};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::AccessPolicy;
 use crate::auth::tls::Tls;
-use crate::commands::args::{DevArgs, ListenAddress, OnOff};
+use crate::commands::args::{ListenAddress, RedisArgs};
 use crate::commands::process::{EXIT_FAILED, run_until_signal, start_logging};
 use crate::commands::serve::check_redis;
 use crate::directory::Directory;
 use crate::directory::memory::MemoryDirectory;
 use crate::edge::connections::listener::listen;
 use crate::edge::limits::Limits;
-use crate::edge::socketio::SocketIoConfig;
+use crate::edge::socketio::{SocketIoConfig, Transports};
 use crate::mesh::security::Security;
 use crate::names::NodeName;
 use crate::node::Node;
@@ -34,6 +35,35 @@ use crate::telemetry::logging::{self, Logging};
 
 /// Short, because all nodes stop together: the clients have no other node to reconnect to.
 const DRAIN: Duration = Duration::from_secs(1);
+const DEFAULT_LISTEN: &str = "localhost:5009";
+
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// Number of nodes
+    #[arg(long, default_value_t = 4, env = "ROLLCALL_NODES", value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub nodes: u8,
+
+    /// The address that all nodes share
+    #[arg(long, default_value = DEFAULT_LISTEN, env = "ROLLCALL_LISTEN", value_name = "HOST:PORT")]
+    pub listen: ListenAddress,
+
+    /// Transports for clients: `websocket`, or `websocket,polling`
+    #[arg(long, default_value = "websocket", env = "ROLLCALL_TRANSPORTS", value_name = "TRANSPORTS")]
+    pub transports: Transports,
+
+    /// `on`: https with a self-signed certificate, created at the start. `off`: http
+    #[arg(long, default_value = "on", env = "ROLLCALL_TLS")]
+    pub tls: OnOff,
+
+    #[command(flatten)]
+    pub redis: RedisArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnOff {
+    On,
+    Off,
+}
 
 /// The settings of the cluster.
 pub struct DevCluster {

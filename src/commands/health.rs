@@ -4,10 +4,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use clap::Args;
 use serde::Deserialize;
 
 use crate::commands::admin_client::{AdminClient, one_line};
-use crate::commands::args::HealthArgs;
+use crate::commands::args::{ConfigFileArgs, HostPort};
 use crate::commands::process::print_line;
 
 /// The timeout of the probe, from the DNS lookup to the answer.
@@ -15,9 +16,23 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// An answer has a few hundred bytes.
 const MAX_ANSWER_BYTES: usize = 16 << 10;
 
+#[derive(Debug, Args)]
+pub struct HealthArgs {
+    #[command(flatten)]
+    file: ConfigFileArgs,
+
+    /// Admin port of the node. An address that means "all interfaces", such as 0.0.0.0, is asked over loopback
+    #[arg(long, default_value = "127.0.0.1:9001", env = "ROLLCALL_ADMIN_LISTEN", value_name = "HOST:PORT")]
+    pub admin: HostPort,
+
+    /// Ask whether the process answers (`/livez`) instead of whether it takes new clients (`/readyz`)
+    #[arg(long)]
+    live: bool,
+}
+
 /// The two questions that a probe may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProbeKind {
+enum ProbeKind {
     /// `/readyz`: whether a balancer should send new clients to the node.
     Ready,
     /// `/livez`: whether the process answers.
@@ -31,6 +46,12 @@ struct ReadinessFields {
     reasons: Vec<String>,
     #[serde(default)]
     directory: String,
+}
+
+impl HealthArgs {
+    fn kind(&self) -> ProbeKind {
+        if self.live { ProbeKind::Live } else { ProbeKind::Ready }
+    }
 }
 
 /// Runs the subcommand.

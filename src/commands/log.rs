@@ -2,10 +2,22 @@
 
 use std::process::ExitCode;
 
+use clap::Args;
+
 use crate::commands::admin_client::{AdminClient, Error, one_line};
-use crate::commands::args::LogLevelArgs;
+use crate::commands::args::AdminTarget;
 use crate::commands::process::print_line;
 use crate::http::admin::log::{LogLevels, PATH};
+
+#[derive(Debug, Args)]
+pub struct LogLevelArgs {
+    /// The new levels, in the form of --log; requires a token. Without it the current levels are printed
+    #[arg(value_name = "LEVELS")]
+    pub change: Option<String>,
+
+    #[command(flatten)]
+    pub target: AdminTarget,
+}
 
 /// Runs the subcommand.
 pub(super) async fn run(args: &LogLevelArgs) -> ExitCode {

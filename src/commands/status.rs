@@ -5,10 +5,10 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::Args;
 use tokio::time::sleep;
 
-use crate::commands::args::StatusArgs;
-use crate::commands::node_api;
+use crate::commands::args::AdminTarget;
 use crate::commands::terminal::{CommandOutput, finish, json, one_line, print, print_error, shortened};
 use crate::status::{BusyRoom, ClusterStatus, LastMinute, NodeRow, ReportedDetails};
 
@@ -21,10 +21,24 @@ const ROOM_ROWS: usize = 5;
 const NAME_COLUMNS: usize = 28;
 const ROOM_COLUMNS: usize = 60;
 
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub target: AdminTarget,
+
+    /// Print one line of JSON: the answer of `/_/status`
+    #[arg(long)]
+    pub json: bool,
+
+    /// Repeat every two seconds until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+}
+
 /// Runs the subcommand. With `--watch` it ends at Ctrl-C, or when standard output is closed.
 pub(super) async fn run(args: &StatusArgs) -> ExitCode {
     loop {
-        let output = node_api::status(&args.target).await.and_then(|status| {
+        let output = ask(args).await.and_then(|status| {
             let success = status.well;
             let text = if args.json { json(&status)? } else { table(&status) };
             Ok(CommandOutput { text, success })
@@ -47,6 +61,11 @@ pub(super) async fn run(args: &StatusArgs) -> ExitCode {
         }
         sleep(WATCH_INTERVAL).await;
     }
+}
+
+async fn ask(args: &StatusArgs) -> Result<ClusterStatus, String> {
+    let client = args.target.client().map_err(|error| format!("{error:#}"))?;
+    client.cluster_status().await
 }
 
 /// The nodes, the totals, and the busiest rooms.

@@ -4,19 +4,41 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use crate::commands::args::UsersArgs;
-use crate::commands::node_api;
+use clap::Args;
+
+use crate::commands::args::AdminTarget;
+use crate::commands::args::values::room;
 use crate::commands::terminal::{CommandOutput, finish, json, one_line};
+use crate::names::Room;
 use crate::roll_call::document::RollCallDocument;
+
+#[derive(Debug, Args)]
+pub struct UsersArgs {
+    /// Name of the room
+    #[arg(value_name = "ROOM", value_parser = room)]
+    pub room: Room,
+
+    #[command(flatten)]
+    pub target: AdminTarget,
+
+    /// Print one line of JSON: the answer of `/_/rooms/{room}`
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Runs the subcommand. The exit code says whether the answer is complete.
 pub(super) async fn run(args: &UsersArgs) -> ExitCode {
-    let output = node_api::roll(&args.target, &args.room).await.and_then(|roll| {
+    let output = ask(args).await.and_then(|roll| {
         let success = roll.complete;
         let text = if args.json { json(&roll)? } else { table(&roll) };
         Ok(CommandOutput { text, success })
     });
     finish(output)
+}
+
+async fn ask(args: &UsersArgs) -> Result<RollCallDocument<'static>, String> {
+    let client = args.target.client().map_err(|error| format!("{error:#}"))?;
+    client.roll_call(&args.room).await
 }
 
 /// The sockets, sorted by user, and the last line.

@@ -30,7 +30,8 @@ use crate::edge::polling::engine_io::{EngineError, EngineQuery};
 use crate::edge::polling::sessions::{PollingSessions, SessionRequest};
 use crate::edge::polling::signed_session_id::SignedSessionId;
 use crate::membership::Membership;
-use crate::mesh::peers::{PeerError, Peers};
+use crate::mesh::answers::PeerError;
+use crate::mesh::peers::Peers;
 
 /// Handles the requests of polling clients. Passes all others to the inner service, which serves Socket.IO.
 #[derive(Clone)]

@@ -108,7 +108,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::mesh::peers::PeerError;
+    use crate::mesh::answers::PeerError;
     use crate::names::{NodeId, NodeName, Room, SocketId, UserId};
     use crate::roll_call::answer::{Disposition, NodeOutcome, VouchedRows};
     use crate::roll_call::plan::AskSource;

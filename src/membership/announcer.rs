@@ -14,8 +14,9 @@ use tracing::debug;
 
 use super::{DrainState, Membership};
 use crate::clock::BootInstant;
+use crate::mesh::answers::PeerError;
 use crate::mesh::node_status::NodeStatus;
-use crate::mesh::peers::{PeerError, Peers};
+use crate::mesh::peers::Peers;
 use crate::names::NodeId;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);

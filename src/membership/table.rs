@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use smol_str::SmolStr;
 
-use super::{DrainState, Member, MembershipView, NodeInfo};
+use super::state::{DrainState, Member, MembershipView, NodeInfo};
 use crate::clock::BootInstant;
 use crate::directory::{NodeEntry, NodeListing};
 use crate::index::Epoch;

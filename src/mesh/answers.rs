@@ -1,16 +1,55 @@
-//! Validates the answers of peers to lookups.
+//! What the answer of a peer means: its rows, that its node id changed, or the cause of a failure.
 //!
-//! Owns the checks: an answer of another node, or one that does not fit the request, is a [`PeerError::Failed`] and is
+//! Owns [`PeerReply`] and [`PeerError`], and the checks: an answer of another node, or one that does not fit the request, is a [`PeerError::Failed`] and is
 //! counted as an [`Oddity`]. Performs no I/O.
 
 use std::collections::HashSet;
+use std::error::Error as StdError;
+use std::{fmt, io};
 
-use super::peers::PeerError;
-use super::proto;
+use serde::Serialize;
+use tonic::{Code, Status};
+use utoipa::ToSchema;
+
+use super::io::ConnectionError;
+use super::{NODE_ID_METADATA, proto};
 use crate::names::{NameError, NodeId, SocketId, UserId};
-use crate::roster::RowsDelta;
-use crate::roster::{RoomSnapshot, Row, RowsUpdate};
+use crate::roster::{RoomSnapshot, Row, RowsDelta, RowsUpdate};
 use crate::telemetry::anomalies::Oddity;
+use crate::telemetry::metrics::lookups::LookupOutcome;
+
+/// Why there is no answer of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerError {
+    /// No answer within the deadline.
+    Deadline,
+    /// Connection refused, another node at the address, or failed authentication between the two.
+    Refused,
+    /// The connection was lost, or the answer was invalid.
+    Failed,
+    /// The peer reported `RESOURCE_EXHAUSTED`.
+    Overloaded,
+}
+
+impl fmt::Display for PeerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Deadline => "deadline",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Overloaded => "overloaded",
+        })
+    }
+}
+
+/// The reply of a peer to a lookup.
+#[derive(Debug)]
+pub enum PeerReply {
+    Snapshot(RoomSnapshot),
+    /// The process at that address has another node id now, this one.
+    NodeIdChanged(NodeId),
+}
 
 /// The snapshot in the response of `node` to a lookup with `known_version`. A socket with two rows is listed once, with
 /// the first.
@@ -64,6 +103,54 @@ fn rows(node: &NodeId, sockets: &[proto::Socket]) -> Result<Vec<Row>, PeerError>
 fn invalid_name(node: &NodeId, error: NameError) -> PeerError {
     Oddity::SenselessAnswer.note(format_args!("{node} sent a socket or user id that {error}"));
     PeerError::Failed
+}
+
+/// The label of a lookup in metrics and traces.
+pub(super) fn outcome(reply: &Result<PeerReply, PeerError>) -> LookupOutcome {
+    match reply {
+        Ok(PeerReply::Snapshot(_)) => LookupOutcome::Answered,
+        Ok(PeerReply::NodeIdChanged(_)) => LookupOutcome::Moved,
+        Err(PeerError::Deadline) => LookupOutcome::Deadline,
+        Err(PeerError::Refused) => LookupOutcome::Refused,
+        Err(PeerError::Failed) => LookupOutcome::Failed,
+        Err(PeerError::Overloaded) => LookupOutcome::Overloaded,
+    }
+}
+
+/// Whether the peer confirmed the version that its caller has.
+pub(super) fn is_unchanged(reply: &Result<PeerReply, PeerError>) -> bool {
+    matches!(reply, Ok(PeerReply::Snapshot(snapshot)) if snapshot.update == RowsUpdate::Unchanged)
+}
+
+/// The present id of the node at the address, if `status` reports that it changed.
+pub(super) fn changed_node_id(status: &Status) -> Option<NodeId> {
+    if status.code() != Code::FailedPrecondition {
+        return None;
+    }
+    let present = status.metadata().get(NODE_ID_METADATA)?;
+    NodeId::parse(present.to_str().ok()?).ok()
+}
+
+impl PeerError {
+    /// The cause that a status names. A status with a source comes from this side: it tells why the connection failed.
+    pub(super) fn of(status: &Status) -> Self {
+        match status.code() {
+            // tonic reports an expired `grpc-timeout` as cancelled, on either side.
+            Code::DeadlineExceeded | Code::Cancelled => Self::Deadline,
+            Code::ResourceExhausted => Self::Overloaded,
+            Code::FailedPrecondition | Code::Unauthenticated | Code::PermissionDenied => Self::Refused,
+            _ => match status.source().and_then(|source| source.downcast_ref()) {
+                Some(ConnectionError::KeepAliveTimeout) => Self::Deadline,
+                Some(ConnectionError::Untrusted(_)) => Self::Refused,
+                Some(ConnectionError::Unreachable(error)) if error.kind() == io::ErrorKind::TimedOut => Self::Deadline,
+                Some(ConnectionError::Unreachable(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    Self::Refused
+                }
+                Some(ConnectionError::Unreachable(_) | ConnectionError::Lost(_) | ConnectionError::Encode(_))
+                | None => Self::Failed,
+            },
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,18 +1,15 @@
 //! The client side of the mesh: calls to peers, with a deadline and a circuit breaker each.
 //!
 //! Owns two [channels](super::channel) per address: one for calls that are answered at once, and one for forwarded
-//! polls, which wait for long. Translates every failure into a [`PeerError`]. Does not retry: a failed call is a result
-//! for its caller, who has a deadline of its own. [`answers`] validates the responses.
+//! polls, which wait for long. Does not retry: a failed call is a result for its caller, who has a deadline of its own.
+//! [`answers`] validates the responses, and translates failures into a [`PeerError`].
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
-use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use serde::Serialize;
 use smol_str::SmolStr;
 use tokio::sync::Semaphore;
 use tokio::time::error::Elapsed;
@@ -20,59 +17,20 @@ use tokio::time::timeout;
 use tonic::codegen::http::HeaderMap;
 use tonic::{Code, Status};
 use tracing::{Instrument as _, Span};
-use utoipa::ToSchema;
 
+use super::answers::{self, PeerError, PeerReply};
 use super::byte_counter::ByteCounter;
 use super::channel::{Connect, PeerChannel, connect_tcp};
 use super::circuit_breaker::{CallPermit, CircuitBreaker};
-use super::io::ConnectionError;
 use super::node_status::{self, NodeStatus};
 use super::proto::mesh_service_client::MeshServiceClient;
 use super::proto::polling_service_client::PollingServiceClient;
 use super::security::Security;
-use super::{
-    MAX_CALLS_PER_CONNECTION, MAX_DESCRIPTION_BYTES, MAX_FORWARDED_BYTES, NODE_ID_METADATA, TRACE_PARENT, TRACE_STATE,
-    answers, proto,
-};
+use super::{MAX_CALLS_PER_CONNECTION, MAX_DESCRIPTION_BYTES, MAX_FORWARDED_BYTES, TRACE_PARENT, TRACE_STATE, proto};
 use crate::clock::BootInstant;
 use crate::names::{NodeId, Room};
-use crate::roster::{RoomSnapshot, RowsUpdate};
-use crate::telemetry::metrics::lookups::{LookupMetrics, LookupOutcome};
+use crate::telemetry::metrics::lookups::LookupMetrics;
 use crate::telemetry::traces;
-use crate::telemetry::traces::LookupResult;
-
-/// Why there is no answer of a peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum PeerError {
-    /// No answer within the deadline.
-    Deadline,
-    /// Connection refused, another node at the address, or failed authentication between the two.
-    Refused,
-    /// The connection was lost, or the answer was invalid.
-    Failed,
-    /// The peer reported `RESOURCE_EXHAUSTED`.
-    Overloaded,
-}
-
-impl fmt::Display for PeerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Deadline => "deadline",
-            Self::Refused => "refused",
-            Self::Failed => "failed",
-            Self::Overloaded => "overloaded",
-        })
-    }
-}
-
-/// The reply of a peer to a lookup.
-#[derive(Debug)]
-pub enum PeerReply {
-    Snapshot(RoomSnapshot),
-    /// The process at that address has another node id now, this one.
-    NodeIdChanged(NodeId),
-}
 
 /// The peers of one node. Cheap to clone.
 #[derive(Clone)]
@@ -157,13 +115,13 @@ impl Peers {
         let reply = match call.end(answer) {
             Ok(response) => answers::decode_snapshot(node, known_version, &response).map(PeerReply::Snapshot),
             Err(CallFailure::Status(status)) => {
-                let changed = changed_node_id(&status).filter(|now| now != node);
-                changed.map(PeerReply::NodeIdChanged).ok_or_else(|| peer_error(&status))
+                let changed = answers::changed_node_id(&status).filter(|now| now != node);
+                changed.map(PeerReply::NodeIdChanged).ok_or_else(|| PeerError::of(&status))
             }
             Err(CallFailure::TimedOut) => Err(PeerError::Deadline),
         };
-        measured.end(outcome(&reply));
-        traces::record_lookup(&span, lookup_result(&reply));
+        measured.end(answers::outcome(&reply));
+        traces::record_lookup(&span, answers::outcome(&reply), answers::is_unchanged(&reply));
         reply
     }
 
@@ -227,7 +185,7 @@ impl Peers {
         request.set_timeout(within);
         match timeout(within, peer.polling.clone().forward(request)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(peer_error(&status)),
+            Ok(Err(status)) => Err(PeerError::of(&status)),
             Err(_elapsed) => Err(PeerError::Deadline),
         }
     }
@@ -300,25 +258,6 @@ impl PeerConnections {
     }
 }
 
-fn outcome(reply: &Result<PeerReply, PeerError>) -> LookupOutcome {
-    match reply {
-        Ok(PeerReply::Snapshot(_)) => LookupOutcome::Answered,
-        Ok(PeerReply::NodeIdChanged(_)) => LookupOutcome::Moved,
-        Err(PeerError::Deadline) => LookupOutcome::Deadline,
-        Err(PeerError::Refused) => LookupOutcome::Refused,
-        Err(PeerError::Failed) => LookupOutcome::Failed,
-        Err(PeerError::Overloaded) => LookupOutcome::Overloaded,
-    }
-}
-
-fn lookup_result(reply: &Result<PeerReply, PeerError>) -> LookupResult {
-    match reply {
-        Ok(PeerReply::Snapshot(snapshot)) => LookupResult::Rows { unchanged: snapshot.update == RowsUpdate::Unchanged },
-        Ok(PeerReply::NodeIdChanged(_)) => LookupResult::NodeIdChanged,
-        Err(_) => LookupResult::Failed(outcome(reply)),
-    }
-}
-
 /// All requests share the headers of the stream, so the trace context travels in the message.
 fn revalidate_request(question: proto::LookupSocketsRequest, span: &Span) -> proto::RevalidateRequest {
     let mut request = proto::RevalidateRequest { question: Some(question), ..Default::default() };
@@ -354,7 +293,7 @@ impl<'a> PeerCall<'a> {
             Err(_elapsed) => (Err(CallFailure::TimedOut), Some(PeerError::Deadline)),
             Ok(Ok(response)) => (Ok(response.into_inner()), None),
             Ok(Err(status)) => {
-                let error = peer_error(&status);
+                let error = PeerError::of(&status);
                 // A status without a source came from the peer, so the peer is alive.
                 let answered = status.source().is_none() && error != PeerError::Deadline;
                 (Err(CallFailure::Status(status)), Some(error).filter(|_| !answered))
@@ -382,35 +321,7 @@ impl From<CallFailure> for PeerError {
     fn from(failure: CallFailure) -> Self {
         match failure {
             CallFailure::TimedOut => Self::Deadline,
-            CallFailure::Status(status) => peer_error(&status),
+            CallFailure::Status(status) => PeerError::of(&status),
         }
-    }
-}
-
-fn changed_node_id(status: &Status) -> Option<NodeId> {
-    if status.code() != Code::FailedPrecondition {
-        return None;
-    }
-    let present = status.metadata().get(NODE_ID_METADATA)?;
-    NodeId::parse(present.to_str().ok()?).ok()
-}
-
-fn peer_error(status: &Status) -> PeerError {
-    match status.code() {
-        // tonic reports an expired `grpc-timeout` as cancelled, on either side.
-        Code::DeadlineExceeded | Code::Cancelled => PeerError::Deadline,
-        Code::ResourceExhausted => PeerError::Overloaded,
-        Code::FailedPrecondition | Code::Unauthenticated | Code::PermissionDenied => PeerError::Refused,
-        _ => match status.source().and_then(|source| source.downcast_ref()) {
-            Some(ConnectionError::KeepAliveTimeout) => PeerError::Deadline,
-            Some(ConnectionError::Untrusted(_)) => PeerError::Refused,
-            Some(ConnectionError::Unreachable(error)) if error.kind() == io::ErrorKind::TimedOut => PeerError::Deadline,
-            Some(ConnectionError::Unreachable(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                PeerError::Refused
-            }
-            Some(ConnectionError::Unreachable(_) | ConnectionError::Lost(_) | ConnectionError::Encode(_)) | None => {
-                PeerError::Failed
-            }
-        },
     }
 }

@@ -15,7 +15,7 @@ use super::json_array::{JsonArrayChunks, array_length};
 use super::plan::AskSource;
 use super::rows::SerializedRows;
 use crate::directory::LeaseAndCount;
-use crate::mesh::peers::PeerError;
+use crate::mesh::answers::PeerError;
 use crate::names::{NodeId, NodeName, Room};
 use crate::roster::Row;
 

@@ -12,7 +12,7 @@ use quick_cache::{OptionsBuilder, Weighter};
 
 use super::answer::VouchedRows;
 use super::rows::SerializedRows;
-use crate::mesh::peers::PeerError;
+use crate::mesh::answers::PeerError;
 use crate::names::{NodeId, Room};
 use crate::roster::{RoomSnapshot, RowsUpdate};
 use crate::telemetry::anomalies::Oddity;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::plan::AskSource;
-use crate::mesh::peers::PeerError;
+use crate::mesh::answers::PeerError;
 
 /// One socket and its user.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -13,7 +13,7 @@ use super::cluster_status::{BusyRoom, ClusterStatus, LastMinute, NodeRow, Report
 use super::node_report::NodeReport;
 use crate::clock::whole_milliseconds;
 use crate::membership::Member;
-use crate::mesh::peers::PeerError;
+use crate::mesh::answers::PeerError;
 use crate::names::Room;
 use crate::telemetry::metrics::recent::{BUCKET_COUNT, BUCKET_DURATION, Bucket, Series};
 

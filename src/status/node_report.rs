@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::clock::{BootInstant, whole_milliseconds};
 use crate::membership::{Membership, NodeInfo};
-use crate::mesh::peers::PeerError;
+use crate::mesh::answers::PeerError;
 use crate::mesh::proto;
 use crate::names::{NameError, NodeId, Room};
 use crate::roster::Roster;

@@ -45,14 +45,6 @@ pub struct SharedSpan {
     context: SpanContext,
 }
 
-/// The result of a lookup, for its span.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LookupResult {
-    Rows { unchanged: bool },
-    NodeIdChanged,
-    Failed(LookupOutcome),
-}
-
 pub(crate) fn is_exported(metadata: &Metadata<'_>) -> bool {
     metadata.is_span() && metadata.target() == TARGET
 }
@@ -215,14 +207,14 @@ pub(crate) fn lookup_span(mesh: &str, node: &NodeId, room: &Room) -> Span {
 }
 
 /// Records the outcome of a lookup.
-pub(crate) fn record_lookup(span: &Span, result: LookupResult) {
+pub(crate) fn record_lookup(span: &Span, outcome: LookupOutcome, unchanged: bool) {
     if span.is_disabled() {
         return;
     }
-    match result {
-        LookupResult::Rows { unchanged } => span.record("rollcall.unchanged", unchanged),
-        LookupResult::NodeIdChanged => span.record("error.type", "moved"),
-        LookupResult::Failed(outcome) => {
+    match outcome {
+        LookupOutcome::Answered => span.record("rollcall.unchanged", unchanged),
+        LookupOutcome::Moved => span.record("error.type", <&str>::from(outcome)),
+        _ => {
             span.record("error.type", <&str>::from(outcome));
             span.record("otel.status_code", "ERROR")
         }

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rollcall::mesh::answers::{PeerError, PeerReply};
 use rollcall::mesh::channel::{PeerChannel, connect_tcp};
-use rollcall::mesh::peers::{PeerError, PeerReply, Peers};
+use rollcall::mesh::peers::Peers;
 use rollcall::mesh::proto::LookupSocketsRequest;
 use rollcall::mesh::security::Security;
 use rollcall::names::{NodeId, Room};

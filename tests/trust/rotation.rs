@@ -5,8 +5,8 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rollcall::mesh::answers::PeerError;
 use rollcall::mesh::channel::{PeerChannel, connect_tcp};
-use rollcall::mesh::peers::PeerError;
 use rollcall::mesh::proto::LookupSocketsRequest;
 use rollcall::mesh::security::Security;
 use tokio::task::JoinHandle;

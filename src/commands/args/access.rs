@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use reqwest::Url;
 use url::Host;
 
-use super::effective::ImpliedValue;
+use super::origin::ImpliedValue;
 use super::values;
 use crate::auth::jwks::{Jwks, JwksIntervals};
 use crate::auth::keys::KeySet;
@@ -131,7 +131,7 @@ impl JwksSource {
 impl AccessArgs {
     /// # Errors
     /// One line that names the flag to mend.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         let Some(identity) = self.identity else {
             return Err(
                 "--identity is missing: pass `--identity jwt` to verify user ids with tokens, or `--identity query` to trust \
@@ -203,7 +203,7 @@ impl AccessArgs {
     }
 
     /// The defaults that --identity implies.
-    pub(super) fn implied(&self) -> Vec<ImpliedValue> {
+    pub(crate) fn implied(&self) -> Vec<ImpliedValue> {
         let by = "identity";
         let who = self.api().to_possible_value().map(|who| who.get_name().to_owned()).unwrap_or_default();
         let mut implied = vec![ImpliedValue { flag: "api-access", value: who, by }];
@@ -253,7 +253,7 @@ impl AccessArgs {
 }
 
 /// Reads a file, which is reloaded when it changes. An error names the flag and the file, and repeats no content.
-pub(super) fn open_file<T, E>(
+pub(crate) fn open_file<T, E>(
     flag: &'static str,
     file: &Path,
     make: fn(&[u8]) -> Result<T, E>,
@@ -270,7 +270,7 @@ where
     Reloadable::open(vec![file.to_owned()], make).context(flag)
 }
 
-pub(super) fn is_loopback(url: &Url) -> bool {
+pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
         Some(Host::Ipv4(address)) => address.is_loopback(),

@@ -7,13 +7,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::access::open_file;
-use super::config_file::ConfigFileArgs;
-use super::values::{HostPort, room};
+use super::values::HostPort;
 use crate::auth::reload::Reloadable;
 use crate::auth::tokens::{NamedTokens, Secret};
 use crate::commands::admin_client::AdminClient;
-use crate::commands::health::ProbeKind;
-use crate::names::Room;
 
 /// The flags of `serve`.
 #[derive(Debug, Args)]
@@ -37,58 +34,6 @@ pub struct AdminTarget {
     token_file: Option<PathBuf>,
 }
 
-#[derive(Debug, Args)]
-pub struct HealthArgs {
-    #[command(flatten)]
-    file: ConfigFileArgs,
-
-    /// Admin port of the node. An address that means "all interfaces", such as 0.0.0.0, is asked over loopback
-    #[arg(long, default_value = "127.0.0.1:9001", env = "ROLLCALL_ADMIN_LISTEN", value_name = "HOST:PORT")]
-    pub admin: HostPort,
-
-    /// Ask whether the process answers (`/livez`) instead of whether it takes new clients (`/readyz`)
-    #[arg(long)]
-    live: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct StatusArgs {
-    #[command(flatten)]
-    pub target: AdminTarget,
-
-    /// Print one line of JSON: the answer of `/_/status`
-    #[arg(long)]
-    pub json: bool,
-
-    /// Repeat every two seconds until Ctrl-C
-    #[arg(long)]
-    pub watch: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct UsersArgs {
-    /// Name of the room
-    #[arg(value_name = "ROOM", value_parser = room)]
-    pub room: Room,
-
-    #[command(flatten)]
-    pub target: AdminTarget,
-
-    /// Print one line of JSON: the answer of `/_/rooms/{room}`
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct LogLevelArgs {
-    /// The new levels, in the form of --log; requires a token. Without it the current levels are printed
-    #[arg(value_name = "LEVELS")]
-    pub change: Option<String>,
-
-    #[command(flatten)]
-    pub target: AdminTarget,
-}
-
 impl AdminPortArgs {
     /// Reads the token file.
     ///
@@ -108,11 +53,5 @@ impl AdminTarget {
         let file = self.token_file.as_ref();
         let token = file.map(|file| open_file("--token-file", file, Secret::first_of)).transpose()?;
         Ok(AdminClient::new(self.admin.as_str(), token.map(|token| token.current())))
-    }
-}
-
-impl HealthArgs {
-    pub fn kind(&self) -> ProbeKind {
-        if self.live { ProbeKind::Live } else { ProbeKind::Ready }
     }
 }

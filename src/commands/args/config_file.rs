@@ -32,18 +32,18 @@ pub struct ConfigFileArgs {
 
 /// The entries of a file, in order.
 #[derive(Debug)]
-pub(super) struct ConfigFile {
-    pub(super) entries: Vec<ConfigEntry>,
+pub(crate) struct ConfigFile {
+    pub(crate) entries: Vec<ConfigEntry>,
 }
 
 /// One key and its value.
 #[derive(Debug)]
-pub(super) struct ConfigEntry {
+pub(crate) struct ConfigEntry {
     /// The long name of the flag.
-    pub(super) key: String,
+    pub(crate) key: String,
     /// As text for the flag; `true` or `false` for a switch.
-    pub(super) values: Vec<String>,
-    pub(super) location: FileLocation,
+    pub(crate) values: Vec<String>,
+    pub(crate) location: FileLocation,
 }
 
 /// A line of a file.
@@ -56,7 +56,7 @@ pub struct FileLocation {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub(crate) enum Error {
     #[error("--config: {} cannot be read: {error}", file.display())]
     Unreadable { file: PathBuf, error: io::Error },
     #[error("--config: {} {what}", file.display())]
@@ -78,12 +78,12 @@ impl fmt::Display for FileLocation {
 }
 
 impl ConfigFileArgs {
-    pub(super) const ID: &'static str = "config";
+    pub(crate) const ID: &'static str = "config";
 }
 
 impl ConfigFile {
     /// Reads a file that may contain these flags.
-    pub(super) fn read(path: &Path, flags: &[&Arg]) -> Result<Self, Error> {
+    pub(crate) fn read(path: &Path, flags: &[&Arg]) -> Result<Self, Error> {
         let unreadable = |error| Error::Unreadable { file: path.to_owned(), error };
         let not_a_config_file = |what| Error::NotAConfigFile { file: path.to_owned(), what };
         // Opening a FIFO would block until another process writes to it.

@@ -13,7 +13,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use ipnet::IpNet;
 
-use super::effective::ImpliedValue;
+use super::origin::ImpliedValue;
 use super::values::{duration, in_range};
 use crate::edge::limits::address::TrustedProxies;
 use crate::edge::limits::rate::Rate;
@@ -135,7 +135,7 @@ enum TrustedProxy {
 }
 
 impl LimitArgs {
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         if self.trusted_proxies.contains(&TrustedProxy::None) && self.trusted_proxies.len() > 1 {
             return Err("--trusted-proxy: `none` and an address exclude each other".to_owned());
         }
@@ -143,7 +143,7 @@ impl LimitArgs {
     }
 
     /// The defaults that --trusted-proxy and the limit of open files imply.
-    pub(super) fn implied(&self, files: Option<u64>) -> Vec<ImpliedValue> {
+    pub(crate) fn implied(&self, files: Option<u64>) -> Vec<ImpliedValue> {
         fn text<T: fmt::Display>(limit: Option<T>) -> String {
             limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string())
         }
@@ -277,8 +277,8 @@ fn bytes(size: ByteSize) -> u32 {
 mod tests {
     use std::ffi::OsString;
 
-    use super::super::{Cli, Command};
     use super::*;
+    use crate::commands::cli::{Cli, Command};
     use crate::edge::limits::EVENT_RATE;
 
     fn limits(arguments: &str) -> Limits {

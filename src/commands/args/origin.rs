@@ -3,6 +3,7 @@
 //! Owns the precedence: flag, environment variable, file, default. A value of the file is inserted into the arguments,
 //! so that the parsers and checks of the flags apply to it. All of it is derived from clap's definition of the flags:
 //! there is no second list.
+//! An error is one line. For a value from the file it names the file and the line.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,11 +12,9 @@ use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Command, CommandFactory as _};
+use clap::{Arg, ArgMatches, Command};
 
-use super::Cli;
 use super::config_file::{ConfigFile, ConfigFileArgs, FileLocation};
-use super::exit::{CliExit, exit_for, refuse};
 
 /// The subcommand whose flags are the keys of the file.
 const CONFIGURED_COMMAND: &str = "serve";
@@ -30,14 +29,31 @@ pub enum Origin {
     Default,
 }
 
+/// The default of a flag that depends on another flag or on the machine.
+#[derive(Debug)]
+pub(crate) struct ImpliedValue {
+    pub(crate) flag: &'static str,
+    pub(crate) value: String,
+    /// The flag or the limit that it depends on.
+    pub(crate) by: &'static str,
+}
+
 /// The origin of each flag's value, by its long name.
 #[derive(Debug, Default)]
-pub(super) struct Origins(BTreeMap<String, Origin>);
+pub(crate) struct Origins(BTreeMap<String, Origin>);
+
+/// What to print instead of running a subcommand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CliExit {
+    pub text: String,
+    /// False for help and version.
+    pub failed: bool,
+}
 
 /// The command line, merged with the file.
-pub(super) struct MergedArgs {
-    pub(super) arguments: Vec<OsString>,
-    pub(super) origins: Origins,
+pub(crate) struct MergedArgs {
+    pub(crate) arguments: Vec<OsString>,
+    pub(crate) origins: Origins,
 }
 
 impl fmt::Display for Origin {
@@ -56,10 +72,10 @@ impl MergedArgs {
     ///
     /// # Errors
     /// Help, or what is wrong with the file. Wrong arguments are found when the merged arguments are parsed.
-    pub(super) fn read(arguments: Vec<OsString>) -> Result<Self, CliExit> {
-        let first = Cli::command().ignore_errors(true).try_get_matches_from(&arguments);
+    pub(crate) fn read(command: &Command, arguments: Vec<OsString>) -> Result<Self, CliExit> {
+        let first = command.clone().ignore_errors(true).try_get_matches_from(&arguments);
         let first = first.map_err(|error| exit_for(&error, &Origins::default()))?;
-        let command = built_command();
+        let command = built(command);
         let mut merged = Self { arguments, origins: Origins::default() };
         let Some((name, matches)) = first.subcommand() else { return Ok(merged) };
         let Some(command_flags) = command.find_subcommand(name).map(flags) else { return Ok(merged) };
@@ -107,12 +123,12 @@ impl Origin {
 }
 
 impl Origins {
-    pub(super) fn of(&self, flag: &str) -> &Origin {
+    pub(crate) fn of(&self, flag: &str) -> &Origin {
         self.0.get(flag).unwrap_or(&Origin::Default)
     }
 
     /// Appends to an error where the values of the flags that it names come from.
-    pub(super) fn explain(&self, error: &str) -> String {
+    pub(crate) fn explain(&self, error: &str) -> String {
         let mut found = Vec::new();
         for flag in flags_in(error) {
             let origin = match self.of(flag) {
@@ -128,7 +144,7 @@ impl Origins {
     }
 
     /// The line of the file that contains the invalid value.
-    pub(super) fn location(&self, error: &clap::Error) -> Option<&FileLocation> {
+    pub(crate) fn location(&self, error: &clap::Error) -> Option<&FileLocation> {
         if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
             return None;
         }
@@ -141,14 +157,14 @@ impl Origins {
 }
 
 /// All subcommands, with the global flags.
-fn built_command() -> Command {
-    let mut command = Cli::command();
+fn built(command: &Command) -> Command {
+    let mut command = command.clone();
     command.build();
     command
 }
 
 /// The flags of a subcommand that have an environment variable.
-pub(super) fn flags(command: &Command) -> Vec<&Arg> {
+pub(crate) fn flags(command: &Command) -> Vec<&Arg> {
     command.get_arguments().filter(|arg| arg.get_long().is_some() && arg.get_env().is_some()).collect()
 }
 
@@ -160,11 +176,11 @@ fn keys(command: &Command) -> Vec<&Arg> {
 }
 
 /// The flags that may be in the file, as clap knows them.
-pub(super) fn settings() -> Vec<Arg> {
-    keys(&built_command()).into_iter().cloned().collect()
+pub(crate) fn settings(command: &Command) -> Vec<Arg> {
+    keys(&built(command)).into_iter().cloned().collect()
 }
 
-pub(super) fn long(flag: &Arg) -> String {
+pub(crate) fn long(flag: &Arg) -> String {
     flag.get_long().unwrap_or_default().to_owned()
 }
 
@@ -174,4 +190,24 @@ fn flags_in(text: &str) -> impl Iterator<Item = &str> {
         let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '-').unwrap_or(rest.len());
         Some(&rest[..end]).filter(|name| !name.is_empty())
     })
+}
+
+pub(crate) fn exit_for(error: &clap::Error, origins: &Origins) -> CliExit {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => CliExit { text: error.to_string(), failed: false },
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => CliExit { text: error.to_string(), failed: true },
+        _ => {
+            let text = error.to_string();
+            let first = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+            let first = first.split_whitespace().collect::<Vec<_>>().join(" ");
+            match origins.location(error) {
+                Some(location) => refuse(&format!("{location}: {first}")),
+                None => refuse(&origins.explain(&first)),
+            }
+        }
+    }
+}
+
+pub(crate) fn refuse(error: &str) -> CliExit {
+    CliExit { text: format!("rollcall: {error}\n"), failed: true }
 }

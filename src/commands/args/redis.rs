@@ -90,7 +90,7 @@ impl SentinelArgs {
 }
 
 impl RedisArgs {
-    pub(super) fn check(&self, origins: &Origins) -> Result<(), String> {
+    pub(crate) fn check(&self, origins: &Origins) -> Result<(), String> {
         let files = [
             ("--redis-password-file", self.password_file.is_some()),
             ("--redis-ca", self.ca.is_some()),

@@ -56,7 +56,7 @@ pub struct TraceArgs {
 impl TraceArgs {
     /// # Errors
     /// One line that names the flag to mend.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         match (&self.otlp_endpoint, &self.otlp_headers_file) {
             (None, Some(_)) => Err("--otlp-headers-file needs --otlp-endpoint, which is missing".to_owned()),
             (Some(endpoint), Some(_)) if endpoint.scheme() != "https" && !is_loopback(endpoint) => {

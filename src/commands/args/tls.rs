@@ -52,7 +52,7 @@ pub struct MeshAuthArgs {
 }
 
 impl TlsArgs {
-    pub(super) fn check(&self, mesh: SocketAddr) -> Result<(), String> {
+    pub(crate) fn check(&self, mesh: SocketAddr) -> Result<(), String> {
         all_or_none(&[("--tls-cert", self.tls_cert.is_some()), ("--tls-key", self.tls_key.is_some())])?;
         self.mesh.check()?;
         if mesh.ip().is_loopback() || self.mesh.is_authenticated() {
@@ -77,7 +77,7 @@ impl TlsArgs {
 }
 
 impl MeshAuthArgs {
-    pub(in crate::commands) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         all_or_none(&[
             ("--mesh-ca", self.mesh_ca.is_some()),
             ("--mesh-cert", self.mesh_cert.is_some()),

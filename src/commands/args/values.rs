@@ -38,11 +38,11 @@ impl RedisUrl {
         &self.0
     }
 
-    pub(super) fn has_password(&self) -> bool {
+    pub(crate) fn has_password(&self) -> bool {
         self.userinfo().contains(':')
     }
 
-    pub(super) fn has_user(&self) -> bool {
+    pub(crate) fn has_user(&self) -> bool {
         !matches!(self.userinfo().bytes().next(), None | Some(b':'))
     }
 
@@ -119,49 +119,49 @@ impl FromStr for HostPort {
     }
 }
 
-pub(super) fn node_name(text: &str) -> Result<NodeName, String> {
+pub(crate) fn node_name(text: &str) -> Result<NodeName, String> {
     NodeName::parse(text).map_err(|error| error.to_string())
 }
 
-pub(super) fn room(text: &str) -> Result<Room, String> {
+pub(crate) fn room(text: &str) -> Result<Room, String> {
     Room::parse(text).map_err(|error| error.to_string())
 }
 
-pub(super) fn deadline(text: &str) -> Result<Duration, String> {
+pub(crate) fn deadline(text: &str) -> Result<Duration, String> {
     duration(text, Duration::from_millis(10), roll_call::MAX_DEADLINE)
 }
 
-pub(super) fn lease(text: &str) -> Result<Duration, String> {
+pub(crate) fn lease(text: &str) -> Result<Duration, String> {
     duration(text, Duration::from_secs(1), Duration::from_secs(60))
 }
 
-pub(super) fn drain(text: &str) -> Result<Duration, String> {
+pub(crate) fn drain(text: &str) -> Result<Duration, String> {
     duration(text, Duration::from_secs(1), Duration::from_secs(3600))
 }
 
-pub(super) fn cache(text: &str) -> Result<ByteSize, String> {
+pub(crate) fn cache(text: &str) -> Result<ByteSize, String> {
     let parsed = text.parse().map_err(|_| "is not a size; write it as 64MiB or 1GiB".to_owned())?;
     in_range(parsed, MIN_CACHE..=MAX_CACHE, |size| size.to_string())
 }
 
-pub(super) fn ping(text: &str) -> Result<Duration, String> {
+pub(crate) fn ping(text: &str) -> Result<Duration, String> {
     duration(text, Duration::from_millis(100), Duration::from_secs(300))
 }
 
-pub(super) fn grace(text: &str) -> Result<Duration, String> {
+pub(crate) fn grace(text: &str) -> Result<Duration, String> {
     duration(text, Duration::ZERO, Duration::from_secs(86_400))
 }
 
-pub(in crate::commands) fn pause(text: &str) -> Result<Duration, String> {
+pub(crate) fn pause(text: &str) -> Result<Duration, String> {
     duration(text, Duration::from_millis(100), Duration::from_secs(60))
 }
 
-pub(super) fn duration(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
     let parsed = humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 500ms or 5s"))?;
     in_range(parsed, min..=max, |duration| humantime::format_duration(*duration).to_string())
 }
 
-pub(super) fn in_range<T: PartialOrd>(
+pub(crate) fn in_range<T: PartialOrd>(
     value: T,
     range: RangeInclusive<T>,
     show: impl Fn(&T) -> String,
@@ -173,7 +173,7 @@ pub(super) fn in_range<T: PartialOrd>(
 }
 
 /// An origin as browsers send it: scheme, host, and a port that is not the default of the scheme.
-pub(super) fn origin(text: &str) -> Result<HeaderValue, String> {
+pub(crate) fn origin(text: &str) -> Result<HeaderValue, String> {
     let invalid = || "must be an origin, as in https://example.org".to_owned();
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).ok_or_else(invalid)?;
     let authority: Authority = rest.parse().map_err(|_| invalid())?;

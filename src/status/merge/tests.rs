@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::membership::Member;
-use crate::mesh::peers::PeerError;
+use crate::mesh::answers::PeerError;
 use crate::names::{NodeId, NodeName};
 use crate::telemetry::metrics::recent::DURATION_CLASSES;
 

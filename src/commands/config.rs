@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use clap::{Arg, ArgAction, ArgMatches, Args};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command};
 use serde::Serialize;
 use toml::Value as Toml;
 
-use super::ServeArgs;
-use super::origin::{Origin, Origins, long, settings};
+use crate::commands::args::origin::{Origin, Origins, long, settings};
+use crate::commands::serve::ServeArgs;
 
 const REDACTED: &str = "REDACTED";
 /// The query parameters of a Redis URL that are no secrets.
@@ -45,15 +45,6 @@ enum SettingValue {
     Many(Vec<String>),
 }
 
-/// The default of a flag that depends on another flag or on the machine.
-#[derive(Debug)]
-pub(super) struct ImpliedValue {
-    pub(super) flag: &'static str,
-    pub(super) value: String,
-    /// The flag or the limit that it depends on.
-    pub(super) by: &'static str,
-}
-
 /// One flag in JSON.
 #[derive(Debug, Serialize)]
 struct JsonSetting<'a> {
@@ -71,13 +62,13 @@ struct JsonSetting<'a> {
 
 impl Setting {
     /// All flags that may be in the file, in the order of `--help`.
-    pub(super) fn all(matches: &ArgMatches, origins: &Origins) -> Vec<Self> {
+    pub(super) fn all(command: &Command, matches: &ArgMatches, origins: &Origins) -> Vec<Self> {
         let of = |flag: &Arg| Self {
             flag: long(flag),
             value: SettingValue::of(flag, matches, origins.of(&long(flag))),
             origin: origins.of(&long(flag)).clone(),
         };
-        settings().iter().map(of).collect()
+        settings(command).iter().map(of).collect()
     }
 }
 

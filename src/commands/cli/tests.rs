@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::*;
+use crate::commands::args::RedisUrl;
 
 fn error(arguments: &str) -> String {
     let arguments = ["rollcall"].into_iter().chain(arguments.split_whitespace()).map(OsString::from);

@@ -1,7 +1,7 @@
 //! The structure of `src/`, read as text: layers, circles between files, type names, sizes.
 //!
 //! The reading order of the modules in `src/lib.rs` is the order of the layers: a module imports only from modules above
-//! it. `cargo test --test structure -- --nocapture` prints every violation.
+//! it. A failed check lists every violation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -20,15 +20,7 @@ const SHARED_NAMES: [&str; 0] = [];
 /// The suffixes of constants that have a standard form: `MAX_…`, `MIN_…`, `…_TIMEOUT`, `…_INTERVAL`, `…_DELAY`.
 const BANNED_SUFFIXES: [&str; 5] = ["_MOST", "_LEAST", "_WITHIN", "_EVERY", "_AFTER"];
 
-/// The violations that are still in the code, by their text without line numbers. The lists only get shorter: a test fails
-/// as well when it no longer finds one of them.
-const KNOWN_LAYERS: &[&str] = &[];
-const KNOWN_IN_CIRCLES: &[&str] = &[];
-const KNOWN_REPEATED_TYPES: &[&str] = &[];
-const KNOWN_FILES: &[&str] = &[];
-const KNOWN_CONSTANTS: &[&str] = &[];
-
-/// Something that a check found: where, and a text that stays the same when lines move.
+/// Something that a check found: where, and what.
 struct Violation {
     at: String,
     text: String,
@@ -65,7 +57,7 @@ fn modules_import_only_from_layers_above() {
             }
         }
     }
-    report("imports from a layer below", violations, KNOWN_LAYERS);
+    report("imports from a layer below", &violations);
 }
 
 #[test]
@@ -96,8 +88,9 @@ fn no_files_import_each_other_in_a_circle() {
         others.map(String::as_str).collect::<Vec<_>>().join(", ")
     };
     let in_circle = reach.keys().filter(|module| reach[**module].contains(**module));
-    let violations = in_circle.map(|module| Violation { at: circle_of(module), text: (*module).to_owned() }).collect();
-    report("files in a circle", violations, KNOWN_IN_CIRCLES);
+    let violations: Vec<_> =
+        in_circle.map(|module| Violation { at: circle_of(module), text: (*module).to_owned() }).collect();
+    report("files in a circle", &violations);
 }
 
 #[test]
@@ -112,8 +105,8 @@ fn type_names_are_unique() {
     }
     let exempt = |name: &str| PER_MODULE_NAMES.contains(&name) || SHARED_NAMES.contains(&name);
     let repeated = places.into_iter().filter(|(name, places)| places.len() > 1 && !exempt(name));
-    let violations = repeated.map(|(text, places)| Violation { at: places.join(", "), text }).collect();
-    report("type names with several meanings", violations, KNOWN_REPEATED_TYPES);
+    let violations: Vec<_> = repeated.map(|(text, places)| Violation { at: places.join(", "), text }).collect();
+    report("type names with several meanings", &violations);
 }
 
 #[test]
@@ -140,7 +133,7 @@ fn files_are_short_and_begin_with_a_header() {
     if readme > MAX_README_LINES {
         violations.push(Violation { at: format!("README.md:{readme}"), text: "README.md is too long".to_owned() });
     }
-    report("files", violations, KNOWN_FILES);
+    report("files", &violations);
 }
 
 #[test]
@@ -155,18 +148,13 @@ fn constants_use_the_standard_suffixes() {
             }
         }
     }
-    report("constants", violations, KNOWN_CONSTANTS);
+    report("constants", &violations);
 }
 
-fn report(what: &str, violations: Vec<Violation>, known: &[&str]) {
-    let is_known = |violation: &Violation| known.contains(&violation.text.as_str());
-    for Violation { at, text } in &violations {
-        println!("{at}: {text}");
-    }
-    let new: Vec<_> = violations.iter().filter(|v| !is_known(v)).map(|v| format!("{}: {}", v.at, v.text)).collect();
-    assert!(new.is_empty(), "{what}: {}\n{}", new.len(), new.join("\n"));
-    let cured: Vec<_> = known.iter().filter(|text| !violations.iter().any(|v| v.text == **text)).collect();
-    assert!(cured.is_empty(), "{what}: no longer violated, remove them from the list: {cured:#?}");
+/// Fails with every violation.
+fn report(what: &str, violations: &[Violation]) {
+    let lines: Vec<_> = violations.iter().map(|violation| format!("{}: {}", violation.at, violation.text)).collect();
+    assert!(lines.is_empty(), "{what}: {}\n{}", lines.len(), lines.join("\n"));
 }
 
 fn root() -> PathBuf {

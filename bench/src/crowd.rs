@@ -1,11 +1,10 @@
-//! The crowd: raw WebSocket clients that do nothing but be there, and come and go when told.
+//! The crowd: raw WebSocket clients that join one room, stay idle, and reconnect on command.
 //!
-//! Owns the processes that they are split over, because one process may hold only so many connections, and because the
-//! crowd should not be in the way of who asks. Each has its [`share`] of [`member`]s, spread evenly over the processes of
-//! the system.
+//! Owns the worker processes of the crowd. One process may hold a limited number of connections, and the clients must not
+//! delay the requester. Each [`process`] has a share of the [`client`]s, spread evenly over the processes of the system.
 
-pub mod member;
-pub mod share;
+pub mod client;
+pub mod process;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -15,33 +14,32 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use futures::future::try_join_all;
 
-use crate::apart::Apart;
 use crate::system::Protocol;
+use crate::worker::Worker;
 
-/// The most clients of one process.
-const SHARE_MOST: usize = 5_000;
+const MAX_CLIENTS_PER_PROCESS: usize = 5_000;
 
-/// Of everybody: the id that the server gave, and the user.
-pub type Pairs = BTreeSet<(String, String)>;
+/// The (socket id, user id) pairs of a room.
+pub type Listing = BTreeSet<(String, String)>;
 
 pub struct Crowd {
-    shares: Vec<Apart>,
+    processes: Vec<Worker>,
 }
 
-/// How a crowd came back after all its connections were cut.
-pub struct Return {
-    pub pairs: Pairs,
-    /// By id, when the client was told that it is in, in time since 1970.
-    pub back: BTreeMap<String, Duration>,
-    /// How many attempts to connect failed, by reason.
+/// The crowd after all its connections were cut and made again.
+pub struct Reconnects {
+    pub listing: Listing,
+    /// By socket id: when the client received its acknowledgement, since 1970.
+    pub acknowledged: BTreeMap<String, Duration>,
+    /// Failed attempts to connect, by reason.
     pub failures: BTreeMap<String, usize>,
 }
 
 impl Crowd {
-    /// Connects so many clients. Returns how long it took.
+    /// Connects `size` clients. Returns the duration too.
     ///
     /// # Errors
-    /// When one of them is not let in.
+    /// When a client is not accepted.
     pub async fn fill(
         protocol: Protocol,
         addresses: &[SocketAddr],
@@ -50,82 +48,81 @@ impl Crowd {
     ) -> Result<(Self, Duration)> {
         let name = protocol.to_possible_value().context("every protocol has a name")?;
         let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-        let mut crowd = Self { shares: Vec::new() };
-        let mut orders = Vec::new();
-        for first in (0..size).step_by(SHARE_MOST) {
+        let mut crowd = Self { processes: Vec::new() };
+        let mut commands = Vec::new();
+        for first in (0..size).step_by(MAX_CLIENTS_PER_PROCESS) {
             let number = first.to_string();
             let mut arguments = vec!["crowd", name.get_name(), room, &number];
             arguments.extend(addresses.iter().map(String::as_str));
-            crowd.shares.push(Apart::start(&arguments)?);
-            orders.push(format!("fill {}", SHARE_MOST.min(size - first)));
+            crowd.processes.push(Worker::start(&arguments)?);
+            commands.push(format!("fill {}", MAX_CLIENTS_PER_PROCESS.min(size - first)));
         }
-        // The clock does not run before they have started.
-        crowd.all("ids").await?;
+        // A reply proves that the processes have started, so that their start is not measured.
+        crowd.send_to_all("ids").await?;
         let began = Instant::now();
-        let filling = crowd.shares.iter_mut().zip(&orders).map(|(share, order)| share.order(order));
+        let filling = crowd.processes.iter_mut().zip(&commands).map(|(process, command)| process.send(command));
         try_join_all(filling).await?;
         let took = began.elapsed();
         Ok((crowd, took))
     }
 
-    /// The (id, user) of everybody.
-    ///
     /// # Errors
     /// When a process of the crowd has ended.
-    pub async fn pairs(&mut self) -> Result<Pairs> {
-        let lines = self.all("ids").await?;
+    pub async fn listing(&mut self) -> Result<Listing> {
+        let lines = self.send_to_all("ids").await?;
         lines.iter().map(|line| words(line).map(|[id, user]| (id, user))).collect()
     }
 
-    /// From now on so many of them go each second, and others come in their places.
+    /// From now on, replaces `each_second` clients per second with new ones.
     ///
     /// # Errors
     /// When a process of the crowd has ended.
     pub async fn churn(&mut self, each_second: usize) -> Result<()> {
-        let (count, mut left) = (self.shares.len(), each_second);
-        for (place, share) in self.shares.iter_mut().enumerate() {
-            let part = left.div_ceil(count - place);
+        let (count, mut left) = (self.processes.len(), each_second);
+        for (index, process) in self.processes.iter_mut().enumerate() {
+            let part = left.div_ceil(count - index);
             left -= part;
-            share.order(&format!("churn {part}")).await?;
+            process.send(&format!("churn {part}")).await?;
         }
         Ok(())
     }
 
-    /// All connections are cut off at once, and everybody comes back at will. Ends when all of them are back.
+    /// Cuts all connections at once, and waits until all clients have reconnected.
     ///
     /// # Errors
-    /// When somebody is not back in time.
-    pub async fn storm(&mut self) -> Result<Return> {
-        let mut returned = Return { pairs: Pairs::new(), back: BTreeMap::new(), failures: BTreeMap::new() };
-        for line in self.all("storm").await? {
-            if let Some(failure) = line.strip_prefix("again ") {
-                let (count, why) = failure.split_once(' ').context("a failure has a reason")?;
-                *returned.failures.entry(why.to_owned()).or_default() += count.parse::<usize>()?;
+    /// When a client does not reconnect in time.
+    pub async fn storm(&mut self) -> Result<Reconnects> {
+        let mut reconnects =
+            Reconnects { listing: Listing::new(), acknowledged: BTreeMap::new(), failures: BTreeMap::new() };
+        for line in self.send_to_all("storm").await? {
+            if let Some(failure) = line.strip_prefix("failures ") {
+                let (count, reason) = failure.split_once(' ').context("a failure has a reason")?;
+                *reconnects.failures.entry(reason.to_owned()).or_default() += count.parse::<usize>()?;
                 continue;
             }
             let [id, user, when] = words(&line)?;
-            returned.back.insert(id.clone(), Duration::from_micros(when.parse()?));
-            returned.pairs.insert((id, user));
+            reconnects.acknowledged.insert(id.clone(), Duration::from_micros(when.parse()?));
+            reconnects.listing.insert((id, user));
         }
-        Ok(returned)
+        Ok(reconnects)
     }
 
-    /// Everybody goes.
+    /// Disconnects all clients.
     ///
     /// # Errors
     /// When a process of the crowd fails.
     pub async fn leave(self) -> Result<()> {
-        try_join_all(self.shares.into_iter().map(Apart::end)).await.map(drop)
+        try_join_all(self.processes.into_iter().map(Worker::stop)).await.map(drop)
     }
 
-    /// What all of them answer to an order.
-    async fn all(&mut self, order: &str) -> Result<Vec<String>> {
-        let answers = try_join_all(self.shares.iter_mut().map(|share| share.order(order))).await?;
-        Ok(answers.concat())
+    /// Returns the replies of all processes, joined.
+    async fn send_to_all(&mut self, command: &str) -> Result<Vec<String>> {
+        let replies = try_join_all(self.processes.iter_mut().map(|process| process.send(command))).await?;
+        Ok(replies.concat())
     }
 }
 
 fn words<const COUNT: usize>(line: &str) -> Result<[String; COUNT]> {
     let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
-    words.try_into().ok().with_context(|| format!("not {COUNT} words: {line}"))
+    words.try_into().ok().with_context(|| format!("expected {COUNT} words: {line}"))
 }

@@ -1,20 +1,19 @@
-//! Rollcall beside its alternatives: the same rooms, the same crowd, the same questions, on one machine.
+//! A benchmark of rollcall and its alternatives: the same rooms, crowd and requests, on one machine.
 //!
-//! Owns the order of a run. [`system`] starts each system as four processes with a Redis of its own, [`crowd`] fills its
-//! rooms, [`measure`] asks and counts, [`floor`] is what no roll call can be faster than, and [`report`] and [`figure`]
-//! are what is told. Systems take turns within each round, so that the mood of the machine is everybody's; only ratios of
-//! one run mean something.
+//! Owns the order of a run. [`system`] starts each system as four processes with its own Redis. [`crowd`] fills the rooms,
+//! [`measure`] sends the requests, [`parts`] measures a lower bound, and [`report`] and [`figure`] show the results. Systems
+//! take turns within each round, because the speed of a machine varies over time. Only ratios of one run are meaningful.
 
-mod apart;
 mod big_room;
 mod crowd;
 mod figure;
-mod floor;
 mod measure;
 mod pace;
+mod parts;
 mod report;
 mod storm;
 mod system;
+mod worker;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -24,11 +23,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
-use big_room::{reader, rows};
+use big_room::{node, reader};
 use crowd::Crowd;
-use crowd::member::Place;
-use crowd::share;
-use measure::Asker;
+use crowd::client::Target;
+use crowd::process;
+use measure::Requester;
 use report::{Load, Report};
 use system::{Kind, Protocol, System};
 use tikv_jemallocator::Jemalloc;
@@ -36,20 +35,19 @@ use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-/// That of rollcall, whose nodes run here too.
+/// The allocator of rollcall, because `rows` runs its nodes in this program.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-/// How many processes each system has.
 const PROCESSES: usize = 4;
-/// One socket in so many comes and goes each second under churn.
+/// Churn replaces one socket in this number each second.
 const CHURN_SHARE: usize = 100;
-/// How long after everybody left what is still in memory is read.
-const SETTLES_WITHIN: Duration = Duration::from_secs(5);
+/// The memory of an empty system is read after this delay.
+const MEMORY_SETTLE_DELAY: Duration = Duration::from_secs(5);
 const ROOM: &str = "Maths";
 
 #[derive(Parser)]
-#[command(name = "rollcall-bench", about = "Measures rollcall beside its alternatives, all on this machine")]
+#[command(name = "rollcall-bench", about = "Compares rollcall with its alternatives on this machine")]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -58,27 +56,27 @@ struct Cli {
     #[arg(long, default_value = "10,100,1000,10000", value_delimiter = ',')]
     rooms: Vec<usize>,
 
-    /// How often every system is measured in each room
+    /// Number of measurements of each system in each room
     #[arg(long, default_value_t = 5)]
     rounds: usize,
 
-    /// How many clients a reconnect storm has; 0: no storm
+    /// Number of clients in the reconnect storm; 0 turns it off
     #[arg(long, default_value_t = 10_000, value_name = "CLIENTS")]
     storm: usize,
 
-    /// How many rows are put into the rosters of rollcall for a big room; 0: no big room
+    /// Number of rows in the big room, which is measured for rollcall only; 0 turns it off
     #[arg(long, default_value_t = 100_000, value_name = "ROWS")]
     big_room: usize,
 
-    /// How long each measurement goes on
+    /// Duration of each measurement
     #[arg(long, default_value = "1.5", value_name = "SECONDS", value_parser = seconds)]
     time: Duration,
 
-    /// Which systems; those that cannot be started are named in the report
+    /// Systems to measure; the report names those that do not start
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::ALL)]
     systems: Vec<Kind>,
 
-    /// Where the programs are: `rollcall`, and those of the peers
+    /// Folder of the programs: `rollcall`, and those of the peers
     #[arg(long, default_value = "target/release", value_name = "FOLDER")]
     programs: PathBuf,
 
@@ -86,30 +84,30 @@ struct Cli {
     #[arg(long, value_name = "FILE")]
     figure: Option<PathBuf>,
 
-    /// Where the peers' sources are
+    /// Folder of the peers' sources
     #[arg(long, default_value = "bench/peers", value_name = "FOLDER")]
     peers: PathBuf,
 }
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// Answers every request with a ready-made roll of so many users: the floor
+    /// Answers every request with a prepared roll of this number of users
     #[command(hide = true)]
-    Ready { users: usize },
-    /// Is a part of the crowd, and obeys
+    Prepared { users: usize },
+    /// Runs a part of the crowd, with commands from stdin
     #[command(hide = true)]
     Crowd {
         protocol: Protocol,
         room: String,
-        /// The number of its first member
+        /// Number of the first client of this process
         first: usize,
         #[arg(required = true)]
         addresses: Vec<SocketAddr>,
     },
-    /// Is a rollcall node whose rows are put into its roster, and obeys
+    /// Runs a rollcall node without clients, with commands from stdin
     #[command(hide = true)]
     Rows { redis: String, name: String },
-    /// Reads one roll again and again when told
+    /// Requests one path repeatedly, with commands from stdin
     #[command(hide = true)]
     Reader { address: SocketAddr, path: String },
 }
@@ -123,28 +121,28 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     rollcall::edge::connections::listener::raise_file_limit();
     let mut runtime = match cli.command {
-        // Whoever keeps a system busy should keep the machine as little busy as can be: a question that is asked on one
-        // thread and whose answer is heard of on another wakes a processor more, which every system would pay for.
+        // One thread: a request on one thread whose answer arrives on another would wake one more processor, and that
+        // cost would be part of every measurement.
         None | Some(Command::Crowd { .. } | Command::Reader { .. }) => Builder::new_current_thread(),
-        Some(Command::Ready { .. } | Command::Rows { .. }) => Builder::new_multi_thread(),
+        Some(Command::Prepared { .. } | Command::Rows { .. }) => Builder::new_multi_thread(),
     };
     runtime.enable_all().build()?.block_on(run(cli))
 }
 
 async fn run(mut cli: Cli) -> Result<()> {
     match cli.command.take() {
-        Some(Command::Ready { users }) => return floor::serve_ready_made(users).await,
+        Some(Command::Prepared { users }) => return parts::serve_prepared(users).await,
         Some(Command::Crowd { protocol, room, first, addresses }) => {
             let cut = watch::Sender::default();
-            return share::run(Place { protocol, addresses, room, cut }, first).await;
+            return process::run(Target { protocol, addresses, room, cut }, first).await;
         }
-        Some(Command::Rows { redis, name }) => return rows::run(&redis, &name).await,
+        Some(Command::Rows { redis, name }) => return node::run(&redis, &name).await,
         Some(Command::Reader { address, path }) => return reader::run(address, path).await,
         None => {}
     }
     let mut report = Report::new(&cli.rooms, cli.rounds);
     let measured = measure_all(&cli, &mut report).await;
-    // Also what was measured before something failed.
+    // Printed before an error is returned, so that the completed measurements are not lost.
     println!("{report}");
     if let Some(path) = &cli.figure {
         figure::draw(path, "One roll call after another, median", &report.lines())?;
@@ -174,11 +172,11 @@ async fn measure_all(cli: &Cli, report: &mut Report) -> Result<()> {
                 eprintln!("room of {room}, round {round} of {}: {}", cli.rounds, system.kind);
                 if let Err(error) = measure_one(system, *room, cli.time, report).await {
                     ensure!(system.kind != Kind::Rollcall, "a room of {room}: {error:#}");
-                    if !report.did_not_manage(system.kind, *room, &error) {
-                        // What it cannot do at all takes long.
+                    if !report.discard_round(system.kind, *room, &error) {
+                        // Every further round would fail too, and only after a long time.
                         gave_up.insert((system.kind, *room));
                     }
-                    // Its next round is not to pay for this one.
+                    // Otherwise sockets of this round would be in the next one.
                     measure::expect_empty(system, ROOM).await.with_context(|| system.kind.to_string())?;
                 }
             }
@@ -208,29 +206,29 @@ async fn measure_one(system: &System, size: usize, time: Duration, report: &mut 
     let (before, cpu) = (system.memory()?, system.cpu()?);
     let (mut crowd, took) = Crowd::fill(kind.protocol(), &system.addresses, ROOM, size).await?;
     let cpu = system.cpu()? - cpu;
-    measure::expect_right(system, ROOM, &crowd.pairs().await?).await?;
+    measure::expect_listing(system, ROOM, &crowd.listing().await?).await?;
     report.filled(kind, size, took, cpu, before, system.memory()?);
 
     for load in [Load::Quiet, Load::Churn] {
         if load == Load::Churn {
             crowd.churn(size.div_ceil(CHURN_SHARE)).await?;
         }
-        // A connection that is idle for long is closed.
-        let mut asker = Asker::connect(system.addresses[0], ROOM).await?;
-        // A machine that was idle takes up to a second until it is as fast as it then stays.
-        asker.one_after_another(time).await?;
-        report.latencies(kind, size, load, asker.one_after_another(time).await?);
+        // Opened for each load, because servers close idle connections.
+        let mut requester = Requester::connect(system.addresses[0], ROOM).await?;
+        // Warm-up: an idle machine takes up to a second to reach its full speed.
+        requester.sequential(time).await?;
+        report.latencies(kind, size, load, requester.sequential(time).await?);
         let cpu = system.cpu()?;
-        let (answers, took) = measure::at_once(system.addresses[0], ROOM, time).await?;
+        let (answers, took) = measure::concurrent(system.addresses[0], ROOM, time).await?;
         let (per_second, each) = (answers as f64 / took.as_secs_f64(), (system.cpu()? - cpu) / answers as f64);
         report.throughput(kind, size, load, per_second, each);
         if load == Load::Quiet && kind == Kind::Rollcall {
-            report.floor(size, floor::measure(system, ROOM, size, time / 2).await.context("the floor")?);
+            report.parts(size, parts::measure(system, ROOM, size, time / 2).await.context("the parts of a roll call")?);
         }
     }
     crowd.leave().await?;
     measure::expect_empty(system, ROOM).await?;
-    sleep(SETTLES_WITHIN).await;
+    sleep(MEMORY_SETTLE_DELAY).await;
     report.emptied(kind, size, system.memory()?);
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! Asking: one question after another on one connection, and many at once on sixteen.
+//! The requests: sequential ones on one connection, and concurrent ones on sixteen.
 //!
-//! Owns the asking end, kept small so that little of what is measured is its own, and the check that answers are right.
+//! Owns the client side, kept small because its cost is part of every measurement, and the check that answers are right.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -17,158 +17,155 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use crate::crowd::Pairs;
+use crate::crowd::Listing;
 use crate::system::System;
 
-/// How many connections ask at once.
 pub const CONNECTIONS: usize = 16;
-/// How long a system may take until an answer is right: some read what is written behind.
-const RIGHT_WITHIN: Duration = Duration::from_secs(30);
-/// How long after a wrong answer the next question is asked.
-const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10);
+/// Some systems read data that is written behind, so their answers are right only after a delay.
+const LISTING_TIMEOUT: Duration = Duration::from_secs(30);
+const RETRY_DELAY: Duration = Duration::from_millis(10);
 
 /// One row of an answer.
 #[derive(Deserialize)]
 pub struct Row {
     pub id_socket: String,
-    /// Absent where a system cannot tell.
+    /// Empty for systems that list no users.
     #[serde(default)]
     pub id_user: String,
 }
 
-/// One connection that asks for one thing.
-pub struct Asker {
+/// One connection that requests one path.
+pub struct Requester {
     sender: SendRequest<Empty<Bytes>>,
     connection: JoinHandle<()>,
     address: SocketAddr,
     path: String,
 }
 
-impl Drop for Asker {
+impl Drop for Requester {
     fn drop(&mut self) {
         self.connection.abort();
     }
 }
 
-impl Asker {
-    /// One that asks who is in the room.
+impl Requester {
+    /// Requests the users of the room.
     ///
     /// # Errors
-    /// When nobody listens there.
+    /// When no server listens at the address.
     pub async fn connect(address: SocketAddr, room: &str) -> Result<Self> {
-        Self::of(address, format!("/{room}/users")).await
+        Self::for_path(address, format!("/{room}/users")).await
     }
 
-    /// One that asks for whatever is at the path.
-    ///
     /// # Errors
-    /// When nobody listens there.
-    pub async fn of(address: SocketAddr, path: String) -> Result<Self> {
+    /// When no server listens at the address.
+    pub async fn for_path(address: SocketAddr, path: String) -> Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        // What ends it is seen by the next request.
+        // The next request reports the error.
         let connection = tokio::spawn(async move { drop(connection.await) });
         Ok(Self { sender, connection, address, path })
     }
 
-    /// The whole answer, and whether its server calls it complete; those that do not say so mean that it is.
+    /// Returns whether the answer is complete, and its body. Systems without that header have only complete answers.
     ///
     /// # Errors
-    /// When it is no answer.
-    pub async fn ask(&mut self) -> Result<(bool, Bytes)> {
+    /// When the connection fails, or the status is not a success.
+    pub async fn request(&mut self) -> Result<(bool, Bytes)> {
         let request = Request::get(&self.path).header("host", self.address.to_string()).body(Empty::new())?;
         self.sender.ready().await?;
         let response: Response<_> = self.sender.send_request(request).await?;
-        let complete = response.headers().get("rollcall-complete").is_none_or(|said| said == "true");
+        let complete = response.headers().get("rollcall-complete").is_none_or(|value| value == "true");
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
         ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body));
         Ok((complete, body))
     }
 
-    /// Asks for so long. Returns how long each answer took.
+    /// Sends sequential requests for the given time. Returns the duration of each.
     ///
     /// # Errors
-    /// When an answer is none.
-    pub async fn one_after_another(&mut self, time: Duration) -> Result<Vec<Duration>> {
-        one_after_another(time, async || self.ask().await).await
+    /// When a request fails.
+    pub async fn sequential(&mut self, time: Duration) -> Result<Vec<Duration>> {
+        sequential(time, async || self.request().await).await
     }
 }
 
-/// Asks for so long, each time when the last answer is there. Returns how long each took.
+/// Calls `request` for the given time, one call after another. Returns the duration of each.
 ///
 /// # Errors
-/// The first that comes instead of an answer.
-pub async fn one_after_another<T>(time: Duration, mut ask: impl AsyncFnMut() -> Result<T>) -> Result<Vec<Duration>> {
+/// The first error of `request`.
+pub async fn sequential<T>(time: Duration, mut request: impl AsyncFnMut() -> Result<T>) -> Result<Vec<Duration>> {
     let began = Instant::now();
     let mut took = Vec::new();
     while began.elapsed() < time {
-        let asked = Instant::now();
-        ask().await?;
-        took.push(asked.elapsed());
+        let requested = Instant::now();
+        request().await?;
+        took.push(requested.elapsed());
     }
     Ok(took)
 }
 
-/// Asks on many connections for so long. Returns how many answers there were, and the time until the last of them.
+/// Sends requests on [`CONNECTIONS`] connections for the given time. Returns the number of answers, and the time until the
+/// last one.
 ///
 /// # Errors
-/// When an answer is none.
-pub async fn at_once(address: SocketAddr, room: &str, time: Duration) -> Result<(usize, Duration)> {
+/// When a request fails.
+pub async fn concurrent(address: SocketAddr, room: &str, time: Duration) -> Result<(usize, Duration)> {
     let began = Instant::now();
-    let asking = (0..CONNECTIONS).map(|_| async {
-        let mut asker = Asker::connect(address, room).await?;
-        asker.one_after_another(time).await
+    let requests = (0..CONNECTIONS).map(|_| async {
+        let mut requester = Requester::connect(address, room).await?;
+        requester.sequential(time).await
     });
-    let answers = try_join_all(asking).await?.iter().map(Vec::len).sum();
+    let answers = try_join_all(requests).await?.iter().map(Vec::len).sum();
     Ok((answers, began.elapsed()))
 }
 
-/// Waits until every process lists exactly these. Returns how many answers were wrong before.
+/// Waits until every process lists exactly the expected clients. Returns the number of wrong answers until then.
 ///
 /// # Errors
-/// With what is wrong, when one does not in time.
-pub async fn expect_right(system: &System, room: &str, expected: &Pairs) -> Result<usize> {
-    if system.kind.tells_users() {
-        return expect(&system.addresses, room, expected).await;
+/// The difference, when a process does not list them in time.
+pub async fn expect_listing(system: &System, room: &str, expected: &Listing) -> Result<usize> {
+    if system.kind.lists_users() {
+        return expect_at(&system.addresses, room, expected).await;
     }
     let ids = expected.iter().map(|(id, _)| (id.clone(), String::new())).collect();
-    expect(&system.addresses, room, &ids).await
+    expect_at(&system.addresses, room, &ids).await
 }
 
-/// Waits until every process lists nobody.
+/// Waits until every process lists no client.
 ///
 /// # Errors
-/// With what is wrong, when one does not in time.
+/// The number of listed clients, when a process still lists some after the timeout.
 pub async fn expect_empty(system: &System, room: &str) -> Result<()> {
-    expect(&system.addresses, room, &Pairs::new()).await.map(drop)
+    expect_at(&system.addresses, room, &Listing::new()).await.map(drop)
 }
 
-/// Waits until each of these lists exactly the expected. Returns how many answers were wrong before.
+/// Waits until the server at each address lists exactly the expected. Returns the number of wrong answers until then.
 ///
 /// # Errors
-/// With what is wrong, when one does not in time.
-pub async fn expect(addresses: &[SocketAddr], room: &str, expected: &Pairs) -> Result<usize> {
+/// The difference, when a server does not list them in time.
+pub async fn expect_at(addresses: &[SocketAddr], room: &str, expected: &Listing) -> Result<usize> {
     let began = Instant::now();
-    let mut wrong_ones = 0;
+    let mut wrong_answers = 0;
     for address in addresses {
-        while let Err(wrong) = is_right(*address, room, expected).await {
-            ensure!(began.elapsed() < RIGHT_WITHIN, "{address} is wrong: {wrong:#}");
-            wrong_ones += 1;
-            sleep(ASK_AGAIN_AFTER).await;
+        while let Err(wrong) = check_listing(*address, room, expected).await {
+            ensure!(began.elapsed() < LISTING_TIMEOUT, "{address} is wrong: {wrong:#}");
+            wrong_answers += 1;
+            sleep(RETRY_DELAY).await;
         }
     }
-    Ok(wrong_ones)
+    Ok(wrong_answers)
 }
 
-async fn is_right(address: SocketAddr, room: &str, expected: &Pairs) -> Result<()> {
-    let (complete, body) = Asker::connect(address, room).await?.ask().await?;
-    ensure!(complete, "it says that it is incomplete");
+async fn check_listing(address: SocketAddr, room: &str, expected: &Listing) -> Result<()> {
+    let (complete, body) = Requester::connect(address, room).await?.request().await?;
+    ensure!(complete, "the answer is incomplete");
     let rows: Vec<Row> = serde_json::from_slice(&body)?;
     let count = rows.len();
-    let listed: Pairs = rows.into_iter().map(|row| (row.id_socket, row.id_user)).collect();
-    ensure!(count == listed.len(), "somebody is listed twice");
+    let listed: Listing = rows.into_iter().map(|row| (row.id_socket, row.id_user)).collect();
+    ensure!(count == listed.len(), "a socket is listed twice");
     let (missing, wrong) = (expected.difference(&listed).count(), listed.difference(expected).count());
     ensure!(missing + wrong == 0, "{missing} are missing and {wrong} wrong, of {}", expected.len());
     Ok(())

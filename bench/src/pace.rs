@@ -1,28 +1,28 @@
-//! So many a second: when those are due that come and go.
+//! The pace of churn: spreads a number of events per second over time.
 
 use std::time::Duration;
 
 use tokio::time::{Interval, interval};
 
-/// Those that have become due meanwhile are due together.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// The events that become due within one interval happen together.
+const TICK_INTERVAL: Duration = Duration::from_millis(50);
 
 pub struct Pace {
-    looks: Interval,
+    ticks: Interval,
     each_second: usize,
     due: f64,
 }
 
 impl Pace {
     pub fn new(each_second: usize) -> Self {
-        Self { looks: interval(LOOK_EVERY), each_second, due: 0.0 }
+        Self { ticks: interval(TICK_INTERVAL), each_second, due: 0.0 }
     }
 
-    /// Ends when the next one is due.
+    /// Waits until the next event is due.
     pub async fn next(&mut self) {
         while self.due < 1.0 {
-            self.looks.tick().await;
-            self.due += self.each_second as f64 * LOOK_EVERY.as_secs_f64();
+            self.ticks.tick().await;
+            self.due += self.each_second as f64 * TICK_INTERVAL.as_secs_f64();
         }
         self.due -= 1.0;
     }

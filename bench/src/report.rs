@@ -1,4 +1,4 @@
-//! What was measured, and what is printed: medians of the rounds, and ratios.
+//! The printed report: medians of the rounds, and ratios to rollcall.
 
 mod big_room;
 pub mod storms;
@@ -21,10 +21,10 @@ pub enum Load {
     Churn,
 }
 
-/// What a roll call is made of, in one round.
-pub struct Floor {
-    pub ready: Vec<Duration>,
-    /// Ready-made bodies per second on many connections.
+/// The parts of a roll call, in one round.
+pub struct RollCallParts {
+    pub prepared: Vec<Duration>,
+    /// Prepared bodies per second on [`CONNECTIONS`] connections.
     pub per_second: f64,
     pub directory: Vec<Duration>,
     pub lookup: Vec<Duration>,
@@ -35,15 +35,14 @@ type Rounds = Vec<f64>;
 type ByRoom = BTreeMap<(Load, usize), Rounds>;
 
 #[derive(Default)]
-struct Measured {
-    /// Milliseconds.
+struct SystemResults {
+    /// In milliseconds, as `p99`.
     median: ByRoom,
     p99: ByRoom,
     per_second: ByRoom,
-    /// Seconds for each request.
+    /// CPU seconds for each request.
     cpu: ByRoom,
-    /// By room: clients that connected per second, seconds of CPU for each, and bytes before them, with them, and after
-    /// them.
+    /// By room: connects per second, CPU seconds for each, and resident bytes before, with and after the clients.
     connects: BTreeMap<usize, Rounds>,
     connecting: BTreeMap<usize, Rounds>,
     before: BTreeMap<usize, Rounds>,
@@ -54,26 +53,26 @@ struct Measured {
 #[derive(Default)]
 pub struct Report {
     rooms: Vec<usize>,
-    measured: BTreeMap<Kind, Measured>,
+    measured: BTreeMap<Kind, SystemResults>,
     missing: Vec<String>,
-    /// By room, in milliseconds: ready-made body, owner set, one lookup; and bodies per second.
-    floor: BTreeMap<usize, [Rounds; 4]>,
+    /// By room, in milliseconds: prepared body, owner set, one lookup. The last are prepared bodies per second.
+    parts: BTreeMap<usize, [Rounds; 4]>,
     rounds: usize,
     storms: Storms,
     big_room: Option<BigRoom>,
 }
 
-impl Measured {
-    /// Forgets what a round has left that did not come to its end. Returns whether another one did.
-    fn forget_unfinished(&mut self, room: usize) -> bool {
-        // This is measured last.
-        let managed = self.emptied.get(&room).map_or(0, Vec::len);
+impl SystemResults {
+    /// Removes the values of a round that failed. Returns whether an earlier round completed.
+    fn discard_unfinished(&mut self, room: usize) -> bool {
+        // The memory of the empty system is measured last.
+        let completed = self.emptied.get(&room).map_or(0, Vec::len);
         for of in [&mut self.median, &mut self.p99, &mut self.per_second, &mut self.cpu] {
-            of.iter_mut().filter(|((_, other), _)| *other == room).for_each(|(_, rounds)| rounds.truncate(managed));
+            of.iter_mut().filter(|((_, other), _)| *other == room).for_each(|(_, rounds)| rounds.truncate(completed));
         }
         let by_room = [&mut self.connects, &mut self.connecting, &mut self.before, &mut self.filled];
-        by_room.into_iter().filter_map(|of| of.get_mut(&room)).for_each(|rounds| rounds.truncate(managed));
-        managed > 0
+        by_room.into_iter().filter_map(|of| of.get_mut(&room)).for_each(|rounds| rounds.truncate(completed));
+        completed > 0
     }
 }
 
@@ -86,24 +85,24 @@ impl Report {
         self.missing.push(format!("{kind} is missing: {error:#}"));
     }
 
-    pub fn failed(&mut self, kind: Kind, what: &str, error: &anyhow::Error) {
-        self.missing.push(format!("{kind} did not complete {what}: {error:#}"));
+    pub fn failed(&mut self, kind: Kind, attempt: &str, error: &anyhow::Error) {
+        self.missing.push(format!("{kind} did not complete {attempt}: {error:#}"));
     }
 
-    /// What was measured in this round is forgotten. Returns whether another one has gone well.
-    pub fn did_not_manage(&mut self, kind: Kind, room: usize, error: &anyhow::Error) -> bool {
+    /// Removes the values of this round. Returns whether an earlier round completed.
+    pub fn discard_round(&mut self, kind: Kind, room: usize, error: &anyhow::Error) -> bool {
         self.failed(kind, &format!("a room of {room} in every round"), error);
-        self.measured.get_mut(&kind).is_some_and(|measured| measured.forget_unfinished(room))
+        self.measured.get_mut(&kind).is_some_and(|measured| measured.discard_unfinished(room))
     }
 
     pub fn latencies(&mut self, kind: Kind, room: usize, load: Load, mut took: Vec<Duration>) {
         took.sort_unstable();
         let measured = self.measured.entry(kind).or_default();
-        measured.median.entry((load, room)).or_default().push(at(&took, 0.5));
-        measured.p99.entry((load, room)).or_default().push(at(&took, 0.99));
+        measured.median.entry((load, room)).or_default().push(percentile(&took, 0.5));
+        measured.p99.entry((load, room)).or_default().push(percentile(&took, 0.99));
     }
 
-    /// `cpu`: seconds for each request.
+    /// `cpu`: CPU seconds for each request.
     pub fn throughput(&mut self, kind: Kind, room: usize, load: Load, per_second: f64, cpu: f64) {
         let measured = self.measured.entry(kind).or_default();
         measured.per_second.entry((load, room)).or_default().push(per_second);
@@ -122,13 +121,13 @@ impl Report {
         self.measured.entry(kind).or_default().emptied.entry(room).or_default().push(memory as f64);
     }
 
-    pub fn floor(&mut self, room: usize, floor: Floor) {
-        let rounds = self.floor.entry(room).or_default();
-        for (all, mut took) in rounds.iter_mut().zip([floor.ready, floor.directory, floor.lookup]) {
+    pub fn parts(&mut self, room: usize, parts: RollCallParts) {
+        let rounds = self.parts.entry(room).or_default();
+        for (all, mut took) in rounds.iter_mut().zip([parts.prepared, parts.directory, parts.lookup]) {
             took.sort_unstable();
-            all.push(at(&took, 0.5));
+            all.push(percentile(&took, 0.5));
         }
-        rounds[3].push(floor.per_second);
+        rounds[3].push(parts.per_second);
     }
 
     pub fn storm(&mut self, kind: Kind, size: usize, storm: Storm) {
@@ -140,37 +139,37 @@ impl Report {
         self.big_room = Some(big_room);
     }
 
-    /// What the figure shows: the median latency in quiet rooms.
+    /// The lines of the figure: the median latency in quiet rooms.
     pub fn lines(&self) -> Vec<Line> {
-        let point = |measured: &Measured, room: &usize| {
+        let point = |measured: &SystemResults, room: &usize| {
             Some((*room as f64, median(measured.median.get(&(Load::Quiet, *room))?)?))
         };
-        let line = |(kind, measured): (&Kind, &Measured)| {
+        let line = |(kind, measured): (&Kind, &SystemResults)| {
             (kind.to_string(), self.rooms.iter().filter_map(|room| point(measured, room)).collect())
         };
         self.measured.iter().map(line).collect()
     }
 
-    /// One table of a number by system and room, with how many times rollcall is better.
+    /// Writes one table of a number by system and room, with the ratio to rollcall.
     fn table(
         &self,
         f: &mut fmt::Formatter<'_>,
         title: &str,
-        of: impl Fn(&Measured) -> &ByRoom,
+        of: impl Fn(&SystemResults) -> &ByRoom,
         load: Load,
         show: impl Fn(f64) -> String,
         less_is_better: bool,
     ) -> fmt::Result {
-        writeln!(f, "\n**{title}**\n\n| system |{}\n|---|{}", self.heads(), "---|".repeat(self.rooms.len()))?;
+        writeln!(f, "\n**{title}**\n\n| system |{}\n|---|{}", self.room_headings(), "---|".repeat(self.rooms.len()))?;
         let value = |kind: Kind, room: usize| median(of(self.measured.get(&kind)?).get(&(load, room))?);
         for kind in self.measured.keys() {
             write!(f, "| {kind} |")?;
             for room in &self.rooms {
                 let mut cell = value(*kind, *room).map_or_else(|| "–".to_owned(), &show);
-                if let (Some(ours), Some(theirs)) = (value(Kind::Rollcall, *room), value(*kind, *room))
+                if let (Some(rollcall), Some(other)) = (value(Kind::Rollcall, *room), value(*kind, *room))
                     && *kind != Kind::Rollcall
                 {
-                    let ratio = if less_is_better { theirs / ours } else { ours / theirs };
+                    let ratio = if less_is_better { other / rollcall } else { rollcall / other };
                     // Writing to a string cannot fail.
                     let _ = write!(cell, " (rollcall {ratio:.2}×)");
                 }
@@ -181,40 +180,40 @@ impl Report {
         Ok(())
     }
 
-    fn heads(&self) -> String {
+    fn room_headings(&self) -> String {
         self.rooms.iter().map(|room| format!(" room of {room} |")).collect()
     }
 
     fn write_rooms(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let per_second = |number: f64| format!("{number:.0}");
         for (load, name) in [(Load::Quiet, "quiet"), (Load::Churn, "churn of 1 % per second")] {
-            let one = format!("Latency of sequential requests, median, ms; {name}");
-            self.table(f, &one, |measured| &measured.median, load, milliseconds, true)?;
+            let title = format!("Latency of sequential requests, median, ms; {name}");
+            self.table(f, &title, |measured| &measured.median, load, format_ms, true)?;
             let p99 = format!("Latency of sequential requests, p99, ms; {name}");
-            self.table(f, &p99, |measured| &measured.p99, load, milliseconds, true)?;
+            self.table(f, &p99, |measured| &measured.p99, load, format_ms, true)?;
             let many = format!("Answers per second on {CONNECTIONS} connections; {name}");
             self.table(f, &many, |measured| &measured.per_second, load, per_second, false)?;
             let cpu = format!("CPU seconds per 1,000 answers, {CONNECTIONS} connections; {name}");
             self.table(f, &cpu, |measured| &measured.cpu, load, |each| format!("{:.2}", each * 1e3), true)?;
         }
-        self.write_floor(f)?;
-        self.write_crowds(f)
+        self.write_parts(f)?;
+        self.write_connections(f)
     }
 
-    fn write_floor(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\n**Parts of a quiet roll call, ms**\n\n| part |{}", self.heads())?;
+    fn write_parts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\n**Parts of a quiet roll call, ms**\n\n| part |{}", self.room_headings())?;
         writeln!(f, "|---|{}", "---|".repeat(self.rooms.len()))?;
-        let part = |place: usize, room: usize| median(&self.floor.get(&room)?[place]);
-        for (place, name) in ["prepared body", "owner set from Redis", "one lookup, unchanged"].into_iter().enumerate()
+        let part = |index: usize, room: usize| median(&self.parts.get(&room)?[index]);
+        for (index, name) in ["prepared body", "owner set from Redis", "one lookup, unchanged"].into_iter().enumerate()
         {
             let cells =
-                self.rooms.iter().map(|room| format!(" {} |", milliseconds(part(place, *room).unwrap_or(f64::NAN))));
+                self.rooms.iter().map(|room| format!(" {} |", format_ms(part(index, *room).unwrap_or(f64::NAN))));
             writeln!(f, "| {name} |{}", cells.collect::<String>())?;
         }
-        let ours = |room| median(self.measured.get(&Kind::Rollcall)?.median.get(&(Load::Quiet, room))?);
+        let rollcall = |room| median(self.measured.get(&Kind::Rollcall)?.median.get(&(Load::Quiet, room))?);
         let ratio = |room: &usize| {
             let sum = part(0, *room)? + part(1, *room)? + part(2, *room)?;
-            Some(format!(" {} ({:.2}×) |", milliseconds(sum), ours(*room)? / sum))
+            Some(format!(" {} ({:.2}×) |", format_ms(sum), rollcall(*room)? / sum))
         };
         let cells = self.rooms.iter().map(|room| ratio(room).unwrap_or_else(|| " – |".to_owned()));
         writeln!(f, "| sum (ratio of rollcall to the sum) |{}", cells.collect::<String>())?;
@@ -222,7 +221,7 @@ impl Report {
         writeln!(f, "| prepared bodies per second |{}", cells.collect::<String>())
     }
 
-    fn write_crowds(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn write_connections(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(room) = self.rooms.iter().max() else { return Ok(()) };
         writeln!(f, "\n**{room} idle connections, sum of all processes**\n")?;
         writeln!(
@@ -232,9 +231,9 @@ impl Report {
         )?;
         writeln!(f, "|---|---|---|---|---|---|---|")?;
         let megabytes = |bytes: f64| format!("{:.0} MB", bytes / 1e6);
-        let row = |kind: &Kind, measured: &Measured| {
+        let row = |kind: &Kind, measured: &SystemResults| {
             let of = |rounds: &BTreeMap<usize, Rounds>| median(rounds.get(room)?);
-            // What was freed in one round may be kept for the crowd of the next.
+            // The first round only: an allocator may keep freed memory for the next one.
             let first = |rounds: &BTreeMap<usize, Rounds>| rounds.get(room)?.first().copied();
             let (before, with) = (first(&measured.before)?, first(&measured.filled)?);
             let each = (with - before) / *room as f64 / 1e3;
@@ -271,14 +270,14 @@ impl Display for Report {
     }
 }
 
-fn milliseconds(number: f64) -> String {
+fn format_ms(number: f64) -> String {
     if number < 10.0 { format!("{number:.2}") } else { format!("{number:.0}") }
 }
 
 /// A percentile of sorted times, in milliseconds.
-pub fn at(sorted: &[Duration], share: f64) -> f64 {
-    let place = ((sorted.len().saturating_sub(1)) as f64 * share).round() as usize;
-    sorted.get(place).map_or(f64::NAN, |took| took.as_secs_f64() * 1e3)
+pub fn percentile(sorted: &[Duration], share: f64) -> f64 {
+    let index = ((sorted.len().saturating_sub(1)) as f64 * share).round() as usize;
+    sorted.get(index).map_or(f64::NAN, |took| took.as_secs_f64() * 1e3)
 }
 
 fn median(rounds: &[f64]) -> Option<f64> {

@@ -1,7 +1,8 @@
-//! A reconnect storm: all connections are cut at once, and everybody comes back at will.
+//! A reconnect storm: all connections are cut at once, and all clients reconnect.
 //!
-//! Owns one such storm and what is observed of it from outside: when each client is back, what roll calls say meanwhile,
-//! and when every process lists exactly those who are back. For rollcall also the [`index`], which is written behind.
+//! Owns one storm and its measurements from outside: when each client has reconnected, the answers of roll calls during
+//! the storm, and when every process lists exactly the reconnected clients. For rollcall also the delay of the [`index`],
+//! which is written behind.
 
 pub mod index;
 
@@ -15,108 +16,113 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::crowd::Crowd;
-use crate::measure::{self, Asker, Row};
+use crate::measure::{self, Requester, Row};
 use crate::system::{Kind, System};
-use index::Lag;
+use index::{IndexLag, IndexReader};
 
-/// How often the roll is called during a storm.
-const ASK_EVERY: Duration = Duration::from_millis(20);
-/// How long roll calls go on before the connections are cut.
-const CALM: Duration = Duration::from_millis(500);
+const ROLL_CALL_INTERVAL: Duration = Duration::from_millis(20);
+/// Roll calls begin this long before the connections are cut.
+const WARM_UP: Duration = Duration::from_millis(500);
 
-/// One storm.
 pub struct Storm {
-    /// How long each client was away, sorted.
-    pub away: Vec<Duration>,
-    /// How many attempts to connect failed, by reason.
+    /// The time from the cut to the acknowledgement, for each client, sorted.
+    pub reconnect_times: Vec<Duration>,
+    /// Failed attempts to connect, by reason.
     pub failures: BTreeMap<String, usize>,
-    pub calls: Calls,
-    /// From when the last client was told that it is in until every process had listed exactly those who are back: with
-    /// the time that asking takes, and how many answers were wrong.
+    pub calls: RollCalls,
+    /// From the last acknowledgement until every process has listed exactly the reconnected clients. It includes the time
+    /// of the requests.
     pub listed: Duration,
+    /// Answers until then that were not right.
     pub wrong: usize,
-    /// For rollcall: what its index lists.
-    pub lag: Option<Lag>,
+    /// For rollcall only.
+    pub lag: Option<IndexLag>,
 }
 
 /// Roll calls on one process during a storm.
 #[derive(Default)]
-pub struct Calls {
-    /// Of those that were answered, sorted.
+pub struct RollCalls {
+    /// Durations of the answered ones, sorted.
     pub took: Vec<Duration>,
     pub incomplete: usize,
     pub failed: usize,
-    /// How long after the cut somebody was listed last whose connection had been cut.
-    pub dead_until: Duration,
+    /// The time from the cut to the last answer that lists a socket of a cut connection.
+    pub last_dead_listing: Duration,
 }
 
-/// Which ids are those of connections that are cut, and since when.
-pub struct Cut {
+/// The cut of all connections, and the ids of their sockets.
+pub struct Disconnect {
     pub began: Instant,
     pub dead: HashSet<String>,
 }
 
-/// Has so many clients in the room cut off, and watches how they come back.
+/// Connects `size` clients, cuts their connections, and measures until they are listed again.
 ///
 /// # Errors
-/// When they do not, or are not listed.
+/// When a client does not reconnect, or is not listed.
 pub async fn measure(system: &System, room: &str, size: usize) -> Result<Storm> {
     let (mut crowd, _) = Crowd::fill(system.kind.protocol(), &system.addresses, room, size).await?;
-    let pairs = crowd.pairs().await?;
-    measure::expect_right(system, room, &pairs).await?;
+    let listing = crowd.listing().await?;
+    measure::expect_listing(system, room, &listing).await?;
     let (over, is_over) = watch::channel(false);
-    let dead = pairs.into_iter().map(|(id, _)| id).collect();
-    // A moment of calm comes first, so that what watches is under way.
-    let cut = Arc::new(Cut { began: Instant::now() + CALM, dead });
-    let calls = tokio::spawn(call(system.addresses[0], room.to_owned(), Arc::clone(&cut), is_over.clone()));
+    let dead = listing.into_iter().map(|(id, _)| id).collect();
+    let disconnect = Arc::new(Disconnect { began: Instant::now() + WARM_UP, dead });
+    let calls =
+        tokio::spawn(call_repeatedly(system.addresses[0], room.to_owned(), Arc::clone(&disconnect), is_over.clone()));
     let index = match system.kind {
-        Kind::Rollcall => Some(index::connect(&system.redis.url, room).await?),
+        Kind::Rollcall => Some(IndexReader::connect(&system.redis.url, room).await?),
         _ => None,
     };
-    let index = index.map(|index| tokio::spawn(index.watch(size, Arc::clone(&cut), is_over)));
+    let index = index.map(|index| tokio::spawn(index.watch(size, Arc::clone(&disconnect), is_over)));
 
-    sleep(CALM).await;
-    let began = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    let returned = crowd.storm().await?;
-    let last = returned.back.values().max().copied().context("nobody was cut off")?;
-    let wrong = measure::expect_right(system, room, &returned.pairs).await?;
+    sleep(WARM_UP).await;
+    let cut_at = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let reconnects = crowd.storm().await?;
+    let last = reconnects.acknowledged.values().max().copied().context("the crowd has no clients")?;
+    let wrong = measure::expect_listing(system, room, &reconnects.listing).await?;
     let listed = SystemTime::now().duration_since(UNIX_EPOCH)?.saturating_sub(last);
 
     over.send_replace(true);
     let calls = calls.await??;
     let lag = match index {
-        Some(index) => Some(index.await??.lag(&returned.back, began)),
+        Some(index) => Some(index.await??.lag(&reconnects.acknowledged, cut_at)),
         None => None,
     };
     crowd.leave().await?;
     measure::expect_empty(system, room).await?;
-    let mut away: Vec<Duration> = returned.back.values().map(|back| back.saturating_sub(began)).collect();
-    away.sort_unstable();
-    Ok(Storm { away, failures: returned.failures, calls, listed, wrong, lag })
+    let mut reconnect_times: Vec<Duration> =
+        reconnects.acknowledged.values().map(|when| when.saturating_sub(cut_at)).collect();
+    reconnect_times.sort_unstable();
+    Ok(Storm { reconnect_times, failures: reconnects.failures, calls, listed, wrong, lag })
 }
 
-/// Calls the roll again and again until it is over.
-async fn call(address: SocketAddr, room: String, cut: Arc<Cut>, over: watch::Receiver<bool>) -> Result<Calls> {
-    let mut calls = Calls::default();
-    let mut asker = Asker::connect(address, &room).await?;
-    let mut ticks = interval(ASK_EVERY);
+/// Calls the roll at an interval until `over` is true.
+async fn call_repeatedly(
+    address: SocketAddr,
+    room: String,
+    disconnect: Arc<Disconnect>,
+    over: watch::Receiver<bool>,
+) -> Result<RollCalls> {
+    let mut calls = RollCalls::default();
+    let mut requester = Requester::connect(address, &room).await?;
+    let mut ticks = interval(ROLL_CALL_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !*over.borrow() {
         ticks.tick().await;
-        let asked = Instant::now();
-        let Ok((complete, body)) = asker.ask().await else {
+        let requested = Instant::now();
+        let Ok((complete, body)) = requester.request().await else {
             calls.failed += 1;
-            asker = Asker::connect(address, &room).await?;
+            requester = Requester::connect(address, &room).await?;
             continue;
         };
-        if asked < cut.began {
+        if requested < disconnect.began {
             continue;
         }
-        calls.took.push(asked.elapsed());
+        calls.took.push(requested.elapsed());
         calls.incomplete += usize::from(!complete);
         let rows: Vec<Row> = serde_json::from_slice(&body)?;
-        if rows.iter().any(|row| cut.dead.contains(&row.id_socket)) {
-            calls.dead_until = asked.duration_since(cut.began);
+        if rows.iter().any(|row| disconnect.dead.contains(&row.id_socket)) {
+            calls.last_dead_listing = requested.duration_since(disconnect.began);
         }
     }
     calls.took.sort_unstable();

@@ -1,6 +1,6 @@
-//! A system under measurement: its Redis and its processes, from their start to their end.
+//! A system under measurement: its Redis and its processes, from start to end.
 //!
-//! Owns how each kind is started, and where it listens; what it costs is read from `/proc`.
+//! Owns the command line and the addresses of each kind, and reads memory and CPU time from `/proc`.
 
 use std::fmt;
 use std::fs;
@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-const START_WITHIN: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Kind {
@@ -32,7 +32,7 @@ pub enum Kind {
     SocketioxideRedis,
 }
 
-/// What clients speak.
+/// The protocol of the clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Protocol {
     EngineIo4,
@@ -42,9 +42,9 @@ pub enum Protocol {
 
 pub struct System {
     pub kind: Kind,
-    /// Of the public ports, one for each process.
+    /// The public addresses, one for each process.
     pub addresses: Vec<SocketAddr>,
-    /// Of the mesh ports, where there are any.
+    /// The mesh addresses; empty for systems without a mesh.
     pub meshes: Vec<SocketAddr>,
     processes: Vec<Child>,
     pub redis: Redis,
@@ -56,10 +56,10 @@ pub struct Redis {
     _folder: TempDir,
 }
 
-/// Bytes that a process has resident.
+/// Resident bytes of a process.
 pub struct Memory {
     pub now: u64,
-    pub most: u64,
+    pub peak: u64,
 }
 
 impl Kind {
@@ -74,8 +74,8 @@ impl Kind {
         }
     }
 
-    /// Whether its answers name the users, and not only the sockets.
-    pub fn tells_users(self) -> bool {
+    /// Whether the answers contain user ids, not only socket ids.
+    pub fn lists_users(self) -> bool {
         self != Self::SocketioxideRedis
     }
 
@@ -123,13 +123,13 @@ impl fmt::Display for Kind {
 }
 
 impl System {
-    /// Starts so many processes with a Redis of their own.
+    /// Starts the processes of a system, with their own Redis.
     ///
     /// # Errors
-    /// When a program is not there or does not start.
+    /// When a program is missing, or does not start.
     pub async fn start(kind: Kind, processes: usize, programs: &Path, peers: &Path) -> Result<Self> {
         let redis = Redis::start().await?;
-        // What an operator would give each: its share of the cores. Node.js has one thread anyway.
+        // Each process gets its share of the cores, as an operator would configure it. Node.js always has one thread.
         let threads = (std::thread::available_parallelism()?.get() / processes).max(1);
         let mut system = Self { kind, addresses: Vec::new(), meshes: Vec::new(), processes: Vec::new(), redis };
         for number in 1..=processes {
@@ -141,9 +141,9 @@ impl System {
                 if rollcall { (Stdio::null(), Stdio::piped()) } else { (Stdio::piped(), Stdio::inherit()) };
             let mut child = command.stdin(Stdio::null()).stdout(out).stderr(log).kill_on_drop(true).spawn()?;
             let line = match (child.stdout.take(), child.stderr.take()) {
-                (Some(out), _) => said(out, "listening ").await?,
-                (None, Some(log)) => said(log, "listen=").await?,
-                (None, None) => bail!("nothing is heard of the process"),
+                (Some(out), _) => wait_for_line(out, "listening ").await?,
+                (None, Some(log)) => wait_for_line(log, "listen=").await?,
+                (None, None) => bail!("neither stdout nor stderr is piped"),
             };
             if rollcall {
                 system.addresses.push(field(&line, "listen=")?);
@@ -157,16 +157,16 @@ impl System {
         Ok(system)
     }
 
-    /// Seconds of CPU that its processes have used.
+    /// The CPU seconds of all processes since their start.
     ///
     /// # Errors
-    /// When a process is gone.
+    /// When a process has ended.
     pub fn cpu(&self) -> Result<f64> {
         let ticks = rustix::param::clock_ticks_per_second() as f64;
         let mut used = 0;
         for process in self.pids()? {
             let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-            // After the name in parentheses; user and system time are fields 14 and 15 of all.
+            // The name in parentheses may contain spaces. User and system time are fields 14 and 15 of the whole line (proc(5)).
             let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
             let fields: Vec<&str> = fields.split_whitespace().collect();
             used += fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
@@ -174,10 +174,10 @@ impl System {
         Ok(used as f64 / ticks)
     }
 
-    /// Bytes of memory that its processes have resident.
+    /// The resident bytes of all processes.
     ///
     /// # Errors
-    /// When a process is gone.
+    /// When a process has ended.
     pub fn memory(&self) -> Result<u64> {
         self.pids()?.into_iter().map(|process| Ok(Memory::of(process)?.now)).sum()
     }
@@ -189,66 +189,67 @@ impl System {
 
 impl Memory {
     /// # Errors
-    /// When the process is gone.
+    /// When the process has ended.
     pub fn of(process: u32) -> Result<Self> {
         let status = fs::read_to_string(format!("/proc/{process}/status"))?;
         let field = |name| {
             let kilobytes = status.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
             anyhow::Ok(kilobytes.with_context(|| format!("no {name} in status"))?.parse::<u64>()? << 10)
         };
-        Ok(Self { now: field("VmRSS:")?, most: field("VmHWM:")? })
+        Ok(Self { now: field("VmRSS:")?, peak: field("VmHWM:")? })
     }
 
-    /// From now on `most` is counted anew.
+    /// Resets `peak` to the current value.
     ///
     /// # Errors
-    /// When the process is gone.
-    pub fn forget_most(process: u32) -> Result<()> {
+    /// When the process has ended.
+    pub fn reset_peak(process: u32) -> Result<()> {
         Ok(fs::write(format!("/proc/{process}/clear_refs"), "5")?)
     }
 }
 
 impl Redis {
     /// # Errors
-    /// When there is no `redis-server`, or it does not start.
+    /// When `redis-server` is missing, or does not start.
     pub async fn start() -> Result<Self> {
-        // Somebody may take the port in between; then this Redis does not start, and the run says so.
+        // Another process may bind the port in between; then Redis does not start, and the run fails.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?.local_addr()?.port();
         let folder = TempDir::new()?;
         let mut process = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
             .arg(folder.path())
-            // A subscriber that is behind by 32 MB is cut off by default: `fetchSockets()` of 10,000 for 16 callers.
+            // By default, Redis disconnects a subscriber that is 32 MB behind, which 16 calls of `fetchSockets()` for 10,000
+            // sockets exceed.
             .args(["--client-output-buffer-limit", "pubsub 0 0 0"])
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .context("redis-server")?;
         let output = process.stdout.take().expect("its output is piped");
-        said(output, "Ready to accept connections").await.context("redis-server")?;
+        wait_for_line(output, "Ready to accept connections").await.context("redis-server")?;
         Ok(Self { url: format!("redis://127.0.0.1:{port}"), _process: process, _folder: folder })
     }
 }
 
-/// The first line with this in it. What comes later is read and dropped, so that the process is not held up.
-async fn said(from: impl tokio::io::AsyncRead + Unpin + Send + 'static, what: &'static str) -> Result<String> {
+/// Returns the first line that contains `text`. Later lines are read and dropped, so that the pipe never fills up.
+async fn wait_for_line(from: impl tokio::io::AsyncRead + Unpin + Send + 'static, text: &'static str) -> Result<String> {
     let mut lines = BufReader::new(from).lines();
-    let line = timeout(START_WITHIN, async {
+    let line = timeout(START_TIMEOUT, async {
         while let Some(line) = lines.next_line().await? {
-            if line.contains(what) {
+            if line.contains(text) {
                 return Ok(line);
             }
         }
-        bail!("it ended without having said where it listens")
+        bail!("the process ended before it printed {text:?}")
     })
     .await
-    .context("it does not say where it listens")??;
+    .with_context(|| format!("timed out waiting for {text:?}"))??;
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     Ok(line)
 }
 
 fn field(line: &str, name: &str) -> Result<SocketAddr> {
-    // The first is `listen=`, and `mesh=` follows; colours are off where there is no terminal.
+    // The values have no colour codes, because stderr is not a terminal.
     let (_, rest) = line.split_once(name).with_context(|| format!("no {name} in {line}"))?;
     Ok(rest.split_whitespace().next().unwrap_or_default().trim_matches('"').parse()?)
 }

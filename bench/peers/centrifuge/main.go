@@ -1,7 +1,7 @@
 // Peer: the centrifuge library with its Redis broker and its Redis presence manager.
 //
 // Technique: shared state in Redis. Every node writes its own connections into one hash per
-// room and renews them before they expire, so a reader asks Redis once and no other node.
+// room and renews them before they expire. A reader makes one request to Redis and none to other nodes.
 package main
 
 import (
@@ -67,13 +67,13 @@ func run(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 	}
-	// Closes the connections, which takes their presence out of Redis.
+	// Closes the connections, which removes their presence from Redis.
 	deadline, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
 	return node.Shutdown(deadline)
 }
 
-// newNode wires a node whose broker and presence live in one Redis; it is not running yet.
+// newNode returns a node with its broker and presence in one Redis; it does not run yet.
 func newNode(redisURL string) (*centrifuge.Node, error) {
 	node, err := centrifuge.New(centrifuge.Config{
 		LogLevel: centrifuge.LogLevelError,
@@ -108,7 +108,7 @@ func newNode(redisURL string) (*centrifuge.Node, error) {
 	return node, nil
 }
 
-// identified passes the user and the room of the connection URL on to the node.
+// identified copies the user and the room from the connection URL into the context.
 func identified(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		query := r.URL.Query()
@@ -118,7 +118,7 @@ func identified(next http.Handler) http.Handler {
 	})
 }
 
-// users answers the presence of a room in the whole cluster; 503 if Redis does not.
+// users answers with the presence of a room in the whole cluster, or with 503 if Redis does not answer.
 func users(node *centrifuge.Node) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		result, err := node.Presence(r.PathValue("room"))
@@ -131,7 +131,7 @@ func users(node *centrifuge.Node) http.HandlerFunc {
 			rows = append(rows, row{IDSocket: client.ClientID, IDUser: client.UserID})
 		}
 		w.Header().Set("Content-Type", "application/json")
-		// A failure here is a reader that has gone.
+		// A failure here means that the caller has disconnected.
 		_ = json.NewEncoder(w).Encode(rows)
 	}
 }

@@ -1,7 +1,7 @@
 // Peer: socket.io 4 with its Redis adapter, `fetchSockets`.
 //
-// Technique: scatter and gather over Redis pub/sub. The node that is asked publishes one
-// request, every other node answers with all its sockets of the room, and the adapter waits
+// Technique: scatter and gather over Redis pub/sub. The node that got the HTTP request publishes
+// one request, every other node answers with all its sockets of the room, and the adapter waits
 // for as many answers as the channel has subscribers.
 
 import { createAdapter } from '@socket.io/redis-adapter';
@@ -23,7 +23,7 @@ const server = usersServer(async (room) => {
 });
 
 const io = new Server(server, {
-  // For 16 callers at once of a room of 10,000 a slow machine takes longer than its default, 5 seconds.
+  // With 16 concurrent callers of a room of 10,000, a slow machine takes longer than the default of 5 seconds.
   adapter: createAdapter(pub, sub, { key: 'fetch-sockets', requestsTimeout: 60_000 }),
   transports: ['websocket'],
   serveClient: false,
@@ -35,7 +35,7 @@ io.on('connection', (socket) => {
   socket.join(room);
 });
 
-// The adapter does not wait for its subscriptions. Redis answers in order, so they are in
-// place once a later command on the same connection is answered.
+// The adapter does not wait for its subscriptions. Redis answers in order, so they exist as soon as
+// a later command on the same connection is answered.
 await sub.ping();
 announce(server);

@@ -1,8 +1,8 @@
 // Peer: socket.io 2 with socket.io-redis 5, one request per socket.
 //
-// Technique: the ids of the room come from one cluster-wide request, and then each id costs
-// another one, which asks every node who owns that socket. All of them are in flight at once,
-// so the cost shows as messages (ids × nodes), not as a chain of round trips.
+// Technique: one cluster-wide request returns the ids of the room. One more request for each id asks
+// every node for the user of that socket. All these requests are in flight at once, so the cost is
+// the number of messages (ids × nodes), not a chain of round trips.
 
 import { promisify } from 'node:util';
 
@@ -40,7 +40,7 @@ async function userOf(id) {
 
 io.on('connection', (socket) => socket.join(socket.handshake.query.room));
 
-// The adapter does not wait for its subscriptions. Redis answers in order, so they are in
-// place once a later command on the same connection is answered.
+// The adapter does not wait for its subscriptions. Redis answers in order, so they exist as soon as
+// a later command on the same connection is answered.
 await promisify(adapter.subClient.ping.bind(adapter.subClient))();
 announce(server);

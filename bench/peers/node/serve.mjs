@@ -1,11 +1,11 @@
-// The HTTP edge that both Node peers share: `GET /{room}/users` and the line that announces
-// the port. How the members of a room are found is the business of each peer.
+// The HTTP server of both Node peers: `GET /{room}/users`, and the line that announces the port.
+// Each peer supplies the function that finds the users of a room.
 
 import { createServer } from 'node:http';
 
 /**
- * An HTTP server, not yet listening, that answers with the rows `usersOf(room)` resolves to.
- * A rejection is answered with 503, never with a part of the room.
+ * An HTTP server, not yet listening, that answers with the rows of `usersOf(room)`.
+ * If the promise is rejected, the answer is 503, never a part of the room.
  */
 export function usersServer(usersOf) {
   return createServer(async (request, response) => {
@@ -24,7 +24,7 @@ export function usersServer(usersOf) {
   });
 }
 
-/** Listens on the loopback and prints the port, the sign that the peer is ready. */
+/** Listens on 127.0.0.1 and prints the port; the benchmark waits for that line. */
 export function announce(server) {
   server.listen(Number(process.env.PORT ?? 0), '127.0.0.1', () => {
     console.log(`listening ${server.address().port}`);

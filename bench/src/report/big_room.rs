@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::{at, milliseconds};
-use crate::big_room::{Beside, BigRoom, Busy, SMALL};
+use super::{format_ms, percentile};
+use crate::big_room::{BigRoom, CommandStats, ConcurrentLoad, SMALL};
 
 impl fmt::Display for BigRoom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -24,23 +24,24 @@ impl fmt::Display for BigRoom {
         }
         writeln!(f, " answers of the big room | median | maximum | incomplete | maximum resident memory | Redis |")?;
         writeln!(f, "|---|{}---|---|---|---|---|---|", "---|---|".repeat(SMALL.len()))?;
-        for (beside, measured) in &self.measured {
-            write!(f, "| {beside} |")?;
+        for (load, measured) in &self.measured {
+            write!(f, "| {load} |")?;
             for room in SMALL {
-                let p99 = |beside| at(&self.measured[&beside].small[&room], 0.99);
-                let (median, ours) = (milliseconds(at(&measured.small[&room], 0.5)), p99(*beside));
-                let (alone, elsewhere) = (ours / p99(Beside::Nothing), ours / p99(Beside::ReadyMade));
-                write!(f, " {median} ms | {} ms ({alone:.2}×, {elsewhere:.2}×) |", milliseconds(ours))?;
+                let p99 = |load: &ConcurrentLoad| percentile(&self.measured[load].small[&room], 0.99);
+                let (median, value) = (format_ms(percentile(&measured.small[&room], 0.5)), p99(load));
+                let (alone, plain) =
+                    (value / p99(&ConcurrentLoad::Nothing), value / p99(&ConcurrentLoad::PreparedBody));
+                write!(f, " {median} ms | {} ms ({alone:.2}×, {plain:.2}×) |", format_ms(value))?;
             }
             match measured.read {
                 None => write!(f, " – | – | – | – |")?,
                 Some(read) => {
-                    let (median, longest) = (milliseconds(read.median), milliseconds(read.longest));
+                    let (median, longest) = (format_ms(read.median), format_ms(read.longest));
                     write!(f, " {} | {median} ms | {longest} ms | {} |", read.answers, read.incomplete)?;
                 }
             }
-            let grown = (measured.most.saturating_sub(self.before)) as f64 / json;
-            writeln!(f, " {} (+{grown:.1} JSON) | {} |", megabytes(measured.most as f64), measured.redis)?;
+            let grown = (measured.peak.saturating_sub(self.before)) as f64 / json;
+            writeln!(f, " {} (+{grown:.1} JSON) | {} |", megabytes(measured.peak as f64), measured.redis)?;
         }
         writeln!(
             f,
@@ -54,7 +55,7 @@ impl fmt::Display for BigRoom {
     }
 }
 
-impl fmt::Display for Busy {
+impl fmt::Display for CommandStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mean = self.took as f64 / self.commands.max(1) as f64;
         let (longest, command) = &self.longest;
@@ -63,11 +64,11 @@ impl fmt::Display for Busy {
     }
 }
 
-impl fmt::Display for Beside {
+impl fmt::Display for ConcurrentLoad {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Nothing => "none",
-            Self::ReadyMade => "reads of as many bytes from a plain server",
+            Self::PreparedBody => "reads of as many bytes from a plain server",
             Self::Quiet => "reads of the big room, quiet",
             Self::Full => "the same, `/rollcall`",
             Self::Churn => "reads of the big room, churn of 1 % per second",

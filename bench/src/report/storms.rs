@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::{at, milliseconds};
+use super::{format_ms, percentile};
 use crate::storm::Storm;
-use crate::storm::index::READ_EVERY;
+use crate::storm::index::READ_INTERVAL;
 use crate::system::Kind;
 
-/// Storms of one size.
+/// The storms of one size, one for each system.
 #[derive(Default)]
 pub struct Storms {
     pub size: usize,
@@ -29,34 +29,34 @@ impl fmt::Display for Storms {
         )?;
         writeln!(f, "|---|---|---|---|---|---|---|---|")?;
         for (kind, storm) in &self.by_kind {
-            let beside = |of: &dyn Fn(&Storm) -> f64| self.beside(*kind, of);
-            let away = |share| beside(&move |storm| at(&storm.away, share));
+            let with_ratio = |of: &dyn Fn(&Storm) -> f64| self.with_ratio(*kind, of);
+            let reconnect = |share| with_ratio(&move |storm| percentile(&storm.reconnect_times, share));
             let failed: usize = storm.failures.values().sum();
-            let listed = beside(&|storm| one(storm.listed));
-            let (median, most, last) = (away(0.5), away(0.99), away(1.0));
-            let (wrong, dead) = (storm.wrong, milliseconds(one(storm.calls.dead_until)));
-            writeln!(f, "| {kind} | {median} | {most} | {last} | {failed} | {listed} | {wrong} | {dead} ms |")?;
+            let listed = with_ratio(&|storm| to_ms(storm.listed));
+            let (median, p99, last) = (reconnect(0.5), reconnect(0.99), reconnect(1.0));
+            let (wrong, dead) = (storm.wrong, format_ms(to_ms(storm.calls.last_dead_listing)));
+            writeln!(f, "| {kind} | {median} | {p99} | {last} | {failed} | {listed} | {wrong} | {dead} ms |")?;
         }
         writeln!(f, "\n| roll calls during the storm | answered | median | p99 | maximum | incomplete | failed |")?;
         writeln!(f, "|---|---|---|---|---|---|---|")?;
         for (kind, storm) in &self.by_kind {
-            let took = |share| self.beside(*kind, &move |storm| at(&storm.calls.took, share));
-            let (median, most, longest) = (took(0.5), took(0.99), took(1.0));
+            let took = |share| self.with_ratio(*kind, &move |storm| percentile(&storm.calls.took, share));
+            let (median, p99, longest) = (took(0.5), took(0.99), took(1.0));
             let (count, incomplete, failed) = (storm.calls.took.len(), storm.calls.incomplete, storm.calls.failed);
-            writeln!(f, "| {kind} | {count} | {median} | {most} | {longest} | {incomplete} | {failed} |")?;
+            writeln!(f, "| {kind} | {count} | {median} | {p99} | {longest} | {incomplete} | {failed} |")?;
         }
         for (kind, storm) in &self.by_kind {
-            for (why, count) in &storm.failures {
-                writeln!(f, "\n{kind}: {count} attempts failed: {why}")?;
+            for (reason, count) in &storm.failures {
+                writeln!(f, "\n{kind}: {count} attempts failed: {reason}")?;
             }
             if let Some(lag) = &storm.lag {
-                let (joined, dead) = (milliseconds(one(lag.joined)), milliseconds(one(lag.dead)));
+                let (joined, dead) = (format_ms(to_ms(lag.joined)), format_ms(to_ms(lag.dead)));
                 writeln!(
                     f,
                     "\n{kind}, lists in Redis (written asynchronously, read here every {} ms): every \
-                     client was listed at most {joined} ms after its acknowledgement. No disconnected client was \
+                     client was listed at p99 {joined} ms after its acknowledgement. No disconnected client was \
                      listed {dead} ms after the disconnect.",
-                    READ_EVERY.as_millis()
+                    READ_INTERVAL.as_millis()
                 )?;
             }
         }
@@ -65,17 +65,17 @@ impl fmt::Display for Storms {
 }
 
 impl Storms {
-    /// Milliseconds of a system, with how many times rollcall is better.
-    fn beside(&self, kind: Kind, of: &dyn Fn(&Storm) -> f64) -> String {
-        let Some(theirs) = self.by_kind.get(&kind).map(of) else { return "–".to_owned() };
-        let shown = format!("{} ms", milliseconds(theirs));
+    /// A value of a system in format_ms, with the ratio to rollcall.
+    fn with_ratio(&self, kind: Kind, of: &dyn Fn(&Storm) -> f64) -> String {
+        let Some(other) = self.by_kind.get(&kind).map(of) else { return "–".to_owned() };
+        let shown = format!("{} ms", format_ms(other));
         match self.by_kind.get(&Kind::Rollcall).map(of) {
-            Some(ours) if kind != Kind::Rollcall => format!("{shown} (rollcall {:.2}×)", theirs / ours),
+            Some(rollcall) if kind != Kind::Rollcall => format!("{shown} (rollcall {:.2}×)", other / rollcall),
             _ => shown,
         }
     }
 }
 
-fn one(took: Duration) -> f64 {
+fn to_ms(took: Duration) -> f64 {
     took.as_secs_f64() * 1e3
 }

@@ -1,6 +1,6 @@
-//! What rollcall's index lists during a storm, read from Redis every few milliseconds.
+//! The socket-id sets of rollcall's index during a storm, read from Redis at a fixed interval.
 //!
-//! A roll call does not read these lists: they are written behind, and how far behind is what is asked here.
+//! A roll call does not read these sets. They are written behind; this module measures the delay.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -11,73 +11,76 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::Cut;
+use super::Disconnect;
 
-/// How often it is read.
-pub const READ_EVERY: Duration = Duration::from_millis(50);
-/// How long after the storm it may still change.
-const SETTLES_WITHIN: Duration = Duration::from_secs(30);
+pub const READ_INTERVAL: Duration = Duration::from_millis(50);
+/// The index may change for this long after the storm.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The index, and the room that is read of it.
-pub struct Index {
+pub struct IndexReader {
     redis: MultiplexedConnection,
     room: String,
 }
 
-/// What was seen of it.
-pub struct Seen {
-    /// When an id was there first, in time since 1970.
-    first: HashMap<String, Duration>,
-    /// When there was an id last that was cut off.
-    dead_until: Duration,
+/// The observed changes of the index.
+pub struct IndexHistory {
+    /// When an id was listed first, since 1970.
+    first_listed: HashMap<String, Duration>,
+    /// When an id of a cut connection was listed last, since 1970.
+    last_dead_listing: Duration,
 }
 
-/// How far it was behind, each at most: it is read from time to time.
-pub struct Lag {
-    /// The longest from when a client was told that it is in until it was there.
+/// The delays of the index. Each is an upper bound, because the index is read at an interval.
+pub struct IndexLag {
+    /// The longest time from the acknowledgement of a client until its id was listed.
     pub joined: Duration,
-    /// From the cut until nobody was there who had been cut off.
+    /// From the cut until no id of a cut connection was listed.
     pub dead: Duration,
 }
 
-/// # Errors
-/// When Redis does not answer.
-pub async fn connect(url: &str, room: &str) -> Result<Index> {
-    let redis = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
-    Ok(Index { redis, room: room.to_owned() })
-}
+impl IndexReader {
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn connect(url: &str, room: &str) -> Result<Self> {
+        let redis = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
+        Ok(Self { redis, room: room.to_owned() })
+    }
 
-impl Index {
-    /// Reads until the storm is over and exactly so many are there, none of them cut off.
+    /// Reads until the storm is over, and the index lists `size` ids, none of them of a cut connection.
     ///
     /// # Errors
-    /// When that does not come true.
-    pub async fn watch(mut self, size: usize, cut: Arc<Cut>, over: watch::Receiver<bool>) -> Result<Seen> {
-        let mut seen = Seen { first: HashMap::new(), dead_until: Duration::ZERO };
-        let mut ticks = interval(READ_EVERY);
+    /// When the index does not reach that state in time.
+    pub async fn watch(
+        mut self,
+        size: usize,
+        disconnect: Arc<Disconnect>,
+        over: watch::Receiver<bool>,
+    ) -> Result<IndexHistory> {
+        let mut history = IndexHistory { first_listed: HashMap::new(), last_dead_listing: Duration::ZERO };
+        let mut ticks = interval(READ_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut since = None;
+        let mut over_since = None;
         loop {
             ticks.tick().await;
             let listed = self.read().await?;
             let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
             let (mut dead, count) = (0, listed.len());
             for id in listed {
-                if cut.dead.contains(&id) {
+                if disconnect.dead.contains(&id) {
                     dead += 1;
                 } else {
-                    seen.first.entry(id).or_insert(now);
+                    history.first_listed.entry(id).or_insert(now);
                 }
             }
             if dead > 0 {
-                seen.dead_until = now;
+                history.last_dead_listing = now;
             }
             if *over.borrow() {
                 if dead == 0 && count == size {
-                    return Ok(seen);
+                    return Ok(history);
                 }
-                if since.get_or_insert_with(Instant::now).elapsed() > SETTLES_WITHIN {
-                    bail!("the index lists {count} instead of {size}, and {dead} that were cut off");
+                if over_since.get_or_insert_with(Instant::now).elapsed() > SETTLE_TIMEOUT {
+                    bail!("the index lists {count} ids instead of {size}, and {dead} of cut connections");
                 }
             }
         }
@@ -94,10 +97,13 @@ impl Index {
     }
 }
 
-impl Seen {
-    /// `back`: when the client with this id was told that it is in. `began`: when the connections were cut.
-    pub fn lag(&self, back: &BTreeMap<String, Duration>, began: Duration) -> Lag {
-        let lags = back.iter().filter_map(|(id, back)| Some(self.first.get(id)?.saturating_sub(*back)));
-        Lag { joined: lags.max().unwrap_or_default(), dead: self.dead_until.saturating_sub(began) + READ_EVERY }
+impl IndexHistory {
+    /// `acknowledged`: by id, when the client was acknowledged. `cut_at`: when the connections were cut. Both since 1970.
+    pub fn lag(&self, acknowledged: &BTreeMap<String, Duration>, cut_at: Duration) -> IndexLag {
+        let lags = acknowledged.iter().filter_map(|(id, when)| Some(self.first_listed.get(id)?.saturating_sub(*when)));
+        IndexLag {
+            joined: lags.max().unwrap_or_default(),
+            dead: self.last_dead_listing.saturating_sub(cut_at) + READ_INTERVAL,
+        }
     }
 }

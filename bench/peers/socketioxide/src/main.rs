@@ -1,7 +1,7 @@
 //! Peer: socketioxide with its Redis adapter, `fetch_sockets`.
 //!
-//! Technique: scatter and gather over Redis pub/sub, as in `fetch-sockets.mjs`. What another node tells of a socket does
-//! not hold its user, so the answer is made of ids only.
+//! Technique: scatter and gather over Redis pub/sub, as in `fetch-sockets.mjs`. The replies of other nodes do not contain
+//! the users of their sockets, so the answer has ids only.
 
 use std::env;
 use std::net::Ipv4Addr;
@@ -43,8 +43,8 @@ async fn main() -> Result<()> {
     let adapter = RedisAdapterCtr::new_with_redis_config(&client, config).await?;
     let (layer, io) =
         SocketIo::builder().with_adapter::<Adapter>(adapter).transports([TransportType::Websocket]).build_layer();
-    // Joined before the client is told that it is connected: in the handler, a client that is gone already would stay
-    // in the room.
+    // Joins before the server acknowledges the client. In the handler, a client that has already disconnected would stay in
+    // the room.
     io.ns("/", (async || ()).with(join)).await?;
 
     let router = Router::new().route("/{room}/users", get(users)).with_state(io).layer(layer);
@@ -52,7 +52,7 @@ async fn main() -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     println!("listening {}", listener.local_addr()?.port());
     let listener = listener.tap_io(|stream| {
-        // Without it answers would only be slower.
+        // A failure makes answers slower, not wrong.
         let _ = stream.set_nodelay(true);
     });
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);

@@ -1,4 +1,4 @@
-//! One client of the crowd: how it gets in, that it stays, and how it comes back after its connection was cut.
+//! One client of the crowd: its handshake, its answers to pings, and its reconnect after a cut.
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
@@ -16,42 +16,42 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::system::Protocol;
 
-/// How long a client waits until it is in: what Socket.IO's own takes for granted.
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
-/// A client reads hardly anything.
+/// The default `timeout` of Socket.IO's own client.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Small, because an idle client receives only pings.
 const READ_BUFFER: usize = 1024;
-/// How long a client waits that was not let in: twice as long each time, and half of it more or less. Socket.IO's own
-/// waits the same; after a connection was cut it waits as long before it tries at all, which is left out here.
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MOST: Duration = Duration::from_secs(5);
+/// The delay after a failed attempt doubles each time, and is spread by half of itself in both directions. Socket.IO's own
+/// client does the same. It also waits before its first attempt, which this client does not.
+const MIN_RETRY_DELAY: Duration = Duration::from_secs(1);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 type Transport = WebSocketStream<TcpStream>;
 
-/// Where members go.
-pub struct Place {
+/// The system that the clients connect to.
+pub struct Target {
     pub protocol: Protocol,
     pub addresses: Vec<SocketAddr>,
     pub room: String,
-    /// When it is sent to, every connection is cut.
+    /// A message cuts every connection.
     pub cut: watch::Sender<()>,
 }
 
-pub struct Member {
+pub struct CrowdClient {
     pub id: String,
     pub user: String,
-    /// Which of the addresses it went to.
-    pub at: usize,
-    /// Ends when its connection does.
-    pub stays: JoinHandle<()>,
+
+    pub address_index: usize,
+    /// Ends with the connection; aborting it closes the connection.
+    pub connection: JoinHandle<()>,
 }
 
-/// What matters of the packets that open a session and a namespace.
+/// The packets that open a session and a namespace; other fields are ignored.
 #[derive(Deserialize)]
 struct Packet {
     sid: String,
 }
 
-/// What matters of what centrifuge says.
+/// A reply of centrifuge; other fields are ignored.
 #[derive(Deserialize)]
 struct Reply {
     connect: Option<Connected>,
@@ -62,55 +62,56 @@ struct Connected {
     client: String,
 }
 
-/// A member that is back.
-pub struct Returned {
-    pub member: Member,
+pub struct Reconnected {
+    pub client: CrowdClient,
     pub when: SystemTime,
-    /// Why earlier attempts failed.
+    /// The reason of each failed attempt.
     pub failures: Vec<String>,
 }
 
-impl Member {
-    /// Goes to the process whose turn it is by `number`.
+impl CrowdClient {
+    /// Connects to the address at index `number`, modulo the number of addresses.
     ///
     /// # Errors
-    /// When it is not let in.
-    pub async fn connect(place: &Place, number: usize, user: String) -> Result<Self> {
-        let at = number % place.addresses.len();
-        let entering = enter(place.protocol, place.addresses[at], &user, &place.room);
-        let (mut transport, id) = timeout(ANSWER_WITHIN, entering).await.context("a client was kept waiting")??;
-        let (protocol, mut cut) = (place.protocol, place.cut.subscribe());
-        let stays = tokio::spawn(async move {
+    /// When the server does not accept the client.
+    pub async fn connect(target: &Target, number: usize, user: String) -> Result<Self> {
+        let address_index = number % target.addresses.len();
+        let joining = join(target.protocol, target.addresses[address_index], &user, &target.room);
+        let (mut transport, id) =
+            timeout(CONNECT_TIMEOUT, joining).await.context("timed out waiting for the acknowledgement")??;
+        let (protocol, mut cut) = (target.protocol, target.cut.subscribe());
+        let connection = tokio::spawn(async move {
             tokio::select! {
                 _ = cut.changed() => {
-                    // A reset, as when the network is gone: nobody says goodbye. Without it, it only ends more politely.
+                    // Makes the kernel send a reset instead of a close, as after a network failure. If that fails, the
+                    // connection is closed.
                     let _ = transport.get_ref().set_zero_linger();
                 }
-                () = stay(protocol, &mut transport) => {}
+                () = answer_pings(protocol, &mut transport) => {}
             }
         });
-        Ok(Self { id, user, at, stays })
+        Ok(Self { id, user, address_index, connection })
     }
 
-    /// Tries until it is in, each time at the next process.
-    pub async fn come_back(place: &Place, number: usize, user: String, was_at: usize) -> Returned {
+    /// Retries until the client is accepted, each time at the next address.
+    pub async fn reconnect(target: &Target, number: usize, user: String, previous_address: usize) -> Reconnected {
         let mut failures = Vec::new();
-        let mut pause = RETRY_FIRST;
+        let mut delay = MIN_RETRY_DELAY;
         loop {
-            let next = was_at + 1 + failures.len();
-            match Self::connect(place, next, user.clone()).await {
-                Ok(member) => return Returned { member, when: SystemTime::now(), failures },
+            let next = previous_address + 1 + failures.len();
+            match Self::connect(target, next, user.clone()).await {
+                Ok(client) => return Reconnected { client, when: SystemTime::now(), failures },
                 Err(error) => failures.push(format!("{error:#}").replace('\n', " ")),
             }
-            // Spread evenly instead of by chance, so that runs are alike.
-            sleep(pause.mul_f64(0.5 + (number % 100) as f64 / 100.0)).await;
-            pause = (pause * 2).min(RETRY_MOST);
+            // Spread evenly instead of randomly, so that runs are comparable.
+            sleep(delay.mul_f64(0.5 + (number % 100) as f64 / 100.0)).await;
+            delay = (delay * 2).min(MAX_RETRY_DELAY);
         }
     }
 }
 
-/// Connects, and waits until the server has said that the client is in.
-async fn enter(protocol: Protocol, address: SocketAddr, user: &str, room: &str) -> Result<(Transport, String)> {
+/// Connects, and waits until the server has acknowledged the client. Returns the id of the socket.
+async fn join(protocol: Protocol, address: SocketAddr, user: &str, room: &str) -> Result<(Transport, String)> {
     let query = format!("id_user={user}&room={room}");
     let path = match protocol {
         Protocol::EngineIo4 => format!("socket.io/?EIO=4&transport=websocket&{query}"),
@@ -153,12 +154,12 @@ async fn enter(protocol: Protocol, address: SocketAddr, user: &str, room: &str) 
             }
         }
     }
-    bail!("the connection ended before the client was in")
+    bail!("the connection ended before the acknowledgement")
 }
 
 /// Answers pings until the connection ends.
-async fn stay(protocol: Protocol, transport: &mut Transport) {
-    // An old client asks for signs of life itself.
+async fn answer_pings(protocol: Protocol, transport: &mut Transport) {
+    // In Engine.IO 3 the client sends the pings.
     let mut pings = interval(Duration::from_secs(20));
     pings.reset();
     loop {

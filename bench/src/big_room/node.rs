@@ -1,10 +1,10 @@
-//! A rollcall node in a process of its own whose rows are put into its roster, without clients.
+//! A worker process with one rollcall node. Its rows are registered in the roster directly, without clients.
 //!
-//! | order | what happens | what is answered |
+//! | command | effect | reply |
 //! |---|---|---|
-//! | `address` | | where it answers |
-//! | `put <room> <count>` | the room gets so many rows | |
-//! | `churn <room> <each second>` | from now on so many rows go and others come, none for 0 | |
+//! | `address` | | the public address of the node |
+//! | `put <room> <count>` | registers `count` rows in the room | |
+//! | `churn <room> <each second>` | replaces that number of rows per second; 0 stops it | |
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -29,28 +29,28 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::apart::obey;
 use crate::pace::Pace;
+use crate::worker::serve_commands;
 
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const READY_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-struct Rows {
+struct RosterNode {
     node: String,
     roster: Arc<Roster>,
-    /// By room; those that churn have are not among them.
-    presences: Vec<(Room, VecDeque<Registration>)>,
+    /// By room, except the rows that the churn task owns.
+    registrations: Vec<(Room, VecDeque<Registration>)>,
     churn: Option<JoinHandle<()>>,
 }
 
-/// The id and the user of one row.
+/// The socket id and the user id of one row.
 pub fn row(node: &str, room: &str, number: usize) -> (String, String) {
     (format!("{node}-{room}-{number:06}"), format!("user-{number}"))
 }
 
-/// Runs a node of this name, and obeys until there are no more orders.
+/// Runs a node with this name, and commands until stdin is closed.
 ///
 /// # Errors
-/// When it does not start, or ends.
+/// When the node does not start, or ends early.
 pub async fn run(redis: &str, name: &str) -> Result<()> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let (public, mesh) = (listen(any, false)?, listen(any, false)?);
@@ -77,65 +77,66 @@ pub async fn run(redis: &str, name: &str) -> Result<()> {
     let (roster, membership) = (Arc::clone(node.roster()), Arc::clone(node.membership()));
     let running = tokio::spawn(node.run(CancellationToken::new()));
     while !membership.readiness().is_ready() {
-        sleep(LOOK_EVERY).await;
+        sleep(READY_POLL_INTERVAL).await;
     }
-    let mut rows = Rows { node: name.to_owned(), roster, presences: Vec::new(), churn: None };
-    let obeying = obey(async |order, about| match order {
+    let mut roster_node = RosterNode { node: name.to_owned(), roster, registrations: Vec::new(), churn: None };
+    let serving = serve_commands(async |command, arguments| match command {
         "address" => Ok(vec![address.to_string()]),
-        _ => rows.carry_out(order, about),
+        _ => roster_node.run_command(command, arguments),
     });
     tokio::select! {
-        obeyed = obeying => obeyed,
+        served = serving => served,
         ended = running => ended?.context("the node ended"),
     }
 }
 
-impl Rows {
-    fn carry_out(&mut self, order: &str, about: &str) -> Result<Vec<String>> {
-        let (name, count) = about.split_once(' ').context("a room and a number")?;
+impl RosterNode {
+    fn run_command(&mut self, command: &str, arguments: &str) -> Result<Vec<String>> {
+        let (name, count) = arguments.split_once(' ').context("a room and a number")?;
         let (room, count): (_, usize) = (Room::parse(name)?, count.parse()?);
-        match order {
+        match command {
             "put" => {
-                let put = (0..count).map(|number| put(&self.roster, &self.node, &room, number));
-                let presences = put.collect::<Result<_>>()?;
-                self.presences.push((room, presences));
+                let registering = (0..count).map(|number| register(&self.roster, &self.node, &room, number));
+                let registrations = registering.collect::<Result<_>>()?;
+                self.registrations.push((room, registrations));
             }
             "churn" => {
                 if let Some(churn) = self.churn.take() {
                     churn.abort();
                 }
                 if count > 0 {
-                    let place = self.presences.iter().position(|(other, _)| *other == room);
-                    let (room, presences) = self.presences.swap_remove(place.context("the room has no rows")?);
-                    let churn = come_and_go(Arc::clone(&self.roster), self.node.clone(), room, presences, count);
+                    let index = self.registrations.iter().position(|(other, _)| *other == room);
+                    let (room, registrations) = self.registrations.swap_remove(index.context("the room has no rows")?);
+                    let churn =
+                        replace_continuously(Arc::clone(&self.roster), self.node.clone(), room, registrations, count);
                     self.churn = Some(tokio::spawn(churn));
                 }
             }
-            _ => bail!("not an order: {order}"),
+            _ => bail!("not an command: {command}"),
         }
         Ok(Vec::new())
     }
 }
 
-fn put(roster: &Arc<Roster>, node: &str, room: &Room, number: usize) -> Result<Registration> {
+fn register(roster: &Arc<Roster>, node: &str, room: &Room, number: usize) -> Result<Registration> {
     let (id, user) = row(node, room.as_str(), number);
     Ok(roster.register(SocketId::parse(&id)?, UserId::parse(&user)?, std::slice::from_ref(room)))
 }
 
-/// So many rows go each second, and others come in their places; all are gone when this ends.
-async fn come_and_go(
+/// Replaces `each_second` rows per second. When this ends, all rows are removed.
+async fn replace_continuously(
     roster: Arc<Roster>,
     node: String,
     room: Room,
-    mut presences: VecDeque<Registration>,
+    mut registrations: VecDeque<Registration>,
     each_second: usize,
 ) {
-    let (mut pace, mut next) = (Pace::new(each_second), presences.len());
+    let (mut pace, mut next) = (Pace::new(each_second), registrations.len());
     loop {
         pace.next().await;
-        let newcomer = put(&roster, &node, &room, next).expect("made like those before it");
-        presences.push_back(newcomer);
-        presences.pop_front();
+        let newcomer = register(&roster, &node, &room, next).expect("the names of all rows have one form");
+        registrations.push_back(newcomer);
+        registrations.pop_front();
         next += 1;
     }
 }

@@ -45,7 +45,9 @@ impl Node {
             mesh: config.mesh_advertise.as_str().into(),
             since: format!("{:.3}", Timestamp::now()).into(),
         };
-        let (peers, cache) = (Peers::secured(config.mesh_security.clone()), SnapshotCache::new(config.cache));
+        let anomalies = &config.telemetry.anomalies;
+        let peers = Peers::secured(config.mesh_security.clone()).with_anomalies(anomalies.clone());
+        let cache = SnapshotCache::new(config.cache, anomalies.clone());
         let core = NodeCore::new(node_info, config.lease, config.release_delay, directory, peers, cache);
         Self { config, listeners, core }
     }

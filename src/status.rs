@@ -64,7 +64,9 @@ impl StatusCollector {
         let began = Instant::now();
         let reply = self.peers.describe(&member.mesh, node_report::request(), REPORT_TIMEOUT).await;
         let reply = reply.and_then(|response| {
-            response.map(|response| node_report::reported_by(&member.node, &response)).transpose()
+            response
+                .map(|response| node_report::reported_by(&member.node, &response, self.peers.anomalies()))
+                .transpose()
         });
         if let Ok(Some(report)) = &reply {
             self.reporter.membership.record_contact(&report.node);

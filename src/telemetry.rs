@@ -5,13 +5,28 @@ pub mod logging;
 pub mod metrics;
 pub mod traces;
 
+use anomalies::Anomalies;
 use logging::LogLevelHandle;
 use traces::TraceSampling;
 
-/// The telemetry that a node gets from its process. The default changes no log levels and exports no traces.
-#[derive(Clone, Default)]
+/// The telemetry of a node. The default changes no log levels and exports no traces.
+#[derive(Default)]
 pub struct NodeTelemetry {
     /// `None`: the process has no log whose levels an operator could change.
     pub log_levels: Option<LogLevelHandle>,
     pub trace_sampling: TraceSampling,
+    /// The anomalies that this node found.
+    pub anomalies: Anomalies,
+}
+
+impl NodeTelemetry {
+    /// The telemetry of another node in the same process: the same log and traces, counters of its own.
+    #[must_use]
+    pub fn for_another_node(&self) -> Self {
+        Self {
+            log_levels: self.log_levels.clone(),
+            trace_sampling: self.trace_sampling,
+            anomalies: Anomalies::default(),
+        }
+    }
 }

@@ -11,7 +11,7 @@ use reqwest::header::{ETAG, IF_NONE_MATCH};
 use reqwest::{Response, StatusCode};
 use rollcall::mesh::proto::{LookupSocketsRequest, LookupSocketsResponse};
 use rollcall::roster::Registration;
-use rollcall::telemetry::anomalies::Oddity;
+use rollcall::telemetry::anomalies::Anomaly;
 use serde_json::Value;
 
 /// By name: whether the node said that its rows are those of before.
@@ -111,7 +111,9 @@ async fn a_change_in_a_room_of_a_thousand_is_one_row_on_the_wire_for_whoever_tak
     assert_eq!((all.changes_since, all.gone.len(), all.sockets.len()), (0, 0, seats.len()));
     let users = listed().await;
     assert_eq!(users.iter().map(|(id, _)| id).collect::<Vec<_>>(), seats.keys().collect::<Vec<_>>());
-    assert_eq!(Oddity::MisfitChanges.count(), 0);
+    for node in &cluster.nodes {
+        assert_eq!(node.anomalies.count(Anomaly::MisfitChanges), 0, "{}", node.name);
+    }
     cluster.stop().await;
 }
 

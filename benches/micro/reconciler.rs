@@ -14,6 +14,7 @@ use rollcall::node::tasks::EssentialTasks;
 use rollcall::reconciler::{RELEASE_DELAY, SOCKET_WRITE_INTERVAL};
 use rollcall::roll_call;
 use rollcall::roll_call::cache::SnapshotCache;
+use rollcall::telemetry::anomalies::Anomalies;
 use tokio::runtime::Builder;
 use tokio::task::yield_now;
 use tokio::time::sleep;
@@ -36,7 +37,8 @@ pub fn flush(criterion: &mut Criterion) {
         ("Redis", Arc::new(RedisDirectory::open(&redis.url(), "rollcall:", false).unwrap())),
     ];
     for (name, directory) in indexes {
-        let (peers, cache) = (Peers::default(), SnapshotCache::new(roll_call::cache::DEFAULT_CACHE_BYTES));
+        let (peers, cache) =
+            (Peers::default(), SnapshotCache::new(roll_call::cache::DEFAULT_CACHE_BYTES, Anomalies::default()));
         let core = NodeCore::new(node_info(), LEASE, RELEASE_DELAY, Arc::clone(&directory), peers, cache);
         let mut tasks = EssentialTasks::default();
         let entered = runtime.enter();

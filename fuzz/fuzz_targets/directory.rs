@@ -5,14 +5,14 @@
 use libfuzzer_sys::fuzz_target;
 use rollcall::directory::redis::{read_entry, read_nodes};
 use rollcall::names::{NodeId, NodeName};
-use rollcall::telemetry::anomalies::Oddity;
+use rollcall::telemetry::anomalies::{Anomalies, Anomaly};
 use serde_json::Value;
 
 fn members(bytes: &[u8]) {
     let members: Vec<Vec<u8>> = bytes.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
-    let before = Oddity::ForeignMember.count();
-    let nodes = read_nodes(&members);
-    let foreign = Oddity::ForeignMember.count() - before;
+    let anomalies = Anomalies::default();
+    let nodes = read_nodes(&members, &anomalies);
+    let foreign = anomalies.count(Anomaly::ForeignMember);
     assert_eq!(nodes.len() as u64 + foreign, members.len() as u64, "each is a node or counted");
     let mut rest = members.iter();
     for node in &nodes {
@@ -22,16 +22,16 @@ fn members(bytes: &[u8]) {
 }
 
 fn entry(bytes: &[u8]) {
-    let before = Oddity::ForeignEntry.count();
-    let read = read_entry(bytes);
-    assert_eq!(Oddity::ForeignEntry.count() - before, u64::from(read.is_none()));
+    let anomalies = Anomalies::default();
+    let read = read_entry(bytes, &anomalies);
+    assert_eq!(anomalies.count(Anomaly::ForeignEntry), u64::from(read.is_none()));
     let Some(entry) = read else { return };
     assert_eq!(NodeName::parse(entry.name.as_str()).as_ref(), Ok(&entry.name));
     let value: Value = serde_json::from_slice(bytes).expect("an entry is JSON");
     let said = if value.is_array() { value[1].as_str() } else { value["mesh"].as_str() };
     assert_eq!(said, Some(entry.mesh.as_str()));
     let written = serde_json::to_vec(&entry).expect("an entry is plain text and a flag");
-    assert_eq!(read_entry(&written), Some(entry));
+    assert_eq!(read_entry(&written, &anomalies), Some(entry));
 }
 
 fuzz_target!(|bytes: &[u8]| {

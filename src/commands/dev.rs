@@ -31,6 +31,7 @@ use crate::node::config::{self, NodeConfig, NodeListeners};
 use crate::reconciler;
 use crate::roll_call;
 use crate::telemetry::NodeTelemetry;
+use crate::telemetry::anomalies::Anomalies;
 use crate::telemetry::logging::{self, Logging};
 
 /// Short, because all nodes stop together: the clients have no other node to reconnect to.
@@ -85,9 +86,9 @@ pub(super) fn run(dev: DevArgs, logging: Result<Logging, logging::Error>) -> Exi
             check_redis(&redis).await?;
         }
         // Each node has its own connection to Redis.
-        let directory = || {
+        let directory = |anomalies: &Anomalies| {
             Ok(match dev.redis.open()? {
-                Some(redis) => Arc::new(redis) as Arc<dyn Directory>,
+                Some(redis) => Arc::new(redis.with_anomalies(anomalies.clone())) as Arc<dyn Directory>,
                 None => Arc::clone(&memory) as Arc<dyn Directory>,
             })
         };
@@ -104,7 +105,7 @@ pub(super) fn run(dev: DevArgs, logging: Result<Logging, logging::Error>) -> Exi
 pub async fn run_cluster(
     cluster: DevCluster,
     telemetry: NodeTelemetry,
-    directory: impl Fn() -> anyhow::Result<Arc<dyn Directory>>,
+    directory: impl Fn(&Anomalies) -> anyhow::Result<Arc<dyn Directory>>,
     print: impl FnOnce(&str),
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -120,6 +121,8 @@ pub async fn run_cluster(
         let mesh = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), false).context("cannot listen for the mesh")?;
         let mesh_address = mesh.local_addr()?;
         let name = NodeName::from_any(&format!("node-{number}"));
+        let telemetry = telemetry.for_another_node();
+        let directory = directory(&telemetry.anomalies)?;
         meshes.push((name.clone(), mesh_address));
         let config = NodeConfig {
             name,
@@ -136,10 +139,10 @@ pub async fn run_cluster(
             tls: acceptor.clone().map(|acceptor| Tls { acceptor, files: None }),
             mesh_security: Security::default(),
             admin_tokens: None,
-            telemetry: telemetry.clone(),
+            telemetry,
         };
         let listeners = NodeListeners { public: listener, mesh, admin: None };
-        running.spawn(Node::new(config, listeners, directory()?).run(shutdown.clone()));
+        running.spawn(Node::new(config, listeners, directory).run(shutdown.clone()));
     }
     print(&introduction(&address.origin(tls, public.port()), tls, &meshes));
     while let Some(ended) = running.join_next().await {

@@ -52,13 +52,13 @@ pub(super) fn run_until_signal<W: Future<Output = anyhow::Result<ExitCode>>>(
     })
 }
 
-/// Starts the log, exports spans if there are `traces`, and raises the limit of open files. Returns the telemetry for the
-/// nodes of this process.
+/// Starts the log, exports spans if there are `traces`, and raises the limit of open files. Returns the telemetry of a
+/// node in this process.
 pub(super) fn start_logging(logging: Logging, traces: Option<&TraceExporter>) -> NodeTelemetry {
     let log_levels = logging.start(traces.map(TraceExporter::tracer));
     raise_open_file_limit();
     let trace_sampling = traces.map(TraceExporter::sampling).unwrap_or_default();
-    NodeTelemetry { log_levels: Some(log_levels), trace_sampling }
+    NodeTelemetry { log_levels: Some(log_levels), trace_sampling, ..NodeTelemetry::default() }
 }
 
 /// Raises the soft limit of open files to the hard limit; returns the limit that is then in force.

@@ -186,7 +186,7 @@ async fn run_node(serve: ServeArgs, logging: Logging, shutdown: CancellationToke
     let telemetry = start_logging(logging, traces.as_ref());
     let access = serve.access.open()?;
     let admin_tokens = serve.admin.open()?;
-    let redis = serve.redis.open()?;
+    let redis = serve.redis.open()?.map(|redis| redis.with_anomalies(telemetry.anomalies.clone()));
     let mesh_advertise = match serve.mesh_advertise {
         Some(advertise) => {
             let redis = redis.as_ref().map_or_else(Vec::new, RedisDirectory::addresses);

@@ -31,7 +31,7 @@ use super::{
 use crate::clock::whole_milliseconds;
 use crate::index::{Epoch, SocketWrite};
 use crate::names::{NodeId, Room};
-use crate::telemetry::anomalies::Oddity;
+use crate::telemetry::anomalies::{Anomalies, Anomaly};
 use connect::RedisAccess;
 use connection::RedisConnection;
 
@@ -66,6 +66,7 @@ pub struct RedisDirectory {
     prefix: String,
     remove_unleased: Script,
     begin_epoch: Script,
+    anomalies: Anomalies,
 }
 
 impl RedisDirectory {
@@ -85,7 +86,13 @@ impl RedisDirectory {
         let connection = RedisConnection::open(url, access, prefix, allow_eviction)?;
         let prefix = connection.prefix().to_owned();
         let (remove_unleased, begin_epoch) = (Script::new(REMOVE_UNLEASED), Script::new(BEGIN_EPOCH));
-        Ok(Self { connection, prefix, remove_unleased, begin_epoch })
+        Ok(Self { connection, prefix, remove_unleased, begin_epoch, anomalies: Anomalies::default() })
+    }
+
+    /// Counts what other programs wrote with the anomalies of a node.
+    #[must_use]
+    pub fn with_anomalies(self, anomalies: Anomalies) -> Self {
+        Self { anomalies, ..self }
     }
 
     /// The addresses in the URL, without credentials: of the Redis, the Sentinels, or nodes of the Cluster.
@@ -107,7 +114,7 @@ impl RedisDirectory {
     }
 
     fn failed(&self, generation: u64, error: &RedisError) -> DirectoryError {
-        let meaning = classify(error);
+        let meaning = classify(error, &self.anomalies);
         if matches!(meaning, DirectoryError::Unanswered(_)) || is_not_master(error) {
             self.connection.close(generation);
         }
@@ -184,14 +191,14 @@ fn is_not_master(error: &RedisError) -> bool {
     [ReadOnly, MasterDown, Moved, ClusterDown].map(ErrorKind::Server).contains(&error.kind())
 }
 
-fn classify(error: &RedisError) -> DirectoryError {
+fn classify(error: &RedisError, anomalies: &Anomalies) -> DirectoryError {
     // The error of a pipeline contains those of the failed commands; the other commands were executed.
     let commands = error.clone().into_server_errors();
     let foreign = commands.is_some_and(|errors| errors.iter().all(|(_, error)| error.code() == "WRONGTYPE"));
     match error.kind() {
         ErrorKind::Io | ErrorKind::Parse => DirectoryError::Unanswered(error.to_string()),
         _ if foreign => {
-            Oddity::ForeignKey.note(error);
+            anomalies.record(Anomaly::ForeignKey, error);
             DirectoryError::Foreign(error.to_string())
         }
         _ => DirectoryError::Refused(error.to_string()),
@@ -199,12 +206,12 @@ fn classify(error: &RedisError) -> DirectoryError {
 }
 
 /// Parses the members of a set of node ids. Skips members that no node can have written.
-pub fn read_nodes(members: &[Vec<u8>]) -> Vec<NodeId> {
+pub fn read_nodes(members: &[Vec<u8>], anomalies: &Anomalies) -> Vec<NodeId> {
     let parsed = members.iter().filter_map(|member| {
         let node = str::from_utf8(member).ok().and_then(|member| NodeId::parse(member).ok());
         if node.is_none() {
             let begin = &member[..member.len().min(MAX_LOGGED_BYTES)];
-            Oddity::ForeignMember.note(format_args!("not a node id: \"{}\"", begin.escape_ascii()));
+            anomalies.record(Anomaly::ForeignMember, format_args!("not a node id: \"{}\"", begin.escape_ascii()));
         }
         node
     });
@@ -212,10 +219,10 @@ pub fn read_nodes(members: &[Vec<u8>]) -> Vec<NodeId> {
 }
 
 /// Parses the entry under a lease. `None` if no node can have written it.
-pub fn read_entry(value: &[u8]) -> Option<NodeEntry> {
+pub fn read_entry(value: &[u8], anomalies: &Anomalies) -> Option<NodeEntry> {
     let entry = serde_json::from_slice(value);
     if let Err(error) = &entry {
-        Oddity::ForeignEntry.note(error);
+        anomalies.record(Anomaly::ForeignEntry, error);
     }
     entry.ok()
 }
@@ -271,7 +278,7 @@ impl Directory for RedisDirectory {
         let mut commands = ::redis::pipe();
         commands.cmd("SMEMBERS").arg(self.nodes_key());
         let ((members,), _): ((Vec<Vec<u8>>,), _) = self.run(&commands).await?;
-        let ids = read_nodes(&members);
+        let ids = read_nodes(&members, &self.anomalies);
         let mut commands = ::redis::pipe();
         for id in &ids {
             commands.cmd("GET").arg(self.lease_key(id));
@@ -288,7 +295,7 @@ impl Directory for RedisDirectory {
         let mut nodes = Vec::with_capacity(ids.len());
         for (id, lease) in ids.into_iter().zip(leases) {
             let entry: Option<Vec<u8>> = parse(lease)?;
-            if let Some(entry) = entry.as_deref().and_then(read_entry) {
+            if let Some(entry) = entry.as_deref().and_then(|entry| read_entry(entry, &self.anomalies)) {
                 nodes.push((id, entry));
             } else if let Err(error) = self.remove_if_unleased(&id, &self.nodes_key(), &[]).await {
                 debug!(node = %id, %error, "cannot remove a registration without a lease from redis");
@@ -327,7 +334,7 @@ impl Directory for RedisDirectory {
         commands.cmd("SMEMBERS").arg(self.owners_key(room));
         commands.cmd("GET").arg(self.epoch_key());
         let ((members, value), run_id): ((Vec<Vec<u8>>, Option<Vec<u8>>), _) = self.run(&commands).await?;
-        Ok(RoomOwners { nodes: read_nodes(&members), epoch: parse_epoch(value, &run_id) })
+        Ok(RoomOwners { nodes: read_nodes(&members, &self.anomalies), epoch: parse_epoch(value, &run_id) })
     }
 
     async fn leases_and_counts(&self, room: &Room, nodes: &[NodeId]) -> Result<Vec<LeaseAndCount>> {
@@ -344,7 +351,10 @@ impl Directory for RedisDirectory {
         for pair in answers.chunks_exact(2) {
             let entry: Option<Vec<u8>> = parse(&pair[0])?;
             let sockets = parse(&pair[1])?;
-            found.push(LeaseAndCount { entry: entry.as_deref().and_then(read_entry), sockets });
+            found.push(LeaseAndCount {
+                entry: entry.as_deref().and_then(|entry| read_entry(entry, &self.anomalies)),
+                sockets,
+            });
         }
         Ok(found)
     }

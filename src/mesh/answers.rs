@@ -1,7 +1,7 @@
 //! What the answer of a peer means: its rows, that its node id changed, or the cause of a failure.
 //!
-//! Owns [`PeerReply`] and [`PeerError`], and the checks: an answer of another node, or one that does not fit the request, is a [`PeerError::Failed`] and is
-//! counted as an [`Oddity`]. Performs no I/O.
+//! Owns [`PeerReply`], [`PeerError`] and the checks: an answer of another node, or one that does not fit the request, is a
+//! [`PeerError::Failed`] and is counted as an [`Anomaly`]. Performs no I/O.
 
 use std::collections::HashSet;
 use std::error::Error as StdError;
@@ -15,7 +15,7 @@ use super::io::ConnectionError;
 use super::{NODE_ID_METADATA, proto};
 use crate::names::{NameError, NodeId, SocketId, UserId};
 use crate::roster::{RoomSnapshot, Row, RowsDelta, RowsUpdate};
-use crate::telemetry::anomalies::Oddity;
+use crate::telemetry::anomalies::{Anomalies, Anomaly};
 use crate::telemetry::metrics::lookups::LookupOutcome;
 
 /// Why there is no answer of a peer.
@@ -57,6 +57,7 @@ pub(crate) fn decode_snapshot(
     node: &NodeId,
     known_version: Option<u64>,
     response: &proto::LookupSocketsResponse,
+    anomalies: &Anomalies,
 ) -> Result<RoomSnapshot, PeerError> {
     let has_no_rows = response.sockets.is_empty() && response.gone.is_empty();
     let is_delta = response.changes_since != 0;
@@ -65,43 +66,46 @@ pub(crate) fn decode_snapshot(
         || is_delta && known_version != Some(response.changes_since)
         || !is_delta && !response.gone.is_empty();
     if response.node_id != node.as_str() || is_invalid {
-        Oddity::SenselessAnswer.note(format_args!(
-            "{node} sent an answer that does not fit the request, as node {:.40?}",
-            response.node_id
-        ));
+        let named = &response.node_id;
+        let what = format_args!("{node} sent an answer that does not fit the request, as node {named:.40?}");
+        anomalies.record(Anomaly::SenselessAnswer, what);
         return Err(PeerError::Failed);
     }
     let update = if response.unchanged {
         RowsUpdate::Unchanged
     } else if is_delta {
         let removed = response.gone.iter().map(|id| SocketId::parse(id)).collect::<Result<_, _>>();
-        let removed = removed.map_err(|error| invalid_name(node, error))?;
-        RowsUpdate::Delta(RowsDelta { since: response.changes_since, removed, added: rows(node, &response.sockets)? })
+        let removed = removed.map_err(|error| invalid_name(node, error, anomalies))?;
+        RowsUpdate::Delta(RowsDelta {
+            since: response.changes_since,
+            removed,
+            added: rows(node, &response.sockets, anomalies)?,
+        })
     } else {
-        RowsUpdate::Full(rows(node, &response.sockets)?)
+        RowsUpdate::Full(rows(node, &response.sockets, anomalies)?)
     };
     Ok(RoomSnapshot { node: node.clone(), version: response.version, update })
 }
 
-fn rows(node: &NodeId, sockets: &[proto::Socket]) -> Result<Vec<Row>, PeerError> {
+fn rows(node: &NodeId, sockets: &[proto::Socket], anomalies: &Anomalies) -> Result<Vec<Row>, PeerError> {
     let mut seen = HashSet::with_capacity(sockets.len());
     let mut rows = Vec::with_capacity(sockets.len());
     for socket in sockets {
         if !seen.insert(socket.id_socket.as_str()) {
-            Oddity::RepeatedRow.note(format_args!("{node} sent two rows for one socket"));
+            anomalies.record(Anomaly::RepeatedRow, format_args!("{node} sent two rows for one socket"));
             continue;
         }
         let row = SocketId::parse(&socket.id_socket).and_then(|id_socket| {
             let id_user = UserId::parse(&socket.id_user)?;
             Ok(Row { id_socket, id_user })
         });
-        rows.push(row.map_err(|error| invalid_name(node, error))?);
+        rows.push(row.map_err(|error| invalid_name(node, error, anomalies))?);
     }
     Ok(rows)
 }
 
-fn invalid_name(node: &NodeId, error: NameError) -> PeerError {
-    Oddity::SenselessAnswer.note(format_args!("{node} sent a socket or user id that {error}"));
+fn invalid_name(node: &NodeId, error: NameError, anomalies: &Anomalies) -> PeerError {
+    anomalies.record(Anomaly::SenselessAnswer, format_args!("{node} sent a socket or user id that {error}"));
     PeerError::Failed
 }
 
@@ -173,31 +177,29 @@ mod tests {
     #[test]
     fn answers_that_do_not_fit_are_rejected_and_counted() {
         let [asked, other] = [(); 2].map(|()| NodeId::new_process());
-        let before = [Oddity::SenselessAnswer, Oddity::RepeatedRow].map(Oddity::count);
-        let twice =
-            decode_snapshot(&asked, None, &answer(&asked, &[("s1", "foo"), ("s1", "bar"), ("s2", "foo")])).unwrap();
+        let anomalies = Anomalies::default();
+        let decode = |known_version, response: &proto::LookupSocketsResponse| {
+            decode_snapshot(&asked, known_version, response, &anomalies)
+        };
+        let twice = decode(None, &answer(&asked, &[("s1", "foo"), ("s1", "bar"), ("s2", "foo")])).unwrap();
         let RowsUpdate::Full(rows) = twice.update else { panic!("{twice:?}") };
         let ids: Vec<_> = rows.iter().map(|row| row.id_socket.as_str()).collect();
         assert_eq!(ids, ["s1", "s2"]);
         let unasked = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[]) };
         for senseless in [answer(&other, &[]), unasked, answer(&asked, &[("", "foo")]), answer(&asked, &[("s", "\n")])]
         {
-            assert_eq!(decode_snapshot(&asked, None, &senseless).unwrap_err(), PeerError::Failed);
+            assert_eq!(decode(None, &senseless).unwrap_err(), PeerError::Failed);
         }
         let unchanged = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[]) };
-        let held = decode_snapshot(&asked, Some(1), &unchanged).unwrap();
+        let held = decode(Some(1), &unchanged).unwrap();
         assert_eq!((held.version, held.update), (1, RowsUpdate::Unchanged));
         let with_rows = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[("s1", "foo")]) };
         let without_version = proto::LookupSocketsResponse { version: 0, ..answer(&asked, &[("s1", "foo")]) };
         let changes = proto::LookupSocketsResponse { changes_since: 7, gone: vec!["s2".into()], ..answer(&asked, &[]) };
-        let changed = decode_snapshot(&asked, Some(7), &changes).unwrap();
+        let changed = decode(Some(7), &changes).unwrap();
         let removed = vec![SocketId::parse("s2").unwrap()];
         assert_eq!(changed.update, RowsUpdate::Delta(RowsDelta { since: 7, removed, added: vec![] }));
-        assert_eq!(
-            decode_snapshot(&asked, None, &changes).unwrap_err(),
-            PeerError::Failed,
-            "the request had no known version"
-        );
+        assert_eq!(decode(None, &changes).unwrap_err(), PeerError::Failed, "the request had no known version");
         let of_none = proto::LookupSocketsResponse { version: 0, ..changes.clone() };
         let and_unchanged = proto::LookupSocketsResponse { unchanged: true, version: 7, ..changes.clone() };
         let among_all = proto::LookupSocketsResponse { changes_since: 0, ..changes.clone() };
@@ -212,13 +214,9 @@ mod tests {
             (7, among_all),
             (7, misnamed),
         ] {
-            assert_eq!(
-                decode_snapshot(&asked, Some(known), &senseless).unwrap_err(),
-                PeerError::Failed,
-                "{senseless:?}"
-            );
+            assert_eq!(decode(Some(known), &senseless).unwrap_err(), PeerError::Failed, "{senseless:?}");
         }
-        let after = [Oddity::SenselessAnswer, Oddity::RepeatedRow].map(Oddity::count);
-        assert_eq!([after[0] - before[0], after[1] - before[1]], [13, 1], "each one is counted");
+        let counts = [Anomaly::SenselessAnswer, Anomaly::RepeatedRow].map(|kind| anomalies.count(kind));
+        assert_eq!(counts, [13, 1], "each one is counted");
     }
 }

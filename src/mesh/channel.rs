@@ -36,6 +36,7 @@ use super::proto::mesh_service_client::MeshServiceClient;
 use super::proto::{LookupSocketsResponse, RevalidateRequest};
 use super::revalidation::RevalidationStream;
 use super::security::{ConnectionProof, Security};
+use crate::telemetry::anomalies::Anomalies;
 
 /// Longer than a round trip to any place on earth, shorter than most deadlines.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(400);
@@ -58,6 +59,7 @@ pub struct PeerChannel {
     connect: Connect,
     security: Security,
     counter: ByteCounter,
+    anomalies: Anomalies,
     /// Established or being established. All callers that need it wait for the same one.
     connection: Arc<Mutex<Option<SharedConnection>>>,
 }
@@ -102,18 +104,19 @@ impl PeerChannel {
     /// # Errors
     /// When `mesh` is not an address.
     pub fn secured(mesh: &SmolStr, connect: Connect, security: Security) -> Result<Self, InvalidUri> {
-        Self::counted(mesh, connect, security, ByteCounter::default())
+        Self::counted(mesh, connect, security, ByteCounter::default(), Anomalies::default())
     }
 
-    /// A channel whose bytes are added to `counter`.
+    /// A channel whose bytes are added to `counter`, and invalid answers to `anomalies`.
     pub(crate) fn counted(
         mesh: &SmolStr,
         connect: Connect,
         security: Security,
         counter: ByteCounter,
+        anomalies: Anomalies,
     ) -> Result<Self, InvalidUri> {
         let (authority, connection) = (mesh.parse()?, Arc::default());
-        Ok(Self { authority, mesh: mesh.clone(), connect, security, counter, connection })
+        Ok(Self { authority, mesh: mesh.clone(), connect, security, counter, anomalies, connection })
     }
 
     pub fn client(self) -> MeshServiceClient<Self> {
@@ -129,7 +132,7 @@ impl PeerChannel {
 
     /// Opens the revalidation stream in the background, on the connection of a call that was answered.
     pub(crate) fn prepare_revalidation(&self) {
-        self.established(|requests, stream| stream.open(requests, || self.revalidation_head()));
+        self.established(|requests, stream| stream.open(requests, || self.revalidation_head(), &self.anomalies));
     }
 
     fn revalidation_head(&self) -> Request<()> {

@@ -29,6 +29,7 @@ use super::security::Security;
 use super::{MAX_CALLS_PER_CONNECTION, MAX_DESCRIPTION_BYTES, MAX_FORWARDED_BYTES, TRACE_PARENT, TRACE_STATE, proto};
 use crate::clock::BootInstant;
 use crate::names::{NodeId, Room};
+use crate::telemetry::anomalies::Anomalies;
 use crate::telemetry::metrics::lookups::LookupMetrics;
 use crate::telemetry::traces;
 
@@ -38,6 +39,7 @@ pub struct Peers {
     connect: Connect,
     security: Security,
     counter: ByteCounter,
+    anomalies: Anomalies,
     by_address: Arc<Mutex<HashMap<SmolStr, Arc<PeerConnections>>>>,
 }
 
@@ -74,17 +76,34 @@ impl Default for Peers {
 impl Peers {
     /// Peers without mTLS and tokens, reached by `connect`.
     pub fn new(connect: Connect) -> Self {
-        Self { connect, security: Security::default(), counter: ByteCounter::default(), by_address: Arc::default() }
+        Self { connect, ..Self::secured(Security::default()) }
     }
 
     /// Peers reached by TCP.
     pub fn secured(security: Security) -> Self {
-        Self { connect: connect_tcp, security, counter: ByteCounter::default(), by_address: Arc::default() }
+        Self {
+            connect: connect_tcp,
+            security,
+            counter: ByteCounter::default(),
+            anomalies: Anomalies::default(),
+            by_address: Arc::default(),
+        }
+    }
+
+    /// Counts the invalid answers of peers with the anomalies of a node.
+    #[must_use]
+    pub fn with_anomalies(self, anomalies: Anomalies) -> Self {
+        Self { anomalies, ..self }
     }
 
     /// The bytes of all mesh connections of this node.
     pub fn byte_counter(&self) -> &ByteCounter {
         &self.counter
+    }
+
+    /// The invalid answers of peers.
+    pub fn anomalies(&self) -> &Anomalies {
+        &self.anomalies
     }
 
     /// Asks `node`, at the address `mesh`, for its sockets in `room`. `known_version`: the version that the caller has
@@ -113,7 +132,9 @@ impl Peers {
         let span = traces::lookup_span(mesh, node, room);
         let answer = timeout(within, peer.look_up(request, within, &span)).instrument(span.clone()).await;
         let reply = match call.end(answer) {
-            Ok(response) => answers::decode_snapshot(node, known_version, &response).map(PeerReply::Snapshot),
+            Ok(response) => {
+                answers::decode_snapshot(node, known_version, &response, &self.anomalies).map(PeerReply::Snapshot)
+            }
             Err(CallFailure::Status(status)) => {
                 let changed = answers::changed_node_id(&status).filter(|now| now != node);
                 changed.map(PeerReply::NodeIdChanged).ok_or_else(|| PeerError::of(&status))
@@ -217,8 +238,8 @@ impl Peers {
         }
         // The address came from a node entry or a status: an invalid one is a failure of that node.
         let channel = || {
-            PeerChannel::counted(mesh, self.connect, self.security.clone(), self.counter.clone())
-                .map_err(|_| PeerError::Failed)
+            let (security, counter, anomalies) = (self.security.clone(), self.counter.clone(), self.anomalies.clone());
+            PeerChannel::counted(mesh, self.connect, security, counter, anomalies).map_err(|_| PeerError::Failed)
         };
         let peer = Arc::new(PeerConnections {
             channel: channel()?,

@@ -25,7 +25,7 @@ use tracing::debug;
 use super::MAX_REVALIDATED_BYTES;
 use super::io::ResponseBody;
 use super::proto::{LookupSocketsResponse, RevalidateRequest, RevalidateResponse};
-use crate::telemetry::anomalies::Oddity;
+use crate::telemetry::anomalies::{Anomalies, Anomaly};
 
 /// Requests without an answer. At a slow peer, further ones become unary calls, which have flow control of their own.
 const MAX_PENDING_REQUESTS: usize = 1_000;
@@ -76,16 +76,21 @@ impl RevalidationStream {
     }
 
     /// Opens the stream in a task. Nothing is sent over it before the peer has accepted it.
-    pub(crate) fn open(&self, requests: &SendRequest<Bytes>, head: impl FnOnce() -> Request<()>) {
+    pub(crate) fn open(
+        &self,
+        requests: &SendRequest<Bytes>,
+        head: impl FnOnce() -> Request<()>,
+        anomalies: &Anomalies,
+    ) {
         let mut phase = self.phase.lock();
         if !matches!(*phase, StreamPhase::Closed) {
             return;
         }
         *phase = StreamPhase::Opening;
-        let (requests, head) = (requests.clone(), head());
+        let (requests, head, anomalies) = (requests.clone(), head(), anomalies.clone());
         let (phase, closed) = (Arc::clone(&self.phase), self.closed.clone());
         tokio::spawn(async move {
-            let ended = closed.run_until_cancelled(run(&phase, requests, head)).await;
+            let ended = closed.run_until_cancelled(run(&phase, requests, head, &anomalies)).await;
             // Replacing an open stream drops its pending requests, whose callers then make unary calls.
             *phase.lock() = match ended {
                 None | Some(Ok(())) => StreamPhase::Closed,
@@ -116,7 +121,12 @@ impl Drop for RevalidationStream {
 }
 
 /// Opens the stream and delivers its answers until it ends.
-async fn run(phase: &Mutex<StreamPhase>, requests: SendRequest<Bytes>, head: Request<()>) -> Result<(), Status> {
+async fn run(
+    phase: &Mutex<StreamPhase>,
+    requests: SendRequest<Bytes>,
+    head: Request<()>,
+    anomalies: &Anomalies,
+) -> Result<(), Status> {
     let failed = |error: h2::Error| Status::from_error(error.into());
     // `ready` consumes the handle: an idle stream must not keep the connection open for other requests.
     let (response, requests) = requests.ready().await.map_err(failed)?.send_request(head, false).map_err(failed)?;
@@ -131,7 +141,7 @@ async fn run(phase: &Mutex<StreamPhase>, requests: SendRequest<Bytes>, head: Req
     *phase.lock() = StreamPhase::Open(OpenStream { requests, last_number: 0, pending: VecDeque::new() });
     while let Some(answer) = answers.message().await? {
         if let StreamPhase::Open(stream) = &mut *phase.lock() {
-            stream.deliver(answer)?;
+            stream.deliver(answer, anomalies)?;
         }
     }
     Ok(())
@@ -158,10 +168,11 @@ impl OpenStream {
     }
 
     /// Passes an answer to its caller, which may have stopped waiting.
-    fn deliver(&mut self, response: RevalidateResponse) -> Result<(), Status> {
+    fn deliver(&mut self, response: RevalidateResponse, anomalies: &Anomalies) -> Result<(), Status> {
         let first = self.pending.pop_front().filter(|pending| pending.number == response.number);
         let Some(PendingRequest { answer, .. }) = first else {
-            Oddity::SenselessAnswer.note(format_args!("revalidation answer {} without a request", response.number));
+            let what = format_args!("revalidation answer {} without a request", response.number);
+            anomalies.record(Anomaly::SenselessAnswer, what);
             return Err(Status::internal("the peer sent an answer without a request"));
         };
         let _ = answer.send(response.answer);

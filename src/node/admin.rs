@@ -41,6 +41,7 @@ pub(super) fn start(
         identity: config.access.identity.clone(),
         peers: core.peers.clone(),
         cache: core.cache.clone(),
+        anomalies: config.telemetry.anomalies.clone(),
         connections: public.connections.clone(),
         sessions: public.sessions.clone(),
         runtime: Handle::current(),

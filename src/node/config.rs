@@ -48,7 +48,7 @@ pub struct NodeConfig {
     pub mesh_security: Security,
     /// The tokens of operators, for the admin port.
     pub admin_tokens: Option<Reloadable<NamedTokens>>,
-    /// The log levels and the sampling of traces, which all nodes of a process share.
+    /// Log levels and trace sampling, which all nodes of a process share, and the anomalies of this node.
     pub telemetry: NodeTelemetry,
 }
 

@@ -19,7 +19,7 @@ use crate::mesh::peers::Peers;
 use crate::roll_call::cache::SnapshotCache;
 use crate::roster::Roster;
 use crate::status::health::ReadinessReport;
-use crate::telemetry::anomalies::Oddity;
+use crate::telemetry::anomalies::{Anomalies, Anomaly};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::lookups::PeerFamilies;
 use crate::telemetry::metrics::registry::{MetricRegistry, counter_per_value, raise, set};
@@ -32,6 +32,7 @@ pub(super) struct MetricSources {
     pub identity: IdentityMode,
     pub peers: Peers,
     pub cache: SnapshotCache,
+    pub anomalies: Anomalies,
     /// The connections of the public port.
     pub connections: ConnectionRegistry,
     pub sessions: Option<Arc<PollingSessions>>,
@@ -113,7 +114,7 @@ struct StateMetrics {
     cache: IntGauge,
     sent: [IntCounter; ConnectionEnd::ALL.len()],
     received: [IntCounter; ConnectionEnd::ALL.len()],
-    oddities: [IntCounter; Oddity::ALL.len()],
+    anomalies: [IntCounter; Anomaly::ALL.len()],
 }
 
 impl StateMetrics {
@@ -125,7 +126,7 @@ impl StateMetrics {
         let by_end = |name: &str, help: &str| {
             counter_per_value(&registry.counters(name, help, &["end"]), ConnectionEnd::ALL.map(ConnectionEnd::name))
         };
-        let oddities = registry.counters(
+        let anomalies = registry.counters(
             "rollcall_oddities_total",
             "Invalid data from other programs or nodes that was ignored, by kind.",
             &["kind"],
@@ -176,7 +177,7 @@ impl StateMetrics {
                 "rollcall_mesh_received_bytes_total",
                 "Bytes received on mesh connections, by the end that this process is: asking (client) or answering (server).",
             ),
-            oddities: counter_per_value(&oddities, Oddity::ALL.map(Oddity::name)),
+            anomalies: counter_per_value(&anomalies, Anomaly::ALL.map(Anomaly::name)),
         }
     }
 
@@ -209,8 +210,8 @@ impl StateMetrics {
             raise(&self.sent[index], bytes.sent(end));
             raise(&self.received[index], bytes.received(end));
         }
-        for (counter, oddity) in self.oddities.iter().zip(Oddity::ALL) {
-            raise(counter, oddity.count());
+        for (counter, kind) in self.anomalies.iter().zip(Anomaly::ALL) {
+            raise(counter, sources.anomalies.count(kind));
         }
     }
 }

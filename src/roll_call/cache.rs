@@ -15,7 +15,7 @@ use super::rows::SerializedRows;
 use crate::mesh::answers::PeerError;
 use crate::names::{NodeId, Room};
 use crate::roster::{RoomSnapshot, RowsUpdate};
-use crate::telemetry::anomalies::Oddity;
+use crate::telemetry::anomalies::{Anomalies, Anomaly};
 
 /// The size of the cache unless the node is configured otherwise: about half a million rows.
 pub const DEFAULT_CACHE_BYTES: u64 = 64 << 20;
@@ -28,7 +28,10 @@ const SHARD_BYTES: u64 = 32 << 20;
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct SnapshotCache(Arc<Cache<Key, Arc<SerializedRows>, ByBytes, RandomState>>);
+pub struct SnapshotCache {
+    snapshots: Arc<Cache<Key, Arc<SerializedRows>, ByBytes, RandomState>>,
+    anomalies: Anomalies,
+}
 
 type Key = (Room, NodeId);
 
@@ -37,29 +40,30 @@ struct ByBytes;
 
 impl SnapshotCache {
     /// `bytes`: the approximate limit of the memory that the entries take.
-    pub fn new(bytes: u64) -> Self {
+    pub fn new(bytes: u64, anomalies: Anomalies) -> Self {
         let options = OptionsBuilder::new()
             .shards(usize::try_from(bytes / SHARD_BYTES).unwrap_or(1).max(1))
             .estimated_items_capacity(usize::try_from(bytes / TYPICAL_BYTES).unwrap_or(usize::MAX))
             .weight_capacity(bytes)
             .build()
             .expect("both capacities are given");
-        Self(Arc::new(Cache::with_options(options, ByBytes, RandomState::default(), DefaultLifecycle::default())))
+        let (hasher, lifecycle) = (RandomState::default(), DefaultLifecycle::default());
+        Self { snapshots: Arc::new(Cache::with_options(options, ByBytes, hasher, lifecycle)), anomalies }
     }
 
     /// The latest snapshot of the node's rows. Get it *before* asking the node: the reply "unchanged" is about this
     /// snapshot, whatever happens to the cache in the meantime.
     pub fn get(&self, room: &Room, node: &NodeId) -> Option<Arc<SerializedRows>> {
-        self.0.get(&(room.clone(), node.clone()))
+        self.snapshots.get(&(room.clone(), node.clone()))
     }
 
     /// The approximate memory that the entries take.
     pub fn bytes(&self) -> u64 {
-        self.0.weight()
+        self.snapshots.weight()
     }
 
     pub fn remove(&self, room: &Room, node: &NodeId) {
-        self.0.remove(&(room.clone(), node.clone()));
+        self.snapshots.remove(&(room.clone(), node.clone()));
     }
 
     /// Applies a reply that was asked for with the version of `cached`, and returns the rows that it vouches for.
@@ -79,14 +83,14 @@ impl SnapshotCache {
         };
         let Some(rows) = rows.map(Arc::new) else {
             let node = &snapshot.node;
-            Oddity::MisfitChanges
-                .note(format_args!("node {node} sent changes that do not fit the rows that it sent before"));
+            let what = format_args!("node {node} sent changes that do not fit the rows that it sent before");
+            self.anomalies.record(Anomaly::MisfitChanges, what);
             self.remove(room, node);
             return Err(PeerError::Failed);
         };
         // Version 0: the node has no rows in the room.
         if snapshot.version != 0 {
-            self.0.insert((room.clone(), snapshot.node), Arc::clone(&rows));
+            self.snapshots.insert((room.clone(), snapshot.node), Arc::clone(&rows));
         } else if cached.is_some() {
             self.remove(room, &snapshot.node);
         }
@@ -123,7 +127,8 @@ mod tests {
 
     #[test]
     fn unchanged_refers_to_the_snapshot_before_the_lookup() {
-        let (cache, room, node) = (SnapshotCache::new(1 << 20), Room::parse("a").unwrap(), NodeId::new_process());
+        let (cache, room, node) =
+            (SnapshotCache::new(1 << 20, Anomalies::default()), Room::parse("a").unwrap(), NodeId::new_process());
         assert!(cache.get(&room, &node).is_none());
         cache.apply(&room, None, snapshot(&node, 7, RowsUpdate::Full(rows(&["s1", "s2"])))).unwrap();
         let cached = cache.get(&room, &node);
@@ -138,7 +143,8 @@ mod tests {
 
     #[test]
     fn changes_that_do_not_fit_fail_and_remove_the_entry() {
-        let (cache, room, node) = (SnapshotCache::new(1 << 20), Room::parse("a").unwrap(), NodeId::new_process());
+        let (cache, room, node) =
+            (SnapshotCache::new(1 << 20, Anomalies::default()), Room::parse("a").unwrap(), NodeId::new_process());
         let changes = |since, removed: &[&str], added: &[&str]| {
             let removed = removed.iter().map(|id| SocketId::parse(id).unwrap()).collect();
             RowsUpdate::Delta(RowsDelta { since, removed, added: rows(added) })
@@ -154,7 +160,6 @@ mod tests {
         let ids: Vec<_> = vouched.rows.iter().map(|row| row.id_socket.as_str()).collect();
         assert_eq!((ids, vouched.rows.version, vouched.unchanged), (vec!["s2", "s3"], 9, false));
         assert_eq!(cache.get(&room, &node).unwrap().version, 9);
-        let before = Oddity::MisfitChanges.count();
         for misfit in [
             changes(6, &[], &["s3"]),
             changes(7, &["s3"], &[]),
@@ -166,25 +171,25 @@ mod tests {
             assert_eq!(cache.apply(&room, cached, snapshot(&node, 9, misfit)).unwrap_err(), PeerError::Failed);
             assert!(cache.get(&room, &node).is_none(), "the next roll call asks for all rows");
         }
-        assert_eq!(Oddity::MisfitChanges.count() - before, 4, "each is counted");
+        assert_eq!(cache.anomalies.count(Anomaly::MisfitChanges), 4, "each is counted");
     }
 
     #[test]
     fn the_cache_stays_within_its_byte_limit() {
-        let cache = SnapshotCache::new(1 << 20);
+        let cache = SnapshotCache::new(1 << 20, Anomalies::default());
         let node = NodeId::new_process();
         for number in 0..1000 {
             let room = Room::parse(&format!("room-{number}")).unwrap();
             cache.apply(&room, None, snapshot(&node, 1, RowsUpdate::Full(numbered(100)))).unwrap();
-            assert!(cache.0.weight() <= 1 << 20);
+            assert!(cache.snapshots.weight() <= 1 << 20);
         }
-        assert!(cache.0.weight() > 1 << 18, "the cache is in use");
+        assert!(cache.snapshots.weight() > 1 << 18, "the cache is in use");
         let huge = Room::parse("huge").unwrap();
         let all = || snapshot(&node, 1, RowsUpdate::Full(numbered(50_000)));
         let vouched = cache.apply(&huge, None, all()).unwrap();
         assert_eq!(vouched.rows.len(), 50_000, "rows too large for the cache are returned all the same");
-        assert!(cache.0.weight() <= 1 << 20);
-        let cache = SnapshotCache::new(64 << 20);
+        assert!(cache.snapshots.weight() <= 1 << 20);
+        let cache = SnapshotCache::new(64 << 20, Anomalies::default());
         cache.apply(&huge, None, all()).unwrap();
         assert!(cache.get(&huge, &node).is_some(), "whatever the number of cores");
     }

@@ -16,7 +16,7 @@ use crate::mesh::answers::PeerError;
 use crate::mesh::proto;
 use crate::names::{NameError, NodeId, Room};
 use crate::roster::Roster;
-use crate::telemetry::anomalies::Oddity;
+use crate::telemetry::anomalies::{Anomalies, Anomaly};
 use crate::telemetry::metrics::recent::{
     BUCKET_COUNT, BUCKET_DURATION, Bucket, DURATION_CLASSES, RecentRollCalls, Series,
 };
@@ -159,9 +159,14 @@ pub fn encode(about: &NodeInfo, report: &NodeReport) -> proto::DescribeResponse 
 ///
 /// # Errors
 /// When it is invalid, or comes from another process.
-pub fn reported_by(node: &NodeId, response: &proto::DescribeResponse) -> Result<NodeReport, PeerError> {
+pub fn reported_by(
+    node: &NodeId,
+    response: &proto::DescribeResponse,
+    anomalies: &Anomalies,
+) -> Result<NodeReport, PeerError> {
     let report = decode(response).map_err(|error| {
-        Oddity::SenselessAnswer.note(format_args!("{node} sent an invalid report: the report {error}"));
+        let what = format_args!("{node} sent an invalid report: the report {error}");
+        anomalies.record(Anomaly::SenselessAnswer, what);
         PeerError::Failed
     })?;
     (report.node.process() == node.process()).then_some(report).ok_or(PeerError::Refused)

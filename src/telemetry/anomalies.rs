@@ -1,34 +1,40 @@
-//! Oddities: what other programs and other nodes send or leave that cannot be right, ignored and counted.
+//! Anomalies: invalid data of other programs and other nodes, which this node ignores and counts.
 //!
-//! Owns one count per kind, for the whole process, and the log line at the first of each: whoever causes one mostly
-//! causes many. What is done instead is decided where it is met.
+//! Owns one counter per kind, and the log line at the first anomaly of each kind: one faulty program usually causes many.
+//! Each node has its own [`Anomalies`], and passes clones to the components that read such data. What a component does
+//! instead of using the data is its own decision.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use strum::{EnumCount, IntoStaticStr};
 use tracing::warn;
 
-/// What was met and ignored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Oddity {
-    /// A member of a room's owner set, or of the registered nodes, that is no node's id.
+/// A kind of invalid data. The names are values of a metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, EnumCount)]
+#[strum(serialize_all = "snake_case")]
+pub enum Anomaly {
+    /// A member of a room's owner set, or of the registered nodes, that is not a node id.
     ForeignMember,
     /// A lease that no node wrote.
     ForeignEntry,
     /// A key with the prefix of this cluster that holds another kind of value.
     ForeignKey,
-    /// A peer's row for a socket that it has named already.
+    /// A second row of a peer for the same socket.
     RepeatedRow,
-    /// A peer's answer to something that was not asked.
+    /// An answer of a peer that does not fit the request.
     SenselessAnswer,
-    /// A peer's changes of rows that do not fit the rows that it told before.
+    /// A delta of a peer that does not fit the rows that it sent before.
     MisfitChanges,
 }
 
-static COUNTS: [AtomicU64; Oddity::ALL.len()] = [const { AtomicU64::new(0) }; Oddity::ALL.len()];
+/// The anomalies of one node. Clones share the counters.
+#[derive(Clone, Default)]
+pub struct Anomalies(Arc<[AtomicU64; Anomaly::COUNT]>);
 
-impl Oddity {
-    pub const ALL: [Self; 6] = [
+impl Anomaly {
+    pub const ALL: [Self; Self::COUNT] = [
         Self::ForeignMember,
         Self::ForeignEntry,
         Self::ForeignKey,
@@ -37,27 +43,20 @@ impl Oddity {
         Self::MisfitChanges,
     ];
 
-    /// What metrics call it.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::ForeignMember => "foreign_member",
-            Self::ForeignEntry => "foreign_entry",
-            Self::ForeignKey => "foreign_key",
-            Self::RepeatedRow => "repeated_row",
-            Self::SenselessAnswer => "senseless_answer",
-            Self::MisfitChanges => "misfit_changes",
+        self.into()
+    }
+}
+
+impl Anomalies {
+    /// Adds 1 to the counter of `kind`. `what` is logged if it is the first of its kind.
+    pub fn record(&self, kind: Anomaly, what: impl fmt::Display) {
+        if self.0[kind as usize].fetch_add(1, Ordering::Relaxed) == 0 {
+            warn!(kind = kind.name(), %what, "ignored invalid data; more of this kind is counted and not logged");
         }
     }
 
-    /// Counts one more. `what` is logged if it is the first of its kind.
-    pub fn note(self, what: impl fmt::Display) {
-        if COUNTS[self as usize].fetch_add(1, Ordering::Relaxed) == 0 {
-            warn!(kind = ?self, %what, "ignored, and from now on only counted");
-        }
-    }
-
-    /// How many there were in this process.
-    pub fn count(self) -> u64 {
-        COUNTS[self as usize].load(Ordering::Relaxed)
+    pub fn count(&self, kind: Anomaly) -> u64 {
+        self.0[kind as usize].load(Ordering::Relaxed)
     }
 }

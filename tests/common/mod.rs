@@ -36,6 +36,7 @@ use rollcall::reconciler;
 use rollcall::roll_call;
 use rollcall::roster::{Registration, Roster};
 use rollcall::telemetry::NodeTelemetry;
+use rollcall::telemetry::anomalies::Anomalies;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
@@ -183,6 +184,7 @@ pub struct Running {
     pub mesh: SocketAddr,
     pub roster: Arc<Roster>,
     pub membership: Arc<Membership>,
+    pub anomalies: Anomalies,
     shutdown: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
 }
@@ -267,12 +269,13 @@ impl Cluster {
             admin_tokens: None,
             telemetry: NodeTelemetry::default(),
         };
+        let anomalies = config.telemetry.anomalies.clone();
         let node = Node::new(config, NodeListeners { public, mesh, admin: None }, self.index.open());
         let (public, mesh) = (node.public_address().unwrap(), node.mesh_address().unwrap());
         let (roster, membership) = (Arc::clone(node.roster()), Arc::clone(node.membership()));
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(node.run(shutdown.clone()));
-        let running = Running { name, public, mesh, roster, membership, shutdown, task };
+        let running = Running { name, public, mesh, roster, membership, anomalies, shutdown, task };
         until("the node is ready", || async { running.membership.readiness().is_ready() }).await;
         self.nodes.push(running);
     }

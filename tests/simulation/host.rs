@@ -21,6 +21,7 @@ use rollcall::node::tasks::EssentialTasks;
 use rollcall::roll_call::answer::RollCallAnswer;
 use rollcall::roll_call::cache::SnapshotCache;
 use rollcall::roster::Registration;
+use rollcall::telemetry::anomalies::Anomalies;
 use rollcall::telemetry::traces::TraceSampling;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
@@ -95,7 +96,7 @@ impl Host {
             RELEASE_DELAY,
             directory,
             Peers::new(network::connect),
-            SnapshotCache::new(CACHE),
+            SnapshotCache::new(CACHE, Anomalies::default()),
         );
         let mut tasks = EssentialTasks::default();
         core.start(&mut tasks);

@@ -62,7 +62,7 @@ impl RedisDirectory {
         }
         let (leases, _): (Vec<Option<Vec<u8>>>, _) = self.run(&commands).await?;
         let entries = ids.into_iter().zip(leases);
-        Ok(entries.filter_map(|(id, lease)| Some((id, read_entry(&lease?)?))).collect())
+        Ok(entries.filter_map(|(id, lease)| Some((id, read_entry(&lease?, &self.anomalies)?))).collect())
     }
 
     /// Passes the content of every key to `visit`.

@@ -15,6 +15,8 @@ const CLOCK: ClockId = ClockId::Boottime;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const CLOCK: ClockId = ClockId::Monotonic;
 
+// Global to the process: a `BootInstant` is made everywhere, and a clock that is passed down would be part of every
+// constructor for the sake of one test program.
 #[cfg(any(test, feature = "testing"))]
 static SIMULATED: OnceLock<fn() -> Duration> = OnceLock::new();
 

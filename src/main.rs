@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use tikv_jemallocator::Jemalloc;
 
-/// glibc keeps most of the memory of clients that left. `.cargo/config.toml` configures this allocator to return it.
+/// Global, because a process has one allocator. glibc keeps most of the memory of clients that left. `.cargo/config.toml`
+/// configures this allocator to return it.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 

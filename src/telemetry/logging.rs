@@ -101,6 +101,7 @@ impl Logging {
                 layer.with_location(false).with_threads(false).with_target(false).with_tracked_inactivity(false);
             layer.with_filter(exported).boxed()
         }));
+        // Global to the process: the macros of `tracing`, also those in libraries, log to one subscriber.
         tracing_subscriber::registry().with(layers).init();
         LogLevelHandle(Arc::new(ActiveLevels { text: Mutex::new(self.levels), filter: handle }))
     }

@@ -9,6 +9,7 @@ use axum::http::HeaderValue;
 use tokio::task_local;
 
 task_local! {
+    // No state of the process: each task has its own value, and only inside `with_id`.
     static ID: Option<HeaderValue>;
 }
 

@@ -1,8 +1,8 @@
 //! HTTP: the REST API, the pages, and the admin port.
 //!
-//! Owns the routers. [`rest`] answers roll calls, [`access`] authenticates their callers, [`openapi`] describes them;
+//! Owns the routers. [`rest`] answers roll calls, [`access`] authenticates the callers, and [`openapi`] describes the API.
 //! [`page`] serves the pages, and [`admin`] is the router of the admin port. Every error is a problem document
-//! ([`crate::problem`]). Handlers adapt [`RollCall::call`](crate::roll_call::RollCall::call) and decide nothing about it.
+//! ([`crate::problem`]). Owns no roll call: the handlers adapt [`RollCall::call`](crate::roll_call::RollCall::call).
 
 pub mod access;
 pub mod admin;
@@ -43,10 +43,10 @@ pub fn router(config: PublicHttpConfig) -> Router {
     let roll_calls = Router::new()
         .route("/{room}/users", get(rest::users))
         .route("/{room}/rollcall", get(rest::roll_call))
-        // Authentication is the outer layer: a caller that is refused takes no permit while its token is checked.
+        // Authentication is the outer layer: a caller that is refused never takes a permit of the concurrency limit.
         .route_layer((option_layer(authenticate), config.concurrency_limit.clone()));
     let openapi = openapi::document(&config.callers);
-    let openapi = Bytes::from(serde_json::to_vec(&openapi).expect("a document of texts, numbers and lists"));
+    let openapi = Bytes::from(serde_json::to_vec(&openapi).expect("strings, numbers and lists can be serialized"));
     let routes = Router::new()
         .route("/", get(page::front))
         .route("/_/assets/{asset}", get(page::asset))
@@ -65,7 +65,7 @@ pub fn https_only() -> SetResponseHeaderLayer<HeaderValue> {
     SetResponseHeaderLayer::if_not_present(header::STRICT_TRANSPORT_SECURITY, year)
 }
 
-/// Lets pages of these origins read the answers of the public port (CORS); `None` without origins.
+/// Permits pages of these origins to read responses of the public port (CORS); `None` without origins.
 pub fn cors(origins: Vec<HeaderValue>) -> Option<CorsLayer> {
     let completeness = [rest::COMPLETE, rest::UNANSWERED, rest::UNRESOLVED].map(HeaderName::from_static);
     let exposed: Vec<_> = completeness.into_iter().chain([header::ETAG, REQUEST_ID]).collect();

@@ -1,9 +1,9 @@
-//! The roll call: one question, "who is in this room", put to every node that must be asked.
+//! The roll call: lists the sockets of a room by asking every node that may have some.
 //!
 //! [`RollCall::call`] is the entry point of REST. Concurrent callers share one execution ([`coalescer`]). An execution
-//! ([`fan_out`]) takes the member table, reads the owners from the directory, decides whom to ask ([`mod@plan`]), asks
-//! those nodes in parallel, and joins their replies ([`answer`]). `plan` and `answer` are pure functions. The rows belong
-//! to the rosters of the nodes: a cached copy ([`cache`]) is used only if its owner confirms it during the same call.
+//! ([`fan_out`]) copies the member table, reads the owners from the directory, decides which nodes to ask ([`mod@plan`]),
+//! asks them in parallel, and joins their replies ([`answer`]). `plan` and `answer` are pure functions. Owns no row: the
+//! rosters of the nodes do, and a cached copy ([`cache`]) is used only if its owner confirms it during the same call.
 
 pub mod answer;
 pub mod cache;
@@ -40,7 +40,7 @@ use fan_out::FanOut;
 pub const DEFAULT_DEADLINE: Duration = Duration::from_millis(500);
 /// The longest deadline that a caller may ask for.
 pub const MAX_DEADLINE: Duration = Duration::from_secs(5);
-/// One part in this many of the deadline may pass until a caller's execution starts.
+/// A caller's execution starts within its deadline divided by this, so that most of the deadline remains for asking.
 const START_SHARE: u32 = 4;
 
 /// Calls the roll of rooms. Cheap to clone.
@@ -52,7 +52,7 @@ pub struct RollCall {
     metrics: RollCallMetrics,
 }
 
-/// Why there is no answer, not even an incomplete one.
+/// The reason why a roll call has no answer, not even an incomplete one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum RollCallError {
     #[error("this node has not read the directory since it started and knows no other node yet; try again in a moment")]
@@ -65,12 +65,12 @@ pub enum RollCallError {
 #[derive(Clone)]
 struct SharedAnswer {
     answer: Arc<RollCallAnswer>,
-    /// The span that the other callers link to; `None` if it is not traced.
-    traced: Option<SharedSpan>,
+    /// The span that the spans of the other callers link to; `None` if the execution is not traced.
+    span: Option<SharedSpan>,
 }
 
 impl RollCall {
-    /// `background` owns the tasks of executions, and the repairs of owner sets that they leave running.
+    /// `background` owns the tasks of executions, and the removals of dead owners, which outlive an execution.
     pub fn new(
         roster: Arc<Roster>,
         membership: Arc<Membership>,
@@ -86,13 +86,13 @@ impl RollCall {
         Self { membership: member_table, fan_out: Arc::new(fan_out), coalescer, metrics }
     }
 
-    /// Calls the roll of a room. Answers within `deadline`; the answer names the nodes that did not reply.
+    /// Lists the sockets of a room, within `deadline`. The answer names the nodes that did not reply.
     ///
     /// The execution starts after this call, so a socket that was acknowledged before the call is in a complete answer
     /// (read your join). Cancelling the returned future does not cancel an execution that other callers share.
     ///
     /// # Errors
-    /// [`RollCallError`] when this node cannot ask anybody.
+    /// [`RollCallError`] when this node cannot ask any node.
     pub async fn call(&self, room: &Room, deadline: Duration) -> Result<Arc<RollCallAnswer>, RollCallError> {
         if !self.membership.has_joined() {
             return Err(RollCallError::NotJoined);
@@ -103,14 +103,14 @@ impl RollCall {
         let (caller_span, request_id) = (Span::current(), request::current_id());
         let start = move || async move {
             let span = traces::roll_call_span(&caller_span, &asked_room);
-            let traced = traces::shared_span(&span, &caller_span);
+            let shared_span = traces::shared_span(&span, &caller_span);
             // Log lines of a shared execution carry the id of the request that started it.
             let execution = request::with_id(request_id, fan_out.execute(&asked_room, until).instrument(span));
-            SharedAnswer { answer: Arc::new(execution.await), traced }
+            SharedAnswer { answer: Arc::new(execution.await), span: shared_span }
         };
         let shared = self.coalescer.join_next(&(room.clone(), deadline), deadline / START_SHARE, start).await;
-        let SharedAnswer { answer, traced } = shared.ok_or(RollCallError::Stopping)?;
-        traces::link_shared_span(traced.as_ref());
+        let SharedAnswer { answer, span } = shared.ok_or(RollCallError::Stopping)?;
+        traces::link_shared_span(span.as_ref());
         Ok(answer)
     }
 

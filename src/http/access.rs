@@ -1,8 +1,8 @@
 //! Authentication and authorization of roll calls over HTTP.
 //!
 //! Owns the header `Authorization`, the responses `401` and `403` (RFC 6750), and the caching headers of restricted
-//! answers. [`ApiAuth`](crate::auth::ApiAuth) checks the tokens. The pages and their assets contain no data and need no
-//! token.
+//! responses. Owns no token: [`ApiAuth`](crate::auth::ApiAuth) checks them. The pages and their assets contain no data and
+//! need no token.
 
 use std::sync::Arc;
 
@@ -24,15 +24,15 @@ pub const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"roll
 pub const INVALID: HeaderValue = HeaderValue::from_static("Bearer realm=\"rollcall\", error=\"invalid_token\"");
 const INSUFFICIENT: HeaderValue = HeaderValue::from_static("Bearer realm=\"rollcall\", error=\"insufficient_scope\"");
 
-/// A problem, and the header that names the remedy.
+/// A problem, and the header that tells the client what to do (`WWW-Authenticate` or `Retry-After`).
 type Refusal = ((HeaderName, HeaderValue), Problem);
 
-/// The bearer token of a request. Only from the header: a query ends up in logs and browser histories.
+/// The bearer token of a request. It is read from the header only: queries end up in logs and browser histories.
 pub fn bearer(headers: &HeaderMap) -> Option<Bearer> {
     headers.typed_get::<Authorization<Bearer>>().map(|Authorization(bearer)| bearer)
 }
 
-/// The middleware of the routes that call a roll, unless anyone may call it.
+/// The middleware of the roll call routes, on a node whose [`ApiAuth`](crate::auth::ApiAuth) requires tokens.
 pub async fn authenticate(State(config): State<Arc<PublicHttpConfig>>, request: Request, next: Next) -> Response {
     let (mut response, cache_control) = match authorize(&config, request).await {
         Ok(request) => (next.run(request).await, HeaderValue::from_static("private, no-cache")),
@@ -43,22 +43,22 @@ pub async fn authenticate(State(config): State<Arc<PublicHttpConfig>>, request: 
     response
 }
 
-/// Returns the request if its caller may call the roll of the room in its path.
+/// Returns the request if its token permits a roll call of the room in its path.
 async fn authorize(config: &Arc<PublicHttpConfig>, request: Request) -> Result<Request, Refusal> {
     let presented = bearer(request.headers());
     let presented =
         presented.ok_or_else(|| unauthorized(CHALLENGE, "pass a token in the header Authorization: Bearer"))?;
     let caller = config.callers.know(presented.token()).await.map_err(|error| match error {
-        AuthError::Invalid(_) => unauthorized(INVALID, "invalid token; get a new one from whoever issues them"),
+        AuthError::Invalid(_) => unauthorized(INVALID, "invalid token; get a new one from the token issuer"),
         AuthError::Expired => unauthorized(INVALID, "the token has expired; get a new one"),
         AuthError::Unavailable => (
             (header::RETRY_AFTER, SOON),
-            Problem::unavailable("this node has no keys yet to check tokens with; try again in a moment"),
+            Problem::unavailable("this node has no keys yet (JWKS) to verify tokens; try again in a moment"),
         ),
     })?;
     let Some(caller) = caller else { return Ok(request) };
     let (mut parts, body) = request.into_parts();
-    // The handler refuses a path without a valid room.
+    // A path without a valid room passes: the handler refuses it with 400.
     if let Ok(RoomPath(room)) = RoomPath::from_request_parts(&mut parts, config).await
         && !caller.may_call(&room)
     {

@@ -1,9 +1,9 @@
 //! The admin port: probes, metrics, and the operators' API.
 //!
-//! Owns two groups of routes. The open one names no room and no user: `/livez` answers while the process runs, `/readyz`
-//! says whether new clients should be sent to this node, `/metrics` is for Prometheus, and the operators' page holds no
-//! data. The guarded one is the rest of `/_/`: the log levels ([`log`]), and the data for the page and for the command line
-//! ([`operator`]). [`guard`] decides who may use it.
+//! Owns two groups of routes. The open routes name no room and no user: `/livez` (the process runs), `/readyz` (load
+//! balancers should send new clients here), `/metrics` for Prometheus, and the operators' page without its data. The guarded
+//! routes are the rest of `/_/`: the log levels ([`log`]), and the data for the page and for the command line
+//! ([`operator`]). [`guard`] authorizes their requests.
 
 pub mod guard;
 pub mod log;
@@ -34,26 +34,27 @@ use crate::telemetry::logging::LogLevelHandle;
 use crate::telemetry::traces::TraceSampling;
 use guard::AdminGuard;
 
-/// The limit of a request body, whatever the route.
+/// The limit of a request body on every route.
 const MAX_BODY_BYTES: usize = 64 << 10;
 
-/// Renders the metrics as text, or says why it cannot. A closure, because the layers that are measured are above HTTP.
+/// Renders all metrics as text, or returns the reason of the failure. Blocks: it reads files in `/proc`.
+///
+/// This is a closure, because it reads the state of layers that this one must not import.
 pub type RenderMetrics = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
 
-/// What the admin port needs.
+/// The components and settings that the admin port uses.
 pub struct AdminConfig {
     pub membership: Arc<Membership>,
-    /// For `/readyz`: a node without keys cannot check the tokens of clients.
+    /// For `/readyz`: a node without keys cannot verify the tokens of clients.
     pub identity: IdentityMode,
-    /// Renders all metrics. Blocks: it reads files of `/proc`.
     pub render_metrics: RenderMetrics,
-    /// Decides who may use the guarded routes.
+    /// Authorizes the requests of the guarded routes.
     pub guard: AdminGuard,
     pub status: StatusCollector,
     pub roll_call: RollCall,
     /// The deadline of a roll call whose caller names none.
     pub deadline: Duration,
-    /// The levels of the process's log, if it has one.
+    /// The log levels of the process; `None` if the process has no log.
     pub log_levels: Option<LogLevelHandle>,
 }
 
@@ -75,12 +76,12 @@ pub fn router(config: AdminConfig) -> Router {
     ))
 }
 
-/// Routes without a guard: they name no room and no user, and contain no secret.
+/// Routes without a guard. Their responses name no room and no user, and contain no secret.
 fn open_routes() -> Router<Arc<AdminConfig>> {
     Router::new().route("/livez", get(async || "ok\n")).route("/readyz", get(readyz)).route("/metrics", get(metrics))
 }
 
-/// Routes for operators only. A request that changes something is never a GET.
+/// Routes for operators only. A change is never a GET, so that the guard can tell reading from changing by the method.
 fn guarded_routes() -> Router {
     Router::new()
         // Guarded too, so that a refusal does not reveal which paths exist.
@@ -88,7 +89,7 @@ fn guarded_routes() -> Router {
         .method_not_allowed_fallback(method_not_allowed)
 }
 
-/// Each route has its own methods, so the router sets `Allow`.
+/// Does not set `Allow`: the routes have different methods, and the router knows them.
 async fn method_not_allowed(method: Method) -> Problem {
     Problem::method_not_allowed(&method)
 }
@@ -99,8 +100,8 @@ async fn readyz(State(config): State<Arc<AdminConfig>>) -> Response {
     (status, Json(report)).into_response()
 }
 
-/// Renders on a blocking thread, because reading `/proc` would hold up the tasks of a worker.
 async fn metrics(State(config): State<Arc<AdminConfig>>) -> Result<Response, Problem> {
+    // On a blocking thread: reading /proc would delay the other tasks of a worker.
     let rendered = spawn_blocking(move || (config.render_metrics)()).await;
     let failed = |error: String| {
         error!(%error, "cannot render the metrics");

@@ -1,8 +1,8 @@
-//! The body of a large answer: sent in chunks of 64 KiB, at most one each millisecond.
+//! The body of a large response: sent in chunks of 64 KiB, at most one per millisecond.
 //!
-//! Owns the rate, and the size from which it applies. Without a rate, a room of 100,000 keeps a core busy for
-//! milliseconds, in this process, in the kernel and in the reader. On two cores, the p99 of small rooms was then seven
-//! times that of an idle machine while the large room was read repeatedly; with this rate, half a gigabit per second, it
+//! Owns the rate limit, and the size from which it applies. Without a limit, a room of 100,000 sockets keeps a core busy for
+//! milliseconds, in this process, in the kernel and in the reader. Measured on two cores, while one client read a large room
+//! repeatedly: the p99 of small rooms was seven times that of an idle machine. With this limit, half a gigabit per second, it
 //! is less than twice.
 
 use std::convert::Infallible;
@@ -17,13 +17,13 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::roll_call::json_array::JsonArrayChunks;
 
-/// Answers with more bytes of rows are sent at the limited rate: a room of about 18,000.
+/// The rate limit applies to responses with more bytes of rows, which is a room of about 18,000 sockets.
 pub const MIN_LARGE_BYTES: usize = 1 << 20;
 /// The size of a chunk.
 pub const CHUNK_BYTES: usize = 64 << 10;
 const CHUNK_INTERVAL: Duration = Duration::from_millis(1);
 
-/// A body of these chunks. `length`: the total, where it is known.
+/// A body of these chunks. `length`: the total in bytes, if it is known.
 pub fn chunked_body<I>(chunks: JsonArrayChunks<I>, length: Option<usize>) -> Body
 where
     I: Iterator<Item = Bytes> + Send + Unpin + 'static,
@@ -33,7 +33,7 @@ where
 
 struct RateLimitedBody<I: Iterator<Item = Bytes>> {
     chunks: JsonArrayChunks<I>,
-    /// The bytes that are left, where the total is known.
+    /// The bytes that are not sent yet, if the total is known.
     remaining: Option<usize>,
     ticks: Interval,
 }
@@ -83,11 +83,11 @@ mod tests {
     use crate::roll_call::json_array::array_length;
 
     #[tokio::test(start_paused = true)]
-    async fn a_megabyte_takes_sixteen_milliseconds() {
+    async fn five_megabytes_take_eighty_milliseconds() {
         let runs = vec![Bytes::from(vec![b'1'; (4 << 10) - 1]); 5 * 256];
         let length = array_length(runs.iter().map(Bytes::len));
         let chunks = JsonArrayChunks::new("[", runs.into_iter(), "]");
-        let (mut body, began) = (RateLimitedBody::new(chunks, Some(length)), Instant::now());
+        let (mut body, started) = (RateLimitedBody::new(chunks, Some(length)), Instant::now());
         let mut received = Vec::new();
         while !body.is_end_stream() {
             assert_eq!(body.size_hint().exact(), Some((5 * MIN_LARGE_BYTES + 1 - received.len()) as u64));
@@ -100,6 +100,6 @@ mod tests {
         assert_eq!(received[0], b'[');
         assert_eq!(received[received.len() - 1], b']');
         // The first chunk does not wait for a tick.
-        assert_eq!(began.elapsed().as_millis(), 79);
+        assert_eq!(started.elapsed().as_millis(), 79);
     }
 }

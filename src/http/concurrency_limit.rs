@@ -1,8 +1,8 @@
-//! Limits how many requests are answered at the same time.
+//! Limits the number of requests in progress.
 //!
-//! Owns a `tower` layer. A request over the limit is refused with `503` at once and never queued: a queue would add its
-//! waiting time to every deadline. A permit is returned when the last byte of the response was handed to the connection;
-//! the speed of the reader after that is the connection's concern.
+//! Owns a `tower` layer. It refuses a request over the limit with `503` at once, and queues none: a queue would add its
+//! waiting time to every deadline. A request returns its permit when the connection has taken the last byte of the response.
+//! Slow readers after that are the concern of `edge::connections`.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,14 +23,14 @@ use crate::problem::{Problem, SOON};
 #[derive(Clone)]
 pub struct ConcurrencyLimit(Arc<Semaphore>);
 
-/// The service that the layer makes.
+/// The service that the layer builds.
 #[derive(Clone)]
 pub struct ConcurrencyLimited<S> {
     permits: Arc<Semaphore>,
     inner: S,
 }
 
-/// A body that keeps the permit of its request until it was written.
+/// A body that holds the permit of its request until the connection has taken all of it.
 struct PermitBody {
     body: Body,
     _permit: OwnedSemaphorePermit,
@@ -66,7 +66,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            let problem = Problem::unavailable("too many roll calls at the same time; try again");
+            let problem = Problem::unavailable("too many concurrent roll calls on this node; try again");
             return Either::Right(ready(Ok(problem.with(header::RETRY_AFTER, SOON))));
         };
         let response = self.inner.call(request);

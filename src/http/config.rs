@@ -1,4 +1,4 @@
-//! The configuration that the handlers of the public port share.
+//! The configuration that the handlers of the public port share. It owns no default; those belong to the command line.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use super::concurrency_limit::ConcurrencyLimit;
 use crate::auth::ApiAuth;
 use crate::roll_call::RollCall;
 
-/// What the public port needs.
+/// The components and settings that the public port uses.
 pub struct PublicHttpConfig {
     pub roll_call: RollCall,
-    /// Who may call the roll.
+    /// Authenticates the callers of roll calls.
     pub callers: ApiAuth,
     /// The deadline of a roll call whose caller names none.
     pub deadline: Duration,

@@ -1,7 +1,7 @@
 //! The description of the REST API for programs: OpenAPI 3.1, served at `/_/openapi.json`.
 //!
-//! The operations are described beside their handlers in [`rest`], and the JSON in [`crate::roll_call::document`]. The
-//! description contains no data, so it needs no authentication.
+//! Owns the title and the security scheme. [`rest`] describes the operations beside their handlers, and
+//! [`crate::roll_call::document`] describes the JSON. The description contains no data, so it needs no authentication.
 
 use utoipa::OpenApi as _;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
@@ -23,7 +23,7 @@ const BEARER: &str = "bearer";
 )]
 struct RestApi;
 
-/// The description of this node. It asks for a bearer token if the node does.
+/// The description of this node. It requires a bearer token if the node does.
 pub fn document(callers: &ApiAuth) -> OpenApi {
     let mut document = RestApi::openapi();
     // utoipa fills this in from the authors of the package.

@@ -1,7 +1,7 @@
 //! The pages `GET /`, `GET /{room}` and the operators' page, and their assets in `/_/assets/`.
 //!
-//! Owns the embedded files and the headers that restrict a page to its own origin. The scripts are embedded if `web/` was
-//! built before the binary; otherwise the page says how to build them.
+//! Owns the embedded files, and the headers that restrict a page to its own origin. `build.rs` embeds the scripts if `web/`
+//! was built before the binary; otherwise the page explains how to build them. Owns no data: the scripts ask the REST API.
 
 use axum::extract::Path;
 use axum::http::HeaderName;

@@ -1,7 +1,7 @@
 //! Request ids: in the header `X-Request-Id` of every response, in problem documents, and in log lines.
 //!
-//! An id that the request has is kept if it is short and plain, so that one id goes through a chain of services; otherwise
-//! a new one is made. The span of a traced request starts here as well, because this is the outermost layer.
+//! Owns a `tower` layer. It keeps the id of a request if the id is short and plain, so that one id passes through a chain of
+//! services; otherwise it generates one. It also starts the span of a traced request, because it is the outermost layer.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -19,7 +19,7 @@ use crate::telemetry::traces;
 use crate::telemetry::traces::TraceSampling;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// A longer id in a request is replaced, in bytes.
+/// In bytes. The layer replaces a longer id.
 const MAX_ID_BYTES: usize = 128;
 
 /// The layer. `https`: whether the port has TLS, for the spans.
@@ -59,12 +59,13 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let id = id_of(&request).unwrap_or_else(new_id);
         let logged_id = Some(id.clone());
-        let traced = self.config.sampling.request_span(&request, self.config.https);
+        let span = self.config.sampling.request_span(&request, self.config.https);
         let is_head = *request.method() == Method::HEAD;
-        let inner = with_id_sync(id.clone(), || traced.in_scope(|| self.inner.call(request)));
+        let inner = with_id_sync(id.clone(), || span.in_scope(|| self.inner.call(request)));
         let response = async move {
-            let mut response = inner.instrument(traced.clone()).await?;
-            traces::record_response(&traced, response.status());
+            let mut response = inner.instrument(span.clone()).await?;
+            traces::record_response(&span, response.status());
+            // The body of a problem contains the id, so it is written here and not where the problem occurred.
             if let Some(problem) = response.extensions_mut().remove::<Problem>().filter(|_| !is_head) {
                 *response.body_mut() = problem.document(Some(text(&id)));
                 response.headers_mut().remove(header::CONTENT_LENGTH);
@@ -76,7 +77,7 @@ where
     }
 }
 
-/// The id of the request, if it is safe to show in logs and pages.
+/// The id that the client sent, if it is safe to show in logs and pages.
 fn id_of<B>(request: &Request<B>) -> Option<HeaderValue> {
     let mut values = request.headers().get_all(REQUEST_ID).iter();
     let (id, None) = (values.next()?, values.next()) else { return None };
@@ -102,9 +103,9 @@ mod tests {
     #[tokio::test]
     async fn log_lines_of_the_handler_carry_the_request_id() {
         let service = service_fn(|_: Request<()>| {
-            let called = current_id();
+            let id_in_call = current_id();
             async move {
-                assert_eq!((called, current_id()), (Some("a".parse().unwrap()), Some("a".parse().unwrap())));
+                assert_eq!((id_in_call, current_id()), (Some("a".parse().unwrap()), Some("a".parse().unwrap())));
                 Ok::<_, Infallible>(Response::default())
             }
         });

@@ -1,7 +1,7 @@
 //! The REST handlers: `GET /{room}/users` and `GET /{room}/rollcall`.
 //!
-//! Owns their parameters and headers. Both report in headers whether the answer is complete; the second has the details in
-//! its body. The bodies are made in [`super::roll_call_body`].
+//! Owns their parameters and headers. Both report in headers whether the answer is complete; the second also has the details
+//! in its body. [`super::roll_call_body`] writes the bodies.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub const UNANSWERED: &str = "rollcall-unanswered";
 /// In an incomplete answer: the number of sockets of nodes that did not reply, or `unknown`.
 pub const UNRESOLVED: &str = "rollcall-unresolved";
 
-/// The parameters of a roll call, validated.
+/// The validated parameters of a roll call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RollCallRequest {
     room: Room,
@@ -47,7 +47,7 @@ struct RawQuery {
     strict: Option<String>,
 }
 
-/// Who is in the room
+/// Lists the sockets of the room
 ///
 /// One row for each socket, in no particular order. The headers say whether the answer is complete.
 #[utoipa::path(
@@ -65,7 +65,7 @@ struct RawQuery {
                 ("ETag" = String, description = "In a complete answer: identifies its rows, with the same value on every node."),
             )
         ),
-        (status = 304, description = "The rows are those of `If-None-Match`. The nodes were asked all the same."),
+        (status = 304, description = "The rows have not changed since the answer that `If-None-Match` names. The nodes were asked for this."),
         RollCallProblems,
     )
 )]
@@ -74,13 +74,13 @@ pub async fn users(State(config): State<Arc<PublicHttpConfig>>, request: RollCal
     let tag = answer.tag().map(etag);
     let response = match (&tag, &request.if_none_match) {
         (Some(tag), Some(cached)) if !cached.precondition_passes(tag) => StatusCode::NOT_MODIFIED.into_response(),
-        // Nothing is serialized here: `SerializedRows` holds the JSON of each owner since its rows arrived.
+        // This serializes no row: `SerializedRows` has held the JSON of each owner since its rows arrived.
         _ => (TypedHeader(ContentType::json()), users_body(&answer)).into_response(),
     };
     Ok((tag.map(TypedHeader), with_completeness(&answer, response)).into_response())
 }
 
-/// Who is in the room, which nodes were asked, and what each of them replied
+/// Lists the sockets of the room, the nodes that were asked, and the outcome of each node
 #[utoipa::path(
     get,
     path = "/{room}/rollcall",
@@ -119,8 +119,10 @@ async fn request_answer(config: &PublicHttpConfig, request: &RollCallRequest) ->
     if request.strict && !answer.complete {
         config.roll_call.count_strict_refusal();
         let (unanswered, unresolved) = (unanswered(&answer), unresolved(&answer));
-        let who = if unanswered.is_empty() { "the directory could not be read".to_owned() } else { unanswered };
-        return Err(Problem::unavailable(format!("the roll is incomplete: {who}; unresolved sockets: {unresolved}")));
+        let reason = if unanswered.is_empty() { "the directory could not be read".to_owned() } else { unanswered };
+        return Err(Problem::unavailable(format!(
+            "the roll call is incomplete: {reason}; unresolved sockets: {unresolved}"
+        )));
     }
     Ok(answer)
 }
@@ -146,7 +148,7 @@ fn unanswered(answer: &RollCallAnswer) -> String {
     let mut text = String::new();
     for (node, error) in answer.unanswered() {
         let separator = if text.is_empty() { "" } else { ", " };
-        write!(text, "{separator}{node}={error}").expect("a String takes any text");
+        write!(text, "{separator}{node}={error}").expect("writing to a String does not fail");
     }
     text
 }
@@ -169,7 +171,7 @@ impl FromRequestParts<Arc<PublicHttpConfig>> for RollCallRequest {
             Some("true") => true,
             Some(_) => return Err(Problem::bad_request("strict must be true or false")),
         };
-        // A malformed header counts as none, as RFC 9110 has it.
+        // A malformed header is ignored, as RFC 9110 requires.
         let if_none_match = parts.headers.typed_get();
         Ok(Self { room, deadline, strict, if_none_match })
     }
@@ -177,9 +179,9 @@ impl FromRequestParts<Arc<PublicHttpConfig>> for RollCallRequest {
 
 fn deadline(given: Option<&str>, config: &PublicHttpConfig) -> Result<Duration, Problem> {
     let Some(given) = given else { return Ok(config.deadline) };
-    let most = config.max_deadline.as_millis();
-    let parsed = given.parse::<u64>().ok().filter(|&milliseconds| milliseconds > 0 && u128::from(milliseconds) <= most);
-    let problem = || Problem::bad_request(format!("deadline_ms must be a whole number from 1 to {most}"));
+    let max = config.max_deadline.as_millis();
+    let parsed = given.parse::<u64>().ok().filter(|&milliseconds| milliseconds > 0 && u128::from(milliseconds) <= max);
+    let problem = || Problem::bad_request(format!("deadline_ms must be a whole number from 1 to {max}"));
     parsed.map(Duration::from_millis).ok_or_else(problem)
 }
 
@@ -188,7 +190,7 @@ fn deadline(given: Option<&str>, config: &PublicHttpConfig) -> Result<Duration, 
 #[expect(dead_code, reason = "describes `RoomPath` in OpenAPI")]
 struct RoomParameter {
     /// The room, percent-encoded: 1 to 256 bytes of UTF-8 without control characters. `_`, `.`, `..` and `socket.io` are
-    /// reserved. The pattern is stricter than the node: it cannot count bytes.
+    /// reserved. The pattern is stricter than the node, because a pattern cannot count bytes.
     #[param(
         min_length = 1,
         max_length = 256,
@@ -213,7 +215,7 @@ struct QueryParameters {
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "describes `RollCallRequest` in OpenAPI")]
 struct IfNoneMatchHeader {
-    /// The `ETag` of the answer that the caller has.
+    /// The `ETag` of the answer that the caller has cached.
     #[param(rename = "If-None-Match")]
     if_none_match: Option<String>,
 }

@@ -1,8 +1,8 @@
-//! The bodies of the two answers of a roll call: the list of users, and the full document.
+//! The two bodies of a roll call: the list of users, and the full document.
 //!
 //! The list joins JSON that was serialized when the rows arrived, so a large room costs no serialization per request. The
-//! full document names the node of each socket, so its users are serialized for each answer, one bucket of rows at a time:
-//! 100,000 rows are 7 MB, and serializing them in one go would block a worker thread.
+//! full document names the node of each socket, so each answer serializes its users again, one bucket of rows at a time. In
+//! one step, 100,000 rows (7 MB) would block a worker thread. Owns no rate limit ([`super::chunked_body`]).
 
 use std::iter;
 use std::sync::Arc;
@@ -40,7 +40,9 @@ pub(super) fn document_body(answer: &Arc<RollCallAnswer>) -> Body {
 
 fn document_chunks(answer: Arc<RollCallAnswer>) -> JsonArrayChunks<impl Iterator<Item = Bytes> + Send + Unpin> {
     const END: &str = "]}";
-    let mut prefix = serde_json::to_string(&document_without_users(&answer)).expect("names and numbers");
+    let mut prefix =
+        serde_json::to_string(&document_without_users(&answer)).expect("strings and numbers can be serialized");
+    // `users` is the last field, and empty here: its elements follow one chunk at a time.
     prefix.truncate(prefix.len() - END.len());
     let (mut node, mut bucket) = (0, 0);
     let users = iter::from_fn(move || {
@@ -58,7 +60,7 @@ fn document_chunks(answer: Arc<RollCallAnswer>) -> JsonArrayChunks<impl Iterator
 
 /// The sockets of one bucket of a node's rows, separated by commas. `None` after the last bucket.
 fn serialize_bucket(node: &NodeAnswer, bucket: usize) -> Option<Bytes> {
-    let rows = node.said.as_ref().ok()?.rows.bucket(bucket)?;
+    let rows = node.reply.as_ref().ok()?.rows.bucket(bucket)?;
     let mut run = Vec::with_capacity(rows.len() * 100);
     for row in rows {
         if !run.is_empty() {
@@ -69,7 +71,7 @@ fn serialize_bucket(node: &NodeAnswer, bucket: usize) -> Option<Bytes> {
             id_user: row.id_user.as_str().into(),
             node: node.name.as_str().into(),
         };
-        serde_json::to_writer(&mut run, &user).expect("texts can be written to memory");
+        serde_json::to_writer(&mut run, &user).expect("strings can be written to memory");
     }
     Some(run.into())
 }
@@ -78,9 +80,9 @@ fn document_without_users(answer: &RollCallAnswer) -> RollCallDocument<'_> {
     let nodes = answer.nodes.iter().map(|node| NodeDocument {
         id: node.node.as_str().into(),
         name: node.name.as_str().into(),
-        vouched: node.said.as_ref().map_or(0, |vouched| vouched.rows.len() as u64),
-        unchanged: node.said.as_ref().is_ok_and(|vouched| vouched.unchanged),
-        error: node.said.as_ref().err().map(|error| error.to_string().into()),
+        vouched: node.reply.as_ref().map_or(0, |vouched| vouched.rows.len() as u64),
+        unchanged: node.reply.as_ref().is_ok_and(|vouched| vouched.unchanged),
+        error: node.reply.as_ref().err().map(|error| error.to_string().into()),
         took_ms: milliseconds(node.took),
     });
     let source: &'static str = answer.source.into();
@@ -96,7 +98,7 @@ fn document_without_users(answer: &RollCallAnswer) -> RollCallDocument<'_> {
     }
 }
 
-/// With a resolution of a microsecond: more digits would be noise.
+/// Cut to microseconds: more digits would be noise.
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
@@ -115,7 +117,7 @@ mod tests {
     use crate::roll_call::rows::SerializedRows;
     use crate::roster::Row;
 
-    /// An answer of nodes with these numbers of rows; `None` did not reply.
+    /// An answer of nodes with these numbers of rows; `None` is a node that did not reply.
     fn answer(counts: &[Option<usize>]) -> Arc<RollCallAnswer> {
         let row = |node: usize, number: usize| Row {
             id_socket: SocketId::parse(&format!("socket-{node}-{number}")).unwrap(),
@@ -146,16 +148,19 @@ mod tests {
             vec![Some(30_000), None, Some(0), Some(1)],
         ] {
             let answer = answer(&counts);
-            let told = document_body(&answer).collect().await.unwrap().to_bytes();
-            let told: Value = serde_json::from_slice(&told).unwrap();
+            let document = document_body(&answer).collect().await.unwrap().to_bytes();
+            let document: Value = serde_json::from_slice(&document).unwrap();
             let complete = !counts.contains(&None);
             let unresolved = if complete { 0 } else { 3 };
-            assert_eq!((&told["room"], &told["complete"]), (&"a".into(), &complete.into()));
-            assert_eq!((&told["as_of"], &told["unresolved"]), (&"1970-01-01T00:00:00.000Z".into(), &unresolved.into()));
-            let vouched: Vec<_> = told["nodes"].as_array().unwrap().iter().map(|node| &node["vouched"]).collect();
+            assert_eq!((&document["room"], &document["complete"]), (&"a".into(), &complete.into()));
+            assert_eq!(
+                (&document["as_of"], &document["unresolved"]),
+                (&"1970-01-01T00:00:00.000Z".into(), &unresolved.into())
+            );
+            let vouched: Vec<_> = document["nodes"].as_array().unwrap().iter().map(|node| &node["vouched"]).collect();
             assert_eq!(vouched, counts.iter().map(|count| count.unwrap_or(0)).collect::<Vec<_>>());
             let text = |user: &Value, name| user[name].as_str().unwrap().to_owned();
-            let users = told["users"].as_array().unwrap().iter();
+            let users = document["users"].as_array().unwrap().iter();
             let users = users.map(|user| ["id_socket", "id_user", "node"].map(|name| text(user, name)));
             let expected =
                 answer.rows().map(|(node, row)| [row.id_socket.to_string(), row.id_user.to_string(), node.to_string()]);

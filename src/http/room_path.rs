@@ -1,4 +1,4 @@
-//! The room in a path, percent-decoded and validated.
+//! The room in a path, percent-decoded and validated. [`Room`] owns the rules for valid names.
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
@@ -16,7 +16,7 @@ impl<S: Send + Sync> FromRequestParts<S> for RoomPath {
         let params = RawPathParams::from_request_parts(parts, state)
             .await
             .map_err(|_| Problem::bad_request("the room's name must be valid UTF-8"))?;
-        let (_, room) = params.iter().next().ok_or_else(|| Problem::not_found("there is no room in the path"))?;
+        let (_, room) = params.iter().next().ok_or_else(|| Problem::not_found("the path names no room"))?;
         let room = Room::parse(room).map_err(|error| Problem::bad_request(format!("the room's name {error}")))?;
         Ok(Self(room))
     }

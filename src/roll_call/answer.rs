@@ -1,7 +1,7 @@
 //! The answer to a roll call: the rows of all nodes joined, and the nodes that did not reply.
 //!
-//! Owns the table "What silence means" ([`Disposition`]) and the rule that each process has one set of rows, that of its
-//! latest incarnation. Pure and synchronous: the outcomes of all lookups go in, and every one of them is accounted for.
+//! Owns the meaning of a missing reply ([`Disposition`], rule 9), and the rule that each process has one set of rows, that of
+//! its latest incarnation. Pure and synchronous: it gets the outcomes of all lookups, and the answer accounts for each.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -19,10 +19,10 @@ use crate::mesh::answers::PeerError;
 use crate::names::{NodeId, NodeName, Room};
 use crate::roster::Row;
 
-/// What the silence of a node means.
+/// The meaning of a missing reply of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
-    /// The node may have sockets in the room: this many according to the index, `None` if it could not be read.
+    /// The node may have sockets in the room. `unresolved`: their number in the index, `None` if it could not be read.
     Unanswered { unresolved: Option<u64> },
     /// The node has no lease and was not heard for the duration of a lease, so it has no sockets.
     Dead,
@@ -63,13 +63,13 @@ pub struct RollCallAnswer {
     users: OnceLock<Bytes>,
 }
 
-/// The part of one node in an answer.
+/// The rows of one node in an answer, or the error.
 #[derive(Debug, Clone)]
 pub struct NodeAnswer {
     pub node: NodeId,
     pub name: NodeName,
     pub took: Duration,
-    pub said: Result<VouchedRows, PeerError>,
+    pub reply: Result<VouchedRows, PeerError>,
 }
 
 impl Disposition {
@@ -100,28 +100,28 @@ impl RollCallAnswer {
         let mut complete = can_be_complete;
         let mut unresolved = if can_be_complete { Some(0) } else { None };
         let mut nodes: Vec<NodeAnswer> = Vec::with_capacity(outcomes.len());
-        for outcome in latest(outcomes) {
-            let said = match outcome.reply {
+        for outcome in latest_incarnations(outcomes) {
+            let reply = match outcome.reply {
                 Ok(vouched) => Ok(vouched),
                 Err((_, Disposition::Dead)) => continue,
-                Err((silence, Disposition::Unanswered { unresolved: open })) => {
+                Err((error, Disposition::Unanswered { unresolved: sockets })) => {
                     complete = false;
-                    unresolved = unresolved.zip(open).map(|(sum, open)| sum + open);
-                    Err(silence)
+                    unresolved = unresolved.zip(sockets).map(|(sum, sockets)| sum + sockets);
+                    Err(error)
                 }
             };
-            nodes.push(NodeAnswer { node: outcome.node, name: outcome.name, took: outcome.took, said });
+            nodes.push(NodeAnswer { node: outcome.node, name: outcome.name, took: outcome.took, reply });
         }
         Self { room, complete, as_of, took: Duration::ZERO, source, unresolved, nodes, users: OnceLock::new() }
     }
 
     /// Every row, with the name of the node that vouched for it.
     pub fn rows(&self) -> impl Iterator<Item = (&NodeName, &Row)> {
-        let parts = self.nodes.iter().filter_map(|node| Some((&node.name, node.said.as_ref().ok()?)));
-        parts.flat_map(|(name, vouched)| vouched.rows.iter().map(move |row| (name, row)))
+        let replies = self.nodes.iter().filter_map(|node| Some((&node.name, node.reply.as_ref().ok()?)));
+        replies.flat_map(|(name, vouched)| vouched.rows.iter().map(move |row| (name, row)))
     }
 
-    /// The JSON array of all rows. The rows were serialized when they arrived ([`SerializedRows`]); here they are joined.
+    /// The JSON array of all rows. This joins JSON that was serialized when the rows arrived ([`SerializedRows`]).
     pub fn users(&self) -> Bytes {
         let join = || self.users_chunks().next_chunk(self.users_length()).unwrap_or_default();
         self.users.get_or_init(join).clone()
@@ -132,27 +132,28 @@ impl RollCallAnswer {
         array_length(self.json_runs().map(Bytes::len))
     }
 
-    /// The same array, to be joined one chunk at a time.
+    /// The same array as [`Self::users`], joined one chunk at a time.
     pub fn users_chunks(&self) -> JsonArrayChunks<vec::IntoIter<Bytes>> {
         let runs: Vec<_> = self.json_runs().cloned().collect();
         JsonArrayChunks::new("[", runs.into_iter(), "]")
     }
 
-    /// Identifies the rows of a complete answer: answers with equal tags have equal rows. `None` if incomplete.
+    /// Identifies the rows of a complete answer: answers with equal tags have equal rows. `None` for an incomplete answer.
     ///
-    /// The tag is a SHA-256 of the owners' versions, cut to 128 bits, so every node computes the same tag from the same
-    /// rows, also in a cluster of several releases.
+    /// The tag is a SHA-256 of the owners' versions, cut to 128 bits. Every node computes the same tag for the same rows,
+    /// also if the nodes run different releases.
     pub fn tag(&self) -> Option<u128> {
         if !self.complete {
             return None;
         }
-        let said =
-            self.nodes.iter().filter_map(|node| Some((node.node.as_str(), node.said.as_ref().ok()?.rows.version)));
-        let mut versions: Vec<_> = said.filter(|(_, version)| *version != 0).collect();
+        let versions =
+            self.nodes.iter().filter_map(|node| Some((node.node.as_str(), node.reply.as_ref().ok()?.rows.version)));
+        // Version 0 is a node without rows: whether it was asked must not change the tag.
+        let mut versions: Vec<_> = versions.filter(|(_, version)| *version != 0).collect();
         versions.sort_unstable();
         let mut hash = Sha256::new();
         for (node, version) in versions {
-            // The length keeps ids apart from what follows them.
+            // The length makes the encoding unambiguous.
             hash.update((node.len() as u64).to_be_bytes());
             hash.update(node);
             hash.update(version.to_be_bytes());
@@ -167,7 +168,7 @@ impl RollCallAnswer {
     }
 
     fn vouched(&self) -> impl Iterator<Item = &Arc<SerializedRows>> {
-        self.nodes.iter().filter_map(|node| Some(&node.said.as_ref().ok()?.rows))
+        self.nodes.iter().filter_map(|node| Some(&node.reply.as_ref().ok()?.rows))
     }
 
     /// The number of rows.
@@ -179,15 +180,15 @@ impl RollCallAnswer {
         self.len() == 0
     }
 
-    /// The nodes that did not reply, and why.
+    /// The nodes that did not reply, each with its error.
     pub fn unanswered(&self) -> impl Iterator<Item = (&NodeName, PeerError)> {
-        self.nodes.iter().filter_map(|node| Some((&node.name, *node.said.as_ref().err()?)))
+        self.nodes.iter().filter_map(|node| Some((&node.name, *node.reply.as_ref().err()?)))
     }
 }
 
-/// Keeps one outcome for each process: that of the latest incarnation that replied, or of the latest if none did. The
-/// process has left its earlier incarnations behind, and a socket must not be listed twice.
-fn latest(outcomes: Vec<NodeOutcome>) -> Vec<NodeOutcome> {
+/// Keeps one outcome for each process: that of the latest incarnation that replied, or of the latest if none did. An answer
+/// with two incarnations of one process would list its sockets twice.
+fn latest_incarnations(outcomes: Vec<NodeOutcome>) -> Vec<NodeOutcome> {
     let rank = |outcome: &NodeOutcome| (outcome.reply.is_ok(), outcome.node.incarnation());
     let mut kept: Vec<NodeOutcome> = Vec::with_capacity(outcomes.len());
     for outcome in outcomes {
@@ -267,7 +268,7 @@ mod tests {
     fn equal_tags_mean_equal_rows_and_incomplete_has_none() {
         let [one, two] = [(); 2].map(|()| NodeId::new_process());
         let part = |node: &NodeId, version, ids| {
-            let Ok(vouched) = outcome(node, Ok(ids)).reply else { unreachable!("it answered") };
+            let Ok(vouched) = outcome(node, Ok(ids)).reply else { unreachable!("the outcome is a reply") };
             let rows = Arc::new(SerializedRows::new(version, vouched.rows.iter().cloned().collect()));
             NodeOutcome { reply: Ok(VouchedRows { rows, unchanged: false }), ..outcome(node, Ok(ids)) }
         };
@@ -344,7 +345,7 @@ mod tests {
         let leased = LeaseAndCount { entry: Some(entry), sockets: 5 };
         let unleased = LeaseAndCount { entry: None, sockets: 5 };
         let open = |unresolved| Disposition::Unanswered { unresolved };
-        for (account, alive, gone, verdict) in [
+        for (lease, alive, departed, disposition) in [
             (Some(&leased), false, false, open(Some(5))),
             (Some(&unleased), true, false, open(Some(5))),
             (Some(&unleased), false, false, Disposition::Dead),
@@ -352,7 +353,7 @@ mod tests {
             (None, true, false, open(None)),
             (Some(&leased), true, true, Disposition::Dead),
         ] {
-            assert_eq!(Disposition::of(account, alive, gone), verdict, "{account:?} {alive} {gone}");
+            assert_eq!(Disposition::of(lease, alive, departed), disposition, "{lease:?} {alive} {departed}");
         }
     }
 }

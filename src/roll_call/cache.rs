@@ -1,8 +1,8 @@
 //! The cache of room snapshots: the latest known rows of each owner of a room, already serialized.
 //!
-//! Owns a cache bounded by bytes, with one entry for each room and node. A cached snapshot proves nothing: it is used only
-//! if its node confirms the version during the same roll call, or sends the changes since that version. If changes do not
-//! fit the snapshot, the lookup fails and the entry is removed, so that the next roll call asks for all rows.
+//! Owns a cache bounded by bytes, with one entry for each room and node. A roll call uses a cached snapshot only if its node
+//! confirms the version during the same call, or sends the changes since that version. If the changes do not fit the
+//! snapshot, the lookup fails and the entry is removed, so that the next roll call asks for all rows.
 
 use std::hash::RandomState;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::telemetry::anomalies::{Anomalies, Anomaly};
 
 /// The size of the cache unless the node is configured otherwise: about half a million rows.
 pub const DEFAULT_CACHE_BYTES: u64 = 64 << 20;
-/// The approximate cost of an entry without its rows, in bytes.
+/// The approximate memory of an entry without its rows, in bytes.
 const ENTRY_BYTES: u64 = 256;
 /// The expected size of an entry, in bytes. Only the first allocation depends on it.
 const TYPICAL_BYTES: u64 = 4096;
@@ -46,13 +46,13 @@ impl SnapshotCache {
             .estimated_items_capacity(usize::try_from(bytes / TYPICAL_BYTES).unwrap_or(usize::MAX))
             .weight_capacity(bytes)
             .build()
-            .expect("both capacities are given");
+            .expect("the builder has both capacities");
         let (hasher, lifecycle) = (RandomState::default(), DefaultLifecycle::default());
         Self { snapshots: Arc::new(Cache::with_options(options, ByBytes, hasher, lifecycle)), anomalies }
     }
 
-    /// The latest snapshot of the node's rows. Get it *before* asking the node: the reply "unchanged" is about this
-    /// snapshot, whatever happens to the cache in the meantime.
+    /// The latest snapshot of the node's rows. Get it *before* asking the node: the reply `Unchanged` refers to this
+    /// snapshot, also if another roll call replaces the entry meanwhile.
     pub fn get(&self, room: &Room, node: &NodeId) -> Option<Arc<SerializedRows>> {
         self.snapshots.get(&(room.clone(), node.clone()))
     }
@@ -66,10 +66,10 @@ impl SnapshotCache {
         self.snapshots.remove(&(room.clone(), node.clone()));
     }
 
-    /// Applies a reply that was asked for with the version of `cached`, and returns the rows that it vouches for.
+    /// Applies the reply to a lookup with the version of `cached`, and returns the rows that the node vouches for.
     ///
     /// # Errors
-    /// [`PeerError::Failed`] if the reply has changes that do not fit `cached`.
+    /// [`PeerError::Failed`] when the changes in the reply do not fit `cached`.
     pub fn apply(
         &self,
         room: &Room,
@@ -187,10 +187,10 @@ mod tests {
         let huge = Room::parse("huge").unwrap();
         let all = || snapshot(&node, 1, RowsUpdate::Full(numbered(50_000)));
         let vouched = cache.apply(&huge, None, all()).unwrap();
-        assert_eq!(vouched.rows.len(), 50_000, "rows too large for the cache are returned all the same");
+        assert_eq!(vouched.rows.len(), 50_000, "rows too large for the cache are still returned");
         assert!(cache.snapshots.weight() <= 1 << 20);
         let cache = SnapshotCache::new(64 << 20, Anomalies::default());
         cache.apply(&huge, None, all()).unwrap();
-        assert!(cache.get(&huge, &node).is_some(), "whatever the number of cores");
+        assert!(cache.get(&huge, &node).is_some(), "the limit does not depend on the number of cores");
     }
 }

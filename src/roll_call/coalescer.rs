@@ -1,9 +1,9 @@
 //! Request coalescing: concurrent callers with the same key share one execution.
 //!
-//! A caller never joins a call that has already started, so everything that was true when it asked is in its answer. The
-//! next execution starts when the running one ends, or is a few milliseconds old, whichever is first. Until then callers
-//! join it. An execution that hangs delays nobody for longer than that. It runs in a task of its own and ends by itself,
-//! even if no caller waits for it any more. Knows nothing about what is executed.
+//! A caller never joins an execution that has already started, so its result contains every change before the call. The
+//! next execution starts when the running one ends or is a few milliseconds old, whichever is first; until then, callers
+//! join it. So an execution that hangs delays the next one only by milliseconds. Each execution runs in a task of its own,
+//! and ends even if no caller waits for it any more. Owns no domain type: keys and results are generic.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -61,8 +61,8 @@ where
         Self { slots: Arc::default(), tasks, metrics }
     }
 
-    /// The result of an execution that starts after this call. `start` is used if this caller is the first of that
-    /// execution; it then starts at most `max_delay` after this call.
+    /// The result of an execution that starts after this call. If this caller is the first of that execution, `start` runs
+    /// at most `max_delay` after this call; otherwise `start` is dropped.
     ///
     /// Returns `None` if the execution panicked, or the runtime shuts down.
     pub async fn join_next<F: Future<Output = T> + Send + 'static>(
@@ -104,7 +104,7 @@ where
         let guard = SlotGuard { coalescer: self.clone(), key: key.clone(), result: result.clone() };
         self.tasks.spawn(async move {
             if let Some(mut previous) = previous {
-                // Ended, panicked, or too old to wait for: in any case this execution starts.
+                // This execution starts in every case: the previous one has ended, panicked, or is too old to wait for.
                 let start_at = latest_start.min(previous.started + NEXT_START_DELAY);
                 let _ = timeout_at(start_at, previous.result.wait_for(Option::is_some)).await;
                 guard.mark_started();
@@ -117,7 +117,7 @@ where
     }
 }
 
-/// The place of an execution in its slot. Dropping it frees the place, however the execution ended.
+/// Removes an execution from its slot when it is dropped: after the end, a panic or a cancellation.
 struct SlotGuard<K, T>
 where
     K: Clone + Eq + Hash + Send + 'static,
@@ -133,7 +133,7 @@ where
     K: Clone + Eq + Hash + Send + 'static,
     T: Clone + Send + Sync + 'static,
 {
-    /// From here on no caller joins: the execution may read state that is older than the question of a later caller.
+    /// After this, no caller joins the execution: it may read state that is older than the call.
     fn mark_started(&self) {
         let running = RunningExecution { started: Instant::now(), result: self.result.clone() };
         self.coalescer.slots.lock().insert(self.key.clone(), Slot { running, next: None });
@@ -148,7 +148,7 @@ where
     fn drop(&mut self) {
         let mut slots = self.coalescer.slots.lock();
         let Some(slot) = slots.get_mut(&self.key) else { return };
-        // An execution that was dropped before it started must not be joined any more.
+        // No caller may join an execution that was dropped before it started.
         slot.next.take_if(|next| next.same_channel(&self.result));
         if slot.next.is_none() && slot.running.result.same_channel(&self.result) {
             slots.remove(&self.key);
@@ -182,7 +182,7 @@ mod tests {
             }
         }
 
-        /// Asks for the truth. The execution reads it when it starts, and ends after `takes`.
+        /// Reads `truth` by an execution that ends after `takes`.
         async fn ask(&self, takes: Duration) -> Option<u64> {
             let (truth, executions) = (Arc::clone(&self.truth), Arc::clone(&self.executions));
             let start = move || async move {
@@ -215,7 +215,7 @@ mod tests {
         fixture.truth.store(1, Ordering::Relaxed);
         let others = join_all((0..100).map(|_| fixture.ask(SHORT))).await;
         assert_eq!(first.await, Some(0), "the first caller asked before the change");
-        assert!(others.iter().all(|answer| *answer == Some(1)), "the value at the time of the question: {others:?}");
+        assert!(others.iter().all(|answer| *answer == Some(1)), "the value at the time of the call: {others:?}");
         assert_eq!(fixture.executions(), 2);
         yield_now().await;
         assert!(fixture.is_idle());
@@ -227,20 +227,20 @@ mod tests {
         let mut hanging = Box::pin(fixture.ask(Duration::from_secs(60)));
         assert!(futures::poll!(hanging.as_mut()).is_pending());
         yield_now().await;
-        let began = Instant::now();
+        let started = Instant::now();
         assert_eq!(fixture.ask(SHORT).await, Some(0));
-        assert_eq!(began.elapsed(), NEXT_START_DELAY + SHORT);
+        assert_eq!(started.elapsed(), NEXT_START_DELAY + SHORT);
         let mut hanging_too = Box::pin(fixture.ask(Duration::from_secs(60)));
         assert!(futures::poll!(hanging_too.as_mut()).is_pending());
         yield_now().await;
-        let began = Instant::now();
+        let started = Instant::now();
         assert_eq!(fixture.coalescer.join_next(&"room", SHORT, || async { 7 }).await, Some(7));
-        assert_eq!(began.elapsed(), SHORT, "a short deadline shortens the delay");
+        assert_eq!(started.elapsed(), SHORT, "a short deadline shortens the delay");
         drop(hanging_too);
         drop(hanging);
         advance(Duration::from_secs(60)).await;
         yield_now().await;
-        assert!(fixture.is_idle(), "executions end although nobody waits for them");
+        assert!(fixture.is_idle(), "executions end although no caller waits for them");
     }
 
     #[tokio::test(start_paused = true)]
@@ -253,15 +253,15 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn no_caller_gets_a_value_older_than_its_question() {
+    async fn no_caller_gets_a_value_older_than_its_call() {
         let fixture = Arc::new(Fixture::new());
         let callers = (0..16).map(|_| {
             let fixture = Arc::clone(&fixture);
             tokio::spawn(async move {
                 for _ in 0..500 {
                     let before = fixture.truth.fetch_add(1, Ordering::SeqCst) + 1;
-                    let told = fixture.ask(Duration::ZERO).await.unwrap();
-                    assert!(told >= before, "got {told}, and it was {before} at the time of the question");
+                    let value = fixture.ask(Duration::ZERO).await.unwrap();
+                    assert!(value >= before, "got {value}, and it was {before} at the time of the call");
                 }
             })
         });

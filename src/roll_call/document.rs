@@ -1,7 +1,8 @@
 //! The JSON of a roll call, one type for each shape.
 //!
-//! REST writes these types, OpenAPI describes them, and the command line reads them. Their texts are borrowed where they
-//! are written. They hold plain strings, so that a reader shows what another version sends, whatever it is.
+//! REST writes these types, OpenAPI describes them, and the command line reads them. The strings are borrowed when REST
+//! writes them. They are not enums, so that the command line can show values of a later release. Owns no serialization of
+//! large lists ([`super::rows`], [`super::json_array`]).
 
 use std::borrow::Cow;
 
@@ -47,7 +48,7 @@ pub struct NodeDocument<'a> {
     pub vouched: u64,
     /// The node confirmed the rows that were cached, instead of sending them again.
     pub unchanged: bool,
-    /// Why there is no reply; `null` if there is one.
+    /// The reason of a missing reply; `null` if the node replied.
     #[schema(value_type = Option<PeerError>)]
     pub error: Option<Cow<'a, str>>,
     /// The duration of the lookup, in milliseconds.
@@ -55,14 +56,14 @@ pub struct NodeDocument<'a> {
     pub took_ms: f64,
 }
 
-/// Who is in the room, which nodes were asked, and what each of them replied.
+/// The sockets of the room, the nodes that were asked, and the outcome of each node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(as = RollCall)]
 pub struct RollCallDocument<'a> {
     pub room: Cow<'a, str>,
     /// Every node that may have sockets in the room has replied.
     pub complete: bool,
-    /// When the roll call started.
+    /// The time when the roll call started.
     #[schema(format = DateTime)]
     pub as_of: Cow<'a, str>,
     /// The duration of the roll call, in milliseconds.
@@ -75,6 +76,6 @@ pub struct RollCallDocument<'a> {
     /// The number of sockets of nodes that did not reply; `null` if it cannot be known.
     pub unresolved: Option<u64>,
     /// In no particular order.
-    // The last field: large lists are streamed behind the serialized rest.
+    // The last field, because REST streams a long list after the other fields.
     pub users: Vec<LocatedSocketDocument<'a>>,
 }

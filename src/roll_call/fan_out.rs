@@ -1,7 +1,7 @@
 //! One execution of a roll call: reads the directory, asks the nodes in parallel, and judges those that did not reply.
 //!
-//! The order of the reads is what makes an answer complete: first the member table, then the owner set. A node that joins
-//! between the two is found in the owner set. Owns the I/O and its time budget; [`plan`](super::plan) and
+//! An answer can be complete because of the order of two reads: first the member table, then the owner set. A node that
+//! joins between the two is in the owner set. Owns the I/O and its time budget; [`plan`](super::plan) and
 //! [`answer`](super::answer) own the decisions.
 
 use std::pin::{Pin, pin};
@@ -33,11 +33,10 @@ use crate::roster::{CachedVersion, Roster};
 use crate::telemetry::metrics::roll_calls::RollCallMetrics;
 use crate::telemetry::traces;
 
-/// The directory may take one part in this many of the deadline, so that a hung Redis leaves time to ask all members.
+/// The timeout of a directory read is the deadline divided by this, so that a hung Redis leaves time to ask all members.
 const DIRECTORY_SHARE: u32 = 3;
-/// One part in this many of the deadline is reserved for judging the nodes that did not reply…
+/// The deadline divided by this is reserved for judging the nodes that did not reply, but at most [`MAX_JUDGING_TIME`].
 const JUDGING_SHARE: u32 = 10;
-/// …and never more than this.
 const MAX_JUDGING_TIME: Duration = Duration::from_millis(50);
 /// Deserializing and serializing this many rows keeps a thread busy for a quarter of a millisecond.
 const MANY_ROWS: usize = 1_000;
@@ -56,10 +55,10 @@ pub(super) struct FanOut {
 /// A lookup in progress, or its replies.
 type PendingLookup<'a> = MaybeDone<BoxFuture<'a, Vec<NodeReply>>>;
 
-/// A lookup was answered by a later incarnation of the process, under this id.
+/// The process at the address has another node id now.
 struct Reincarnated(NodeId);
 
-/// The reply of one node, or why there is none, before its silence is judged.
+/// The reply of one node, or the error. [`FanOut::judge`] turns an error into a [`Disposition`].
 struct NodeReply {
     node: NodeId,
     name: NodeName,
@@ -70,19 +69,19 @@ struct NodeReply {
 impl FanOut {
     pub async fn execute(&self, room: &Room, until: Instant) -> RollCallAnswer {
         let as_of = Timestamp::now();
-        let began = Instant::now();
-        let deadline = until - began;
+        let started = Instant::now();
+        let deadline = until - started;
         let asking_until = until - (deadline / JUDGING_SHARE).min(MAX_JUDGING_TIME);
 
-        // Before the directory is read: a node that joins in between is found in the owner set.
+        // Before the directory is read: a node that joins in between is in the owner set.
         let view = self.membership.view();
-        // A node that had rows last time very likely still has some. Asking it while the directory is read makes one
+        // A node that had rows last time very likely still has some. Asking it in parallel with the directory makes one
         // round trip of two.
         let cached = |member: &Member| Some((PeerTarget::from(member), Some(self.cache.get(room, &member.node)?)));
         let mut early = self.start_lookups(room, view.members.iter().filter_map(cached), asking_until);
         let planning = pin!(async {
             let mut plan = self.read_and_plan(room, &view, deadline / DIRECTORY_SHARE).await;
-            let unreachable = self.resolve_unknown_owners(room, &mut plan, began + deadline / DIRECTORY_SHARE).await;
+            let unreachable = self.resolve_unknown_owners(room, &mut plan, started + deadline / DIRECTORY_SHARE).await;
             (plan, unreachable)
         });
         let (mut plan, unreachable) = match select(planning, pin!(all_done(early.values_mut()))).await {
@@ -90,7 +89,7 @@ impl FanOut {
             Either::Right((_, planning)) => planning.await,
         };
         let own = self.own_rows(room);
-        // Lookups that turned out to be unnecessary are cancelled. Without a cache entry the node is not asked early again.
+        // Dropping a lookup cancels it. Without a cache entry, the next roll call does not ask the node early again.
         early.retain(|node, _| {
             let needed = plan.ask.iter().any(|target| target.node == *node);
             if !needed {
@@ -109,7 +108,7 @@ impl FanOut {
         self.remove_dead_owners(room, plan.dead_owners);
 
         let mut answer = RollCallAnswer::join(room.clone(), as_of, plan.source, plan.can_be_complete, outcomes);
-        answer.took = began.elapsed();
+        answer.took = started.elapsed();
         let (rows, source) = (answer.len(), answer.source.into());
         self.metrics.record(answer.took, rows, source, answer.complete);
         traces::record_roll_call(answer.complete, source, answer.nodes.len(), rows);
@@ -126,8 +125,8 @@ impl FanOut {
         plan(view, owners.as_ref(), incarnation.process(), self.membership.lease(), BootInstant::now())
     }
 
-    /// Reads the leases of owners that are not members as known here. An owner with a lease is asked; one without is
-    /// dead. Returns the owners about which neither can be said: they count as unanswered.
+    /// Reads the leases of owners that are not in the member table. The plan then asks the owners with a lease, and its dead
+    /// owners include those without one. Returns the owners whose state is unknown, as failed replies.
     async fn resolve_unknown_owners(&self, room: &Room, plan: &mut AskPlan, until: Instant) -> Vec<NodeReply> {
         if plan.unknown_owners.is_empty() {
             return Vec::new();
@@ -135,7 +134,7 @@ impl FanOut {
         let owners = std::mem::take(&mut plan.unknown_owners);
         let leases = self.leases_and_counts(room, &owners, until).await;
         let mut entries = leases.iter().flatten().map(|lease| lease.entry.clone());
-        // A node that has not exchanged member lists with the others yet cannot tell who is dead.
+        // Without the member lists of the others, a missing lease does not prove a death.
         let view = self.membership.view();
         let can_declare_dead = view.synced && view.steady(self.membership.lease(), BootInstant::now());
         let mut unreachable = Vec::new();
@@ -155,18 +154,18 @@ impl FanOut {
         unreachable
     }
 
-    /// This node is a peer like any other, without the network.
+    /// The reply of this node, which is a peer like any other, without the network.
     fn own_rows(&self, room: &Room) -> NodeReply {
-        let began = Instant::now();
+        let started = Instant::now();
         let cached = self.cache.get(room, &self.roster.incarnation());
         let known = cached.as_ref().map(|cached| CachedVersion { version: cached.version, accepts_delta: true });
         let snapshot = self.roster.snapshot(room, known);
         let (node, name) = (snapshot.node.clone(), self.membership.node_info().name.clone());
         let reply = self.cache.apply(room, cached, snapshot);
-        NodeReply { node, name, took: began.elapsed(), reply }
+        NodeReply { node, name, took: started.elapsed(), reply }
     }
 
-    /// Makes a lookup for each target; nothing is sent before the first poll.
+    /// Makes a lookup for each target. A lookup sends its request at the first poll.
     fn start_lookups<'a>(
         &'a self,
         room: &'a Room,
@@ -179,8 +178,8 @@ impl FanOut {
         targets.map(start).collect()
     }
 
-    /// Asks one node, and, if its process has another id by now, that id as well. There are two replies only where another
-    /// process has taken over the address.
+    /// Asks one node, and, if its process has another id now, that id as well. Returns two replies only if another process
+    /// has taken over the address.
     async fn ask(
         &self,
         room: &Room,
@@ -189,29 +188,31 @@ impl FanOut {
         until: Instant,
     ) -> Vec<NodeReply> {
         let PeerTarget { node, name, mesh } = &target;
-        let began = Instant::now();
-        let replied =
-            |node: &NodeId, reply| NodeReply { node: node.clone(), name: name.clone(), took: began.elapsed(), reply };
-        let now = match self.lookup(mesh, node, room, cached, until).await {
+        let started = Instant::now();
+        let node_reply =
+            |node: &NodeId, reply| NodeReply { node: node.clone(), name: name.clone(), took: started.elapsed(), reply };
+        let new_id = match self.lookup(mesh, node, room, cached, until).await {
             Ok(Ok(vouched)) => {
                 self.membership.record_contact(node);
-                return vec![replied(node, Ok(vouched))];
+                return vec![node_reply(node, Ok(vouched))];
             }
-            Ok(Err(Reincarnated(now))) => now,
-            Err(error) => return vec![replied(node, Err(error))],
+            Ok(Err(Reincarnated(new_id))) => new_id,
+            Err(error) => return vec![node_reply(node, Err(error))],
         };
-        let reply = match self.lookup(mesh, &now, room, self.cache.get(room, &now), until).await {
+        let reply = match self.lookup(mesh, &new_id, room, self.cache.get(room, &new_id), until).await {
             Ok(Ok(vouched)) => Ok(vouched),
             Ok(Err(Reincarnated(_))) => Err(PeerError::Failed),
             Err(error) => Err(error),
         };
-        let is_this_process = now.process() == self.roster.incarnation().process();
+        let is_this_process = new_id.process() == self.roster.incarnation().process();
         let mut replies = Vec::with_capacity(2);
-        if now.process() != node.process() {
-            replies.push(replied(node, Err(PeerError::Refused)));
+        // A process vouches for its own rows only, and here another process has replied.
+        if new_id.process() != node.process() {
+            replies.push(node_reply(node, Err(PeerError::Refused)));
         }
+        // The reply of this process is `own_rows`.
         if !is_this_process {
-            replies.push(replied(&now, reply));
+            replies.push(node_reply(&new_id, reply));
         }
         replies
     }
@@ -227,7 +228,7 @@ impl FanOut {
         let known = cached.as_ref().map(|cached| cached.version);
         let remaining = until.saturating_duration_since(Instant::now());
         Ok(match self.peers.lookup(mesh, node, room, known, remaining).await? {
-            PeerReply::NodeIdChanged(now) => Err(Reincarnated(now)),
+            PeerReply::NodeIdChanged(new_id) => Err(Reincarnated(new_id)),
             PeerReply::Snapshot(snapshot) => Ok(self.cache.apply(room, cached, snapshot)?),
         })
     }
@@ -244,13 +245,13 @@ impl FanOut {
             replies.iter().filter(|reply| reply.reply.is_err()).map(|reply| reply.node.clone()).collect();
         let leases = if plan.can_be_complete { self.leases_and_counts(room, &silent, until).await } else { None };
         let lease_of = |node: &NodeId| {
-            let place = silent.iter().position(|other| other == node)?;
-            leases.as_ref()?.get(place)
+            let index = silent.iter().position(|other| other == node)?;
+            leases.as_ref()?.get(index)
         };
-        // Usually nobody is silent, and the member table need not be copied.
+        // Usually every node replies; then the member table is not copied.
         let view = if silent.is_empty() { MembershipView::default() } else { self.membership.view() };
         let steady = view.steady(self.membership.lease(), BootInstant::now());
-        // The process took a new incarnation during this roll call: it is alive, under an id that was not asked.
+        // The process took a new incarnation during this roll call. It is alive, under an id that was not asked.
         let replaced = |node: &NodeId| view.members.iter().any(|member| member.node.process() == node.process());
         // A member is alive even if its lease is missing: the index may have been flushed since the member was listed.
         let alive = |node: &NodeId| !steady || view.get(node).is_some() || replaced(node);
@@ -292,13 +293,13 @@ impl FanOut {
 /// Waits until all lookups have ended. Yields to other tasks after each large reply: 25,000 rows take 6 ms, which must
 /// not add up over several owners.
 async fn all_done<'a: 'b, 'b>(lookups: impl Iterator<Item = &'b mut PendingLookup<'a>>) {
-    let brought_many_rows = async |lookup: &mut PendingLookup<'a>| {
+    let has_many_rows = async |lookup: &mut PendingLookup<'a>| {
         (&mut *lookup).await;
         let replies = Pin::new(lookup).output_mut().map(|replies| &**replies).unwrap_or_default();
         let changed = replies.iter().filter_map(|reply| reply.reply.as_ref().ok()).filter(|rows| !rows.unchanged);
         changed.map(|vouched| vouched.rows.len()).sum::<usize>() > MANY_ROWS
     };
-    let mut lookups: FuturesUnordered<_> = lookups.map(brought_many_rows).collect();
+    let mut lookups: FuturesUnordered<_> = lookups.map(has_many_rows).collect();
     while let Some(many) = lookups.next().await {
         if many {
             yield_now().await;

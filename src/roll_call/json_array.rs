@@ -1,7 +1,7 @@
 //! A JSON array that is joined one chunk at a time, so that a large one is never copied as a whole.
 //!
-//! Owns the text around the elements and the commas between them. The speed at which chunks are sent is the HTTP body's
-//! ([`crate::http::chunked_body`]).
+//! Owns the text around the elements and the commas between them. Owns no rate limit: the HTTP body limits the rate at which
+//! it requests chunks ([`crate::http::chunked_body`]).
 
 use std::iter::Peekable;
 
@@ -10,19 +10,19 @@ use bytes::Bytes;
 /// Elements that are joined on demand, between a prefix that ends with `[` and a suffix that begins with `]`.
 pub struct JsonArrayChunks<I: Iterator<Item = Bytes>> {
     prefix: Option<Bytes>,
-    /// One or more elements each, separated by commas; none is empty.
+    /// Each run has one or more elements, separated by commas.
     runs: Peekable<I>,
     suffix: Option<Bytes>,
     wrote_elements: bool,
 }
 
 impl<I: Iterator<Item = Bytes>> JsonArrayChunks<I> {
-    /// `runs`: one or more serialized elements each, separated by commas. None may be empty.
+    /// `runs`: each has one or more serialized elements, separated by commas. No run may be empty.
     pub fn new(prefix: impl Into<Bytes>, runs: I, suffix: impl Into<Bytes>) -> Self {
         Self { prefix: Some(prefix.into()), runs: runs.peekable(), suffix: Some(suffix.into()), wrote_elements: false }
     }
 
-    /// The next chunk: about `size` bytes, or one run where that is longer. `None` after the last.
+    /// The next chunk: about `size` bytes, or one run if that is longer. `None` after the last.
     pub fn next_chunk(&mut self, size: usize) -> Option<Bytes> {
         self.suffix.as_ref()?;
         let mut chunk = Vec::with_capacity(size);

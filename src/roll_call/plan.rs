@@ -1,4 +1,4 @@
-//! Decides which nodes a roll call asks: a pure function of the member table and of the directory's answer.
+//! Decides which nodes a roll call asks (rule 1): a pure function of the member table and of the directory's answer.
 //!
 //! The index is only a permission to skip a peer. A roll call asks every member, except a member that has announced "fully
 //! indexed in E" and is not in the owner set of the room. The exception holds only if epoch E was read after the owner set,
@@ -17,7 +17,7 @@ use crate::membership::{Member, MembershipView};
 use crate::names::{NodeId, NodeName};
 use crate::telemetry::metrics::roll_calls::RollCallSource;
 
-/// What the choice of nodes is based on.
+/// The source of the list of nodes to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
@@ -38,7 +38,7 @@ impl From<AskSource> for RollCallSource {
     }
 }
 
-/// A node to be asked.
+/// A node to ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerTarget {
     pub node: NodeId,
@@ -46,22 +46,24 @@ pub struct PeerTarget {
     pub mesh: SmolStr,
 }
 
-/// Whom to ask, and what else follows from the owner set.
+/// The nodes to ask, and the owners that need more work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AskPlan {
     pub source: AskSource,
-    /// The directory was read, the member table is fresh, and member lists were exchanged: every node that is not asked is
-    /// skipped with permission.
+    /// The index permits to skip every node that is not in `ask`. It does so if the directory could be read, the member
+    /// table is fresh, and this node has exchanged member lists with the others.
     pub can_be_complete: bool,
     pub ask: Vec<PeerTarget>,
-    /// Owners that are not in the member table: their leases must be read.
+    /// Owners that are not in the member table. Their leases must be read.
     pub unknown_owners: Vec<NodeId>,
-    /// Owners that have departed or died: they are to be removed from the owner set.
+    /// Owners that have departed or died. They must be removed from the owner set.
     pub dead_owners: Vec<NodeId>,
 }
 
-/// Decides whom to ask. `owners` was read from the directory after `view` was taken; `None` if it could not be read.
-/// `own` is this process: none of its incarnations is asked over the mesh.
+/// Decides which nodes to ask.
+///
+/// `view`: the member table, copied before `owners` was read from the directory. `owners`: `None` if the directory could
+/// not be read. `own`: this process; a roll call asks none of its incarnations over the mesh.
 pub fn plan(
     view: &MembershipView,
     owners: Option<&RoomOwners>,
@@ -69,6 +71,7 @@ pub fn plan(
     lease: Duration,
     now: BootInstant,
 ) -> AskPlan {
+    // An older table may lack a node that joined since.
     let fresh = view.listed.is_some_and(|listed| now.since(listed) <= lease);
     let permission = owners.filter(|_| fresh).and_then(|owners| Some((owners.epoch.as_ref()?, &owners.nodes)));
     let indexed =
@@ -136,12 +139,12 @@ mod tests {
             asked(&view, Some(&owners), now),
             (AskSource::Directory, vec![owner.clone(), unsure.clone(), elsewhere.clone()])
         );
-        let everybody = (AskSource::Peers, vec![owner.clone(), idle.clone(), unsure, elsewhere]);
+        let all = (AskSource::Peers, vec![owner.clone(), idle.clone(), unsure, elsewhere]);
         let without_epoch = RoomOwners { epoch: None, ..owners.clone() };
-        assert_eq!(asked(&view, Some(&without_epoch), now), everybody, "an index without an epoch");
-        assert_eq!(asked(&view, None, now), everybody, "an index that cannot be read");
+        assert_eq!(asked(&view, Some(&without_epoch), now), all, "an index without an epoch");
+        assert_eq!(asked(&view, None, now), all, "an index that cannot be read");
         let later = view.listed.map(|listed| MembershipView { listed: Some(listed.before(LEASE * 2)), ..view.clone() });
-        assert_eq!(asked(&later.unwrap(), Some(&owners), now), everybody, "a table older than a lease");
+        assert_eq!(asked(&later.unwrap(), Some(&owners), now), all, "a table older than a lease");
         let none_indexed =
             MembershipView { members: vec![member(&owner, None), member(&idle, Some("F"))], ..view.clone() };
         let both = vec![owner, idle];
@@ -151,7 +154,7 @@ mod tests {
             "no member is indexed in this epoch"
         );
         let never = MembershipView { listed: None, ..view };
-        assert_eq!(asked(&never, Some(&owners), now), everybody, "a table that was never read");
+        assert_eq!(asked(&never, Some(&owners), now), all, "a table that was never read");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The rows of one node at one version, with their JSON, serialized once and shared by all answers.
 //!
-//! Owns a layout in which a change costs what changed and not the size of the room: rows are in buckets by the hash of the
-//! socket id, and each bucket has its JSON. Two versions share every bucket in which no socket changed. The order of the
+//! Owns a layout in which the cost of a change does not depend on the size of the room. Rows are in buckets by the hash of
+//! the socket id, and each bucket has its JSON. Two versions share every bucket in which no socket changed. The order of the
 //! rows has no meaning.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,12 +17,12 @@ use crate::roster::RowsDelta;
 
 /// The average number of rows in a new bucket. One changed row costs the serialization of one bucket.
 const BUCKET_ROWS: usize = 64;
-/// SerializedRows are distributed again when there are this many times more or fewer than their buckets were made for.
+/// Rows are distributed to new buckets when their number differs from [`BUCKET_ROWS`] per bucket by more than this factor.
 const MAX_FILL_RATIO: usize = 2;
 /// The longest string that `SmolStr` stores inline, in bytes.
 const MAX_INLINE_BYTES: usize = 23;
 
-/// SerializedRows in buckets. See the [module](self).
+/// Rows in buckets. See the [module](self).
 #[derive(Debug, Default)]
 pub struct SerializedRows {
     pub version: u64,
@@ -71,12 +71,12 @@ impl SerializedRows {
             by_bucket.entry(bucket_of(&row.id_socket, count)).or_default().added.push(row);
         }
         let mut buckets = self.buckets.clone();
-        for (place, changes) in by_bucket {
-            buckets[place] = buckets[place].with(changes)?;
+        for (index, changes) in by_bucket {
+            buckets[index] = buckets[index].with(changes)?;
         }
-        let made_for = count * BUCKET_ROWS;
+        let expected = count * BUCKET_ROWS;
         let changed = Self { version, len, buckets };
-        let is_balanced = len <= made_for * MAX_FILL_RATIO && (count == 1 || made_for <= len * MAX_FILL_RATIO);
+        let is_balanced = len <= expected * MAX_FILL_RATIO && (count == 1 || expected <= len * MAX_FILL_RATIO);
         Some(if is_balanced { changed } else { Self::new(version, changed.iter().cloned().collect()) })
     }
 
@@ -92,12 +92,12 @@ impl SerializedRows {
         self.buckets.iter().flat_map(|bucket| &*bucket.rows)
     }
 
-    /// The rows of one bucket. `None` after the last.
-    pub fn bucket(&self, place: usize) -> Option<&[Row]> {
-        self.buckets.get(place).map(|bucket| &*bucket.rows)
+    /// The rows of one bucket. `None` after the last bucket.
+    pub fn bucket(&self, index: usize) -> Option<&[Row]> {
+        self.buckets.get(index).map(|bucket| &*bucket.rows)
     }
 
-    /// All rows as JSON objects, in non-empty runs. Within a run there are commas, and between two runs there is none.
+    /// All rows as JSON objects, in non-empty runs. A run has commas between its objects, but none at its ends.
     pub fn json(&self) -> impl Iterator<Item = &Bytes> {
         self.buckets.iter().map(|bucket| &bucket.json).filter(|json| !json.is_empty())
     }
@@ -110,7 +110,7 @@ impl SerializedRows {
 
 impl RowBucket {
     fn shared(rows: Vec<Row>) -> Arc<Self> {
-        // Enough for an Engine.IO id and a short user id.
+        // 64 bytes per row are enough for an Engine.IO id and a short user id.
         let mut json = Vec::with_capacity(rows.len() * 64);
         for row in &rows {
             if !json.is_empty() {
@@ -120,7 +120,7 @@ impl RowBucket {
                 SocketDocument { id_socket: row.id_socket.as_str().into(), id_user: row.id_user.as_str().into() };
             serde_json::to_writer(&mut json, &document).expect("two strings can be written to memory");
         }
-        // A long user id is on the heap, and a short one is part of its row.
+        // A long user id is on the heap; a short one is part of its row.
         let on_heap = rows.iter().map(|row| row.id_user.as_str().len()).filter(|length| *length > MAX_INLINE_BYTES);
         let bytes = size_of::<Self>() + size_of_val(&*rows) + json.len() + on_heap.sum::<usize>();
         // A boxed slice has no spare capacity.
@@ -130,8 +130,8 @@ impl RowBucket {
     fn with(&self, changes: RowsDelta) -> Option<Arc<Self>> {
         let mut rows = self.rows.to_vec();
         for socket in &changes.removed {
-            let place = rows.iter().position(|row| row.id_socket == *socket)?;
-            rows.swap_remove(place);
+            let index = rows.iter().position(|row| row.id_socket == *socket)?;
+            rows.swap_remove(index);
         }
         for row in changes.added {
             if rows.iter().any(|other| other.id_socket == row.id_socket) {
@@ -214,43 +214,43 @@ mod tests {
     }
 
     proptest! {
-        /// From any earlier version, the update makes the current rows.
+        /// An update from any earlier version results in the current rows.
         #[test]
         fn cached_rows_with_changes_are_the_current_rows(
             crowd in 0..300_usize,
             steps in prop::collection::vec(step(), 1..10),
         ) {
             let (roster, room) = (Roster::new(NodeId::new_process()), Room::parse("a").unwrap());
-            let mut presences: BTreeMap<usize, Registration> = BTreeMap::new();
+            let mut registrations: BTreeMap<usize, Registration> = BTreeMap::new();
             let mut versions: Vec<SerializedRows> = Vec::new();
             let crowd = Step::Join((0..crowd).collect());
             for (turn, step) in [crowd].into_iter().chain(steps).enumerate() {
                 match step {
                     Step::Join(numbers) => for number in numbers {
                         let Row { id_socket, id_user } = row(&format!("s{number}"), &format!("user-{turn}"));
-                        presences.insert(number, roster.register(id_socket, id_user, std::slice::from_ref(&room)));
+                        registrations.insert(number, roster.register(id_socket, id_user, std::slice::from_ref(&room)));
                     },
-                    Step::Leave(numbers) => presences.retain(|number, _| !numbers.contains(number)),
+                    Step::Leave(numbers) => registrations.retain(|number, _| !numbers.contains(number)),
                 }
                 let now = roster.snapshot(&room, None);
                 let RowsUpdate::Full(rows) = now.update else { panic!("no version was known") };
                 let all = pairs(rows.iter());
-                for held in &versions {
-                    let known = CachedVersion { version: held.version, accepts_delta: true };
-                    let part = roster.snapshot(&room, Some(known));
-                    let made = match part.update {
-                        RowsUpdate::Full(rows) => SerializedRows::new(part.version, rows),
+                for cached in &versions {
+                    let known = CachedVersion { version: cached.version, accepts_delta: true };
+                    let snapshot = roster.snapshot(&room, Some(known));
+                    let updated = match snapshot.update {
+                        RowsUpdate::Full(rows) => SerializedRows::new(snapshot.version, rows),
                         RowsUpdate::Unchanged => {
-                            prop_assert_eq!((held.version, &pairs(held.iter())), (now.version, &all));
+                            prop_assert_eq!((cached.version, &pairs(cached.iter())), (now.version, &all));
                             continue;
                         }
                         RowsUpdate::Delta(changes) => {
                             prop_assert!(changes.removed.len() + changes.added.len() <= all.len() / 4, "the delta saves little");
-                            held.with(part.version, changes).expect("the changes fit these rows")
+                            cached.with(snapshot.version, changes).expect("the changes fit these rows")
                         }
                     };
-                    prop_assert_eq!((made.version, made.len(), &pairs(made.iter())), (now.version, all.len(), &all));
-                    let json: BTreeSet<_> = json(&made)
+                    prop_assert_eq!((updated.version, updated.len(), &pairs(updated.iter())), (now.version, all.len(), &all));
+                    let json: BTreeSet<_> = json(&updated)
                         .iter()
                         .map(|user| (user["id_socket"].as_str().unwrap().into(), user["id_user"].as_str().unwrap().into()))
                         .collect();

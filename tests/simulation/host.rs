@@ -306,7 +306,7 @@ fn is_open(membership: &Membership) -> bool {
 
 /// An answer as it is reported.
 fn told(answer: &RollCallAnswer) -> String {
-    let nodes = answer.nodes.iter().map(|node| match &node.said {
+    let nodes = answer.nodes.iter().map(|node| match &node.reply {
         Ok(vouched) => {
             let ids: Vec<_> = vouched.rows.iter().map(|row| &row.id_socket).collect();
             format!("  {} {}: {ids:?}", node.name, node.node)

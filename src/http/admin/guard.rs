@@ -1,9 +1,9 @@
 //! Authorization of operators on the admin port.
 //!
 //! Every change needs a token. Reading needs one if the port is reachable from other machines, or if tokens are configured;
-//! otherwise every user of this machine may read. In that case a browser on this machine is the threat: a foreign page
-//! whose host name resolves to this machine (DNS rebinding) is recognized by `Host`, and a cross-origin request by
-//! `Origin`.
+//! otherwise every user of this machine may read. In that case the threat is a browser on this machine that shows a foreign
+//! page. The header `Host` exposes a page whose host name resolves to this machine (DNS rebinding), and `Origin` exposes a
+//! cross-origin request.
 
 use std::net::IpAddr;
 use std::str::FromStr as _;
@@ -20,19 +20,19 @@ use crate::auth::tokens::NamedTokens;
 use crate::http::access::{CHALLENGE, INVALID, bearer};
 use crate::problem::Problem;
 
-/// Cheap to clone.
+/// Decides about the requests of the guarded routes. Cheap to clone.
 #[derive(Clone)]
 pub struct AdminGuard {
     tokens: Option<Reloadable<NamedTokens>>,
-    /// The port listens on a loopback address.
+    /// The admin port listens on a loopback address.
     is_loopback: bool,
 }
 
-/// The name of the token of a request. It is in the extensions of every request that changes something.
+/// The name of the token of a request. Every request that changes something has it in its extensions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operator(pub SmolStr);
 
-/// Why a request is refused.
+/// The reason of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AdminRefusal {
     /// The request needs a token, and none is configured.
@@ -119,13 +119,13 @@ impl IntoResponse for AdminRefusal {
             ),
             Self::TokenMissing => Problem::unauthorized("pass a token of --admin-token-file in Authorization: Bearer")
                 .with(header::WWW_AUTHENTICATE, CHALLENGE),
-            Self::TokenUnknown => Problem::unauthorized("invalid token: this is no token of --admin-token-file")
+            Self::TokenUnknown => Problem::unauthorized("invalid token: use one of --admin-token-file")
                 .with(header::WWW_AUTHENTICATE, INVALID),
             Self::ForeignHost => problem(
-                "without tokens, only this machine may ask: use a loopback address or localhost, or start the node with \
-                 --admin-token-file",
+                "without tokens, the admin port accepts requests to a loopback address only: use 127.0.0.1, [::1] or \
+                 localhost, or start the node with --admin-token-file",
             ),
-            Self::ForeignOrigin => problem("pages of other origins may not use the admin port"),
+            Self::ForeignOrigin => problem("the admin port refuses requests of pages of another origin"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `/_/log`: shows the log levels of this process, and changes them while it runs.
 //!
-//! Owns the two handlers and the JSON of their answers. The levels themselves belong to [`crate::telemetry::logging`].
+//! Owns the two handlers and the JSON of their responses. [`crate::telemetry::logging`] owns the levels.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::telemetry::logging::LogLevelHandle;
 pub const PATH: &str = "/_/log";
 /// The limit of a body of levels.
 const MAX_BODY_BYTES: usize = 64 << 10;
-/// A client that sends the body more slowly is refused.
+/// The time for the client to send the body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The route. `levels` is `None` in a process that does not log.
@@ -28,13 +28,13 @@ pub fn routes(levels: Option<LogLevelHandle>) -> Router {
     Router::new().route(PATH, get(show).put(change)).with_state(levels)
 }
 
-/// The body of an answer.
+/// The body of a response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLevels {
     pub levels: String,
 }
 
-/// `GET`: the levels in force.
+/// `GET`: the current levels.
 async fn show(State(levels): State<Option<LogLevelHandle>>) -> Result<Json<LogLevels>, Problem> {
     Ok(Json(LogLevels { levels: handle(levels.as_ref())?.current() }))
 }
@@ -46,13 +46,15 @@ async fn change(
     body: Body,
 ) -> Result<Json<LogLevels>, Problem> {
     let body = timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES)).await;
-    let body = body.map_err(|_elapsed| Problem::bad_request("the body took too long to arrive"))?;
+    let body = body.map_err(|_elapsed| {
+        Problem::bad_request(format!("timeout: the body did not arrive within {BODY_TIMEOUT:?}"))
+    })?;
     let too_large = format!("the body has more than {MAX_BODY_BYTES} bytes, or is incomplete");
     let body = body.map_err(|_| Problem::bad_request(too_large))?;
     let text = str::from_utf8(&body).map_err(|_| Problem::bad_request("the body is not valid UTF-8"))?;
     let levels = handle(levels.as_ref())?;
     let before = levels.current();
-    // Logged before and after the change: at least one of the lines appears if either level permits it.
+    // Logged before and after the change, so that a line appears if either the old or the new level permits it.
     info!(%by, %before, "changing the log levels");
     levels.change(text).map_err(|error| Problem::bad_request(error.to_string()))?;
     let now = levels.current();

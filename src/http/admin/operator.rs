@@ -1,7 +1,7 @@
-//! The operators' routes of the admin port, under `/_/`: a page, and the data that it and `rollcall status` ask for.
+//! The operators' routes of the admin port, under `/_/`: a page, and the data for the page and for `rollcall status`.
 //!
-//! `/_/status` is the state of the cluster. `/_/rooms/{room}` is the same answer as `/{room}/rollcall` of the public port.
-//! Both name rooms or users, so they are guarded ([`data_routes`]); the page and its assets contain no data and are not
+//! `/_/status` is the state of the cluster. `/_/rooms/{room}` has the same response as `/{room}/rollcall` of the public port.
+//! Both name rooms or users, so they need the guard ([`data_routes`]). The page and its assets contain no data and need none
 //! ([`page_routes`]).
 
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::http::{page, rest};
 use crate::roll_call::{MAX_DEADLINE, RollCall};
 use crate::status::StatusCollector;
 
-/// Each of these requests asks every node.
+/// Low, because each of these requests asks every node.
 const MAX_CONCURRENT_REQUESTS: u32 = 16;
 
 /// The page and its assets.
@@ -31,7 +31,7 @@ pub fn page_routes() -> Router {
     routes.method_not_allowed_fallback(method_not_allowed).layer(revalidate())
 }
 
-/// The data. The caller adds the guard.
+/// The routes of the data, without the guard: the caller adds it.
 pub fn data_routes(roll_call: RollCall, status: StatusCollector, deadline: Duration) -> Router {
     let limit = ConcurrencyLimit::new(MAX_CONCURRENT_REQUESTS);
     let config = PublicHttpConfig {

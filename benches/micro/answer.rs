@@ -7,10 +7,10 @@ use criterion::{BatchSize, Criterion};
 use jiff::Timestamp;
 use rollcall::names::{NodeId, NodeName, Room};
 use rollcall::roll_call::answer::{NodeOutcome, RollCallAnswer, VouchedRows};
-use rollcall::roll_call::plan::AskSource;
 use rollcall::roll_call::rows::SerializedRows;
 use rollcall::roster::Row;
 use rollcall::roster::RowsDelta;
+use rollcall::telemetry::metrics::roll_calls::RollCallSource;
 
 use crate::{ROWS, room, row};
 
@@ -47,5 +47,5 @@ fn answer(room: &Room, parts: &[(NodeId, Arc<SerializedRows>)]) -> RollCallAnswe
         reply: Ok(VouchedRows { rows: Arc::clone(rows), unchanged: true }),
     };
     let outcomes = parts.iter().map(outcome).collect();
-    RollCallAnswer::join(room.clone(), Timestamp::UNIX_EPOCH, AskSource::Directory, true, outcomes)
+    RollCallAnswer::join(room.clone(), Timestamp::UNIX_EPOCH, RollCallSource::Directory, true, outcomes)
 }

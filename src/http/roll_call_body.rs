@@ -113,9 +113,9 @@ mod tests {
     use crate::mesh::answers::PeerError;
     use crate::names::{NodeId, NodeName, Room, SocketId, UserId};
     use crate::roll_call::answer::{Disposition, NodeOutcome, VouchedRows};
-    use crate::roll_call::plan::AskSource;
     use crate::roll_call::rows::SerializedRows;
     use crate::roster::Row;
+    use crate::telemetry::metrics::roll_calls::RollCallSource;
 
     /// An answer of nodes with these numbers of rows; `None` is a node that did not reply.
     fn answer(counts: &[Option<usize>]) -> Arc<RollCallAnswer> {
@@ -135,7 +135,7 @@ mod tests {
             }
         });
         let (room, outcomes) = (Room::parse("a").unwrap(), outcomes.collect());
-        Arc::new(RollCallAnswer::join(room, Timestamp::UNIX_EPOCH, AskSource::Directory, true, outcomes))
+        Arc::new(RollCallAnswer::join(room, Timestamp::UNIX_EPOCH, RollCallSource::Directory, true, outcomes))
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,12 +12,12 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::json_array::{JsonArrayChunks, array_length};
-use super::plan::AskSource;
 use super::rows::SerializedRows;
 use crate::directory::LeaseAndCount;
 use crate::mesh::answers::PeerError;
 use crate::names::{NodeId, NodeName, Room};
 use crate::roster::Row;
+use crate::telemetry::metrics::roll_calls::RollCallSource;
 
 /// The meaning of a missing reply of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub struct RollCallAnswer {
     /// When the roll call started.
     pub as_of: Timestamp,
     pub took: Duration,
-    pub source: AskSource,
+    pub source: RollCallSource,
     /// The number of sockets of nodes that did not reply; `None` if it cannot be known.
     pub unresolved: Option<u64>,
     /// The nodes asked, this one first.
@@ -93,7 +93,7 @@ impl RollCallAnswer {
     pub fn join(
         room: Room,
         as_of: Timestamp,
-        source: AskSource,
+        source: RollCallSource,
         can_be_complete: bool,
         outcomes: Vec<NodeOutcome>,
     ) -> Self {
@@ -225,7 +225,7 @@ mod tests {
 
     fn join(outcomes: Vec<NodeOutcome>) -> RollCallAnswer {
         let room = Room::parse("a").unwrap();
-        RollCallAnswer::join(room, Timestamp::now(), AskSource::Directory, true, outcomes)
+        RollCallAnswer::join(room, Timestamp::now(), RollCallSource::Directory, true, outcomes)
     }
 
     fn ids(answer: &RollCallAnswer) -> Vec<&str> {

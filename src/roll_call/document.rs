@@ -9,8 +9,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::plan::AskSource;
 use crate::mesh::answers::PeerError;
+use crate::telemetry::metrics::roll_calls::RollCallSource;
 
 /// One socket and its user.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -69,7 +69,7 @@ pub struct RollCallDocument<'a> {
     /// The duration of the roll call, in milliseconds.
     #[schema(minimum = 0)]
     pub took_ms: f64,
-    #[schema(value_type = AskSource)]
+    #[schema(value_type = RollCallSource)]
     pub source: Cow<'a, str>,
     /// The nodes that were asked.
     pub nodes: Vec<NodeDocument<'a>>,

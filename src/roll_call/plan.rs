@@ -6,37 +6,13 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
 use smol_str::SmolStr;
-use strum::IntoStaticStr;
-use utoipa::ToSchema;
 
 use crate::clock::BootInstant;
 use crate::directory::RoomOwners;
 use crate::membership::{Member, MembershipView};
 use crate::names::{NodeId, NodeName};
 use crate::telemetry::metrics::roll_calls::RollCallSource;
-
-/// The source of the list of nodes to ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr, ToSchema)]
-#[serde(rename_all = "lowercase")]
-#[strum(serialize_all = "lowercase")]
-#[schema(as = Source)]
-pub enum AskSource {
-    /// The directory permitted to skip the nodes that own no sockets of the room.
-    Directory,
-    /// No node could be skipped.
-    Peers,
-}
-
-impl From<AskSource> for RollCallSource {
-    fn from(source: AskSource) -> Self {
-        match source {
-            AskSource::Directory => Self::Directory,
-            AskSource::Peers => Self::Peers,
-        }
-    }
-}
 
 /// A node to ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +25,7 @@ pub struct PeerTarget {
 /// The nodes to ask, and the owners that need more work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AskPlan {
-    pub source: AskSource,
+    pub source: RollCallSource,
     /// The index permits to skip every node that is not in `ask`. It does so if the directory could be read, the member
     /// table is fresh, and this node has exchanged member lists with the others.
     pub can_be_complete: bool,
@@ -85,7 +61,7 @@ pub fn plan(
     let unknown = owners_or_none.iter().filter(|owner| owner.process() != own && view.get(owner).is_none());
     let (dead_owners, unknown_owners) = unknown.cloned().partition(|owner| view.departed.contains(owner));
     AskPlan {
-        source: if relied_on { AskSource::Directory } else { AskSource::Peers },
+        source: if relied_on { RollCallSource::Directory } else { RollCallSource::Peers },
         can_be_complete: owners.is_some() && fresh && view.synced,
         ask,
         unknown_owners,
@@ -118,7 +94,7 @@ mod tests {
         MembershipView { listed, members, synced: true, ..MembershipView::default() }
     }
 
-    fn asked(view: &MembershipView, owners: Option<&RoomOwners>, now: BootInstant) -> (AskSource, Vec<NodeId>) {
+    fn asked(view: &MembershipView, owners: Option<&RoomOwners>, now: BootInstant) -> (RollCallSource, Vec<NodeId>) {
         let plan = plan(view, owners, "own", LEASE, now);
         (plan.source, plan.ask.into_iter().map(|target| target.node).collect())
     }
@@ -137,9 +113,9 @@ mod tests {
         let owners = RoomOwners { nodes: vec![owner.clone()], epoch: Some(epoch("E")) };
         assert_eq!(
             asked(&view, Some(&owners), now),
-            (AskSource::Directory, vec![owner.clone(), unsure.clone(), elsewhere.clone()])
+            (RollCallSource::Directory, vec![owner.clone(), unsure.clone(), elsewhere.clone()])
         );
-        let all = (AskSource::Peers, vec![owner.clone(), idle.clone(), unsure, elsewhere]);
+        let all = (RollCallSource::Peers, vec![owner.clone(), idle.clone(), unsure, elsewhere]);
         let without_epoch = RoomOwners { epoch: None, ..owners.clone() };
         assert_eq!(asked(&view, Some(&without_epoch), now), all, "an index without an epoch");
         assert_eq!(asked(&view, None, now), all, "an index that cannot be read");
@@ -150,7 +126,7 @@ mod tests {
         let both = vec![owner, idle];
         assert_eq!(
             asked(&none_indexed, Some(&owners), now),
-            (AskSource::Peers, both),
+            (RollCallSource::Peers, both),
             "no member is indexed in this epoch"
         );
         let never = MembershipView { listed: None, ..view };

@@ -6,20 +6,24 @@
 use std::time::Duration;
 
 use prometheus::{Histogram, IntCounter};
+use serde::Serialize;
 use strum::IntoStaticStr;
+use utoipa::ToSchema;
 
 use super::recent::RecentRollCalls;
 use super::registry::{DURATION_BUCKETS, MetricRegistry};
 
 const USER_BUCKETS: [f64; 6] = [1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0];
 
-/// The source of the list of nodes to ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+/// The source of the list of nodes to ask: a label of the metric, an attribute of the span, and a field of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr, ToSchema)]
+#[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
+#[schema(as = Source)]
 pub enum RollCallSource {
-    /// The directory named the owners of the room.
+    /// The directory permitted to skip the nodes that own no sockets of the room.
     Directory,
-    /// The directory could not be used, so every member was asked.
+    /// No node could be skipped, so every member was asked.
     Peers,
 }
 

@@ -1,8 +1,8 @@
-//! Identity: who a client is, which rooms it may enter, and who may call the roll.
+//! Authentication and authorization of users and of API callers, TLS, and files that are reloaded when they change.
 //!
-//! Owns tokens: the keys they are checked with ([`keys`], [`jwks`], [`signatures`]), what they say ([`claims`]), the
-//! checking itself ([`verifier`]), and the named tokens of the API ([`tokens`]). Knows no Socket.IO and no HTTP: a token
-//! comes in as text, and what goes out is who that is, or [`AuthError`], which tells nobody why.
+//! Owns the tokens: their keys ([`keys`], [`jwks`], [`signatures`]), their [`claims`], their verification ([`verifier`]), and
+//! the named tokens of the API ([`tokens`]). Owns neither Socket.IO nor HTTP: the input is the text of a token, the output is
+//! an identity or an [`AuthError`], which hides the reason from the client.
 
 pub mod claims;
 pub mod crypto;
@@ -32,39 +32,39 @@ pub use error::{AuthError, MAX_TOKEN_BYTES};
 use tokens::NamedTokens;
 use verifier::TokenVerifier;
 
-/// Who is let in, and who may call the roll. Cheap to clone.
+/// The identity of users, and the authentication of API callers. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct AccessPolicy {
     pub identity: IdentityMode,
     pub callers: ApiAuth,
 }
 
-/// How users are known.
+/// The source of a client's user id.
 #[derive(Clone, Default)]
 pub enum IdentityMode {
-    /// Clients say who they are.
+    /// The client sends its user id in the query, unverified.
     #[default]
     Query,
-    /// NamedTokens say it.
+    /// The user id is a claim of a verified token.
     Jwt {
         verifier: TokenVerifier,
-        /// How long a socket may stay after its token has expired.
+        /// The time that a socket may stay connected after its token has expired.
         grace: Duration,
     },
 }
 
-/// Who may call the roll.
+/// The authentication of API callers, which may request roll calls.
 #[derive(Clone, Default)]
 pub enum ApiAuth {
     #[default]
     Anyone,
-    /// Whoever has one of the named tokens, of every room.
+    /// A named token permits roll calls of every room.
     Named(Reloadable<NamedTokens>),
-    /// Whoever has a token whose `roll_call` claim covers the room.
+    /// A JWT permits roll calls of the rooms that its `roll_call` claim covers.
     Jwt(TokenVerifier),
 }
 
-/// A caller of the roll that is known.
+/// An authenticated caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiCaller {
     name: SmolStr,
@@ -72,19 +72,19 @@ pub struct ApiCaller {
 }
 
 impl AccessPolicy {
-    /// The background tasks that keep keys and tokens up to date, each with its name. They run for ever.
+    /// The background tasks that keep keys and tokens up to date, each with its name. They never end.
     pub fn reload_tasks(&self) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
         let mut tasks = Vec::new();
         if let Some(verifier) = self.verifier().cloned() {
-            tasks.push(("keys", verifier.keep().boxed()));
+            tasks.push(("keys", verifier.refresh_keys().boxed()));
         }
         if let ApiAuth::Named(tokens) = &self.callers {
-            tasks.push(("API tokens", tokens.clone().keep(RELOAD_INTERVAL).boxed()));
+            tasks.push(("API tokens", tokens.clone().reload_on_change(RELOAD_INTERVAL).boxed()));
         }
         tasks
     }
 
-    /// The one that checks tokens, for whichever purpose. There is one per node at most.
+    /// The verifier of users or of API callers. A node has at most one.
     fn verifier(&self) -> Option<&TokenVerifier> {
         match (&self.identity, &self.callers) {
             (IdentityMode::Jwt { verifier, .. }, _) | (_, ApiAuth::Jwt(verifier)) => Some(verifier),
@@ -94,7 +94,7 @@ impl AccessPolicy {
 }
 
 impl IdentityMode {
-    /// Whether clients can be told apart now. Not while tokens cannot be checked because no key has ever come.
+    /// Whether this node can identify clients now. It cannot verify tokens before it has received the first key.
     pub fn is_ready(&self) -> bool {
         match self {
             Self::Query => true,
@@ -102,25 +102,25 @@ impl IdentityMode {
         }
     }
 
-    /// Whether clients come with tokens.
-    pub fn takes_tokens(&self) -> bool {
+    /// Whether clients must send tokens.
+    pub fn requires_tokens(&self) -> bool {
         matches!(self, Self::Jwt { .. })
     }
 }
 
 impl ApiAuth {
-    /// Who presents this token. `None`: nobody need be known.
+    /// Identifies the caller with this token. `None`: callers need no token.
     ///
     /// # Errors
-    /// [`AuthError`], also when anyone but those that are known may not call.
-    pub async fn know(&self, token: &str) -> Result<Option<ApiCaller>, AuthError> {
+    /// [`AuthError`] when the token is invalid or expired, or cannot be verified yet.
+    pub async fn authenticate(&self, token: &str) -> Result<Option<ApiCaller>, AuthError> {
         match self {
             Self::Anyone => Ok(None),
             Self::Named(tokens) => {
                 let tokens = tokens.current();
                 let Some(name) = tokens.name_of(token) else {
-                    debug!("an API token is not known");
-                    return Err(AuthError::Invalid("it is none of the API tokens"));
+                    debug!("rejected an unknown API token");
+                    return Err(AuthError::Invalid("unknown API token"));
                 };
                 Ok(Some(ApiCaller { name: name.into(), rooms: RoomScope::all() }))
             }
@@ -134,14 +134,14 @@ impl ApiAuth {
 
 impl ApiCaller {
     pub fn may_call(&self, room: &Room) -> bool {
-        let may = self.rooms.covers(room);
-        debug!(caller = %self.name, %room, may, "a roll is called");
-        may
+        let permitted = self.rooms.covers(room);
+        debug!(caller = %self.name, %room, permitted, "authorized a roll call request");
+        permitted
     }
 }
 
 impl fmt::Debug for IdentityMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.takes_tokens() { "Jwt" } else { "Query" })
+        f.write_str(if self.requires_tokens() { "Jwt" } else { "Query" })
     }
 }

@@ -1,7 +1,7 @@
-//! What a checked token says: who, which rooms, and until when.
+//! The claims of a verified token: user, rooms and expiry.
 //!
-//! Owns the reading of the claims that are Rollcall's own. A claim that is there and makes no sense is never taken for
-//! one that is not there. Pure.
+//! Owns the names and the parsing of Rollcall's claims. An invalid claim is an error, and never the same as an absent one.
+//! Owns no signature ([`super::verifier`]), and performs no I/O.
 
 use std::sync::Arc;
 
@@ -11,53 +11,53 @@ use smol_str::SmolStr;
 use super::error::AuthError;
 use crate::names::{Room, UserId};
 
-/// The rooms that a socket may be in; without it, all.
+/// The claim with the rooms that a socket may join. Without the claim, it may join all rooms.
 const ROOMS: &str = "rooms";
-/// The rooms whose roll may be called; without it, none.
+/// The claim with the rooms whose roll calls the caller may request. Without the claim, it may request none.
 const ROLL_CALL: &str = "roll_call";
-/// When the token expires.
+/// The claim with the expiry (RFC 7519).
 const EXPIRES: &str = "exp";
 
-/// What a token says.
+/// The claims that Rollcall uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
     pub user: UserId,
-    /// Which rooms its sockets may be in.
+    /// The rooms that the user's sockets may join.
     pub rooms: RoomScope,
-    /// Of which rooms it may call the roll.
+    /// The rooms whose roll calls the user may request.
     pub roll_call: RoomScope,
-    /// When it expires, in seconds since 1970.
+    /// The expiry, in seconds since 1970.
     pub expires: u64,
 }
 
-/// Some rooms: all, or those that one of the rules covers. Cheap to clone.
+/// A set of rooms: all rooms, or those that match a rule. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoomScope(Option<Arc<[RoomRule]>>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum RoomRule {
     Named(SmolStr),
-    /// Every name that begins so.
-    Beginning(SmolStr),
+    /// Every name with this prefix.
+    Prefix(SmolStr),
 }
 
 impl Claims {
-    /// Reads what a token that is genuine says. `user_claim` names the claim that is `id_user`.
+    /// Parses the claims of a token whose signature is verified. `user_claim`: the name of the claim with the user id.
     ///
     /// # Errors
-    /// [`AuthError::Invalid`] when one of the claims is missing or makes no sense.
+    /// [`AuthError::Invalid`] when the user claim or the expiry is missing, or any claim is malformed.
     pub fn read(claims: &Map<String, Value>, user_claim: &str) -> Result<Self, AuthError> {
-        let user = claims.get(user_claim).ok_or(AuthError::Invalid("it has no user claim"))?;
+        let user = claims.get(user_claim).ok_or(AuthError::Invalid("missing user claim"))?;
         let user = user.as_str().and_then(|user| UserId::parse(user).ok());
-        let user = user.ok_or(AuthError::Invalid("its user claim is not a name"))?;
+        let user = user.ok_or(AuthError::Invalid("the user claim is not a valid user id"))?;
         let rooms = claims.get(ROOMS).map_or(Ok(RoomScope::all()), RoomScope::read)?;
         let roll_call = claims.get(ROLL_CALL).map_or(Ok(RoomScope::none()), RoomScope::read)?;
-        let expires = claims.get(EXPIRES).and_then(seconds).ok_or(AuthError::Invalid("its exp is not a time"))?;
+        let expires = claims.get(EXPIRES).and_then(seconds).ok_or(AuthError::Invalid("malformed time claim (exp)"))?;
         Ok(Self { user, rooms, roll_call, expires })
     }
 }
 
-/// A time as tokens have it: a number of seconds, which may have a fraction.
+/// A `NumericDate` (RFC 7519): a number of seconds, which may have a fraction.
 fn seconds(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_f64().filter(|seconds| *seconds >= 0.0).map(|seconds| seconds as u64))
 }
@@ -75,13 +75,13 @@ impl RoomScope {
         let Some(rules) = &self.0 else { return true };
         rules.iter().any(|rule| match rule {
             RoomRule::Named(name) => room.as_str() == name,
-            RoomRule::Beginning(prefix) => room.as_str().starts_with(prefix.as_str()),
+            RoomRule::Prefix(prefix) => room.as_str().starts_with(prefix.as_str()),
         })
     }
 
-    /// A list of names, or of beginnings of names with a `*` after them.
+    /// Parses a list of names and of prefixes; a prefix ends with `*`.
     fn read(value: &Value) -> Result<Self, AuthError> {
-        let invalid = AuthError::Invalid("its rooms or roll_call is not a list of texts");
+        let invalid = AuthError::Invalid("the rooms or roll_call claim is not a list of strings");
         let rules = value.as_array().ok_or(invalid)?;
         let rules: Option<Arc<[RoomRule]>> = rules.iter().map(|rule| rule.as_str().map(RoomRule::read)).collect();
         Ok(Self(Some(rules.ok_or(invalid)?)))
@@ -91,7 +91,7 @@ impl RoomScope {
 impl RoomRule {
     fn read(text: &str) -> Self {
         match text.strip_suffix('*') {
-            Some(prefix) => Self::Beginning(prefix.into()),
+            Some(prefix) => Self::Prefix(prefix.into()),
             None => Self::Named(text.into()),
         }
     }
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_is_a_name_or_the_beginning_of_names() {
+    fn a_rule_is_a_name_or_a_prefix() {
         let rules = json!(["Maths", "team-*", "a*b"]);
         for room in ["Maths", "team-", "team-1", "a*b"] {
             assert!(covered(&rules, room), "{room}");
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn without_rooms_all_may_be_entered_and_without_roll_call_no_roll_is_called() {
+    fn absent_claims_permit_all_rooms_and_no_roll_calls() {
         let claims = read(&json!({"sub": "foo", "exp": 7})).unwrap();
         let room = Room::parse("any").unwrap();
         assert_eq!((claims.user.as_str(), claims.expires), ("foo", 7));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_that_makes_no_sense_is_not_taken_for_one_that_is_missing() {
+    fn an_invalid_claim_is_not_treated_as_absent() {
         for wrong in [
             json!({"exp": 7}),
             json!({"sub": 17, "exp": 7}),

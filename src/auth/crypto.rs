@@ -1,11 +1,11 @@
-//! The cryptography that TLS and tokens share.
+//! The cryptography that TLS and the JWKS client share: ring, and the CAs of this machine.
 
 use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, ring};
 
-/// The implementation of TLS cryptography of this program.
+/// The implementation of TLS cryptography. Passed explicitly, so that no dependency can install another default.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }

@@ -1,4 +1,4 @@
-//! Why a token is not accepted.
+//! The reasons for rejecting a token, as far as a client may learn them.
 
 use thiserror::Error;
 

@@ -1,9 +1,8 @@
-//! Keys from a URL: fetched, fetched again every so often, and kept when the source is down.
+//! Keys from a JWKS URL: fetched at intervals, and kept while the URL fails.
 //!
-//! Owns the fetching and its pace. One task does it all, so there is never more than one request under way, and whoever
-//! meets a key that is not known asks that task to look early: no more often than the pace allows, however many keys
-//! are made up. The source may hang, die, lie or never end: an answer is bounded in time and size, and one that makes
-//! no sense changes nothing. What is a key is decided in [`super::keys`].
+//! Owns the requests and their rate. One task makes them, so that never more than one is in progress. A token with an unknown
+//! key triggers an early request, at a limited rate: an attacker can invent any number of keys. The time and the size of a
+//! response are limited, and an invalid response changes nothing. [`super::keys`] parses the key set.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,169 +18,173 @@ use tracing::{info, warn};
 use super::keys::KeySet;
 use crate::auth::crypto::{provider, system_roots};
 
-/// The most bytes of an answer: sets of keys have a few thousand.
-const MAX_ANSWER_BYTES: usize = 256 << 10;
+/// Key sets have a few thousand bytes.
+const MAX_RESPONSE_BYTES: usize = 256 << 10;
 
-/// How often the source is asked, and how long that may take.
+/// The times of the requests to the JWKS URL.
 #[derive(Debug, Clone, Copy)]
 pub struct JwksIntervals {
-    pub every: Duration,
-    /// After a failure.
-    pub again: Duration,
-    /// Between two requests that did not wait for their time, because a token named a key that is not known.
+    /// From a successful request to the next one.
+    pub refresh: Duration,
+    /// From a failed request to the next one.
+    pub retry: Duration,
+    /// The minimum between two early requests, which tokens with an unknown key trigger.
     pub early: Duration,
-    /// One request, and whoever waits for it.
-    pub within: Duration,
+    /// For a request, and for a token that waits for one.
+    pub timeout: Duration,
 }
 
 impl Default for JwksIntervals {
     fn default() -> Self {
         Self {
-            every: Duration::from_secs(300),
-            again: Duration::from_secs(5),
+            refresh: Duration::from_secs(300),
+            retry: Duration::from_secs(5),
             early: Duration::from_secs(10),
-            within: Duration::from_secs(2),
+            timeout: Duration::from_secs(2),
         }
     }
 }
 
-/// The keys at a URL. Cheap to clone.
+/// The keys at a JWKS URL. Cheap to clone.
 #[derive(Clone)]
 pub struct Jwks(Arc<JwksState>);
 
 struct JwksState {
     url: Url,
     client: Client,
-    pace: JwksIntervals,
-    /// A token came whose key is not known.
-    wanted: Notify,
+    intervals: JwksIntervals,
+    /// Notified when a token has an unknown key.
+    early_request: Notify,
     latest: watch::Sender<FetchedKeys>,
 }
 
 #[derive(Default)]
 struct FetchedKeys {
     keys: Option<Arc<KeySet>>,
-    /// How many requests have begun and ended.
-    begun: u64,
+    /// The number of requests that have started.
+    started: u64,
+    /// The number of the last request that has ended.
     ended: u64,
-    /// The last one brought keys.
-    good: bool,
+    /// The last request returned keys.
+    succeeded: bool,
 }
 
 impl Jwks {
-    /// Nothing is fetched before [`Self::keep`] runs.
+    /// Sends no request: [`Self::refresh`] does.
     ///
     /// # Errors
-    /// When this machine has no certificates to know the source by.
-    pub fn new(url: Url, pace: JwksIntervals) -> anyhow::Result<Self> {
+    /// When the URL is https, and this machine has no CA certificates to verify the server.
+    pub fn new(url: Url, intervals: JwksIntervals) -> anyhow::Result<Self> {
         let mut builder = Client::builder()
-            // Elsewhere nobody has checked the scheme, and the keys would be the other's.
+            // The command line has checked the scheme of this URL only. A redirect to http would let anyone in the network
+            // replace the keys.
             .redirect(Policy::none())
             .user_agent(concat!("rollcall/", env!("CARGO_PKG_VERSION")));
         if url.scheme() == "https" {
             builder = builder.use_preconfigured_tls(tls().context("--jwks")?);
         } else {
-            // It is on this machine, where no proxy gets to.
+            // http is permitted for loopback addresses only, which a proxy cannot reach.
             builder = builder.no_proxy();
         }
-        let client = builder.build().context("--jwks: nothing can be fetched")?;
+        let client = builder.build().context("--jwks: cannot create the HTTP client")?;
         let (latest, _) = watch::channel(FetchedKeys::default());
-        Ok(Self(Arc::new(JwksState { url, client, pace, wanted: Notify::new(), latest })))
+        Ok(Self(Arc::new(JwksState { url, client, intervals, early_request: Notify::new(), latest })))
     }
 
-    /// The keys of the last good answer.
+    /// The keys of the last successful request.
     pub fn current(&self) -> Option<Arc<KeySet>> {
         self.0.latest.borrow().keys.clone()
     }
 
-    /// Keys that have what is missing, or else those of a request that began after this call. `None`: neither came in
-    /// time.
-    pub async fn renewed(&self, have_it: impl Fn(&KeySet) -> bool) -> Option<Arc<KeySet>> {
+    /// Waits for a key set for which `has_key` is true, or for the result of a request that starts after this call.
+    /// `None` after the timeout, or if that request fails.
+    pub async fn wait_for_key(&self, has_key: impl Fn(&KeySet) -> bool) -> Option<Arc<KeySet>> {
         let mut latest = self.0.latest.subscribe();
-        let begun = latest.borrow().begun;
-        self.0.wanted.notify_one();
-        // A request that was under way may bring it already: a crowd with a new key needs one alone.
-        let have_it = |latest: &FetchedKeys| latest.keys.as_deref().is_some_and(&have_it);
-        let known = latest.wait_for(|latest| latest.ended > begun || have_it(latest));
-        let latest = timeout(self.0.pace.within, known).await.ok()?.ok()?;
-        latest.keys.clone().filter(|_| latest.good || have_it(&latest))
+        let started = latest.borrow().started;
+        self.0.early_request.notify_one();
+        // A request in progress may already return the key: many clients with a new key then need one request only.
+        let has_key = |latest: &FetchedKeys| latest.keys.as_deref().is_some_and(&has_key);
+        let known = latest.wait_for(|latest| latest.ended > started || has_key(latest));
+        let latest = timeout(self.0.intervals.timeout, known).await.ok()?.ok()?;
+        latest.keys.clone().filter(|_| latest.succeeded || has_key(&latest))
     }
 
-    /// Keeps the keys up to date, for ever.
-    pub async fn keep(self) {
-        let JwksState { pace, wanted, latest, .. } = &*self.0;
-        let mut early_from = Instant::now();
-        let mut complained = false;
+    /// Keeps the keys up to date. Never returns.
+    pub async fn refresh(self) {
+        let JwksState { intervals, early_request, latest, .. } = &*self.0;
+        let mut next_early = Instant::now();
+        let mut failure_logged = false;
         loop {
-            latest.send_modify(|latest| latest.begun += 1);
-            let fetched = timeout(pace.within, self.fetch()).await;
-            let fetched = fetched.unwrap_or_else(|_elapsed| bail!("it did not answer in {:?}", pace.within));
-            let good = fetched.is_ok();
+            latest.send_modify(|latest| latest.started += 1);
+            let fetched = timeout(intervals.timeout, self.fetch()).await;
+            let fetched =
+                fetched.unwrap_or_else(|_elapsed| bail!("timeout: no response within {:?}", intervals.timeout));
+            let succeeded = fetched.is_ok();
             match &fetched {
-                Ok(keys) if complained || latest.borrow().keys.is_none() => {
-                    info!(source = %self.shown(), algorithms = ?keys.algorithms(), "the keys of tokens are there");
-                    complained = false;
+                Ok(keys) if failure_logged || latest.borrow().keys.is_none() => {
+                    info!(source = %self.url_for_logs(), algorithms = ?keys.algorithms(), "fetched the JWKS");
+                    failure_logged = false;
                 }
-                Err(error) if !complained => {
-                    let kept = if latest.borrow().keys.is_some() {
-                        "those of before stay in use"
+                Err(error) if !failure_logged => {
+                    let effect = if latest.borrow().keys.is_some() {
+                        "using the cached keys"
                     } else {
-                        "no client is let in"
+                        "rejecting all tokens until it succeeds"
                     };
-                    warn!(source = %self.shown(), error = format!("{error:#}"), "the keys of tokens cannot be fetched, {kept}");
-                    complained = true;
+                    warn!(source = %self.url_for_logs(), error = format!("{error:#}"), "cannot fetch JWKS; {effect}");
+                    failure_logged = true;
                 }
                 Ok(_) | Err(_) => {}
             }
             latest.send_modify(|latest| {
-                latest.ended = latest.begun;
-                latest.good = good;
+                latest.ended = latest.started;
+                latest.succeeded = succeeded;
                 latest.keys = fetched.ok().map(Arc::new).or_else(|| latest.keys.take());
             });
-            let next = Instant::now() + if good { pace.every } else { pace.again };
+            let next = Instant::now() + if succeeded { intervals.refresh } else { intervals.retry };
             let early = async {
-                wanted.notified().await;
-                sleep_until(early_from).await;
+                early_request.notified().await;
+                sleep_until(next_early).await;
             };
             tokio::select! {
                 () = sleep_until(next) => {}
-                () = early => early_from = Instant::now() + pace.early,
+                () = early => next_early = Instant::now() + intervals.early,
             }
         }
     }
 
     async fn fetch(&self) -> anyhow::Result<KeySet> {
         let JwksState { url, client, .. } = &*self.0;
-        // An error would show the URL with its query.
+        // With the URL, the error would contain the query, which may have a secret.
         let response = client.get(url.clone()).send().await.map_err(reqwest::Error::without_url)?;
-        ensure!(response.status() == 200, "it answers {}", response.status());
+        ensure!(response.status() == 200, "the response has status {}", response.status());
         Ok(KeySet::of_jwks(&body(response).await?)?)
     }
 
-    /// The URL without its query, which may hold a secret.
-    fn shown(&self) -> Url {
-        let mut shown = self.0.url.clone();
-        shown.set_query(None);
-        shown
+    /// The URL without its query, which may have a secret.
+    fn url_for_logs(&self) -> Url {
+        let mut url = self.0.url.clone();
+        url.set_query(None);
+        url
     }
 }
 
-/// Trusts whom this machine trusts.
+/// Trusts the CAs of this machine.
 fn tls() -> anyhow::Result<ClientConfig> {
-    let nobody = "this machine trusts nobody: install ca-certificates, or set SSL_CERT_FILE";
-    let trusted = system_roots().context(nobody)?;
+    let no_roots = "this machine has no CA certificates: install ca-certificates, or set SSL_CERT_FILE";
+    let roots = system_roots().context(no_roots)?;
     let builder = ClientConfig::builder_with_provider(provider());
     let builder = builder.with_safe_default_protocol_versions().context("cannot set up TLS")?;
-    Ok(builder.with_root_certificates(trusted).with_no_client_auth())
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 async fn body(mut response: Response) -> anyhow::Result<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
         ensure!(
-            body.len() + chunk.len() <= MAX_ANSWER_BYTES,
-            "its answer is larger than {} KiB",
-            MAX_ANSWER_BYTES >> 10
+            body.len() + chunk.len() <= MAX_RESPONSE_BYTES,
+            "the response is larger than {} KiB",
+            MAX_RESPONSE_BYTES >> 10
         );
         body.extend_from_slice(&chunk);
     }

@@ -1,8 +1,8 @@
-//! The keys that tokens are checked with.
+//! The keys that verify tokens: parsed from a file or from a JWKS.
 //!
-//! Owns what is a key and what is too weak or secret to be one, and for each which algorithms it takes: the key decides
-//! that, never the token. A secret takes no signatures of public keys, and a public key is nobody's secret. Pure: bytes
-//! in, keys out; where they come from is [`super::verifier`]'s and [`super::jwks`]'s.
+//! Owns the requirements for a key (kind, minimum length) and the algorithms that it accepts. The key decides the algorithm,
+//! never the token: otherwise an attacker could sign with a public key as if it were an HMAC secret. Performs no I/O:
+//! [`super::reload`] and [`super::jwks`] supply the bytes.
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
@@ -12,39 +12,39 @@ use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 
-/// The shortest secret, in bytes: as long as the shortest hash (RFC 7518, 3.2).
+/// The length of the shortest hash (RFC 7518, 3.2).
 const MIN_SECRET_BYTES: usize = 32;
-/// The shortest modulus of RSA, in bytes.
+/// The length of an RSA modulus of 2048 bits.
 const MIN_MODULUS_BYTES: usize = 256;
-/// What the public key of that length has at least when it is written as DER.
+/// The minimum length of an RSA public key with that modulus, encoded as DER.
 const MIN_RSA_DER_BYTES: usize = MIN_MODULUS_BYTES + 12;
-/// What the line before a key begins with.
+/// The beginning of the first line of a PEM block.
 const PEM: &str = "-----BEGIN ";
-/// The curves, as DER names them (RFC 5480).
+/// The object identifiers of the curves, encoded as DER (RFC 5480).
 const P256: &[u8] = b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07";
 const P384: &[u8] = b"\x06\x05\x2b\x81\x04\x00\x22";
-/// What public keys begin with that are not PEM: sets, SSH's, DER, and DER in base64. Whoever mistakes one for a secret
-/// lets everybody sign.
+/// The reason for a token whose algorithm the key does not accept.
+pub(super) const WRONG_ALGORITHM: &str = "the key does not accept the algorithm of the token";
+/// The first bytes of public keys that are not PEM: JWKS, SSH, DER, and DER in base64. A public key that is used as an HMAC
+/// secret would let anyone sign tokens.
 const PUBLIC_KEY_PREFIXES: [&[u8]; 8] = [b"{", b"ssh-", b"\x30\x81", b"\x30\x82", b"MII", b"MFkw", b"MHYw", b"MCow"];
-/// The most keys of a set that are looked at.
+/// Keys of a set after this number are ignored.
 const MAX_KEYS: usize = 100;
 
-/// Why there are no keys in it. Never says what there was.
+/// The reason why a file or a JWKS has no usable key. Never contains the key.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Error {
-    #[error("the secret has {0} bytes, and it takes 32 at least (`openssl rand -base64 48` makes one)")]
+    #[error("the secret has {0} bytes; it needs at least 32 (`openssl rand -base64 48` makes one)")]
     SecretTooShort(usize),
-    #[error(
-        "this looks like a public key or a set of them, which is no secret: pass a key as PEM, and a set by --jwks"
-    )]
+    #[error("this looks like a public key or a set of keys, not a secret: pass a key as PEM, and a set by --jwks")]
     NoSecret,
-    #[error("this is a private key, which does not belong here: pass the public one (`openssl pkey -pubout`)")]
+    #[error("this is a private key: pass the public key instead (`openssl pkey -pubout`)")]
     Private,
     #[error("this is a certificate: pass its public key (`openssl x509 -noout -pubkey`)")]
     Certificate,
-    #[error("there is more than one PEM block in it: pass several keys as a set, by --jwks")]
+    #[error("the file has more than one PEM block: pass several keys as a set, by --jwks")]
     Several,
-    #[error("the PEM is no public key of RSA (2048 bits or more), P-256, P-384 or Ed25519")]
+    #[error("the PEM block is not a public key of RSA (2048 bits or more), P-256, P-384 or Ed25519")]
     Unsupported,
     #[error("it is not a JSON object with a list `keys`")]
     NotASet,
@@ -52,7 +52,7 @@ pub enum Error {
     NoneUsable,
 }
 
-/// Keys that tokens may be signed with.
+/// The keys that verify tokens.
 #[derive(Debug)]
 pub struct KeySet {
     keys: Vec<VerificationKey>,
@@ -60,7 +60,7 @@ pub struct KeySet {
     named: bool,
 }
 
-/// One key, and what it takes.
+/// One key, and the algorithms that it accepts.
 #[derive(Debug)]
 pub struct VerificationKey {
     id: Option<String>,
@@ -68,14 +68,14 @@ pub struct VerificationKey {
     pub key: DecodingKey,
 }
 
-/// What became of the search for a token's key.
+/// The result of the search for a token's key.
 #[derive(Debug)]
 pub enum KeyMatch<'a> {
     Key(&'a VerificationKey),
-    /// No key has that name; a newer set may have one.
+    /// No key has this `kid`. A newer set may have one.
     Unknown,
-    /// Nothing that a newer set would mend.
-    Not(&'static str),
+    /// The token is invalid with any set. The text is the reason.
+    Rejected(&'static str),
 }
 
 #[derive(Deserialize)]
@@ -84,21 +84,20 @@ struct JwkSetDocument {
 }
 
 impl KeySet {
-    /// The one key of a file: a public key as PEM, or else a secret.
+    /// The one key of a file: a public key as PEM, or otherwise a secret.
     ///
     /// # Errors
-    /// When it is not fit to be one.
+    /// When the key is unsupported or too short.
     pub fn of_file(contents: &[u8]) -> Result<Self, Error> {
         let text = String::from_utf8_lossy(contents);
         let key = if text.contains(PEM) { public(&text)? } else { secret(contents.trim_ascii_end())? };
         Ok(Self { keys: vec![key], named: false })
     }
 
-    /// The keys of a JWKS (RFC 7517). Those that cannot be used here are passed over, and shared secrets are among
-    /// them: a set is public.
+    /// The keys of a JWKS (RFC 7517). Ignores keys that are not usable, and shared secrets, because a set is public.
     ///
     /// # Errors
-    /// When it is no set, or there is none that can be used.
+    /// When it is not a JWKS, or has no usable key.
     pub fn of_jwks(contents: &[u8]) -> Result<Self, Error> {
         let JwkSetDocument { keys } = serde_json::from_slice(contents).map_err(|_| Error::NotASet)?;
         let keys = keys.into_iter().take(MAX_KEYS).filter_map(|key| serde_json::from_value(key).ok());
@@ -106,21 +105,21 @@ impl KeySet {
         if keys.is_empty() { Err(Error::NoneUsable) } else { Ok(Self { keys, named: true }) }
     }
 
-    /// The key that a token with this head was signed with.
+    /// The key for a token with this header.
     pub fn find(&self, id: Option<&str>, algorithm: Algorithm) -> KeyMatch<'_> {
         let named = |key: &&VerificationKey| !self.named || id.is_none() || key.id.as_deref() == id;
         let mut candidates = self.keys.iter().filter(named).peekable();
         if id.is_none() && self.keys.len() > 1 {
-            return KeyMatch::Not("it names no key, and there are several");
+            return KeyMatch::Rejected("the token has no kid, and the JWKS has several keys");
         }
         if candidates.peek().is_none() {
             return KeyMatch::Unknown;
         }
         let found = candidates.find(|key| key.algorithms.contains(&algorithm));
-        found.map_or(KeyMatch::Not("its key takes no such signatures"), KeyMatch::Key)
+        found.map_or(KeyMatch::Rejected(WRONG_ALGORITHM), KeyMatch::Key)
     }
 
-    /// For the log: every algorithm that is taken.
+    /// All algorithms that some key accepts, for the log.
     pub fn algorithms(&self) -> Vec<Algorithm> {
         let mut all = Vec::new();
         for algorithm in self.keys.iter().flat_map(|key| &key.algorithms) {
@@ -132,7 +131,7 @@ impl KeySet {
     }
 }
 
-/// A hash wants a secret that is as long as itself.
+/// An HMAC needs a secret that is at least as long as its hash (RFC 7518, 3.2).
 fn secret(secret: &[u8]) -> Result<VerificationKey, Error> {
     if PUBLIC_KEY_PREFIXES.iter().any(|start| secret.trim_ascii_start().starts_with(start)) {
         return Err(Error::NoSecret);
@@ -161,16 +160,16 @@ fn public(pem: &str) -> Result<VerificationKey, Error> {
     let length = key.try_get_as_bytes().map_err(|_| Error::Unsupported)?.len();
     let algorithms = match (key.family(), length) {
         (AlgorithmFamily::Rsa, MIN_RSA_DER_BYTES..) => AlgorithmFamily::Rsa.algorithms().to_vec(),
-        (AlgorithmFamily::Ec, 65) if names(pem, P256) => vec![Algorithm::ES256],
-        (AlgorithmFamily::Ec, 97) if names(pem, P384) => vec![Algorithm::ES384],
+        (AlgorithmFamily::Ec, 65) if has_curve(pem, P256) => vec![Algorithm::ES256],
+        (AlgorithmFamily::Ec, 97) if has_curve(pem, P384) => vec![Algorithm::ES384],
         (AlgorithmFamily::Ed, 32) => vec![Algorithm::EdDSA],
         _ => return Err(Error::Unsupported),
     };
     Ok(VerificationKey { id: None, algorithms, key })
 }
 
-/// Whether the key in this PEM names this curve. There are others with points of the same length.
-fn names(pem: &str, curve: &[u8]) -> bool {
+/// Whether the key in this PEM is of this curve. Its length does not prove it: other curves have points of the same length.
+fn has_curve(pem: &str, curve: &[u8]) -> bool {
     let body: String = pem.lines().map(str::trim).filter(|line| !line.starts_with("-----")).collect();
     BASE64_STANDARD.decode(body).is_ok_and(|der| der.windows(curve.len()).any(|part| part == curve))
 }
@@ -215,7 +214,7 @@ fn decoded(text: &str) -> Option<Vec<u8>> {
     BASE64_URL_SAFE_NO_PAD.decode(text).ok()
 }
 
-/// Some sets have zeros before a number, which ring does not take.
+/// Without leading zeros: some sets have them, and ring does not accept them.
 fn whole_number(text: &str) -> Option<Vec<u8>> {
     let bytes = decoded(text)?;
     Some(bytes.into_iter().skip_while(|byte| *byte == 0).collect())

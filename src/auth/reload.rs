@@ -1,8 +1,9 @@
-//! What is made of files, made anew when they change: certificates, keys and tokens rotate without a restart.
+//! Values that are parsed from files, and reloaded when the files change: certificates, keys and tokens rotate without a
+//! restart.
 //!
-//! Owns reading, noticing and keeping. FileContents are compared, not times: a mounted secret is swapped by a link. What
-//! cannot be read, or makes no sense, leaves in use what there was, and is logged once. Knows nothing of what is in the
-//! files, and never logs it.
+//! Owns reading, comparing and keeping the last valid version. It compares contents and not modification times, because a
+//! mounted secret is replaced by a link. A version that cannot be read or parsed is logged once, and the previous one stays
+//! in use. Owns no format, and never logs contents.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -16,12 +17,11 @@ use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-/// How often the files are looked at.
 pub const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
-/// The largest file that is read, in bytes: no certificate, key or list of tokens is larger.
+/// No certificate, key or list of tokens is larger.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// The latest good state of some files. Cheap to clone.
+/// The value of the last valid version of some files. Cheap to clone.
 pub struct Reloadable<T> {
     source: Arc<ReloadSource<T>>,
     current: watch::Receiver<Arc<T>>,
@@ -32,64 +32,66 @@ type Parse<T> = dyn Fn(&[Vec<u8>]) -> anyhow::Result<T> + Send + Sync;
 
 struct ReloadSource<T> {
     files: Vec<PathBuf>,
-    make: Box<Parse<T>>,
-    /// What the current state was made of.
+    parse: Box<Parse<T>>,
+    /// The contents at the start.
     contents: FileContents,
     latest: watch::Sender<Arc<T>>,
 }
 
 impl<T: Send + Sync + 'static> Reloadable<T> {
-    /// Reads the files and makes of their contents, in their order, what they stand for.
+    /// Reads the files. `parse` gets their contents in the same order.
     ///
     /// # Errors
-    /// When one cannot be read, or `make` refuses.
+    /// When a file cannot be read, or `parse` fails.
     pub fn open(
         files: Vec<PathBuf>,
-        make: impl Fn(&[Vec<u8>]) -> anyhow::Result<T> + Send + Sync + 'static,
+        parse: impl Fn(&[Vec<u8>]) -> anyhow::Result<T> + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
         let contents = read(&files)?;
-        let (latest, current) = watch::channel(Arc::new(make(&contents)?));
-        Ok(Self { source: Arc::new(ReloadSource { files, make: Box::new(make), contents, latest }), current })
+        let (latest, current) = watch::channel(Arc::new(parse(&contents)?));
+        Ok(Self { source: Arc::new(ReloadSource { files, parse: Box::new(parse), contents, latest }), current })
     }
 
-    /// What the files last meant when they made sense.
+    /// The value of the last valid version.
     pub fn current(&self) -> Arc<T> {
         Arc::clone(&self.current.borrow())
     }
 
-    /// Looks at the files every so often, for ever. One task does it for all clones.
-    pub async fn keep(self, every: Duration) {
-        let mut looks = interval(every);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut seen = Ok(self.source.contents.clone());
+    /// Reads the files at each interval, and replaces the value of all clones when they change. Never returns.
+    pub async fn reload_on_change(self, every: Duration) {
+        let mut ticks = interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last_read = Ok(self.source.contents.clone());
         loop {
-            looks.tick().await;
+            ticks.tick().await;
             let files = self.source.files.clone();
             let read = spawn_blocking(move || read(&files).map_err(|error| format!("{error:#}"))).await;
             let Ok(read) = read else { continue };
-            if read == seen {
+            // An invalid version is compared too, so that it is logged once and not at each tick.
+            if read == last_read {
                 continue;
             }
-            seen = read;
-            let made = match &seen {
-                Ok(contents) => (self.source.make)(contents).map_err(|error| format!("{error:#}")),
+            last_read = read;
+            let parsed = match &last_read {
+                Ok(contents) => (self.source.parse)(contents).map_err(|error| format!("{error:#}")),
                 Err(error) => Err(error.clone()),
             };
-            match made {
-                Ok(made) => {
-                    self.source.latest.send_replace(Arc::new(made));
-                    info!(files = ?self.source.files, "read again, and in use from now on");
+            let files = &self.source.files;
+            match parsed {
+                Ok(value) => {
+                    self.source.latest.send_replace(Arc::new(value));
+                    info!(?files, "reloaded files; using the new version");
                 }
-                Err(error) => warn!(error, "what was read before stays in use"),
+                Err(error) => warn!(?files, error, "cannot reload files; keeping the previous version"),
             }
         }
     }
 }
 
-/// Looks at these files as often as is usual, for ever where there are any.
-pub async fn keep<T: Send + Sync + 'static>(watched: Option<Reloadable<T>>) {
-    if let Some(watched) = watched {
-        watched.keep(RELOAD_INTERVAL).await;
+/// Keeps an optional value up to date. Returns at once for `None`, and never otherwise.
+pub async fn reload_on_change<T: Send + Sync + 'static>(value: Option<Reloadable<T>>) {
+    if let Some(value) = value {
+        value.reload_on_change(RELOAD_INTERVAL).await;
     }
 }
 
@@ -125,50 +127,50 @@ mod tests {
         Ok(std::str::from_utf8(&contents[0])?.trim().parse()?)
     }
 
-    async fn becomes(watched: &Reloadable<u32>, number: u32) {
-        let is = async {
-            while *watched.current() != number {
+    async fn wait_for_value(reloadable: &Reloadable<u32>, number: u32) {
+        let is_reloaded = async {
+            while *reloadable.current() != number {
                 sleep(Duration::from_millis(2)).await;
             }
         };
-        timeout(Duration::from_secs(10), is).await.expect("the file is read again");
+        timeout(Duration::from_secs(10), is_reloaded).await.expect("the file is reloaded");
     }
 
     #[tokio::test]
-    async fn a_changed_file_counts_and_one_that_makes_no_sense_leaves_the_last_that_did() {
+    async fn a_valid_change_is_used_and_an_invalid_one_is_not() {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("number");
         fs::write(&path, "1\n").unwrap();
-        let watched = Reloadable::open(vec![path.clone()], number).unwrap();
-        let keeping = tokio::spawn(watched.clone().keep(Duration::from_millis(2)));
-        assert_eq!(*watched.current(), 1);
+        let reloadable = Reloadable::open(vec![path.clone()], number).unwrap();
+        let task = tokio::spawn(reloadable.clone().reload_on_change(Duration::from_millis(2)));
+        assert_eq!(*reloadable.current(), 1);
         fs::write(&path, "2\n").unwrap();
-        becomes(&watched, 2).await;
+        wait_for_value(&reloadable, 2).await;
         fs::write(&path, "two").unwrap();
         sleep(Duration::from_millis(50)).await;
-        assert_eq!(*watched.current(), 2);
+        assert_eq!(*reloadable.current(), 2);
         fs::remove_file(&path).unwrap();
         sleep(Duration::from_millis(50)).await;
-        assert_eq!(*watched.current(), 2);
-        // Swapped by name, as a mounted secret is.
+        assert_eq!(*reloadable.current(), 2);
+        // Replaced by name, like a mounted secret.
         let next = folder.path().join("next");
         fs::write(&next, "3").unwrap();
         fs::rename(&next, &path).unwrap();
-        becomes(&watched, 3).await;
-        keeping.abort();
+        wait_for_value(&reloadable, 3).await;
+        task.abort();
     }
 
     #[test]
-    fn what_cannot_be_read_is_refused_with_its_name_and_without_its_content() {
+    fn errors_name_the_file_and_contain_none_of_its_contents() {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("secret");
-        let refused = |make: fn(&[Vec<u8>]) -> anyhow::Result<u32>| {
-            Reloadable::open(vec![path.clone()], make).err().map(|error| format!("{error:#}"))
+        let error = |parse: fn(&[Vec<u8>]) -> anyhow::Result<u32>| {
+            Reloadable::open(vec![path.clone()], parse).err().map(|error| format!("{error:#}"))
         };
-        assert!(refused(number).unwrap().contains(path.to_str().unwrap()));
+        assert!(error(number).unwrap().contains(path.to_str().unwrap()));
         fs::write(&path, vec![b'x'; 2 << 20]).unwrap();
-        assert!(refused(number).unwrap().contains("larger than 1 MiB"));
+        assert!(error(number).unwrap().contains("larger than 1 MiB"));
         fs::write(&path, "hush").unwrap();
-        assert_eq!(refused(|_| bail!("no number")).unwrap(), "no number");
+        assert_eq!(error(|_| bail!("no number")).unwrap(), "no number");
     }
 }

@@ -1,11 +1,11 @@
 //! The lines of a file with secrets: tokens, named tokens, headers.
 //!
-//! Owns what is a line: spaces at both ends are ignored, and so are empty lines and lines that begin with `#`. Does not
-//! know the content, and so cannot log it.
+//! Owns the line format: spaces at both ends, empty lines, and lines that begin with `#` are ignored. Owns no meaning of a
+//! line, and logs none.
 
 use std::str::Utf8Error;
 
-/// The lines with content, each with its number in the file, from 1.
+/// The lines with content, each with its line number, from 1.
 ///
 /// # Errors
 /// When the file is not UTF-8.

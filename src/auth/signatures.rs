@@ -1,26 +1,26 @@
-//! The signatures of tokens, checked by ring.
+//! Verification of token signatures by ring.
 //!
-//! Owns which algorithms there are, and the bridge between the library that reads tokens and the cryptography that TLS
-//! uses here already. Nothing is signed.
+//! Owns the list of algorithms, and the adapter from `jsonwebtoken` to ring, which TLS uses as well: one implementation of
+//! cryptography in the program is enough. Signs nothing.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{ErrorKind, Result};
-use jsonwebtoken::signature::{Error as Wrong, Verifier};
+use jsonwebtoken::signature::{Error as SignatureError, Verifier};
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
 use ring::hmac;
 use ring::signature::{self, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm};
 
-// Global to the process: `jsonwebtoken` looks up its cryptography in one place for all verifiers.
-static BY_RING: CryptoProvider = CryptoProvider {
+// Global to the process: `jsonwebtoken` has one implementation of cryptography for all verifiers.
+static RING_PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: |_, _| Err(ErrorKind::UnsupportedAlgorithm.into()),
     verifier_factory: |algorithm, key| Ok(Box::new(RingVerifier::new(*algorithm, key)?)),
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// One algorithm with one key.
+/// Verifies signatures of one algorithm with one key.
 struct RingVerifier {
     algorithm: Algorithm,
-    by: SignatureScheme,
+    scheme: SignatureScheme,
     key: DecodingKey,
 }
 
@@ -30,10 +30,10 @@ enum SignatureScheme {
     Curve(&'static dyn VerificationAlgorithm),
 }
 
-/// Has tokens of this process checked by ring. Doing it again is fine.
+/// Makes `jsonwebtoken` use ring in this process. Further calls have no effect.
 pub fn install() {
-    // It fails when it was done before.
-    let _ = BY_RING.install_default();
+    // Fails if it is installed already.
+    let _ = RING_PROVIDER.install_default();
 }
 
 impl RingVerifier {
@@ -41,7 +41,7 @@ impl RingVerifier {
         if key.family() != algorithm.family() {
             return Err(ErrorKind::InvalidAlgorithm.into());
         }
-        let by = match algorithm {
+        let scheme = match algorithm {
             Algorithm::HS256 => SignatureScheme::Hmac(hmac::HMAC_SHA256),
             Algorithm::HS384 => SignatureScheme::Hmac(hmac::HMAC_SHA384),
             Algorithm::HS512 => SignatureScheme::Hmac(hmac::HMAC_SHA512),
@@ -56,13 +56,13 @@ impl RingVerifier {
             Algorithm::EdDSA => SignatureScheme::Curve(&signature::ED25519),
             _ => return Err(ErrorKind::UnsupportedAlgorithm.into()),
         };
-        Ok(Self { algorithm, by, key: key.clone() })
+        Ok(Self { algorithm, scheme, key: key.clone() })
     }
 }
 
 impl Verifier<Vec<u8>> for RingVerifier {
-    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> std::result::Result<(), Wrong> {
-        let checked = match (&self.by, self.key.kind()) {
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> std::result::Result<(), SignatureError> {
+        let checked = match (&self.scheme, self.key.kind()) {
             (SignatureScheme::Hmac(algorithm), DecodingKeyKind::SecretOrDer(secret)) => {
                 hmac::verify(&hmac::Key::new(*algorithm, secret), message, signature)
             }
@@ -76,10 +76,10 @@ impl Verifier<Vec<u8>> for RingVerifier {
                 UnparsedPublicKey::new(*algorithm, point).verify(message, signature)
             }
             (SignatureScheme::Hmac(_) | SignatureScheme::Curve(_), DecodingKeyKind::RsaModulusExponent { .. }) => {
-                return Err(Wrong::new());
+                return Err(SignatureError::new());
             }
         };
-        checked.map_err(|_unspecified| Wrong::new())
+        checked.map_err(|_unspecified| SignatureError::new())
     }
 }
 

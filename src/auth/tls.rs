@@ -1,15 +1,15 @@
-//! TLS for the public port: certificates in, an acceptor out.
+//! TLS for the public port.
 //!
-//! Owns the choice of protocols: HTTP/2 for REST and HTTP/1.1 for WebSocket on one port, by ALPN; and that the files of
-//! a certificate are read again when they change: whoever connects then is shown the new one, and whoever is connected
-//! stays. What is in the files is read by [`pem`].
+//! Owns the protocols, which ALPN negotiates: HTTP/2 for REST and HTTP/1.1 for WebSocket on one port. Owns the certificate,
+//! which is reloaded when its files change: new connections get the new one, and existing connections stay. [`pem`] parses
+//! the files.
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use rcgen::{CertifiedKey as Made, generate_simple_self_signed};
+use rcgen::{CertifiedKey as GeneratedCertificate, generate_simple_self_signed};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -20,44 +20,44 @@ use crate::auth::crypto::provider;
 use crate::auth::pem;
 use crate::auth::reload::Reloadable;
 
-/// How the public port proves who it is.
+/// The TLS acceptor of the public port, and its certificate.
 pub struct Tls {
     pub acceptor: TlsAcceptor,
-    /// What must be kept; `None`: nobody has a reason to trust the certificate, which was made at start.
+    /// The certificate that must be kept up to date. `None`: it is self-signed, and has no files.
     pub files: Option<Reloadable<CertifiedKey>>,
 }
 
-/// Shows the certificate as it is now.
+/// Presents the current certificate.
 struct ReloadingCertificate(Reloadable<CertifiedKey>);
 
 impl Tls {
-    /// A certificate made now, for these names, that nobody but its reader has a reason to trust.
+    /// A new self-signed certificate for these names. No client trusts it by default, so it is for development.
     ///
     /// # Errors
-    /// When a name cannot stand in a certificate.
+    /// When a name is not valid in a certificate.
     pub fn self_signed(names: Vec<String>) -> anyhow::Result<Self> {
-        let Made { cert, signing_key } =
+        let GeneratedCertificate { cert, signing_key } =
             generate_simple_self_signed(names).context("cannot make a self-signed certificate")?;
         let key = PrivateKeyDer::try_from(signing_key.serialize_der()).map_err(anyhow::Error::msg)?;
         let config = builder()?
             .with_no_client_auth()
             .with_single_cert(vec![cert.der().clone()], key)
-            .context("the certificate and its key do not fit")?;
+            .context("cannot use the self-signed certificate")?;
         Ok(Self { acceptor: acceptor(config), files: None })
     }
 
-    /// The certificate, with those between it and its CA, and the key in these files.
+    /// The certificate, with its intermediate certificates, and the key in these files.
     ///
     /// # Errors
-    /// When one cannot be read, or they do not belong together; names the file.
+    /// When a file cannot be read or parsed, or the key is not that of the certificate. The error names the file.
     pub fn from_files(certificate: &Path, key: &Path) -> anyhow::Result<Self> {
         let files = [certificate, key].map(Path::to_owned);
-        let watched = Reloadable::open(files.to_vec(), move |contents| {
+        let certificate = Reloadable::open(files.to_vec(), move |contents| {
             pem::certified_key([&files[0], &files[1]], [&contents[0], &contents[1]])
         })?;
         let config =
-            builder()?.with_no_client_auth().with_cert_resolver(Arc::new(ReloadingCertificate(watched.clone())));
-        Ok(Self { acceptor: acceptor(config), files: Some(watched) })
+            builder()?.with_no_client_auth().with_cert_resolver(Arc::new(ReloadingCertificate(certificate.clone())));
+        Ok(Self { acceptor: acceptor(config), files: Some(certificate) })
     }
 }
 

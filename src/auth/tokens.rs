@@ -1,7 +1,7 @@
-//! Named tokens, of the API and of the admin port: a file says which there are.
+//! Named tokens of the API and of the admin port, from a file.
 //!
-//! Owns the form of that file and the comparison, which takes as long for a token that is nearly right as for any other.
-//! Of each token only its hash is kept here. Pure.
+//! Owns the format of the file, and a comparison in constant time, so that its duration reveals nothing about a token. Keeps
+//! only the hash of each token. Performs no I/O.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -14,12 +14,11 @@ use super::error::MAX_TOKEN_BYTES;
 use super::secret_lines::secret_lines;
 use crate::names::NodeName;
 
-/// The shortest token, in bytes.
 const MIN_TOKEN_BYTES: usize = 16;
-/// The most tokens of a file: each of them is compared with each that is presented.
+/// Every request compares its token with all tokens of the file.
 const MAX_TOKENS: usize = 1000;
 
-/// Why a file is none of tokens. Names lines, and never says what is in them.
+/// The fault of a file of tokens. Names the line, and never contains its contents.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Error {
     #[error("line {0} is not `<name>: <token>`")]
@@ -30,24 +29,24 @@ pub enum Error {
     TooShort(usize),
     #[error("the token in line {0} has more than 8192 characters")]
     TooLong(usize),
-    #[error("the token in line {0} has other characters than letters, digits and `-._~+/`, with `=` at its end")]
+    #[error("the token in line {0} may only have letters, digits and `-._~+/`, and `=` at its end")]
     Alphabet(usize),
-    #[error("the name in line {0} is there already")]
+    #[error("the name in line {0} occurs twice")]
     NameTwice(usize),
-    #[error("the token in line {0} is there already, under another name")]
+    #[error("the token in line {0} occurs twice, under different names")]
     TokenTwice(usize),
-    #[error("there is no token in it")]
+    #[error("the file has no token")]
     Empty,
-    #[error("there are more than 1000 tokens in it")]
+    #[error("the file has more than {MAX_TOKENS} tokens")]
     TooMany,
-    #[error("it is not a text")]
+    #[error("the file is not UTF-8")]
     NotUtf8,
 }
 
-/// One token as it is shown to somebody else. Its `Debug` shows nothing.
+/// A token that this process presents to another one. Its `Debug` hides the token.
 pub struct Secret(String);
 
-/// NamedTokens, each with the name of whoever it was given to.
+/// The hashes of tokens, each with the name of its holder.
 #[derive(Default)]
 pub struct NamedTokens(Vec<NamedToken>);
 
@@ -57,11 +56,10 @@ struct NamedToken {
 }
 
 impl NamedTokens {
-    /// Reads a file of lines `<name>: <token>`; the colon may be left out. Empty lines and those that begin with `#` say
-    /// nothing.
+    /// Parses lines `<name>: <token>`; the colon is optional. See [`secret_lines`] for empty lines and comments.
     ///
     /// # Errors
-    /// When there is none in it, or any line makes no sense: a file is in use as a whole or not at all.
+    /// When the file has no token, or any line is invalid: the file is accepted as a whole or not at all.
     pub fn parse(contents: &[u8]) -> Result<Self, Error> {
         let lines = secret_lines(contents).map_err(|_| Error::NotUtf8)?;
         let (mut names, mut hashes, mut tokens) = (HashSet::new(), HashSet::new(), Vec::new());
@@ -90,28 +88,29 @@ impl NamedTokens {
         }
     }
 
-    /// Whose token it is.
+    /// The name of a token; `None` for an unknown token.
     pub fn name_of(&self, token: &str) -> Option<&str> {
         if token.len() > MAX_TOKEN_BYTES {
             return None;
         }
         let hash = hash(token);
-        let (mut known, mut place) = (Choice::from(0), 0_u32);
-        for (at, token) in (0..).zip(&self.0) {
+        // Compares with every token, also after a match: the duration must not depend on the token.
+        let (mut known, mut match_index) = (Choice::from(0), 0_u32);
+        for (index, token) in (0..).zip(&self.0) {
             let same = token.hash.ct_eq(&hash);
-            place.conditional_assign(&at, same);
+            match_index.conditional_assign(&index, same);
             known |= same;
         }
-        let found = self.0.get(place as usize).filter(|_| known.into());
+        let found = self.0.get(match_index as usize).filter(|_| known.into());
         found.map(|token| token.name.as_str())
     }
 }
 
 impl Secret {
-    /// The first token of a file that [`NamedTokens::parse`] takes.
+    /// The first token of a file that [`NamedTokens::parse`] accepts.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`NamedTokens::parse`].
     pub fn first_of(contents: &[u8]) -> Result<Self, Error> {
         NamedTokens::parse(contents)?;
         let mut lines = secret_lines(contents).map_err(|_| Error::NotUtf8)?;
@@ -134,7 +133,7 @@ fn split(line: &str) -> Option<(&str, &str)> {
     line.split_once([':', ' ', '\t']).map(|(name, token)| (name.trim(), token.trim()))
 }
 
-/// As RFC 6750 has it: what can stand in an `Authorization` header.
+/// Whether the token has the syntax `b64token` of RFC 6750, so that it fits into an `Authorization` header.
 fn is_bearer(token: &str) -> bool {
     let token = token.trim_end_matches('=');
     !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte))
@@ -152,7 +151,7 @@ mod tests {
     const OTHER: &str = "abc-._~+/0123456789==";
 
     #[test]
-    fn each_line_is_a_name_and_its_token() {
+    fn each_line_is_a_name_and_a_token() {
         let file = format!("# who may ask\r\n\r\n  dashboard: {ONE}\r\nbilling\t{OTHER}\nops:{ONE}2\n");
         let tokens = NamedTokens::parse(file.as_bytes()).unwrap();
         assert_eq!(tokens.name_of(ONE), Some("dashboard"));
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_makes_no_sense_is_refused_by_its_line_and_without_what_is_in_it() {
+    fn errors_name_the_line_and_contain_none_of_its_contents() {
         let good = format!("ok: {ONE}\n");
         for (line, error) in [
             ("hushhushhushhushhush".to_owned(), Error::Line(2)),

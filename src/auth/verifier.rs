@@ -1,8 +1,8 @@
-//! The check of a token: signature, times, issuer, audience.
+//! Verification of a token: signature, times, issuer, audience.
 //!
-//! Owns the order of the steps and what is required: a bounded length before anything is read, a key that is found by
-//! what the keys say, the signature before any claim counts. Whatever fails, the caller learns one of three words. Where
-//! keys come from and when they are read again is [`KeySource`]'.
+//! Owns the order of the steps: first the length, then the key and its algorithm, then the signature, then the claims. The
+//! client learns only the variant of [`AuthError`]; the log has the reason. Owns no key: [`KeySource`] fetches and reloads
+//! them.
 
 use std::sync::Arc;
 
@@ -14,35 +14,38 @@ use tracing::debug;
 use super::claims::Claims;
 use super::error::{AuthError, MAX_TOKEN_BYTES};
 use super::jwks::Jwks;
-use super::keys::{KeyMatch, KeySet};
+use super::keys::{KeyMatch, KeySet, WRONG_ALGORITHM};
 use super::signatures;
 use crate::auth::reload::{RELOAD_INTERVAL, Reloadable};
 
-/// By how much the clocks of this machine and of whoever issues tokens may differ, in seconds: an expired token counts
-/// for so long, and one from the future.
+/// The tolerated difference between the clocks of this machine and of the token issuer, in seconds. A token is accepted this
+/// long after its `exp` and before its `nbf`.
 pub const LEEWAY: u64 = 30;
-/// Who a token is about, in every token.
+/// The standard claim for the user (RFC 7519).
 pub const SUBJECT: &str = "sub";
 
-/// What tokens must say.
+const UNKNOWN_KEY: &str = "unknown key (kid)";
+const WRONG_AUDIENCE: &str = "wrong audience (aud)";
+
+/// The required claims of tokens.
 #[derive(Debug, Clone)]
 pub struct TokenRules {
-    /// One of these must have issued it. None: nobody asks.
+    /// `iss` must be one of these. Empty: any issuer.
     pub issuers: Vec<String>,
-    /// It must be meant for one of these. None: a token that says whom it is meant for is not meant for this cluster.
+    /// `aud` must have one of these. Empty: a token with an `aud` is rejected, because it is not for this cluster.
     pub audiences: Vec<String>,
-    /// The claim that is `id_user`.
+    /// The claim with the user id.
     pub user_claim: String,
 }
 
-/// Where the keys come from.
+/// The source of the keys.
 #[derive(Clone)]
 pub enum KeySource {
     File(Reloadable<KeySet>),
     Url(Jwks),
 }
 
-/// Checks tokens. Cheap to clone.
+/// Verifies tokens. Cheap to clone.
 #[derive(Clone)]
 pub struct TokenVerifier {
     keys: KeySource,
@@ -61,66 +64,68 @@ impl TokenVerifier {
         Self { keys, rules: Arc::new(rules) }
     }
 
-    /// Whether there are keys to check anything with.
+    /// Whether the verifier has keys.
     pub fn is_ready(&self) -> bool {
         self.keys.current().is_some()
     }
 
-    /// Keeps the keys up to date, for ever.
-    pub async fn keep(self) {
+    /// Keeps the keys up to date. Never returns.
+    pub async fn refresh_keys(self) {
         match self.keys {
-            KeySource::File(keys) => keys.keep(RELOAD_INTERVAL).await,
-            KeySource::Url(keys) => keys.keep().await,
+            KeySource::File(keys) => keys.reload_on_change(RELOAD_INTERVAL).await,
+            KeySource::Url(keys) => keys.refresh().await,
         }
     }
 
-    /// Checks a token. Waits only for a key that is not known yet, and not for long.
+    /// Verifies a token. Waits only if the key of the token is unknown, and at most [`JwksIntervals::timeout`](super::jwks::JwksIntervals::timeout).
     ///
     /// # Errors
-    /// [`AuthError`]; the reason is logged here.
+    /// [`AuthError`]. The reason is logged here.
     pub async fn verify(&self, token: &str) -> Result<Claims, AuthError> {
-        let checked = self.check(token).await;
-        if let Err(denied) = &checked {
-            let reason = if let AuthError::Invalid(reason) = denied { reason } else { "" };
-            debug!(%denied, reason, "a token is not taken");
+        let result = self.verify_unlogged(token).await;
+        if let Err(error) = &result {
+            let reason = if let AuthError::Invalid(reason) = error { reason } else { "" };
+            debug!(%error, reason, "rejected a token");
         }
-        checked
+        result
     }
 
-    async fn check(&self, token: &str) -> Result<Claims, AuthError> {
+    async fn verify_unlogged(&self, token: &str) -> Result<Claims, AuthError> {
         if token.len() > MAX_TOKEN_BYTES {
-            return Err(AuthError::Invalid("it is too long"));
+            return Err(AuthError::Invalid("the token is too long"));
         }
-        let head = decode_header(token).map_err(|error| denied(error.kind()))?;
-        if head.crit.is_some() {
-            return Err(AuthError::Invalid("it demands what is not known here"));
+        let header = decode_header(token).map_err(|error| auth_error(error.kind()))?;
+        // RFC 7515 requires to reject extensions that the verifier does not know.
+        if header.crit.is_some() {
+            return Err(AuthError::Invalid("the token has an unsupported extension (crit)"));
         }
         let keys = self.keys.current().ok_or(AuthError::Unavailable)?;
-        if let Some(claims) = self.check_with(&keys, token, &head)? {
+        if let Some(claims) = self.verify_with(&keys, token, &header)? {
             return Ok(claims);
         }
         let keys = match &self.keys {
             KeySource::Url(keys) => {
-                let have_it = |keys: &KeySet| !matches!(keys.find(head.kid.as_deref(), head.alg), KeyMatch::Unknown);
-                keys.renewed(have_it).await.ok_or(AuthError::Unavailable)?
+                let has_key =
+                    |keys: &KeySet| !matches!(keys.find(header.kid.as_deref(), header.alg), KeyMatch::Unknown);
+                keys.wait_for_key(has_key).await.ok_or(AuthError::Unavailable)?
             }
-            KeySource::File(_) => return Err(AuthError::Invalid("its key is not known")),
+            KeySource::File(_) => return Err(AuthError::Invalid(UNKNOWN_KEY)),
         };
-        self.check_with(&keys, token, &head)?.ok_or(AuthError::Invalid("its key is not known"))
+        self.verify_with(&keys, token, &header)?.ok_or(AuthError::Invalid(UNKNOWN_KEY))
     }
 
-    /// `None`: its key is not one of these.
-    fn check_with(&self, keys: &KeySet, token: &str, head: &Header) -> Result<Option<Claims>, AuthError> {
-        let key = match keys.find(head.kid.as_deref(), head.alg) {
+    /// Returns `None` if the key of the token is not in `keys`.
+    fn verify_with(&self, keys: &KeySet, token: &str, header: &Header) -> Result<Option<Claims>, AuthError> {
+        let key = match keys.find(header.kid.as_deref(), header.alg) {
             KeyMatch::Key(key) => key,
             KeyMatch::Unknown => return Ok(None),
-            KeyMatch::Not(why) => return Err(AuthError::Invalid(why)),
+            KeyMatch::Rejected(reason) => return Err(AuthError::Invalid(reason)),
         };
         let validation = self.rules.validation(&key.algorithms);
-        let genuine = decode::<Map<String, Value>>(token, &key.key, &validation);
-        let claims = genuine.map_err(|error| denied(error.kind()))?.claims;
+        let verified = decode::<Map<String, Value>>(token, &key.key, &validation);
+        let claims = verified.map_err(|error| auth_error(error.kind()))?.claims;
         if self.rules.audiences.is_empty() && claims.contains_key("aud") {
-            return Err(AuthError::Invalid("it is for somebody else"));
+            return Err(AuthError::Invalid(WRONG_AUDIENCE));
         }
         Claims::read(&claims, &self.rules.user_claim).map(Some)
     }
@@ -153,16 +158,16 @@ impl KeySource {
     }
 }
 
-fn denied(error: &ErrorKind) -> AuthError {
+fn auth_error(error: &ErrorKind) -> AuthError {
     AuthError::Invalid(match error {
         ErrorKind::ExpiredSignature => return AuthError::Expired,
-        ErrorKind::ImmatureSignature => "its time has not come",
-        ErrorKind::InvalidIssuer => "somebody else issued it",
-        ErrorKind::InvalidAudience => "it is for somebody else",
-        ErrorKind::InvalidSignature => "its signature is wrong",
-        ErrorKind::InvalidAlgorithm => "its key takes no such signatures",
-        ErrorKind::MissingRequiredClaim(_) => "a claim is missing",
-        ErrorKind::InvalidClaimFormat(_) => "one of its times is none",
-        _ => "it is not a token",
+        ErrorKind::ImmatureSignature => "not valid yet (nbf)",
+        ErrorKind::InvalidIssuer => "wrong issuer (iss)",
+        ErrorKind::InvalidAudience => WRONG_AUDIENCE,
+        ErrorKind::InvalidSignature => "wrong signature",
+        ErrorKind::InvalidAlgorithm => WRONG_ALGORITHM,
+        ErrorKind::MissingRequiredClaim(_) => "missing claim",
+        ErrorKind::InvalidClaimFormat(_) => "malformed time claim",
+        _ => "not a JWT",
     })
 }

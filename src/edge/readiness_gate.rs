@@ -107,7 +107,7 @@ where
                 handle.mark_client();
             }
         }
-        Either::Left(self.inner.call(trim_request(request, self.identity.takes_tokens())))
+        Either::Left(self.inner.call(trim_request(request, self.identity.requires_tokens())))
     }
 }
 

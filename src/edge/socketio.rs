@@ -213,7 +213,7 @@ impl SocketIoServer {
         }
         let registration = self.roster.register(id, user, &rooms);
         socket.extensions.insert(registration.clone());
-        if self.identity.takes_tokens() {
+        if self.identity.requires_tokens() {
             socket.extensions.insert(allowed_rooms);
         }
         // Before the client is connected: with handlers set in the connect handler, its first events would be lost.
@@ -319,7 +319,7 @@ impl SocketIoServer {
     fn join(&self, socket: &SocketRef, room: Option<StringOrList>) -> Result<(Room, Registration), ClientError> {
         let room = handshake::event_room(room)?;
         let registration = socket.extensions.get::<Registration>().ok_or_else(ClientError::gone)?;
-        if self.identity.takes_tokens() {
+        if self.identity.requires_tokens() {
             let allowed_rooms = socket.extensions.get::<RoomScope>().ok_or_else(ClientError::gone)?;
             if !allowed_rooms.covers(&room) {
                 return Err(ClientError::room_forbidden(&room));

@@ -48,7 +48,7 @@ async fn authorize(config: &Arc<PublicHttpConfig>, request: Request) -> Result<R
     let presented = bearer(request.headers());
     let presented =
         presented.ok_or_else(|| unauthorized(CHALLENGE, "pass a token in the header Authorization: Bearer"))?;
-    let caller = config.callers.know(presented.token()).await.map_err(|error| match error {
+    let caller = config.callers.authenticate(presented.token()).await.map_err(|error| match error {
         AuthError::Invalid(_) => unauthorized(INVALID, "invalid token; get a new one from the token issuer"),
         AuthError::Expired => unauthorized(INVALID, "the token has expired; get a new one"),
         AuthError::Unavailable => (

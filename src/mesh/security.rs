@@ -100,7 +100,7 @@ impl Security {
 
     /// Reads the files again when they change. Never returns.
     pub async fn keep(self) {
-        join(reload::keep(self.certificates), reload::keep(self.tokens)).await;
+        join(reload::reload_on_change(self.certificates), reload::reload_on_change(self.tokens)).await;
         pending::<()>().await;
     }
 

@@ -11,9 +11,9 @@ pub(super) fn start(config: &NodeConfig, tasks: &mut EssentialTasks) {
     }
     tasks.spawn("mesh files", config.mesh_security.clone().keep());
     if let Some(files) = config.tls.as_ref().and_then(|tls| tls.files.clone()) {
-        tasks.spawn("certificate", files.keep(RELOAD_INTERVAL));
+        tasks.spawn("certificate", files.reload_on_change(RELOAD_INTERVAL));
     }
     if let Some(tokens) = config.admin_tokens.clone() {
-        tasks.spawn("admin tokens", tokens.keep(RELOAD_INTERVAL));
+        tasks.spawn("admin tokens", tokens.reload_on_change(RELOAD_INTERVAL));
     }
 }

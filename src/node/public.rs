@@ -109,7 +109,7 @@ pub(super) fn build(
     let service = MapRequest::new(service, |request: Request<Incoming>| request.map(Body::new));
 
     tasks.spawn("comparison", async move { live.compare().await });
-    if identity.takes_tokens() {
+    if identity.requires_tokens() {
         tasks.spawn("expiry", async move { expiry.run().await });
     }
     tasks.spawn("readiness gate", {

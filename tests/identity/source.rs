@@ -22,10 +22,10 @@ use crate::issuer::{Issuer, claims};
 
 /// It is asked as often as a test can wait for, and early at once.
 const BRISK: JwksIntervals = JwksIntervals {
-    every: Duration::from_millis(50),
-    again: Duration::from_millis(50),
+    refresh: Duration::from_millis(50),
+    retry: Duration::from_millis(50),
     early: Duration::ZERO,
-    within: Duration::from_millis(500),
+    timeout: Duration::from_millis(500),
 };
 const NEVER: Duration = Duration::from_secs(3600);
 
@@ -89,7 +89,7 @@ impl Source {
     fn verifier(&self, pace: JwksIntervals) -> TokenVerifier {
         let jwks = Jwks::new(self.url.clone(), pace).unwrap();
         let verifier = TokenVerifier::new(KeySource::Url(jwks), TokenRules::default());
-        tokio::spawn(verifier.clone().keep());
+        tokio::spawn(verifier.clone().refresh_keys());
         verifier
     }
 }
@@ -155,7 +155,7 @@ async fn ready(verifier: &TokenVerifier) {
 async fn a_key_that_is_new_is_found_when_the_first_token_names_it() {
     let (old, new) = (Issuer::es256(), Issuer::rsa("RS256"));
     let source = Source::start(set(&[old.jwk("old")]));
-    let verifier = source.verifier(JwksIntervals { every: NEVER, early: NEVER, ..JwksIntervals::default() });
+    let verifier = source.verifier(JwksIntervals { refresh: NEVER, early: NEVER, ..JwksIntervals::default() });
     ready(&verifier).await;
     let (by_old, by_new) = (old.named_token("old", &claims(&json!({}))), new.named_token("new", &claims(&json!({}))));
     assert_eq!(verifier.verify(&by_old).await.unwrap().user.as_str(), "foo");
@@ -188,7 +188,7 @@ async fn a_key_that_was_taken_out_counts_no_more() {
 async fn a_token_names_its_key_unless_there_is_one_alone() {
     let (one, other) = (Issuer::es256(), Issuer::ed25519());
     let source = Source::start(set(&[one.jwk("one")]));
-    let pace = JwksIntervals { every: NEVER, early: NEVER, ..JwksIntervals::default() };
+    let pace = JwksIntervals { refresh: NEVER, early: NEVER, ..JwksIntervals::default() };
     let verifier = source.verifier(pace);
     ready(&verifier).await;
     assert!(verifier.verify(&one.token(&claims(&json!({})))).await.is_ok());
@@ -204,7 +204,7 @@ async fn a_token_names_its_key_unless_there_is_one_alone() {
 async fn keys_that_are_made_up_cause_no_storm() {
     let issuer = Issuer::es256();
     let source = Source::start(set(&[issuer.jwk("one")]));
-    let verifier = source.verifier(JwksIntervals { every: NEVER, early: NEVER, ..BRISK });
+    let verifier = source.verifier(JwksIntervals { refresh: NEVER, early: NEVER, ..BRISK });
     ready(&verifier).await;
     let attacks = (0..500).map(|number| {
         let (verifier, forged) =
@@ -221,7 +221,7 @@ async fn keys_that_are_made_up_cause_no_storm() {
     let began = Instant::now();
     let forged = issuer.named_token("made up", &claims(&json!({})));
     assert_eq!(verifier.verify(&forged).await, Err(AuthError::Unavailable));
-    assert!(began.elapsed() < BRISK.within * 3);
+    assert!(began.elapsed() < BRISK.timeout * 3);
     assert_eq!(source.asked(), 2);
     assert!(verifier.verify(&issuer.named_token("one", &claims(&json!({})))).await.is_ok(), "who has a key gets in");
 }
@@ -239,10 +239,10 @@ async fn whatever_the_source_does_the_keys_that_it_gave_stay() {
         source.is_asked().await;
         let began = Instant::now();
         assert!(verifier.verify(&good).await.is_ok());
-        assert!(began.elapsed() < BRISK.within / 2, "nobody waits for a source that is down");
+        assert!(began.elapsed() < BRISK.timeout / 2, "nobody waits for a source that is down");
         // It may be a key that is new: nobody can say that it is wrong.
         assert_eq!(verifier.verify(&unknown).await, Err(AuthError::Unavailable));
-        assert!(began.elapsed() < BRISK.within * 3);
+        assert!(began.elapsed() < BRISK.timeout * 3);
     }
     source.becomes(set(&[next.jwk("next")]));
     until("it is back", || async { verifier.verify(&unknown).await.is_ok() }).await;

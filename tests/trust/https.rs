@@ -109,7 +109,7 @@ async fn a_new_certificate_is_shown_without_a_restart_and_one_that_makes_no_sens
     assert!(shown(&old.pem, node.public).await && !shown(&new.pem, node.public).await);
     let staying = connect(&old.pem, node.public, &["h2"]).await;
     folder.write("public.pem", "-----BEGIN CERTIFICATE-----\nnothing\n");
-    node.logs("what was read before stays in use").await;
+    node.logs("keeping the previous version").await;
     assert!(shown(&old.pem, node.public).await);
     let issued = localhost(&new);
     folder.write("public.pem", &issued.certificate);

@@ -58,7 +58,7 @@ impl Asking {
 async fn read_again(nodes: &[Node; 2], times: usize) {
     for node in nodes {
         until(&format!("{} has read its files {times} times", node.name), || async {
-            node.logged("read again, and in use from now on").len() >= times
+            node.logged("reloaded files; using the new version").len() >= times
         })
         .await;
     }
@@ -187,9 +187,9 @@ async fn files_that_make_no_sense_leave_in_use_what_there_was() {
         }
     }
     for node in nodes.iter() {
-        assert!(node.logged("what was read before stays in use").len() >= 3, "{}", node.log());
+        assert!(node.logged("keeping the previous version").len() >= 3, "{}", node.log());
         assert!(!node.log().contains("hunter2"));
-        assert_eq!(node.logged("read again, and in use").len(), 0, "{}", node.log());
+        assert_eq!(node.logged("reloaded files").len(), 0, "{}", node.log());
     }
     asking.end().await;
 }

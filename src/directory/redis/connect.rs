@@ -108,8 +108,9 @@ impl RedisDialer {
 
     /// Runs forever and reloads the files when they change.
     pub(super) async fn reload_files(&self) {
-        let [redis, sentinel] = [&self.redis, &self.sentinel].map(|login| reload::keep(login.password.clone()));
-        join3(redis, sentinel, reload::keep(self.tls.clone())).await;
+        let [redis, sentinel] =
+            [&self.redis, &self.sentinel].map(|login| reload::reload_on_change(login.password.clone()));
+        join3(redis, sentinel, reload::reload_on_change(self.tls.clone())).await;
     }
 
     /// Connects to a Redis or a node of a Cluster. Has no timeout of its own.

@@ -146,7 +146,7 @@ impl TraceExporter {
 
     /// Reloads the file of headers when it changes. Returns at once without a file.
     pub fn reload_headers(&self) -> impl Future<Output = ()> + use<> {
-        reload::keep(self.headers.clone())
+        reload::reload_on_change(self.headers.clone())
     }
 
     /// Exports the queued spans and stops.

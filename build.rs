@@ -1,4 +1,4 @@
-//! Compiles the mesh protocol (protox: no protoc on the machine) and embeds what the pages load where it was built.
+//! Compiles the protocols with protox, which needs no `protoc`, and embeds the bundles of the pages if `make` built them.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -24,8 +24,8 @@ fn compile_proto(out: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Writes `built.rs`: what was bundled into `web/dist`, or `None` when it was not. The binary then compiles all the same
-/// and serves a page that says how to get it.
+/// Writes `built.rs`: the bundles in `web/dist`, or `None` if one is missing. The program also compiles without them, and
+/// then serves a page that says how to build them.
 fn embed_built(out: &Path) -> Result<(), Box<dyn Error>> {
     let dist = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("web/dist");
     println!("cargo:rerun-if-changed={}", dist.display());

@@ -1,4 +1,4 @@
-//! Making an answer: a part's JSON, once for each version of the part, and the body, once for each flight.
+//! The body of an answer: the JSON of a snapshot, made once for each version, and the joined body, made once per roll call.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,34 +18,35 @@ const OWNERS: usize = 4;
 
 pub fn rows(criterion: &mut Criterion) {
     let rows: Vec<Row> = (0..ROWS).map(row).collect();
-    criterion.bench_function("render a part of 2500 rows", |bencher| {
+    criterion.bench_function("serialize a snapshot of 2500 rows", |bencher| {
         bencher.iter_batched(|| rows.clone(), |rows| SerializedRows::new(1, rows), BatchSize::SmallInput);
     });
     let (removed, added) = (vec![rows[0].id_socket.clone()], vec![row(ROWS)]);
-    let (held, changes) = (SerializedRows::new(1, rows), RowsDelta { since: 1, removed, added });
-    criterion.bench_function("one goes and one comes in a part of 2500 rows", |bencher| {
-        bencher.iter_batched(|| changes.clone(), |changes| held.with(2, changes), BatchSize::SmallInput);
+    let (cached, changes) = (SerializedRows::new(1, rows), RowsDelta { since: 1, removed, added });
+    criterion.bench_function("apply a delta of 2 rows to a snapshot of 2500", |bencher| {
+        bencher.iter_batched(|| changes.clone(), |changes| cached.with(2, changes), BatchSize::SmallInput);
     });
 }
 
 pub fn users(criterion: &mut Criterion) {
     let room = room("Maths");
-    let part = |owner: usize| Arc::new(SerializedRows::new(1, (owner * ROWS..(owner + 1) * ROWS).map(row).collect()));
-    let parts: Vec<(NodeId, Arc<SerializedRows>)> =
-        (0..OWNERS).map(|owner| (NodeId::new_process(), part(owner))).collect();
-    // An answer writes its body once, so each turn needs one of its own.
-    criterion.bench_function("join 4 parts of 2500 rows into a body", |bencher| {
-        bencher.iter_batched(|| answer(&room, &parts), |answer| answer.users(), BatchSize::SmallInput);
+    let snapshot =
+        |owner: usize| Arc::new(SerializedRows::new(1, (owner * ROWS..(owner + 1) * ROWS).map(row).collect()));
+    let snapshots: Vec<(NodeId, Arc<SerializedRows>)> =
+        (0..OWNERS).map(|owner| (NodeId::new_process(), snapshot(owner))).collect();
+    // An answer makes its body only once, so each iteration needs a new answer.
+    criterion.bench_function("join 4 snapshots of 2500 rows into a body", |bencher| {
+        bencher.iter_batched(|| answer(&room, &snapshots), |answer| answer.users(), BatchSize::SmallInput);
     });
 }
 
-fn answer(room: &Room, parts: &[(NodeId, Arc<SerializedRows>)]) -> RollCallAnswer {
+fn answer(room: &Room, snapshots: &[(NodeId, Arc<SerializedRows>)]) -> RollCallAnswer {
     let outcome = |(node, rows): &(NodeId, Arc<SerializedRows>)| NodeOutcome {
         node: node.clone(),
         name: NodeName::from_any("node"),
         took: Duration::ZERO,
         reply: Ok(VouchedRows { rows: Arc::clone(rows), unchanged: true }),
     };
-    let outcomes = parts.iter().map(outcome).collect();
+    let outcomes = snapshots.iter().map(outcome).collect();
     RollCallAnswer::join(room.clone(), Timestamp::UNIX_EPOCH, RollCallSource::Directory, true, outcomes)
 }

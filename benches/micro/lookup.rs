@@ -1,4 +1,4 @@
-//! One `LookupSockets` from end to end: a connection of this machine, both ends in this process.
+//! One `LookupSockets` call over a loopback connection, with client and server in this process.
 
 use std::net::Ipv4Addr;
 
@@ -29,7 +29,7 @@ pub fn lookup(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let roster = Roster::new(NodeId::new_process());
     let (node, room) = (roster.incarnation(), room("Maths"));
-    let _present = join(&roster, &room, 0..ROWS);
+    let _registrations = join(&roster, &room, 0..ROWS);
     let membership = Membership::new(node_info(), config::DEFAULT_LEASE, roster.clone());
     let mesh = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
     let address = format_smolstr!("{}", mesh.local_addr().unwrap());
@@ -48,14 +48,14 @@ pub fn lookup(criterion: &mut Criterion) {
     ));
 
     let peers = Peers::default();
-    let ask = async |known| match peers.lookup(&address, &node, &room, known, roll_call::MAX_DEADLINE).await {
-        Ok(PeerReply::Snapshot(part)) => part,
-        other => panic!("it says {other:?}"),
+    let look_up = async |known| match peers.lookup(&address, &node, &room, known, roll_call::MAX_DEADLINE).await {
+        Ok(PeerReply::Snapshot(snapshot)) => snapshot,
+        other => panic!("unexpected reply: {other:?}"),
     };
-    let held = runtime.block_on(ask(None));
-    assert!(matches!(held.update, RowsUpdate::Full(rows) if rows.len() == ROWS));
+    let cached = runtime.block_on(look_up(None));
+    assert!(matches!(cached.update, RowsUpdate::Full(rows) if rows.len() == ROWS));
     let mut group = criterion.benchmark_group("LookupSockets");
-    group.bench_function("2500 rows", |bencher| bencher.to_async(&runtime).iter(|| ask(None)));
-    group.bench_function("unchanged", |bencher| bencher.to_async(&runtime).iter(|| ask(Some(held.version))));
+    group.bench_function("2500 rows", |bencher| bencher.to_async(&runtime).iter(|| look_up(None)));
+    group.bench_function("unchanged", |bencher| bencher.to_async(&runtime).iter(|| look_up(Some(cached.version))));
     group.finish();
 }

@@ -1,8 +1,8 @@
-//! The hot pieces by themselves, so that a regression is seen: `make micro`.
+//! Micro-benchmarks of the hot paths, which make a regression visible: `make micro`.
 //!
-//! Owns what they are measured on: one owner's share of a room of 10,000 on four nodes. [`roster`] and [`answer`] are
-//! what each node does for a question, [`plan`] is whom the asked one asks, [`lookup`] is one question over the wire, and
-//! [`reconciler`] is what a crowd costs that comes in.
+//! Owns the shared data: one owner's share of a room of 10,000 on four nodes. [`roster`] reads a snapshot, and [`answer`]
+//! joins snapshots into a body. [`plan`] chooses the nodes to ask, [`lookup`] is one call to a peer, and [`reconciler`]
+//! writes many joins to the directory.
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
@@ -22,7 +22,7 @@ use rollcall::names::{NodeName, Room, SocketId, UserId};
 use rollcall::roster::{Registration, Roster, Row};
 use tikv_jemallocator::Jemalloc;
 
-/// That of the program.
+/// The same allocator as in the program.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
@@ -32,13 +32,13 @@ fn room(name: &str) -> Room {
     Room::parse(name).unwrap()
 }
 
-/// With an id as long as those of Engine.IO.
+/// A row whose socket id is as long as those of Engine.IO.
 fn row(number: usize) -> Row {
     let id_socket = SocketId::parse(&format!("{number:020}")).unwrap();
     Row { id_socket, id_user: UserId::parse(&format!("user-{number}")).unwrap() }
 }
 
-/// Sockets with these numbers join the room. They leave it when what is returned is dropped.
+/// Registers sockets with these numbers in the room. Dropping the registrations removes them.
 fn join(roster: &Arc<Roster>, room: &Room, numbers: Range<usize>) -> Vec<Registration> {
     let rows = numbers.map(row);
     rows.map(|row| roster.register(row.id_socket, row.id_user, std::slice::from_ref(room))).collect()
@@ -48,5 +48,13 @@ fn node_info() -> NodeInfo {
     NodeInfo { name: NodeName::from_any("node"), mesh: "127.0.0.1:1".into(), since: "now".into() }
 }
 
-criterion_group!(pieces, roster::part, answer::rows, answer::users, plan::plan, lookup::lookup, reconciler::flush);
-criterion_main!(pieces);
+criterion_group!(
+    hot_paths,
+    roster::snapshot,
+    answer::rows,
+    answer::users,
+    plan::plan,
+    lookup::lookup,
+    reconciler::flush
+);
+criterion_main!(hot_paths);

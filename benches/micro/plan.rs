@@ -1,4 +1,4 @@
-//! Deciding whom to ask: the table of members is copied, and the owner set held against it.
+//! The plan of a roll call: a copy of the member table, compared with the owner set.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 
 use crate::node_info;
 
-/// A table that stays as it is needs no renewal meanwhile.
+/// Longer than the benchmark, so that no renewal changes the table.
 const LEASE: Duration = Duration::from_secs(3600);
 /// Other nodes with sockets in the room.
 const OWNERS: usize = 3;
@@ -27,19 +27,21 @@ pub fn plan(criterion: &mut Criterion) {
         let roster = Roster::new(NodeId::new_process());
         let own = roster.incarnation();
         let membership = Membership::new(node_info(), LEASE, roster);
-        let owners = runtime.block_on(meet(&membership, nodes - 1));
-        let ask = || {
+        let owners = runtime.block_on(add_members(&membership, nodes - 1));
+        let make_plan = || {
             let view = membership.view();
             plan::plan(&view, Some(&owners), own.process(), LEASE, BootInstant::now())
         };
-        assert_eq!(ask().ask.len(), OWNERS, "nobody but the owners");
-        group.bench_function(BenchmarkId::from_parameter(format_args!("{nodes} nodes")), |bencher| bencher.iter(ask));
+        assert_eq!(make_plan().ask.len(), OWNERS, "the plan asks the owners only");
+        group.bench_function(BenchmarkId::from_parameter(format_args!("{nodes} nodes")), |bencher| {
+            bencher.iter(make_plan)
+        });
     }
     group.finish();
 }
 
-/// So many others have a lease, and have said that they are whole; the first of them own sockets.
-async fn meet(membership: &Membership, others: usize) -> RoomOwners {
+/// Adds members that have a lease and are fully indexed. The first [`OWNERS`] of them own sockets in the room.
+async fn add_members(membership: &Membership, others: usize) -> RoomOwners {
     let directory = MemoryDirectory::new();
     let mut owners = RoomOwners { nodes: Vec::new(), epoch: None };
     let node_info = node_info();

@@ -1,4 +1,4 @@
-//! A flush of the reconciler: from the first of 1,000 joins of a claimed room until the directory lists all of them.
+//! A flush of the reconciler: from the first of 1,000 joins of an owned room until the directory lists all of them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,11 +23,12 @@ use crate::common::{PATIENCE, RedisServer};
 use crate::{join, node_info, room};
 
 const JOINS: usize = 1_000;
-/// Nothing renews it between two measurements.
+/// Longer than the benchmark, because nothing renews the lease between two measurements.
 const LEASE: Duration = Duration::from_secs(3600);
 
 pub fn flush(criterion: &mut Criterion) {
-    // One thread: another one would spin in `listed`, and have the scheduler's time slices measured.
+    // One thread: with two, the second would spin in `wait_until_listed`, and the result would include the scheduler's
+    // time slices.
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let redis = runtime.block_on(RedisServer::start());
     let mut group = criterion.benchmark_group("flush 1000 joins");
@@ -45,21 +46,21 @@ pub fn flush(criterion: &mut Criterion) {
         core.start(&mut tasks);
         drop(entered);
         let (node, room) = (core.roster.incarnation(), room("Maths"));
-        // Keeps the room claimed.
+        // Keeps the room owned.
         let _resident = join(&core.roster, &room, 0..1);
         runtime.block_on(core.reconciler.wait_until_owned(std::slice::from_ref(&room), PATIENCE)).unwrap();
         group.bench_function(name, |bencher| {
             bencher.to_async(&runtime).iter_custom(async |times| {
                 let mut took = Duration::ZERO;
                 for _ in 0..times {
-                    // It is the work that is measured, and not the pause after the last list.
+                    // Excludes the interval after the previous write from the measurement.
                     sleep(2 * SOCKET_WRITE_INTERVAL).await;
                     let began = Instant::now();
                     let joined = join(&core.roster, &room, 1..1 + JOINS);
-                    listed(&*directory, &room, &node, 1 + JOINS).await;
+                    wait_until_listed(&*directory, &room, &node, 1 + JOINS).await;
                     took += began.elapsed();
                     drop(joined);
-                    listed(&*directory, &room, &node, 1).await;
+                    wait_until_listed(&*directory, &room, &node, 1).await;
                 }
                 took
             });
@@ -68,8 +69,8 @@ pub fn flush(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Ends when the directory lists so many sockets of the room.
-async fn listed(directory: &dyn Directory, room: &Room, node: &NodeId, sockets: usize) {
+/// Waits until the directory lists this number of sockets of the room.
+async fn wait_until_listed(directory: &dyn Directory, room: &Room, node: &NodeId, sockets: usize) {
     while directory.leases_and_counts(room, std::slice::from_ref(node)).await.unwrap()[0].sockets != sockets as u64 {
         yield_now().await;
     }

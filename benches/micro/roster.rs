@@ -1,4 +1,4 @@
-//! Reading a room from the roster: what an owner does for each question.
+//! Reading a snapshot from the roster, as an owner does for each lookup.
 
 use criterion::Criterion;
 use rollcall::names::NodeId;
@@ -6,21 +6,21 @@ use rollcall::roster::{CachedVersion, Roster};
 
 use crate::{ROWS, join, room};
 
-/// Sockets of another room on the same node. They should cost nothing.
-const OTHERS: usize = 50_000;
+/// Sockets of another room on the same node, which must not affect the result.
+const OTHER_SOCKETS: usize = 50_000;
 
-pub fn part(criterion: &mut Criterion) {
+pub fn snapshot(criterion: &mut Criterion) {
     let roster = Roster::new(NodeId::new_process());
-    let (asked, other) = (room("Maths"), room("Physics"));
-    let _present = [join(&roster, &asked, 0..ROWS), join(&roster, &other, ROWS..ROWS + OTHERS)];
-    // A room without a claim is put down for one by every reader, and rooms mostly have theirs.
+    let (measured, other) = (room("Maths"), room("Physics"));
+    let _registrations = [join(&roster, &measured, 0..ROWS), join(&roster, &other, ROWS..ROWS + OTHER_SOCKETS)];
+    // Every read of an unowned room marks it for a write, and most rooms are owned.
     let node = roster.incarnation();
-    let claimed = roster.request_ownership(&node, roster.take_unowned());
-    roster.confirm_ownership(&node, &claimed);
-    let known = CachedVersion { version: roster.snapshot(&asked, None).version, accepts_delta: true };
+    let requested = roster.request_ownership(&node, roster.take_unowned());
+    roster.confirm_ownership(&node, &requested);
+    let known = CachedVersion { version: roster.snapshot(&measured, None).version, accepts_delta: true };
 
-    let mut group = criterion.benchmark_group("roster part");
-    group.bench_function("2500 rows", |bencher| bencher.iter(|| roster.snapshot(&asked, None)));
-    group.bench_function("unchanged", |bencher| bencher.iter(|| roster.snapshot(&asked, Some(known))));
+    let mut group = criterion.benchmark_group("roster snapshot");
+    group.bench_function("2500 rows", |bencher| bencher.iter(|| roster.snapshot(&measured, None)));
+    group.bench_function("unchanged", |bencher| bencher.iter(|| roster.snapshot(&measured, Some(known))));
     group.finish();
 }

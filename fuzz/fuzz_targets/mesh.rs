@@ -1,5 +1,5 @@
-//! Requests of the mesh, byte by byte as they come: lookups, answered from a small roster, and statuses, taken in by a
-//! table. What is refused is an invalid argument; what is answered is what was asked, of what there is.
+//! Decodes arbitrary bytes as mesh requests: lookups, answered from a small roster, and statuses, applied to a member
+//! table. A refused lookup is an invalid argument. The reply to any other lists exactly the requested rows of the roster.
 #![no_main]
 
 use std::sync::{Arc, OnceLock};
@@ -20,8 +20,8 @@ const ROWS: [(&str, &[&str]); 3] = [("s1", &["a", "b"]), ("s2", &["a"]), ("s3", 
 
 struct Node {
     roster: Arc<Roster>,
-    /// Held, so that the rows stay.
-    _presences: Vec<Registration>,
+    /// Dropping them would remove the rows.
+    _registrations: Vec<Registration>,
 }
 
 fn node() -> &'static Node {
@@ -29,11 +29,11 @@ fn node() -> &'static Node {
     NODE.get_or_init(|| {
         let roster = Roster::new(NodeId::parse("00000000000000ff-1").expect("a node's id"));
         let user = || UserId::parse("foo").expect("a user");
-        let presences = ROWS.map(|(id, rooms)| {
+        let registrations = ROWS.map(|(id, rooms)| {
             let rooms: Vec<Room> = rooms.iter().map(|room| Room::parse(room).expect("a room")).collect();
             roster.register(SocketId::parse(id).expect("an id"), user(), &rooms)
         });
-        Node { roster, _presences: presences.into() }
+        Node { roster, _registrations: registrations.into() }
     })
 }
 
@@ -53,29 +53,29 @@ fn lookup(request: &LookupSocketsRequest) {
     assert!(node_id.is_empty() || NodeId::parse(node_id).is_ok());
     assert!(known_version.is_none() || !(node_id.is_empty() || room.is_empty()) && id_sockets.is_empty());
 
-    let part = lookup.answer(&node().roster);
-    assert_eq!(part.node, node().roster.incarnation());
-    // A small room remembers no changes.
-    let RowsUpdate::Full(rows) = part.update else {
-        assert_eq!(part.update, RowsUpdate::Unchanged);
-        assert!(part.version > 0 && *known_version == Some(part.version), "unchanged since what?");
+    let snapshot = lookup.answer(&node().roster);
+    assert_eq!(snapshot.node, node().roster.incarnation());
+    // The change log of a small room is empty, so there are no deltas.
+    let RowsUpdate::Full(rows) = snapshot.update else {
+        assert_eq!(snapshot.update, RowsUpdate::Unchanged);
+        assert!(snapshot.version > 0 && *known_version == Some(snapshot.version), "only a known version is unchanged");
         return;
     };
     let mut listed: Vec<&str> = rows.iter().map(|row| row.id_socket.as_str()).collect();
     listed.sort_unstable();
-    let asked = |id: &str| id_sockets.is_empty() || id_sockets.iter().any(|asked| asked == id);
+    let requested = |id: &str| id_sockets.is_empty() || id_sockets.iter().any(|requested| requested == id);
     let inside = |rooms: &[&str]| room.is_empty() || rooms.contains(&room.as_str());
-    let expected = ROWS.iter().filter(|(id, rooms)| asked(id) && inside(rooms)).map(|(id, _)| *id);
+    let expected = ROWS.iter().filter(|(id, rooms)| requested(id) && inside(rooms)).map(|(id, _)| *id);
     assert_eq!(listed, expected.collect::<Vec<_>>());
-    assert!(part.version == 0 || id_sockets.is_empty() && !listed.is_empty());
+    assert!(snapshot.version == 0 || id_sockets.is_empty() && !listed.is_empty());
 }
 
 fn announce(request: AnnounceRequest) {
     let Some(status) = request.status else { return };
     let Ok(received) = node_status::decode(status) else { return };
-    let again = AnnounceRequest { status: Some(node_status::encode(&received)) }.encode_to_vec();
-    let again = AnnounceRequest::decode(again.as_slice()).expect("what was encoded");
-    assert_eq!(again.status.map(node_status::decode), Some(Ok(received.clone())));
+    let encoded = AnnounceRequest { status: Some(node_status::encode(&received)) }.encode_to_vec();
+    let decoded = AnnounceRequest::decode(encoded.as_slice()).expect("an encoded request can be decoded");
+    assert_eq!(decoded.status.map(node_status::decode), Some(Ok(received.clone())));
 
     let own = node().roster.incarnation();
     let mut table = MemberTable::new(&own, Duration::from_secs(5));
@@ -83,16 +83,16 @@ fn announce(request: AnnounceRequest) {
     table.receive_status(&received, now);
     let members = table.view().members;
     assert!(members.len() <= 1 + received.members.len());
-    for (place, member) in members.iter().enumerate() {
-        assert_ne!(member.node.process(), own.process(), "nobody else's word makes a node its own peer");
+    for (index, member) in members.iter().enumerate() {
+        assert_ne!(member.node.process(), own.process(), "a node is never its own member");
         let process = member.node.process();
-        assert!(members[..place].iter().all(|other| other.node.process() != process), "one incarnation of each");
-        assert!(member.heard.is_none_or(|heard| heard <= now), "nobody was heard in the future");
+        assert!(members[..index].iter().all(|other| other.node.process() != process), "a process has two incarnations");
+        assert!(member.heard.is_none_or(|heard| heard <= now), "a member was heard in the future");
     }
-    if said.goodbye {
-        assert!(members.iter().all(|member| member.node != said.about.node), "who said goodbye is gone");
+    if received.goodbye {
+        assert!(members.iter().all(|member| member.node != received.about.node), "a goodbye removes the member");
     }
-    assert!(!table.receive_status(&received, now), "the same word again is no news");
+    assert!(!table.receive_status(&received, now), "the same status again changes nothing");
 }
 
 fuzz_target!(|bytes: &[u8]| {

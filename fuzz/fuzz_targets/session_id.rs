@@ -1,5 +1,5 @@
-//! Parses arbitrary text as a signed session id: a text that parses has exactly one spelling, and only a text that this
-//! process signed is verified, also when a single byte differs.
+//! Parses arbitrary text as a signed session id. An id has exactly one spelling. Only an id that this process signed is
+//! verified, and none that differs from it by a single byte.
 #![no_main]
 
 use std::sync::OnceLock;

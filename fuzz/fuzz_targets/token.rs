@@ -1,6 +1,5 @@
-//! NamedTokens and the files about them, as anybody may write them: nobody gets in without a signature, whatever a token says
-//! of itself; a genuine one that was changed is none; and a file of tokens or of keys is taken as a whole or refused by a
-//! line that shows nothing of it.
+//! Reads arbitrary tokens, and files of tokens or keys. No token is accepted without a valid signature, whatever its header
+//! says, and no changed token either. A file is accepted as a whole, or refused with a message of one line.
 #![no_main]
 
 use std::sync::OnceLock;
@@ -17,7 +16,7 @@ use rollcall::auth::verifier::{KeySource, TokenRules, TokenVerifier};
 use rollcall::auth::reload::Reloadable;
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
-/// After all of this.
+/// The year 3000.
 const EXPIRES: u64 = 32_503_680_000;
 
 struct Issuer {
@@ -28,23 +27,23 @@ struct Issuer {
 fn issuer() -> &'static Issuer {
     static ISSUER: OnceLock<Issuer> = OnceLock::new();
     ISSUER.get_or_init(|| {
-        // The contents of the file do not matter: the key is made of the secret.
+        // The key is made from the secret, not from the file.
         let make = |_: &[Vec<u8>]| Ok(KeySet::of_file(SECRET)?);
         let keys = Reloadable::open(vec!["/dev/null".into()], make).expect("a key");
         let verifier = TokenVerifier::new(KeySource::File(keys), TokenRules::default());
         let claims = format!("{{\"sub\":\"foo\",\"exp\":{EXPIRES}}}");
-        Issuer { verifier, genuine: signed(br#"{"alg":"HS256"}"#, claims.as_bytes()) }
+        Issuer { verifier, genuine: sign(br#"{"alg":"HS256"}"#, claims.as_bytes()) }
     })
 }
 
-fn signed(head: &[u8], claims: &[u8]) -> String {
+fn sign(head: &[u8], claims: &[u8]) -> String {
     let text = format!("{}.{}", BASE64_URL_SAFE_NO_PAD.encode(head), BASE64_URL_SAFE_NO_PAD.encode(claims));
     let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET), text.as_bytes());
     format!("{text}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
 }
 
-fn checked(token: &str) -> Result<String, AuthError> {
-    let claims = issuer().verifier.verify(token).now_or_never().expect("a key from a file is there at once");
+fn verify(token: &str) -> Result<String, AuthError> {
+    let claims = issuer().verifier.verify(token).now_or_never().expect("a key from a file needs no wait");
     claims.map(|claims| {
         assert!((1..=256).contains(&claims.user.as_str().len()));
         claims.user.to_string()
@@ -54,8 +53,8 @@ fn checked(token: &str) -> Result<String, AuthError> {
 fuzz_target!(|data: &[u8]| {
     let text = String::from_utf8_lossy(data);
     let genuine = &issuer().genuine;
-    assert_eq!(checked(genuine).as_deref(), Ok("foo"));
-    // As it is, and in place of each part of a genuine one.
+    assert_eq!(verify(genuine).as_deref(), Ok("foo"));
+    // The input alone, and in place of each part of a genuine token.
     let parts: Vec<&str> = genuine.split('.').collect();
     let encoded = BASE64_URL_SAFE_NO_PAD.encode(data);
     for forged in [
@@ -67,12 +66,12 @@ fuzz_target!(|data: &[u8]| {
         format!("{}.{encoded}.{}", parts[0], parts[2]),
         format!("{encoded}.{}.", parts[1]),
     ] {
-        assert!(forged == *genuine || checked(&forged).is_err(), "{forged}");
+        assert!(forged == *genuine || verify(&forged).is_err(), "{forged}");
     }
-    // What is signed is read, and need not make sense.
-    let _ = checked(&signed(br#"{"alg":"HS256"}"#, data));
-    let _ = checked(&signed(data, format!("{{\"sub\":\"foo\",\"exp\":{EXPIRES}}}").as_bytes()));
-    // Files.
+    // Signed input must not cause a panic; the result may be anything.
+    let _ = verify(&sign(br#"{"alg":"HS256"}"#, data));
+    let _ = verify(&sign(data, format!("{{\"sub\":\"foo\",\"exp\":{EXPIRES}}}").as_bytes()));
+    // The input as a file of keys, and as a file of tokens.
     let _ = (KeySet::of_file(data), KeySet::of_jwks(data));
     match NamedTokens::parse(data) {
         Ok(tokens) => {

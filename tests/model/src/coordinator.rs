@@ -1,66 +1,67 @@
-//! The asker: the node that calls the roll. Its lease, its table of members, its judgement, and one roll call.
+//! The coordinator: the node that runs the roll call. Its lease, its member table, its judgement of silence, and one
+//! call.
 //!
-//! Owns whom to ask, what silence means, and what the answer amounts to. A roll call reads in steps, and anything may
-//! happen between two of them. Owns no sockets: what the asked node says is its roster at that moment.
+//! Owns the plan, the meaning of silence, and the answer. A roll call reads in steps, and any action may happen between
+//! two of them. Owns no sockets: the reply of the node is its roster at that moment.
 
 use crate::node::Node;
 use crate::redis::{Epoch, Incarnations, Redis};
 use crate::rules::{Rule, Rules};
 use crate::state::{Age, LEASE, Message, older};
 
-/// For how long a table may be used: half a lease. After nearly a whole one, who was known by its lease may have lost
-/// it, and who was known by what others heard may have a lease.
+/// A table may be used for half a lease. After nearly a whole lease, a member that was known by its lease may have lost
+/// it, and a member that was known by hearsay may have a lease.
 const FRESH: Age = LEASE / 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Asker {
+pub struct Coordinator {
     pub runs: bool,
     pub reaches_redis: bool,
-    /// This process has been in an index.
-    pub entered: bool,
-    /// The incarnation of the node that is a member, as known here; 0 when none is.
+    /// This process has registered in an index.
+    pub registered: bool,
+    /// The incarnation of the node in the member table; 0 if the node is no member.
     pub member: u8,
-    /// The index that the member last said it is whole under.
-    pub word: Option<Epoch>,
+    /// The epoch of the member's last status, in which it is fully indexed.
+    pub fully_indexed_in: Option<Epoch>,
     /// Time since the member was heard.
     pub heard: Age,
     /// Time since the list was read.
     pub listed: Age,
-    /// The index that was listed last.
-    pub index: Option<Epoch>,
-    /// For how long every list was read, and from that index; `None` when the last one could not be read.
+    /// The epoch of the last list.
+    pub epoch: Option<Epoch>,
+    /// For how long every list could be read and had this epoch; `None` if the last one could not be read.
     pub steady: Option<Age>,
-    /// The list was read when the index had been the same for a lease, and there was a lease ever since.
+    /// A list was read after the epoch had been the same for a lease, and the coordinator had a lease ever since.
     settled: bool,
-    /// The witness has spoken to this process…
-    pub introduced: bool,
-    /// …and has answered since the member fell silent.
-    pub witnessed: bool,
+    /// The witness has sent its status to this process.
+    pub synced: bool,
+    /// The witness has replied since the member became silent.
+    pub witness_replied: bool,
 }
 
-/// A roll call under way.
+/// A running roll call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Call {
-    /// The acknowledged socket that was there when it began, as long as it stays; 0 when there is none.
+    /// The acknowledged socket that was in the room at the start, while it stays; 0 if there is none.
     pub expected: u8,
-    /// The socket in the roster when it began, and the last one that had joined by then.
+    /// The socket in the roster at the start, and the last one that had joined by then.
     present: u8,
     joined: u8,
-    /// It began before the last tick. It ends within its deadline, which is shorter than a lease.
+    /// It began before the last tick. Its deadline is shorter than a lease.
     ticked: bool,
-    pub table: Option<Table>,
+    pub table: Option<TableCopy>,
     pub owners: Option<Reading<Incarnations>>,
     pub epoch: Option<Reading<Option<Epoch>>>,
 }
 
-/// The table of members at one moment.
+/// A copy of the member table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Table {
+pub struct TableCopy {
     member: u8,
-    word: Option<Epoch>,
+    fully_indexed_in: Option<Epoch>,
     fresh: bool,
     settled: bool,
-    introduced: bool,
+    synced: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,49 +70,48 @@ pub enum Reading<T> {
     Read(T),
 }
 
-/// What a roll call came to.
+/// The result of a roll call, with its errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Answer {
     pub complete: bool,
-    /// The socket that is listed; 0 when none is.
+    /// The listed socket; 0 if none is listed.
     pub listed: u8,
-    /// The member was not asked, with permission.
+    /// The plan skipped the member.
     pub skipped: bool,
-    /// A socket was there from before the call to its end, and is not listed.
+    /// A complete answer does not list a socket that was in the room during the whole call.
     pub misses: bool,
-    /// What is listed was gone before the call began.
+    /// The listed socket had left before the call began.
     pub ghost: bool,
     /// A socket is listed twice.
-    pub doubled: bool,
+    pub duplicate: bool,
 }
 
-/// Everything that an answer rests on besides the asker.
-pub struct Surroundings<'a> {
+/// The rest of the state, on which an answer depends.
+pub struct Environment<'a> {
     pub node: &'a Node,
     pub redis: &'a Redis,
     pub mesh: bool,
-    /// There is a witness, and it has a lease: it must be heard before anybody is held to be dead.
+    /// The witness has a lease, so it must be asked before a member is considered dead.
     pub witness_leased: bool,
     pub witness: bool,
     pub rules: Rules,
 }
 
-impl Asker {
-    /// A process that has just started.
+impl Coordinator {
     pub fn new() -> Self {
         Self {
             runs: true,
             reaches_redis: true,
-            entered: false,
+            registered: false,
             member: 0,
-            word: None,
+            fully_indexed_in: None,
             heard: LEASE,
             listed: LEASE,
-            index: None,
+            epoch: None,
             steady: None,
             settled: false,
-            introduced: false,
-            witnessed: false,
+            synced: false,
+            witness_replied: false,
         }
     }
 
@@ -124,81 +124,81 @@ impl Asker {
             self.fail_to_list(rules);
             return true;
         }
-        if self.has_lapsed() && rules.has(Rule::WordsEndWithTheLease) {
-            (self.word, self.introduced) = (None, false);
+        if self.has_lapsed() && rules.has(Rule::StatusesEndWithLease) {
+            (self.fully_indexed_in, self.synced) = (None, false);
         }
-        redis.enter_asker(rules);
-        self.entered = true;
+        redis.register_coordinator(rules);
+        self.registered = true;
         true
     }
 
-    /// Its next lease write makes another incarnation of it.
+    /// The next lease write registers another incarnation of it.
     pub fn has_lapsed(&self) -> bool {
         self.listed == LEASE
     }
 
-    /// Takes the list in.
-    pub fn list(&mut self, around: &Surroundings<'_>) {
+    /// Applies a list of leases.
+    pub fn apply_listing(&mut self, environment: &Environment<'_>) {
         if !self.reaches_redis {
             return;
         }
-        let index = around.redis.epoch(around.rules);
-        if self.steady.is_none() || self.index != index {
-            (self.index, self.steady) = (index, Some(0));
+        let epoch = environment.redis.epoch(environment.rules);
+        if self.steady.is_none() || self.epoch != epoch {
+            (self.epoch, self.steady) = (epoch, Some(0));
         }
         self.listed = 0;
         self.settled |= self.steady == Some(LEASE);
-        let latest = around.redis.latest_leased();
+        let latest = environment.redis.latest_leased();
         if latest > self.member {
-            self.meet(latest, LEASE);
+            self.learn_of(latest, LEASE);
         }
-        if self.member != 0 && self.holds_dead(self.member, around) {
-            (self.member, self.word) = (0, None);
+        if self.member != 0 && self.considers_dead(self.member, environment) {
+            (self.member, self.fully_indexed_in) = (0, None);
         }
     }
 
     fn fail_to_list(&mut self, rules: Rules) {
-        if rules.has(Rule::UnreadableKillsNobody) {
+        if rules.has(Rule::NoDeathWhileUnreadable) {
             self.steady = None;
             return;
         }
         self.listed = 0;
         if self.heard == LEASE && self.steady == Some(LEASE) {
-            (self.member, self.word) = (0, None);
+            (self.member, self.fully_indexed_in) = (0, None);
         }
     }
 
-    /// Takes in a word of the node.
-    pub fn told(&mut self, message: Message) {
+    /// Receives a status of the node.
+    pub fn receive_status(&mut self, message: Message) {
         if message.incarnation >= self.member {
             self.member = message.incarnation;
-            self.word = message.word;
+            self.fully_indexed_in = message.fully_indexed_in;
             self.hear(0);
         }
     }
 
-    /// Learns of an incarnation that spoke to somebody else, or that was found in the index.
-    pub fn meet(&mut self, incarnation: u8, heard: Age) {
+    /// Learns of an incarnation from the witness or the index.
+    pub fn learn_of(&mut self, incarnation: u8, heard: Age) {
         if incarnation > self.member {
-            (self.member, self.word, self.heard, self.witnessed) = (incarnation, None, LEASE, false);
+            (self.member, self.fully_indexed_in, self.heard, self.witness_replied) = (incarnation, None, LEASE, false);
         }
         if incarnation == self.member && heard < self.heard {
             self.hear(heard);
         }
     }
 
-    /// The witness speaks: of an incarnation, if it heard one within a lease.
-    pub fn introduce(&mut self, heard: Option<(u8, Age)>, redis: &Redis, rules: Rules) {
-        self.introduced |= self.settled || !rules.has(Rule::IntroducedWhenSettled);
+    /// Receives the reply of the witness: the incarnation that it heard within a lease, if any.
+    pub fn hear_witness(&mut self, heard: Option<(u8, Age)>, redis: &Redis, rules: Rules) {
+        self.synced |= self.settled || !rules.has(Rule::SyncedWhenSettled);
         if let Some((incarnation, age)) = heard {
-            self.meet(incarnation, age);
+            self.learn_of(incarnation, age);
         }
-        self.witnessed = self.heard == LEASE && !redis.leased(self.member.max(1));
+        self.witness_replied = self.heard == LEASE && !redis.leased(self.member.max(1));
     }
 
     pub fn hear(&mut self, age: Age) {
         self.heard = age;
-        self.witnessed = false;
+        self.witness_replied = false;
     }
 
     pub fn tick(&mut self) {
@@ -208,34 +208,35 @@ impl Asker {
         self.settled &= self.listed < LEASE;
     }
 
-    /// A running asker renews and lists, or knows that it cannot, before any time passes.
-    pub fn is_punctual(&self) -> bool {
-        let idle = !self.runs || !self.entered;
+    /// Before time passes, a running coordinator has renewed and listed, or has noticed that it cannot.
+    pub fn may_tick(&self) -> bool {
+        let idle = !self.runs || !self.registered;
         idle || self.listed == 0 || !self.reaches_redis && self.steady.is_none()
     }
 
-    /// Whether an incarnation may be repaired away: it is dead, or its successor is whole.
-    pub fn holds_gone(&self, incarnation: u8, around: &Surroundings<'_>) -> bool {
-        let looks = self.runs && self.reaches_redis && self.entered;
-        let whole = self.word.is_some() && self.word == around.redis.epoch(around.rules);
-        looks && (incarnation < self.member && whole || self.holds_dead(incarnation, around))
+    /// Whether the entries of an incarnation may be repaired: it is dead, or its successor is fully indexed.
+    pub fn considers_gone(&self, incarnation: u8, environment: &Environment<'_>) -> bool {
+        let can_repair = self.runs && self.reaches_redis && self.registered;
+        let fully_indexed =
+            self.fully_indexed_in.is_some() && self.fully_indexed_in == environment.redis.epoch(environment.rules);
+        can_repair && (incarnation < self.member && fully_indexed || self.considers_dead(incarnation, environment))
     }
 
-    /// Whether an incarnation is held to be dead: no lease, and nothing heard of it. One that has a successor is not:
-    /// its process lives.
-    fn holds_dead(&self, incarnation: u8, around: &Surroundings<'_>) -> bool {
-        let rules = around.rules;
+    /// Whether an incarnation is considered dead: it has no lease and was not heard. An incarnation with a successor is
+    /// not, because its process lives.
+    fn considers_dead(&self, incarnation: u8, environment: &Environment<'_>) -> bool {
+        let rules = environment.rules;
         let heard = incarnation == self.member && self.heard < LEASE && rules.has(Rule::HeardIsAlive);
-        let successor = rules.has(Rule::DeathIsOfAProcess) && around.redis.latest_leased() > incarnation;
-        let lives = incarnation < self.member || heard || around.redis.leased(incarnation) || successor;
-        let asked = self.witnessed || !around.witness_leased || !rules.has(Rule::WitnessesAreHeard);
-        !lives && self.believes_absence(around) && asked
+        let successor = rules.has(Rule::DeathIsPerProcess) && environment.redis.latest_leased() > incarnation;
+        let lives = incarnation < self.member || heard || environment.redis.leased(incarnation) || successor;
+        let asked = self.witness_replied || !environment.witness_leased || !rules.has(Rule::WitnessesAreAsked);
+        !lives && self.trusts_absence(environment) && asked
     }
 
-    /// Whether a lease that is missing now means something.
-    fn believes_absence(&self, around: &Surroundings<'_>) -> bool {
-        let rules = around.rules;
-        let same = self.index == around.redis.epoch(rules) || !rules.has(Rule::JudgedInTheSteadyIndex);
+    /// Whether the absence of a lease is evidence.
+    fn trusts_absence(&self, environment: &Environment<'_>) -> bool {
+        let rules = environment.rules;
+        let same = self.epoch == environment.redis.epoch(rules) || !rules.has(Rule::JudgedInSteadyIndex);
         let steady = self.steady == Some(LEASE) && same || !rules.has(Rule::SteadyBeforeDeath);
         steady && self.steady.is_some() && self.is_fresh(rules)
     }
@@ -244,16 +245,16 @@ impl Asker {
         self.listed < FRESH || !rules.has(Rule::TableIsFresh)
     }
 
-    fn table(&self, rules: Rules) -> Table {
+    fn table(&self, rules: Rules) -> TableCopy {
         let fresh = self.is_fresh(rules);
         let settled = self.settled || !rules.has(Rule::SettledBeforeComplete);
-        let introduced = self.introduced || !rules.has(Rule::IntroducedBeforeComplete);
-        Table { member: self.member, word: self.word, fresh, settled, introduced }
+        let synced = self.synced || !rules.has(Rule::SyncedBeforeComplete);
+        TableCopy { member: self.member, fully_indexed_in: self.fully_indexed_in, fresh, settled, synced }
     }
 }
 
-/// One thing to read. Returns whether it was still to be read.
-type Step = fn(&mut Call, &Asker, &Redis, Rules) -> bool;
+/// Reads one thing. Returns whether it had not been read yet.
+type ReadStep = fn(&mut Call, &Coordinator, &Redis, Rules) -> bool;
 
 impl Call {
     pub fn begin(expected: u8, node: &Node) -> Self {
@@ -261,19 +262,20 @@ impl Call {
         Self { expected, present: row, joined, ticked: false, table: None, owners: None, epoch: None }
     }
 
-    /// The next thing is read. Returns whether there was one.
-    pub fn read(&mut self, asker: &Asker, redis: &Redis, rules: Rules) -> bool {
-        let steps: [Step; 3] = if !rules.has(Rule::TableBeforeOwners) {
+    /// Reads the next thing. Returns whether there was one.
+    pub fn read(&mut self, coordinator: &Coordinator, redis: &Redis, rules: Rules) -> bool {
+        let steps: [ReadStep; 3] = if !rules.has(Rule::TableBeforeOwners) {
             [Self::read_owners, Self::read_epoch, Self::take_table]
         } else if !rules.has(Rule::OwnersBeforeEpoch) {
             [Self::take_table, Self::read_epoch, Self::read_owners]
         } else {
             [Self::take_table, Self::read_owners, Self::read_epoch]
         };
-        steps.iter().any(|step| step(self, asker, redis, rules))
+        steps.iter().any(|step| step(self, coordinator, redis, rules))
     }
 
-    /// Whether it can go on after a tick. Redis has a third of the deadline at most, so what it reads is of one tick.
+    /// Whether the call may continue after a tick. The directory has at most a third of the deadline, so all reads are
+    /// in one tick.
     pub fn outlasts_a_tick(&mut self) -> bool {
         let read = self.table.is_some() && self.owners.is_some() && self.epoch.is_some();
         let outlasts = read && !self.ticked;
@@ -281,15 +283,15 @@ impl Call {
         outlasts
     }
 
-    fn take_table(&mut self, asker: &Asker, _: &Redis, rules: Rules) -> bool {
+    fn take_table(&mut self, coordinator: &Coordinator, _: &Redis, rules: Rules) -> bool {
         let first = self.table.is_none();
-        self.table.get_or_insert(asker.table(rules));
+        self.table.get_or_insert(coordinator.table(rules));
         first
     }
 
-    fn read_owners(&mut self, asker: &Asker, redis: &Redis, _: Rules) -> bool {
+    fn read_owners(&mut self, coordinator: &Coordinator, redis: &Redis, _: Rules) -> bool {
         let first = self.owners.is_none();
-        self.owners.get_or_insert(if asker.reaches_redis {
+        self.owners.get_or_insert(if coordinator.reaches_redis {
             Reading::Read(redis.owners())
         } else {
             Reading::Unreadable
@@ -297,23 +299,23 @@ impl Call {
         first
     }
 
-    fn read_epoch(&mut self, asker: &Asker, redis: &Redis, rules: Rules) -> bool {
+    fn read_epoch(&mut self, coordinator: &Coordinator, redis: &Redis, rules: Rules) -> bool {
         let first = self.epoch.is_none();
-        let epoch = if asker.reaches_redis { Reading::Read(redis.epoch(rules)) } else { Reading::Unreadable };
+        let epoch = if coordinator.reaches_redis { Reading::Read(redis.epoch(rules)) } else { Reading::Unreadable };
         self.epoch.get_or_insert(epoch);
         first
     }
 
-    /// Asks whoever must be asked, judges who stays silent, and joins the parts. `None`: not everything was read yet.
-    pub fn ask(&self, asker: &Asker, around: &Surroundings<'_>) -> Option<Answer> {
+    /// Asks the nodes of the plan, judges silent ones, and joins the snapshots. `None` if a read is still missing.
+    pub fn ask(&self, coordinator: &Coordinator, environment: &Environment<'_>) -> Option<Answer> {
         let (table, owners, epoch) = (self.table?, self.owners?, self.epoch?);
-        let rules = around.rules;
+        let rules = environment.rules;
         let (owners, epoch) = match (owners, epoch) {
             (Reading::Read(owners), Reading::Read(epoch)) => (Some(owners), epoch),
             _ => (None, None),
         };
-        let knows_everybody = table.settled && (table.introduced || !around.witness);
-        let mut complete = owners.is_some() && table.fresh && knows_everybody;
+        let knows_all = table.settled && (table.synced || !environment.witness);
+        let mut complete = owners.is_some() && table.fresh && knows_all;
         let owners = owners.unwrap_or_default();
         let skipped = table.may_skip(owners, epoch, rules);
 
@@ -322,33 +324,33 @@ impl Call {
             asked.add(table.member);
         }
         for owner in owners.iter().filter(|owner| *owner > table.member) {
-            let readable = asker.reaches_redis;
-            if readable && around.redis.leased(owner) {
+            let readable = coordinator.reaches_redis;
+            if readable && environment.redis.leased(owner) {
                 asked.add(owner);
-            } else if !readable || !asker.holds_dead(owner, around) {
+            } else if !readable || !coordinator.considers_dead(owner, environment) {
                 complete = false;
             }
         }
 
-        let mut parts = Vec::new();
+        let mut snapshots = Vec::new();
         for incarnation in asked.iter() {
-            if around.mesh && around.node.runs() {
-                parts.push(around.node.row);
+            if environment.mesh && environment.node.runs() {
+                snapshots.push(environment.node.row);
                 continue;
             }
             if !rules.has(Rule::OnlyVouchedRows) && owners.has(incarnation) {
-                parts.push(self.joined);
+                snapshots.push(self.joined);
             }
-            complete &= asker.reaches_redis && asker.holds_dead(incarnation, around);
+            complete &= coordinator.reaches_redis && coordinator.considers_dead(incarnation, environment);
         }
-        if rules.has(Rule::OnePartPerProcess) {
-            parts.truncate(1);
+        if rules.has(Rule::OneSnapshotPerProcess) {
+            snapshots.truncate(1);
         }
-        Some(self.join(&parts, complete, skipped))
+        Some(self.join(&snapshots, complete, skipped))
     }
 
-    fn join(&self, parts: &[u8], complete: bool, skipped: bool) -> Answer {
-        let rows = parts.iter().filter(|row| **row != 0);
+    fn join(&self, snapshots: &[u8], complete: bool, skipped: bool) -> Answer {
+        let rows = snapshots.iter().filter(|row| **row != 0);
         let listed = rows.clone().next().copied().unwrap_or(0);
         Answer {
             complete,
@@ -356,14 +358,14 @@ impl Call {
             skipped,
             misses: complete && self.expected != 0 && listed != self.expected,
             ghost: listed != 0 && listed <= self.joined && listed != self.present,
-            doubled: rows.count() > 1,
+            duplicate: rows.count() > 1,
         }
     }
 }
 
-impl Table {
+impl TableCopy {
     fn may_skip(&self, owners: Incarnations, epoch: Option<Epoch>, rules: Rules) -> bool {
-        let whole = self.word == epoch || !rules.has(Rule::SkippedOnlyWhenWhole);
-        self.member != 0 && self.fresh && epoch.is_some() && whole && !owners.has(self.member)
+        let fully_indexed = self.fully_indexed_in == epoch || !rules.has(Rule::SkipOnlyFullyIndexed);
+        self.member != 0 && self.fresh && epoch.is_some() && fully_indexed && !owners.has(self.member)
     }
 }

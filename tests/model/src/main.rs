@@ -1,11 +1,11 @@
-//! The rules of "Whom to ask" as a state machine, searched exhaustively within stated bounds.
+//! The rules of a roll call as a state machine, searched exhaustively within stated bounds.
 //!
-//! One room; a node whose socket is looked for, an asker that calls the roll, where wanted a witness, and a Redis that
-//! forgets. Owns the promises, the bounds, and for each rule the run in which a promise breaks without it. The parts
-//! are in [`node`], [`asker`], [`redis`] and [`state`], the switches in [`rules`]. `ROLLCALL_THOROUGH` widens the
-//! bounds. Owns no code of Rollcall: it is the rules that are checked here, not what is made of them.
+//! The model has one room, a node with sockets in it, a coordinator that runs a roll call, an optional witness, and a
+//! Redis that can lose data. Owns the promises, the bounds, and for each rule the shortest run in which a promise
+//! breaks without it. The parts are in [`node`], [`coordinator`], [`redis`] and [`state`], the switches in [`rules`].
+//! `ROLLCALL_THOROUGH` widens the bounds. Contains no code of Rollcall: it checks the rules, not their implementation.
 
-mod asker;
+mod coordinator;
 mod node;
 mod redis;
 mod rules;
@@ -17,24 +17,24 @@ use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
-use crate::asker::Answer;
+use crate::coordinator::Answer;
 use crate::rules::{Bound, Fault, Rule, Rules, Start};
-use crate::state::{Action, ORDINARY, RollCall, State};
+use crate::state::{Action, CallState, ORDINARY, State};
 
-const NOTHING_IS_HIDDEN: &str = "a complete answer misses nobody";
-const NO_GHOSTS: &str = "nobody is listed who was gone";
-const NOBODY_TWICE: &str = "nobody is listed twice";
-const LISTS: &str = "a complete answer lists the socket";
-const SKIPS: &str = "a complete answer is had without asking the node";
-const HEALS: &str = "a new index is believed";
-const SAYS_SO: &str = "an answer that may miss somebody says so";
+const NO_GAPS: &str = "a complete answer misses no socket";
+const NO_GHOSTS: &str = "no socket is listed after it left";
+const NO_DUPLICATES: &str = "no socket is listed twice";
+const LISTED: &str = "a complete answer lists the socket";
+const SKIPPED: &str = "a complete answer skips the node";
+const RECOVERED: &str = "a new epoch is trusted";
+const INCOMPLETE: &str = "an answer that may miss a socket is incomplete";
 
-struct Rollcall {
+struct RollCallModel {
     rules: Rules,
     bound: Bound,
 }
 
-impl Model for Rollcall {
+impl Model for RollCallModel {
     type State = State;
     type Action = Action;
 
@@ -43,10 +43,11 @@ impl Model for Rollcall {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        // An answer is judged and then of no consequence: the same run without this roll call is searched, too.
+        // An answer changes nothing else, so no state after it needs a search: the same run without this roll call is
+        // searched too.
         if answer(state).is_none() {
             actions.extend(ORDINARY);
-            actions.extend(self.bound.faults.iter().map(|fault| Action::Strike(*fault)));
+            actions.extend(self.bound.faults.iter().map(|fault| Action::Inject(*fault)));
         }
     }
 
@@ -62,38 +63,39 @@ impl Model for Rollcall {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always(NOTHING_IS_HIDDEN, |_, state| !answer(state).is_some_and(|answer| answer.misses)),
+            Property::always(NO_GAPS, |_, state| !answer(state).is_some_and(|answer| answer.misses)),
             Property::always(NO_GHOSTS, |_, state| !answer(state).is_some_and(|answer| answer.ghost)),
-            Property::always(NOBODY_TWICE, |_, state| !answer(state).is_some_and(|answer| answer.doubled)),
-            Property::sometimes(LISTS, |_, state| {
+            Property::always(NO_DUPLICATES, |_, state| !answer(state).is_some_and(|answer| answer.duplicate)),
+            Property::sometimes(LISTED, |_, state| {
                 answer(state).is_some_and(|answer| answer.complete && answer.listed > 0)
             }),
-            Property::sometimes(SKIPS, |_, state| {
+            Property::sometimes(SKIPPED, |_, state| {
                 answer(state).is_some_and(|answer| answer.complete && answer.skipped)
             }),
-            Property::sometimes(HEALS, |_, state: &State| {
-                let believed = state.asker.word.is_some() && state.asker.word == state.node.index;
-                let anew = state.node.incarnation > 1 && believed;
-                anew && answer(state).is_some_and(|answer| answer.complete && answer.listed > 0)
+            Property::sometimes(RECOVERED, |_, state: &State| {
+                let trusted = state.coordinator.fully_indexed_in.is_some()
+                    && state.coordinator.fully_indexed_in == state.node.epoch;
+                let again = state.node.incarnation > 1 && trusted;
+                again && answer(state).is_some_and(|answer| answer.complete && answer.listed > 0)
             }),
-            Property::sometimes(SAYS_SO, |_, state| answer(state).is_some_and(|answer| !answer.complete)),
+            Property::sometimes(INCOMPLETE, |_, state| answer(state).is_some_and(|answer| !answer.complete)),
         ]
     }
 }
 
 fn answer(state: &State) -> Option<Answer> {
     match state.call {
-        RollCall::Answered(answer) => Some(answer),
-        RollCall::None | RollCall::UnderWay(_) => None,
+        CallState::Answered(answer) => Some(answer),
+        CallState::None | CallState::Running(_) => None,
     }
 }
 
-/// What the bounds below differ from. One socket is the least that can be missed; one fault, then every order of what
-/// can follow; the second incarnation is the one that succeeds a retired one.
+/// The other bounds differ from this one. A gap needs one socket. With one fault, every order of later actions is
+/// searched. With two incarnations, one replaces a retired one.
 const BASE: Bound = Bound {
     start: Start::Serving,
     faults: &[],
-    strikes: 1,
+    max_faults: 1,
     joins: 1,
     incarnations: 2,
     heals: true,
@@ -102,7 +104,7 @@ const BASE: Bound = Bound {
     fails_back_unseen: false,
 };
 
-/// Every fault once, and the way into the room and out of it with two sockets.
+/// Every fault once, and joining and leaving with two sockets.
 const SMALL: &[Bound] = &[
     Bound { start: Start::Cold, ..BASE },
     Bound { start: Start::Warm, joins: 2, ..BASE },
@@ -110,43 +112,43 @@ const SMALL: &[Bound] = &[
     Bound { start: Start::Warm, faults: &[Fault::NoAnswer], ..BASE },
     Bound { faults: &[Fault::Flush], ..BASE },
     Bound { faults: &[Fault::FailOver], ..BASE },
-    Bound { faults: &[Fault::LostRemovalElsewhere], ..BASE },
+    Bound { faults: &[Fault::UnansweredRemovalElsewhere], ..BASE },
     Bound { faults: &[Fault::StopNode], ..BASE },
     Bound { faults: &[Fault::CutNode], ..BASE },
-    Bound { start: Start::Warm, faults: &[Fault::StopAsker], ..BASE },
-    Bound { start: Start::Warm, faults: &[Fault::RestartAsker], ..BASE },
-    Bound { faults: &[Fault::CutAsker], ..BASE },
+    Bound { start: Start::Warm, faults: &[Fault::StopCoordinator], ..BASE },
+    Bound { start: Start::Warm, faults: &[Fault::RestartCoordinator], ..BASE },
+    Bound { faults: &[Fault::CutCoordinator], ..BASE },
     Bound { start: Start::Warm, faults: &[Fault::CutMesh], ..BASE },
-    Bound { witness: true, faults: &[Fault::RestartAsker], ..BASE },
+    Bound { witness: true, faults: &[Fault::RestartCoordinator], ..BASE },
 ];
 
-/// Two faults in one run, three incarnations, a witness, a replica that may fall behind at any moment.
+/// Two faults in one run, three incarnations, a witness, and a replica that may fall behind at any moment.
 const THOROUGH: &[Bound] = &[
     Bound { start: Start::Cold, faults: &[Fault::Flush], ..BASE },
     Bound { start: Start::NewNode, faults: &[Fault::Flush], ..BASE },
     Bound { start: Start::Warm, joins: 2, faults: &[Fault::NoAnswer], ..BASE },
     Bound { start: Start::Warm, faults: &[Fault::FailOver], lags_any_time: true, ..BASE },
     Bound { joins: 2, faults: &[Fault::StopNode], ..BASE },
-    Bound { strikes: 2, faults: &[Fault::CutMesh, Fault::StopNode], ..BASE },
-    Bound { strikes: 2, faults: &[Fault::CutMesh, Fault::LostRemovalElsewhere], ..BASE },
-    Bound { strikes: 2, faults: &[Fault::CutMesh, Fault::Flush], ..BASE },
-    Bound { strikes: 2, faults: &[Fault::CutAsker, Fault::NoAnswer], start: Start::Warm, ..BASE },
-    Bound { strikes: 2, faults: &[Fault::RestartAsker, Fault::Flush], ..BASE },
-    Bound { strikes: 2, faults: &[Fault::LostRemovalElsewhere], incarnations: 3, ..BASE },
-    Bound { strikes: 2, faults: &[Fault::FailOver], ..BASE },
+    Bound { max_faults: 2, faults: &[Fault::CutMesh, Fault::StopNode], ..BASE },
+    Bound { max_faults: 2, faults: &[Fault::CutMesh, Fault::UnansweredRemovalElsewhere], ..BASE },
+    Bound { max_faults: 2, faults: &[Fault::CutMesh, Fault::Flush], ..BASE },
+    Bound { max_faults: 2, faults: &[Fault::CutCoordinator, Fault::NoAnswer], start: Start::Warm, ..BASE },
+    Bound { max_faults: 2, faults: &[Fault::RestartCoordinator, Fault::Flush], ..BASE },
+    Bound { max_faults: 2, faults: &[Fault::UnansweredRemovalElsewhere], incarnations: 3, ..BASE },
+    Bound { max_faults: 2, faults: &[Fault::FailOver], ..BASE },
     Bound { witness: true, faults: &[Fault::StopNode], ..BASE },
-    Bound { start: Start::CutOff, witness: true, faults: &[Fault::RestartAsker], ..BASE },
+    Bound { start: Start::CutOff, witness: true, faults: &[Fault::RestartCoordinator], ..BASE },
 ];
 
-/// Searches everything within the bound, and returns how many states there are and which good things can happen.
-fn holds(rules: Rules, bound: Bound) -> (usize, BTreeSet<&'static str>) {
+/// Searches all states within the bound. Returns their number, and the goals that were reached.
+fn assert_promises(rules: Rules, bound: Bound) -> (usize, BTreeSet<&'static str>) {
     let began = Instant::now();
     let checker =
-        Rollcall { rules, bound }.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+        RollCallModel { rules, bound }.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     println!("{:>8} states in {:>6.1?} with {rules:?}, {bound:?}", checker.unique_state_count(), began.elapsed());
-    for promise in [NOTHING_IS_HIDDEN, NO_GHOSTS, NOBODY_TWICE] {
+    for promise in [NO_GAPS, NO_GHOSTS, NO_DUPLICATES] {
         if let Some(path) = checker.discovery(promise) {
-            panic!("not so that {promise}: {:?}", path.into_actions());
+            panic!("broken: {promise}: {:?}", path.into_actions());
         }
     }
     assert!(checker.is_done(), "the search was not exhaustive");
@@ -157,17 +159,17 @@ fn search(bounds: &[Bound]) -> usize {
     let mut states = 0;
     let mut found = BTreeSet::new();
     for bound in bounds {
-        let (more, things) = holds(Rules::ALL, *bound);
+        let (more, goals) = assert_promises(Rules::ALL, *bound);
         states += more;
-        found.extend(things);
+        found.extend(goals);
     }
     println!("{states} states");
-    assert_eq!(found, BTreeSet::from([LISTS, SKIPS, HEALS, SAYS_SO]), "the model does less than it should");
+    assert_eq!(found, BTreeSet::from([LISTED, SKIPPED, RECOVERED, INCOMPLETE]), "a goal was not reached");
     states
 }
 
 #[test]
-fn with_every_rule_in_force_the_promises_hold() {
+fn with_all_rules_the_promises_hold() {
     assert!(search(SMALL) > 100_000);
     if env::var_os("ROLLCALL_THOROUGH").is_some() {
         assert!(search(THOROUGH) > 1_000_000);
@@ -175,103 +177,105 @@ fn with_every_rule_in_force_the_promises_hold() {
 }
 
 /// Finds the shortest run in which the promise is broken.
-fn breaks(rules: Rules, promise: &'static str, bound: Bound) {
+fn assert_broken(rules: Rules, promise: &'static str, bound: Bound) {
     let finish = HasDiscoveries::AnyOf(BTreeSet::from([promise]));
-    let checker = Rollcall { rules, bound }.checker().finish_when(finish).spawn_bfs().join();
+    let checker = RollCallModel { rules, bound }.checker().finish_when(finish).spawn_bfs().join();
     let path = checker.discovery(promise).map(|path| path.into_actions());
     let states = checker.unique_state_count();
-    let Some(actions) = path else { panic!("not needed within this bound, after {states} states") };
-    println!("{rules:?}: not so that {promise}, {} steps, {states} states: {actions:?}", actions.len());
+    let Some(actions) = path else { panic!("no counterexample within this bound, after {states} states") };
+    println!("{rules:?}: broken: {promise}; {} steps, {states} states: {actions:?}", actions.len());
 }
 
-macro_rules! without_it {
+macro_rules! broken_without {
     ($($name:ident: $rule:ident, $promise:ident, { $($bound:tt)* };)*) => {$(
         #[test]
         fn $name() {
-            breaks(Rules::without(&[Rule::$rule]), $promise, Bound { $($bound)* ..BASE });
+            assert_broken(Rules::without(&[Rule::$rule]), $promise, Bound { $($bound)* ..BASE });
         }
     )*};
 }
 
-without_it! {
-    a_claim_between_owners_and_table_is_missed: TableBeforeOwners, NOTHING_IS_HIDDEN,
+broken_without! {
+    an_owner_added_after_the_owners_were_read_is_missed: TableBeforeOwners, NO_GAPS,
         { start: Start::Warm, faults: &[Fault::NoAnswer], };
-    a_flush_between_epoch_and_owners_is_missed: OwnersBeforeEpoch, NOTHING_IS_HIDDEN, { faults: &[Fault::Flush], };
-    a_replica_that_lags_is_taken_for_the_index: EpochNamesItsProcess, NOTHING_IS_HIDDEN,
+    a_flush_between_epoch_and_owners_is_missed: OwnersBeforeEpoch, NO_GAPS, { faults: &[Fault::Flush], };
+    a_lagging_replica_is_mistaken_for_the_index: EpochNamesProcess, NO_GAPS,
         { faults: &[Fault::FailOver], };
-    an_index_that_was_left_comes_back: EpochNeverComesBack, NOTHING_IS_HIDDEN,
-        { faults: &[Fault::FailOver], strikes: 2, };
-    a_node_that_is_not_whole_is_skipped: SkippedOnlyWhenWhole, NOTHING_IS_HIDDEN,
+    an_abandoned_index_becomes_valid_again: ForeignEpochIsInvalid, NO_GAPS,
+        { faults: &[Fault::FailOver], max_faults: 2, };
+    a_node_that_is_not_fully_indexed_is_skipped: SkipOnlyFullyIndexed, NO_GAPS,
         { start: Start::Warm, faults: &[Fault::NoAnswer], };
-    a_room_is_thought_claimed_while_its_removal_is_under_way: UnclaimedBeforeRemoval, NOTHING_IS_HIDDEN,
+    a_room_counts_as_owned_while_its_removal_is_in_flight: UnownedBeforeRemoval, NO_GAPS,
         { joins: 2, };
-    a_late_removal_takes_a_newer_claim: LostRemovalRetires, NOTHING_IS_HIDDEN,
+    a_late_removal_removes_a_newer_owner_entry: UnansweredRemovalRetires, NO_GAPS,
         { joins: 2, faults: &[Fault::NoAnswer], };
-    a_removal_overtakes_a_claim: OneCommandPerRoom, NOTHING_IS_HIDDEN, { start: Start::Warm, joins: 2, };
-    a_client_is_told_before_anybody_knows: AckRestsOnClaimOrWord, NOTHING_IS_HIDDEN, { start: Start::Warm, };
-    a_node_is_whole_without_a_claim: UnclaimedIsOwed, NOTHING_IS_HIDDEN,
+    a_removal_overtakes_an_addition: OneCommandPerRoom, NO_GAPS, { start: Start::Warm, joins: 2, };
+    a_client_is_acknowledged_before_any_member_can_find_it: AckNeedsOwnershipOrStatus, NO_GAPS, { start: Start::Warm, };
+    a_node_with_an_unowned_room_calls_itself_fully_indexed: UnownedAckIsTracked, NO_GAPS,
         { start: Start::Warm, faults: &[Fault::NoAnswer], };
-    a_stopped_node_goes_on_as_if_nothing_had_been: AcksAreRecent, NOTHING_IS_HIDDEN, { faults: &[Fault::StopNode], };
-    a_newborn_is_unknown_after_a_flush: Birth, NOTHING_IS_HIDDEN, { start: Start::NewNode, faults: &[Fault::Flush], };
-    time_alone_makes_nobody_known: BirthByRenewal, NOTHING_IS_HIDDEN,
+    a_resumed_node_acknowledges_without_a_renewed_lease: AcksAreRecent, NO_GAPS, { faults: &[Fault::StopNode], };
+    a_new_incarnation_is_unknown_after_a_flush: Birth, NO_GAPS, { start: Start::NewNode, faults: &[Fault::Flush], };
+    a_birth_by_time_without_a_renewal_is_unknown: BirthByRenewal, NO_GAPS,
         { start: Start::NewNode, faults: &[Fault::Flush], };
-    a_newcomer_has_read_the_list_of_a_young_index: SettledBeforeWord, NOTHING_IS_HIDDEN,
+    a_new_node_has_read_the_list_of_a_young_index: SettledBeforeStatusAck, NO_GAPS,
         { start: Start::NewNode, faults: &[Fault::Flush], };
-    a_revived_lease_has_lost_its_claims: LapsedStaysLapsed, NOTHING_IS_HIDDEN,
+    a_revived_lease_has_lost_its_owner_entries: LapsedStaysLapsed, NO_GAPS,
         { joins: 2, faults: &[Fault::StopNode], };
-    claims_go_before_their_successors_come: AbandonedUntilWhole, NOTHING_IS_HIDDEN,
-        { faults: &[Fault::LostRemovalElsewhere], };
-    silence_and_no_redis_are_taken_for_death: UnreadableKillsNobody, NOTHING_IS_HIDDEN,
-        { start: Start::Warm, faults: &[Fault::CutAsker, Fault::NoAnswer], strikes: 2, };
-    everybody_dies_in_a_flush: SteadyBeforeDeath, NOTHING_IS_HIDDEN, { faults: &[Fault::Flush], };
-    a_flush_under_the_judge_kills: JudgedInTheSteadyIndex, NOTHING_IS_HIDDEN,
-        { faults: &[Fault::Flush, Fault::CutMesh], strikes: 2, };
-    a_process_is_buried_with_its_first_incarnation: DeathIsOfAProcess, NOTHING_IS_HIDDEN,
-        { faults: &[Fault::LostRemovalElsewhere, Fault::CutMesh], strikes: 2, };
-    a_node_without_redis_is_dead_while_it_talks: HeardIsAlive, NOTHING_IS_HIDDEN, { faults: &[Fault::CutNode], };
-    one_deaf_asker_kills: WitnessesAreHeard, NOTHING_IS_HIDDEN,
-        { witness: true, faults: &[Fault::CutNode, Fault::CutMesh], strikes: 2, };
-    claims_of_a_living_process_are_repaired_away: RepairOnlyTheDead, NOTHING_IS_HIDDEN,
+    owner_entries_are_removed_before_new_ones_exist: RetiredUntilFullyIndexed, NO_GAPS,
+        { faults: &[Fault::UnansweredRemovalElsewhere], };
+    a_silent_node_is_dead_while_redis_is_unreadable: NoDeathWhileUnreadable, NO_GAPS,
+        { start: Start::Warm, faults: &[Fault::CutCoordinator, Fault::NoAnswer], max_faults: 2, };
+    a_flush_makes_living_nodes_dead: SteadyBeforeDeath, NO_GAPS, { faults: &[Fault::Flush], };
+    a_flush_during_the_judgement_makes_a_node_dead: JudgedInSteadyIndex, NO_GAPS,
+        { faults: &[Fault::Flush, Fault::CutMesh], max_faults: 2, };
+    a_process_dies_with_its_first_incarnation: DeathIsPerProcess, NO_GAPS,
+        { faults: &[Fault::UnansweredRemovalElsewhere, Fault::CutMesh], max_faults: 2, };
+    a_node_that_lost_redis_is_dead_while_it_sends_statuses: HeardIsAlive, NO_GAPS, { faults: &[Fault::CutNode], };
+    one_cut_off_coordinator_makes_a_node_dead: WitnessesAreAsked, NO_GAPS,
+        { witness: true, faults: &[Fault::CutNode, Fault::CutMesh], max_faults: 2, };
+    owner_entries_of_a_living_process_are_removed: RepairOnlyDead, NO_GAPS,
         { faults: &[Fault::StopNode], };
-    a_node_that_nobody_counts_keeps_its_clients: LetsGoWithoutMajority, NOTHING_IS_HIDDEN,
+    an_inactive_node_keeps_its_clients: DisconnectsWithoutMajority, NO_GAPS,
         { faults: &[Fault::CutNode], };
-    a_new_asker_has_not_heard_of_everybody: IntroducedBeforeComplete, NOTHING_IS_HIDDEN,
-        { start: Start::CutOff, heals: false, witness: true, faults: &[Fault::RestartAsker], };
-    an_asker_was_introduced_too_early: IntroducedWhenSettled, NOTHING_IS_HIDDEN,
-        { start: Start::CutOff, heals: false, witness: true, faults: &[Fault::RestartAsker], };
-    a_young_index_lists_nobody: SettledBeforeComplete, NOTHING_IS_HIDDEN,
+    a_new_coordinator_does_not_know_all_members: SyncedBeforeComplete, NO_GAPS,
+        { start: Start::CutOff, heals: false, witness: true, faults: &[Fault::RestartCoordinator], };
+    an_coordinator_was_introduced_too_early: SyncedWhenSettled, NO_GAPS,
+        { start: Start::CutOff, heals: false, witness: true, faults: &[Fault::RestartCoordinator], };
+    the_list_of_a_young_index_is_empty: SettledBeforeComplete, NO_GAPS,
         { start: Start::Cold, faults: &[Fault::Flush], };
-    a_word_is_older_than_the_lease_of_who_heard_it: WordsEndWithTheLease, NOTHING_IS_HIDDEN,
-        { start: Start::Warm, faults: &[Fault::CutAsker, Fault::NoAnswer], strikes: 2, };
-    the_index_remembers_ghosts: OnlyVouchedRows, NO_GHOSTS, { faults: &[Fault::CrashNode], };
-    two_incarnations_give_two_parts: OnePartPerProcess, NOBODY_TWICE, { faults: &[Fault::LostRemovalElsewhere], };
+    a_status_is_older_than_the_lease_of_its_receiver: StatusesEndWithLease, NO_GAPS,
+        { start: Start::Warm, faults: &[Fault::CutCoordinator, Fault::NoAnswer], max_faults: 2, };
+    the_index_lists_sockets_of_dead_nodes: OnlyVouchedRows, NO_GHOSTS, { faults: &[Fault::CrashNode], };
+    two_incarnations_give_two_snapshots: OneSnapshotPerProcess, NO_DUPLICATES, { faults: &[Fault::UnansweredRemovalElsewhere], };
 }
 
-/// An asker that was away for a lease has to settle anew, which hides an old table: both rules are left out here.
+/// A coordinator that had no lease for a while must settle again, which hides an old table. So both rules are left out
+/// here.
 #[test]
-fn an_old_table_does_not_know_who_came_since() {
-    let bound = Bound { start: Start::NewNode, faults: &[Fault::StopAsker], ..BASE };
-    breaks(Rules::without(&[Rule::SettledBeforeComplete, Rule::TableIsFresh]), NOTHING_IS_HIDDEN, bound);
-    holds(Rules::without(&[Rule::SettledBeforeComplete]), bound);
+fn an_old_table_lacks_newer_members() {
+    let bound = Bound { start: Start::NewNode, faults: &[Fault::StopCoordinator], ..BASE };
+    assert_broken(Rules::without(&[Rule::SettledBeforeComplete, Rule::TableIsFresh]), NO_GAPS, bound);
+    assert_promises(Rules::without(&[Rule::SettledBeforeComplete]), bound);
 }
 
-/// An incarnation that lost its lease never comes back, so what is removed late is not missed. The script looks all
-/// the same: it costs nothing, and does not lean on another rule.
+/// An incarnation that lost its lease never comes back, so a late removal causes no gap. The script checks the lease
+/// nevertheless: the check is cheap, and does not depend on another rule.
 #[test]
-fn a_repair_need_not_look_again_while_a_lapsed_lease_stays_lapsed() {
+fn a_repair_may_skip_the_lease_check_if_lapsed_leases_stay_so() {
     let bound = Bound { faults: &[Fault::StopNode], ..BASE };
-    holds(Rules::without(&[Rule::RepairOnlyWithoutLease]), bound);
+    assert_promises(Rules::without(&[Rule::RepairOnlyWithoutLease]), bound);
 }
 
-/// Where the asker keeps Redis and the others keep the majority, both sides go on: the lease outvotes nobody.
+/// If the coordinator reaches Redis and the others have the majority, both sides stay active: neither outvotes the
+/// other.
 #[test]
-fn a_majority_without_redis_is_not_seen_by_a_minority_with_it() {
-    breaks(Rules::ALL, NOTHING_IS_HIDDEN, Bound { witness: true, faults: &[Fault::Split], ..BASE });
+fn a_minority_with_redis_misses_a_majority_without_it() {
+    assert_broken(Rules::ALL, NO_GAPS, Bound { witness: true, faults: &[Fault::Split], ..BASE });
 }
 
-/// The value of E and the `run_id` are those of before: only the failovers would tell, and nobody saw them.
+/// The epoch and the `run_id` are the previous ones. Only the failovers would show the change, and no node saw them.
 #[test]
-fn a_failover_and_back_that_no_node_saw_is_not_noticed() {
-    let bound = Bound { faults: &[Fault::FailOver], strikes: 2, fails_back_unseen: true, ..BASE };
-    breaks(Rules::ALL, NOTHING_IS_HIDDEN, bound);
+fn an_unseen_failover_and_failback_are_not_noticed() {
+    let bound = Bound { faults: &[Fault::FailOver], max_faults: 2, fails_back_unseen: true, ..BASE };
+    assert_broken(Rules::ALL, NO_GAPS, bound);
 }

@@ -1,7 +1,7 @@
-//! The node whose socket is looked for: its roster, its claim of the one room, its lease and its word.
+//! The node with the socket: its roster, its ownership of the one room, its lease and its status.
 //!
-//! Owns what the node knows and decides by itself. Commands and messages that it has sent are here until they are
-//! answered; what they do elsewhere is in `redis.rs` and `asker.rs`.
+//! Owns the knowledge and the decisions of the node, and its commands and messages until they are answered. Their
+//! effects on others are in `redis.rs` and `coordinator.rs`.
 
 use crate::redis::{Epoch, Incarnations, Redis};
 use crate::rules::{Rule, Rules};
@@ -15,41 +15,41 @@ pub enum Process {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Claim {
+pub enum Ownership {
     None,
-    Asked,
-    Held,
+    Requested,
+    Confirmed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    Claim,
-    Release,
+pub enum CommandKind {
+    AddOwner,
+    RemoveOwner,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Progress {
     Sent,
     Executed(Option<Epoch>),
-    /// The Redis process that it was sent to is gone.
+    /// The connection to its Redis process is lost.
     Lost,
 }
 
-/// A command about the room.
+/// A command that adds or removes the owner entry of the room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Command {
-    pub kind: Kind,
+    pub kind: CommandKind,
     pub incarnation: u8,
     pub progress: Progress,
 }
 
-/// What one other node has acknowledged.
+/// The acknowledgement of another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Acknowledged {
+pub struct Acknowledgement {
     /// Time since the last acknowledged message was sent.
     pub age: Age,
-    /// The present word was acknowledged.
-    pub word: bool,
+    /// The current status was acknowledged.
+    pub current: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,47 +57,47 @@ pub struct Node {
     pub process: Process,
     pub reaches_redis: bool,
     pub incarnation: u8,
-    /// The number of the socket that joined last; 0 before the first.
+    /// The number of the socket that joined last; 0 before the first one.
     pub joined: u8,
-    /// The socket in the roster; 0 when there is none.
+    /// The socket in the roster; 0 if there is none.
     pub row: u8,
-    /// The socket's client has been told that it is in the room.
+    /// The client of the socket has received its acknowledgement.
     pub acknowledged: bool,
-    pub claim: Claim,
-    /// The row may have been acknowledged without the claim: there is no claim since before the word was last whole.
-    pub owed: bool,
-    /// The index that this incarnation has entered.
-    pub index: Option<Epoch>,
-    /// A lease write or a claim failed, and no lease was written since.
-    pub trouble: bool,
+    pub ownership: Ownership,
+    /// The row may have been acknowledged without ownership: the room has been unowned since before the node was last
+    /// fully indexed.
+    pub acked_unowned: bool,
+    /// The epoch in which this incarnation registered.
+    pub epoch: Option<Epoch>,
+    /// A lease write or an owner command failed, and no lease was written since.
+    pub degraded: bool,
     /// Time since the last confirmed lease write was sent.
     pub confirmed: Age,
-    /// Time since this incarnation entered.
-    pub entered: Age,
-    /// A list was read since this incarnation entered.
+    /// Time since this incarnation registered.
+    pub registered: Age,
+    /// A list was read since this incarnation registered.
     pub listed: bool,
-    /// A list was read of an index that had been the same for a lease.
+    /// A list was read after the epoch had been the same for a lease.
     pub settled: bool,
-    /// The asker has acknowledged a word of this incarnation, or has had the time to find it in the list.
-    pub greeted: bool,
-    pub knows_asker: bool,
-    pub by_asker: Acknowledged,
-    pub by_witness: Acknowledged,
-    /// Retired incarnations whose claims and leases are still to be removed.
-    pub abandoned: Incarnations,
+    /// The coordinator has acknowledged a status of this incarnation, or had the time to find it in the list.
+    pub hello_acked: bool,
+    pub knows_coordinator: bool,
+    pub coordinator_ack: Acknowledgement,
+    pub witness_ack: Acknowledgement,
+    /// Retired incarnations whose entries and leases must be removed.
+    pub retired: Incarnations,
     pub commands: [Option<Command>; 2],
 }
 
-impl Acknowledged {
-    pub const NOTHING: Self = Self { age: LEASE, word: false };
+impl Acknowledgement {
+    pub const NOTHING: Self = Self { age: LEASE, current: false };
 
-    fn lately(self) -> bool {
+    fn is_recent(self) -> bool {
         self.age < LEASE
     }
 }
 
 impl Node {
-    /// A process that has just started.
     pub fn new() -> Self {
         Self {
             process: Process::Runs,
@@ -106,19 +106,19 @@ impl Node {
             joined: 0,
             row: 0,
             acknowledged: false,
-            claim: Claim::None,
-            owed: false,
-            index: None,
-            trouble: false,
+            ownership: Ownership::None,
+            acked_unowned: false,
+            epoch: None,
+            degraded: false,
             confirmed: LEASE,
-            entered: 0,
+            registered: 0,
             listed: false,
             settled: false,
-            greeted: false,
-            knows_asker: false,
-            by_asker: Acknowledged::NOTHING,
-            by_witness: Acknowledged::NOTHING,
-            abandoned: Incarnations::default(),
+            hello_acked: false,
+            knows_coordinator: false,
+            coordinator_ack: Acknowledgement::NOTHING,
+            witness_ack: Acknowledgement::NOTHING,
+            retired: Incarnations::default(),
             commands: [None; 2],
         }
     }
@@ -127,71 +127,75 @@ impl Node {
         self.process == Process::Runs
     }
 
-    /// The index that the node says it is whole under; `None` is "not whole: ask me always".
-    pub fn word(&self) -> Option<Epoch> {
-        self.index.filter(|_| !self.owed && !self.trouble)
+    /// The epoch in which the node's status says "fully indexed"; `None` means "always ask me".
+    pub fn fully_indexed_in(&self) -> Option<Epoch> {
+        self.epoch.filter(|_| !self.acked_unowned && !self.degraded)
     }
 
-    /// Whether its sockets belong into the answers of others. A cluster of one that lost its lease goes on, but for
-    /// itself: nobody can ask a node that nobody knows.
-    pub fn counts(&self, witness: bool) -> bool {
+    /// Whether the sockets of this node are part of the roll. A node without a lease and without peers continues, but
+    /// is not active: no node can ask it.
+    pub fn is_active(&self, witness: bool) -> bool {
         self.confirmed < LEASE || self.peers(witness) > 0 && self.has_majority(witness)
     }
 
-    /// While the node is not whole, rooms are acknowledged without their claims: it is whole again when those are held.
-    pub fn owe(&mut self, rules: Rules) {
-        self.owed |=
-            rules.has(Rule::UnclaimedIsOwed) && self.word().is_none() && self.row != 0 && self.claim != Claim::Held;
+    /// While the node is not fully indexed, it acknowledges clients of unowned rooms. It is fully indexed again when
+    /// those rooms are owned.
+    pub fn track_unowned(&mut self, rules: Rules) {
+        self.acked_unowned |= rules.has(Rule::UnownedAckIsTracked)
+            && self.fully_indexed_in().is_none()
+            && self.row != 0
+            && self.ownership != Ownership::Confirmed;
     }
 
-    /// Enters the index, or renews the lease there; another index or a lapsed lease ends the incarnation.
+    /// Registers in the index, or renews the lease. Another epoch or a lapsed lease ends the incarnation.
     pub fn write_lease(&mut self, redis: &mut Redis, rules: Rules) -> bool {
         if !self.runs() {
             return false;
         }
         if !self.reaches_redis {
-            self.trouble = true;
+            self.degraded = true;
             return true;
         }
-        let renewing = self.index.is_some();
-        let answer = if renewing { redis.renew(self.incarnation, rules) } else { redis.enter(self.incarnation, rules) };
-        if answer.is_none() || renewing && answer != self.index {
+        let renewing = self.epoch.is_some();
+        let answer =
+            if renewing { redis.renew(self.incarnation, rules) } else { redis.register(self.incarnation, rules) };
+        if answer.is_none() || renewing && answer != self.epoch {
             self.retire();
             return true;
         }
         if renewing {
-            self.greeted |= self.entered == LEASE;
+            self.hello_acked |= self.registered == LEASE;
         } else {
-            (self.entered, self.listed) = (0, false);
+            (self.registered, self.listed) = (0, false);
         }
-        (self.index, self.confirmed, self.trouble) = (answer, 0, false);
-        // What matters between the two is the entry: a renewal is followed by the list at once.
+        (self.epoch, self.confirmed, self.degraded) = (answer, 0, false);
+        // After a registration, other actions may come before the list. After a renewal, the list is read at once.
         if renewing {
             self.read_list(redis, rules);
         }
         true
     }
 
-    /// Reads who else is there. A list of another index than was entered does not count.
+    /// Reads the list of nodes. A list of an epoch in which the node has not registered is ignored.
     pub fn read_list(&mut self, redis: &Redis, rules: Rules) -> bool {
-        let counts = self.index.is_some() && redis.epoch(rules) == self.index;
-        if !self.runs() || !self.reaches_redis || !counts {
+        let same_epoch = self.epoch.is_some() && redis.epoch(rules) == self.epoch;
+        if !self.runs() || !self.reaches_redis || !same_epoch {
             return false;
         }
-        let steady = self.entered == LEASE;
+        let steady = self.registered == LEASE;
         self.listed = true;
-        self.settled |= steady || !rules.has(Rule::SettledBeforeWord);
-        if redis.asker_leased() {
-            self.knows_asker = true;
-        } else if !self.by_asker.lately() && steady {
-            self.knows_asker = false;
+        self.settled |= steady || !rules.has(Rule::SettledBeforeStatusAck);
+        if redis.coordinator_leased() {
+            self.knows_coordinator = true;
+        } else if !self.coordinator_ack.is_recent() && steady {
+            self.knows_coordinator = false;
         }
         true
     }
 
-    /// A socket joins, unless the node takes none.
-    pub fn join(&mut self, most: u8, witness: bool, rules: Rules) -> bool {
-        let takes = self.runs() && self.row == 0 && self.joined < most && self.may_go_on(witness, rules);
+    /// A socket joins, unless the node refuses clients.
+    pub fn join(&mut self, max: u8, witness: bool, rules: Rules) -> bool {
+        let takes = self.runs() && self.row == 0 && self.joined < max && self.may_keep_clients(witness, rules);
         if takes {
             self.joined += 1;
             self.row = self.joined;
@@ -205,40 +209,40 @@ impl Node {
         may
     }
 
-    /// It leaves, unless it is the last one: with nobody left to be missed there is nothing to be found.
-    pub fn leave(&mut self, most: u8) -> bool {
-        let leaves = self.runs() && self.row != 0 && self.joined < most;
+    /// The socket leaves, unless it is the last one: without sockets, no gap can be found.
+    pub fn leave(&mut self, max: u8) -> bool {
+        let leaves = self.runs() && self.row != 0 && self.joined < max;
         if leaves {
             self.drop_row();
         }
         leaves
     }
 
-    pub fn send_claim(&mut self, rules: Rules) -> bool {
-        let wants = self.runs() && self.row != 0 && self.claim != Claim::Held && self.index.is_some();
-        // One that was sent is sent again only when it was given up.
-        if !wants || self.underway(Kind::Claim) || !self.send(Kind::Claim, rules) {
+    pub fn send_add_owner(&mut self, rules: Rules) -> bool {
+        let wants = self.runs() && self.row != 0 && self.ownership != Ownership::Confirmed && self.epoch.is_some();
+        // A command is sent again only after it has timed out.
+        if !wants || self.is_in_flight(CommandKind::AddOwner) || !self.send(CommandKind::AddOwner, rules) {
             return false;
         }
-        self.claim = Claim::Asked;
+        self.ownership = Ownership::Requested;
         true
     }
 
-    pub fn send_release(&mut self, rules: Rules) -> bool {
-        let lingers = self.runs() && self.row == 0 && self.claim != Claim::None && self.index.is_some();
-        if !lingers || self.underway(Kind::Release) || !self.send(Kind::Release, rules) {
+    pub fn send_remove_owner(&mut self, rules: Rules) -> bool {
+        let unneeded = self.runs() && self.row == 0 && self.ownership != Ownership::None && self.epoch.is_some();
+        if !unneeded || self.is_in_flight(CommandKind::RemoveOwner) || !self.send(CommandKind::RemoveOwner, rules) {
             return false;
         }
-        if rules.has(Rule::UnclaimedBeforeRemoval) {
-            self.claim = Claim::None;
+        if rules.has(Rule::UnownedBeforeRemoval) {
+            self.ownership = Ownership::None;
         }
         true
     }
 
-    /// The command runs in Redis.
-    pub fn execute(&mut self, place: usize, redis: &mut Redis, rules: Rules) -> bool {
+    /// Runs the command in Redis.
+    pub fn execute(&mut self, index: usize, redis: &mut Redis, rules: Rules) -> bool {
         let reaches = self.reaches_redis;
-        let Some(command) = self.commands[place].as_mut() else { return false };
+        let Some(command) = self.commands[index].as_mut() else { return false };
         if command.progress != Progress::Sent || !reaches {
             return false;
         }
@@ -247,65 +251,65 @@ impl Node {
         true
     }
 
-    /// The node hears what the command answered.
-    pub fn hear_answer(&mut self, place: usize) -> bool {
-        let Some(Command { kind, incarnation, progress: Progress::Executed(index) }) = self.commands[place] else {
+    /// The node receives the reply to the command.
+    pub fn receive_reply(&mut self, index: usize) -> bool {
+        let Some(Command { kind, incarnation, progress: Progress::Executed(epoch) }) = self.commands[index] else {
             return false;
         };
         if !self.runs() {
             return false;
         }
-        self.commands[place] = None;
+        self.commands[index] = None;
         if incarnation != self.incarnation {
             return true;
         }
         match kind {
-            Kind::Claim if index != self.index => self.retire(),
-            Kind::Claim if self.claim == Claim::Asked => {
-                self.claim = Claim::Held;
-                self.owed = false;
+            CommandKind::AddOwner if epoch != self.epoch => self.retire(),
+            CommandKind::AddOwner if self.ownership == Ownership::Requested => {
+                self.ownership = Ownership::Confirmed;
+                self.acked_unowned = false;
             }
-            Kind::Claim => {}
-            Kind::Release if self.row == 0 => self.claim = Claim::None,
-            Kind::Release => {}
+            CommandKind::AddOwner => {}
+            CommandKind::RemoveOwner if self.row == 0 => self.ownership = Ownership::None,
+            CommandKind::RemoveOwner => {}
         }
         true
     }
 
-    /// The node gives the command up. Returns it: it may still run later.
-    pub fn give_up(&mut self, place: usize, rules: Rules) -> Option<Command> {
-        let command = self.commands[place].filter(|_| self.runs())?;
-        self.commands[place] = None;
+    /// The command times out. Returns it, because it may still run later.
+    pub fn give_up(&mut self, index: usize, rules: Rules) -> Option<Command> {
+        let command = self.commands[index].filter(|_| self.runs())?;
+        self.commands[index] = None;
         let present = command.incarnation == self.incarnation;
         match command.kind {
-            Kind::Claim if present => self.trouble = true,
-            Kind::Claim => {}
-            Kind::Release => {
-                self.abandoned.add(command.incarnation);
-                if present && rules.has(Rule::LostRemovalRetires) {
+            CommandKind::AddOwner if present => self.degraded = true,
+            CommandKind::AddOwner => {}
+            CommandKind::RemoveOwner => {
+                self.retired.add(command.incarnation);
+                if present && rules.has(Rule::UnansweredRemovalRetires) {
                     self.retire();
                 }
-                if present && !rules.has(Rule::LostRemovalRetires) {
-                    self.abandoned.remove(command.incarnation);
+                if present && !rules.has(Rule::UnansweredRemovalRetires) {
+                    self.retired.remove(command.incarnation);
                 }
             }
         }
         Some(command)
     }
 
-    /// Removes what a retired incarnation left.
-    pub fn clear(&mut self, redis: &mut Redis, rules: Rules) -> bool {
-        let Some(incarnation) = self.abandoned.iter().next() else { return false };
-        let whole = self.word().is_some() || !rules.has(Rule::AbandonedUntilWhole);
-        let clears = self.runs() && self.reaches_redis && whole;
-        if clears {
-            redis.clear(incarnation);
-            self.abandoned.remove(incarnation);
+    /// Removes the entries and the lease of a retired incarnation.
+    pub fn remove_retired(&mut self, redis: &mut Redis, rules: Rules) -> bool {
+        let Some(incarnation) = self.retired.iter().next() else { return false };
+        let fully_indexed = self.fully_indexed_in().is_some() || !rules.has(Rule::RetiredUntilFullyIndexed);
+        let removes = self.runs() && self.reaches_redis && fully_indexed;
+        if removes {
+            redis.remove_incarnation(incarnation);
+            self.retired.remove(incarnation);
         }
-        clears
+        removes
     }
 
-    /// The Redis process behind the connection is gone, and with it what was on its way.
+    /// The Redis process of the connection has ended, and its unanswered commands are lost.
     pub fn lose_connection(&mut self) {
         for command in self.commands.iter_mut().flatten() {
             if command.is_sent() {
@@ -321,102 +325,103 @@ impl Node {
     }
 
     pub fn tick(&mut self) {
-        for age in [&mut self.confirmed, &mut self.entered, &mut self.by_asker.age, &mut self.by_witness.age] {
+        for age in [&mut self.confirmed, &mut self.registered, &mut self.coordinator_ack.age, &mut self.witness_ack.age]
+        {
             *age = older(*age);
         }
     }
 
-    /// Forgets ages that make no difference any more, so that states that behave alike are one.
-    pub fn simplify(&mut self, asker_may_lapse: bool) {
-        if asker_may_lapse {
+    /// Resets ages that make no difference any more, so that equivalent states are equal.
+    pub fn simplify(&mut self, coordinator_may_lapse: bool) {
+        if coordinator_may_lapse {
             return;
         }
-        for acknowledged in [&mut self.by_asker, &mut self.by_witness] {
-            // A lease that was confirmed since makes the node count for longer.
-            if !acknowledged.word && acknowledged.age >= self.confirmed {
+        for acknowledged in [&mut self.coordinator_ack, &mut self.witness_ack] {
+            // A lease that was confirmed later keeps the node active for longer.
+            if !acknowledged.current && acknowledged.age >= self.confirmed {
                 acknowledged.age = LEASE;
             }
         }
-        if self.greeted && self.settled {
-            self.entered = LEASE;
+        if self.hello_acked && self.settled {
+            self.registered = LEASE;
         }
     }
 
-    /// A node that does not count lets go of its sockets at once.
-    pub fn let_go(&mut self, witness: bool, rules: Rules) {
-        if self.runs() && self.row != 0 && !self.may_go_on(witness, rules) {
+    /// A running node that is not active disconnects its clients at once.
+    pub fn disconnect_if_inactive(&mut self, witness: bool, rules: Rules) {
+        if self.runs() && self.row != 0 && !self.may_keep_clients(witness, rules) {
             self.drop_row();
         }
     }
 
-    /// A running node renews, and tells itself when it cannot, before any time passes.
-    pub fn is_punctual(&self) -> bool {
-        let renewed = self.index.is_some() && self.confirmed == 0 && self.listed;
-        !self.runs() || if self.reaches_redis { renewed } else { self.trouble }
+    /// Before time passes, a running node has renewed, or has noticed that it cannot.
+    pub fn may_tick(&self) -> bool {
+        let renewed = self.epoch.is_some() && self.confirmed == 0 && self.listed;
+        !self.runs() || if self.reaches_redis { renewed } else { self.degraded }
     }
 
-    /// Without the rule by which a node that does not count lets go, its clients count on it.
-    pub fn keeps_regardless(&self, witness: bool, rules: Rules) -> bool {
-        let unconfirmed = !rules.has(Rule::AcksAreRecent) || !rules.has(Rule::LetsGoWithoutMajority);
+    /// Without the rule that disconnects the clients of an inactive node, these clients expect to be listed.
+    pub fn keeps_clients_while_inactive(&self, witness: bool, rules: Rules) -> bool {
+        let unconfirmed = !rules.has(Rule::AcksAreRecent) || !rules.has(Rule::DisconnectsWithoutMajority);
         unconfirmed && self.peers(witness) > 0
     }
 
-    fn may_go_on(&self, witness: bool, rules: Rules) -> bool {
+    fn may_keep_clients(&self, witness: bool, rules: Rules) -> bool {
         let confirmed = self.confirmed < LEASE || !rules.has(Rule::AcksAreRecent);
-        confirmed || self.has_majority(witness) || !rules.has(Rule::LetsGoWithoutMajority)
+        confirmed || self.has_majority(witness) || !rules.has(Rule::DisconnectsWithoutMajority)
     }
 
     fn may_acknowledge(&self, witness: bool, rules: Rules) -> bool {
-        if !rules.has(Rule::AckRestsOnClaimOrWord) {
+        if !rules.has(Rule::AckNeedsOwnershipOrStatus) {
             return true;
         }
         let confirmed = self.confirmed < LEASE || !rules.has(Rule::AcksAreRecent);
-        let held = self.claim == Claim::Held && self.is_born(rules) && confirmed;
-        let asker = !self.knows_asker || self.by_asker.word && self.by_asker.lately();
-        let witness = !witness || self.by_witness.word && self.by_witness.lately();
-        held || self.word().is_none() && self.settled && asker && witness
+        let held = self.ownership == Ownership::Confirmed && self.is_born(rules) && confirmed;
+        let coordinator = !self.knows_coordinator || self.coordinator_ack.current && self.coordinator_ack.is_recent();
+        let witness = !witness || self.witness_ack.current && self.witness_ack.is_recent();
+        held || self.fully_indexed_in().is_none() && self.settled && coordinator && witness
     }
 
     fn is_born(&self, rules: Rules) -> bool {
-        let greeted = self.listed && (!self.knows_asker || self.greeted);
-        let by_time = self.entered == LEASE && !rules.has(Rule::BirthByRenewal);
-        self.index.is_some() && (greeted || by_time || !rules.has(Rule::Birth))
+        let hello_acked = self.listed && (!self.knows_coordinator || self.hello_acked);
+        let by_time = self.registered == LEASE && !rules.has(Rule::BirthByRenewal);
+        self.epoch.is_some() && (hello_acked || by_time || !rules.has(Rule::Birth))
     }
 
     fn peers(&self, witness: bool) -> u8 {
-        u8::from(self.knows_asker) + u8::from(witness)
+        u8::from(self.knows_coordinator) + u8::from(witness)
     }
 
     fn has_majority(&self, witness: bool) -> bool {
-        let asker = self.knows_asker && self.by_asker.lately();
-        let acknowledged = u8::from(asker) + u8::from(witness && self.by_witness.lately());
+        let coordinator = self.knows_coordinator && self.coordinator_ack.is_recent();
+        let acknowledged = u8::from(coordinator) + u8::from(witness && self.witness_ack.is_recent());
         (acknowledged + 1) * 2 > self.peers(witness) + 1
     }
 
-    fn underway(&self, kind: Kind) -> bool {
+    fn is_in_flight(&self, kind: CommandKind) -> bool {
         self.commands.iter().flatten().any(|command| command.kind == kind && command.incarnation == self.incarnation)
     }
 
-    fn send(&mut self, kind: Kind, rules: Rules) -> bool {
-        let most = if rules.has(Rule::OneCommandPerRoom) { 1 } else { 2 };
-        let Some(place) = self.commands[..most].iter_mut().find(|place| place.is_none()) else { return false };
-        *place = Some(Command { kind, incarnation: self.incarnation, progress: Progress::Sent });
+    fn send(&mut self, kind: CommandKind, rules: Rules) -> bool {
+        let max = if rules.has(Rule::OneCommandPerRoom) { 1 } else { 2 };
+        let Some(index) = self.commands[..max].iter_mut().find(|index| index.is_none()) else { return false };
+        *index = Some(Command { kind, incarnation: self.incarnation, progress: Progress::Sent });
         true
     }
 
     pub fn retire(&mut self) {
-        self.abandoned.add(self.incarnation);
+        self.retired.add(self.incarnation);
         self.incarnation += 1;
-        self.index = None;
-        self.claim = Claim::None;
-        self.owed = self.row != 0;
-        (self.listed, self.greeted) = (false, false);
+        self.epoch = None;
+        self.ownership = Ownership::None;
+        self.acked_unowned = self.row != 0;
+        (self.listed, self.hello_acked) = (false, false);
     }
 
     fn drop_row(&mut self) {
         self.row = 0;
         self.acknowledged = false;
-        self.owed = false;
+        self.acked_unowned = false;
     }
 }
 
@@ -431,8 +436,8 @@ impl Command {
 
     pub fn run(self, redis: &mut Redis) {
         match self.kind {
-            Kind::Claim => redis.claim(self.incarnation),
-            Kind::Release => redis.release(self.incarnation),
+            CommandKind::AddOwner => redis.add_owner(self.incarnation),
+            CommandKind::RemoveOwner => redis.remove_owner(self.incarnation),
         }
     }
 }

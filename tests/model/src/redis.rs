@@ -1,37 +1,37 @@
-//! Redis as the protocol sees it: leases, one owner set, the value of E, and the ways in which it forgets.
+//! Redis as the protocol sees it: leases, one owner set, the epoch, and the ways in which it loses data.
 //!
-//! Owns the scripts and pipelines that matter, each as one step, and E as a reader gets it. Owns no opinion on what an
-//! entry means. Of two Redis processes one serves at a time; a failover goes to the other one.
+//! Owns the relevant scripts and pipelines, each as one step, and the epoch as a reader sees it. Does not interpret
+//! entries. One of two Redis processes serves at a time; a failover goes to the other one.
 
 use crate::rules::{Rule, Rules};
 use crate::state::{Age, LEASE};
 
-/// The most incarnations that fit. Numbered from 1, so that 0 is nobody.
+/// The maximum number of incarnations. They are numbered from 1; 0 means none.
 pub const INCARNATIONS: usize = 3;
 
-/// The life of an index: the value, and the process that it was read from.
+/// An epoch as a reader sees it: the value, and the process that it was read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Epoch {
     serial: u8,
     process: u8,
 }
 
-/// What is stored under the epoch's key.
+/// The value of the epoch's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Value {
+struct EpochValue {
     serial: u8,
-    made_under: u8,
+    created_by: u8,
 }
 
-/// What a failover may lose.
+/// The data that a failover may lose.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Data {
-    value: Option<Value>,
-    /// The process under which a node entered last.
-    entered: u8,
-    /// Time left of the lease of each incarnation of the node.
+    value: Option<EpochValue>,
+    /// The process under which a node registered last.
+    registered: u8,
+    /// The remaining time of the lease of each incarnation of the node.
     leases: [Age; INCARNATIONS],
-    asker: Age,
+    coordinator: Age,
     witness: Age,
     owners: Incarnations,
 }
@@ -44,10 +44,10 @@ pub struct Incarnations(u8);
 pub struct Redis {
     process: u8,
     data: Data,
-    /// What the other process holds: the content of an earlier moment.
+    /// The content of the other process, from an earlier moment.
     replica: Option<Data>,
-    /// How many values of E were made.
-    made: u8,
+    /// The number of epochs created so far.
+    epochs_created: u8,
 }
 
 impl Incarnations {
@@ -70,25 +70,25 @@ impl Incarnations {
 
 impl Redis {
     pub fn empty() -> Self {
-        Self { process: 1, data: Data::default(), replica: None, made: 0 }
+        Self { process: 1, data: Data::default(), replica: None, epochs_created: 0 }
     }
 
-    /// E as everybody reads it now.
+    /// The epoch as every node reads it now.
     pub fn epoch(&self, rules: Rules) -> Option<Epoch> {
         let value = self.data.value?;
-        if !rules.has(Rule::EpochNamesItsProcess) {
+        if !rules.has(Rule::EpochNamesProcess) {
             return Some(Epoch { serial: value.serial, process: 0 });
         }
-        let foreign = value.made_under != self.process;
-        if foreign && rules.has(Rule::EpochNeverComesBack) {
+        let foreign = value.created_by != self.process;
+        if foreign && rules.has(Rule::ForeignEpochIsInvalid) {
             return None;
         }
         Some(Epoch { serial: value.serial, process: self.process })
     }
 
-    /// Writes a lease that must not exist, and E where there is none to be believed. `None`: the lease exists.
-    pub fn enter(&mut self, incarnation: u8, rules: Rules) -> Option<Epoch> {
-        self.make_epoch(rules);
+    /// Writes a lease that must not exist, and an epoch if there is no valid one. `None` if the lease exists.
+    pub fn register(&mut self, incarnation: u8, rules: Rules) -> Option<Epoch> {
+        self.create_epoch(rules);
         if self.leased(incarnation) {
             return None;
         }
@@ -96,7 +96,7 @@ impl Redis {
         self.epoch(rules)
     }
 
-    /// Renews a lease that must exist. `None`: it lapsed, or there is no E.
+    /// Renews a lease that must exist. `None` if it lapsed, or if there is no valid epoch.
     pub fn renew(&mut self, incarnation: u8, rules: Rules) -> Option<Epoch> {
         if !self.leased(incarnation) && rules.has(Rule::LapsedStaysLapsed) {
             return None;
@@ -109,26 +109,26 @@ impl Redis {
         self.data.leases[incarnation as usize - 1] > 0
     }
 
-    /// The latest incarnation that has a lease; 0 when none has.
+    /// The latest incarnation that has a lease; 0 if none has.
     pub fn latest_leased(&self) -> u8 {
         (1..=INCARNATIONS as u8).rev().find(|incarnation| self.leased(*incarnation)).unwrap_or(0)
     }
 
-    pub fn enter_asker(&mut self, rules: Rules) {
-        self.make_epoch(rules);
-        self.data.asker = LEASE;
+    pub fn register_coordinator(&mut self, rules: Rules) {
+        self.create_epoch(rules);
+        self.data.coordinator = LEASE;
     }
 
-    pub fn forget_asker(&mut self) {
-        self.data.asker = 0;
+    pub fn remove_coordinator(&mut self) {
+        self.data.coordinator = 0;
     }
 
-    pub fn asker_leased(&self) -> bool {
-        self.data.asker > 0
+    pub fn coordinator_leased(&self) -> bool {
+        self.data.coordinator > 0
     }
 
-    pub fn enter_witness(&mut self, rules: Rules) {
-        self.make_epoch(rules);
+    pub fn register_witness(&mut self, rules: Rules) {
+        self.create_epoch(rules);
         self.data.witness = LEASE;
     }
 
@@ -140,23 +140,23 @@ impl Redis {
         self.data.owners
     }
 
-    pub fn claim(&mut self, incarnation: u8) {
+    pub fn add_owner(&mut self, incarnation: u8) {
         self.data.owners.add(incarnation);
     }
 
-    pub fn release(&mut self, incarnation: u8) {
+    pub fn remove_owner(&mut self, incarnation: u8) {
         self.data.owners.remove(incarnation);
     }
 
-    /// Removes all that a retired incarnation left.
-    pub fn clear(&mut self, incarnation: u8) {
-        self.release(incarnation);
+    /// Removes the entry and the lease of a retired incarnation.
+    pub fn remove_incarnation(&mut self, incarnation: u8) {
+        self.remove_owner(incarnation);
         self.data.leases[incarnation as usize - 1] = 0;
     }
 
     pub fn tick(&mut self) {
         for data in [Some(&mut self.data), self.replica.as_mut()].into_iter().flatten() {
-            for lease in data.leases.iter_mut().chain([&mut data.asker, &mut data.witness]) {
+            for lease in data.leases.iter_mut().chain([&mut data.coordinator, &mut data.witness]) {
                 *lease = lease.saturating_sub(1);
             }
         }
@@ -166,7 +166,7 @@ impl Redis {
         self.data = Data::default();
     }
 
-    /// The other process falls behind from here on. Once for each serving process, to keep the search finite.
+    /// The other process falls behind from now on. Only once for each serving process, to keep the search finite.
     pub fn replicate(&mut self) -> bool {
         let first = self.replica.is_none();
         if first {
@@ -177,8 +177,8 @@ impl Redis {
 
     pub fn fail_over(&mut self, unseen: bool) -> bool {
         let Some(data) = self.replica else { return false };
-        // A process that nobody entered leaves no trace by which its predecessor could be told from itself.
-        if !unseen && data.entered != self.process {
+        // If no node registered under a process, nothing distinguishes its predecessor from the same process later.
+        if !unseen && data.registered != self.process {
             return false;
         }
         self.replica = None;
@@ -187,11 +187,11 @@ impl Redis {
         true
     }
 
-    fn make_epoch(&mut self, rules: Rules) {
-        self.data.entered = self.process;
+    fn create_epoch(&mut self, rules: Rules) {
+        self.data.registered = self.process;
         if self.epoch(rules).is_none() {
-            self.made += 1;
-            self.data.value = Some(Value { serial: self.made, made_under: self.process });
+            self.epochs_created += 1;
+            self.data.value = Some(EpochValue { serial: self.epochs_created, created_by: self.process });
         }
     }
 }

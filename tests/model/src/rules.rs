@@ -1,76 +1,80 @@
-//! The rules of "Whom to ask", each with a switch, and the bounds within which their consequences are searched.
+//! The rules of a roll call, each with a switch, and the bounds of the search.
 //!
-//! Owns what is varied from check to check: the rules in force, the faults that may strike and how many. Owns no
-//! behaviour: the parts of the model ask here whether a rule is in force.
+//! Owns the parameters of a check: the rules in force, the possible faults and their number. Owns no behaviour: the
+//! other modules ask whether a rule is in force.
 
-/// One rule. Left out, it has a counterexample; `main.rs` shows each.
+/// One rule. Each has a counterexample when it is left out; `main.rs` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// The table of members is taken before the owner set is read.
+    /// The member table is copied before the owner set is read.
     TableBeforeOwners,
-    /// The owner set is read before E.
+    /// The owner set is read before the epoch.
     OwnersBeforeEpoch,
-    /// E names the Redis process it was read from.
-    EpochNamesItsProcess,
-    /// A value of E that was made under another process is replaced by whoever enters, and believed by nobody.
-    EpochNeverComesBack,
-    /// A member is skipped only when its last word is "whole under" the E that was read.
-    SkippedOnlyWhenWhole,
-    /// Nobody is skipped, left unasked or held dead by a table that is older than half a lease.
+    /// The epoch names the Redis process that it was read from.
+    EpochNamesProcess,
+    /// An epoch that was created under another process is invalid for readers, and is replaced at the next
+    /// registration.
+    ForeignEpochIsInvalid,
+    /// A member is skipped only if its last status is "fully indexed" in the epoch that was read.
+    SkipOnlyFullyIndexed,
+    /// A table older than half a lease lets no member be skipped or considered dead.
     TableIsFresh,
-    /// A room counts as unclaimed before the removal of its claim is sent.
-    UnclaimedBeforeRemoval,
+    /// A room is unowned before the removal of its owner entry is sent.
+    UnownedBeforeRemoval,
     /// A removal without an answer retires the incarnation.
-    LostRemovalRetires,
-    /// The next command of a room waits for the answer to the last one.
+    UnansweredRemovalRetires,
+    /// The next command of a room waits for the answer to the previous one.
     OneCommandPerRoom,
-    /// A client is acknowledged when the claim is held, or when every member has acknowledged "not whole".
-    AckRestsOnClaimOrWord,
-    /// Every room without its claim that a node has while it is not whole must be claimed before it is whole again.
-    UnclaimedIsOwed,
-    /// An acknowledgement, and counting at all, rests on something sent less than a lease ago.
+    /// A client is acknowledged if the room is owned, or if every member has acknowledged "not fully indexed".
+    AckNeedsOwnershipOrStatus,
+    /// A room that is unowned while the node is not fully indexed must be owned before that status ends.
+    UnownedAckIsTracked,
+    /// An acknowledgement, and an active node, need a confirmation of a message sent less than a lease ago.
     AcksAreRecent,
-    /// A node that is not whole acknowledges only once it has read the list of an index that was the same for a lease.
-    SettledBeforeWord,
-    /// The first socket of an incarnation waits until the members of a list read after the entry know of it.
+    /// A node that is not fully indexed acknowledges clients only after it has read the list of an epoch that was the
+    /// same for a lease.
+    SettledBeforeStatusAck,
+    /// The first socket of an incarnation waits until the members of a list read after the registration know the
+    /// incarnation.
     Birth,
-    /// Without their word for it, a lease after the entry, and a renewal that was sent then, stand for it.
+    /// Instead, a lease after the registration, a confirmed renewal sent then is enough.
     BirthByRenewal,
     /// A lapsed lease is never revived.
     LapsedStaysLapsed,
-    /// What a retired incarnation claimed is removed only when the next one is whole.
-    AbandonedUntilWhole,
-    /// A Redis that cannot be read says nothing about who is dead.
-    UnreadableKillsNobody,
-    /// A missing lease counts only in an index that was the same for a lease.
+    /// The entries of a retired incarnation are removed only when the next one is fully indexed.
+    RetiredUntilFullyIndexed,
+    /// While Redis cannot be read, no member is considered dead.
+    NoDeathWhileUnreadable,
+    /// A missing lease is evidence only in an epoch that was the same for a lease.
     SteadyBeforeDeath,
-    /// The index in which a silent node has no lease is the one that was steady.
-    JudgedInTheSteadyIndex,
-    /// Dead is a process, not an incarnation: none of its successors has a lease either.
-    DeathIsOfAProcess,
-    /// Who was heard within a lease is alive, whatever the index says.
+    /// The epoch in which a silent node has no lease is the steady one.
+    JudgedInSteadyIndex,
+    /// A process is dead, not an incarnation: no successor has a lease either.
+    DeathIsPerProcess,
+    /// A member that was heard within a lease is alive, whatever the index says.
     HeardIsAlive,
-    /// Before a death, every member with a lease has been asked whether it heard the silent one.
-    WitnessesAreHeard,
-    /// Only the claims of the dead, and of incarnations that a later one has replaced, are repaired.
-    RepairOnlyTheDead,
-    /// The repair looks for the lease in the script that removes the claim.
+    /// Before a death, every member with a lease was asked whether it heard the silent one.
+    WitnessesAreAsked,
+    /// Only entries of dead nodes, and of replaced incarnations, are repaired.
+    RepairOnlyDead,
+    /// The repair checks the lease in the script that removes the entry.
     RepairOnlyWithoutLease,
-    /// A node without a lease and without a majority lets go of its sockets.
-    LetsGoWithoutMajority,
-    /// An answer is complete only if every member known has spoken to the asker.
-    IntroducedBeforeComplete,
-    /// And has done so since the asker settled, as said next: by then, what those who went have heard is of no use.
-    IntroducedWhenSettled,
-    /// An answer is complete only once the asker has read the list of an index that was the same for a lease, and has
-    /// had a lease ever since: after a flush nobody is listed, and who starts then knows nobody.
+    /// A node without a lease and without a majority disconnects its clients.
+    DisconnectsWithoutMajority,
+    /// An answer is complete only if every known member has sent its status to the coordinator.
+    SyncedBeforeComplete,
+    /// These statuses came after the coordinator settled (see the next rule): earlier ones may contain members that
+    /// have left.
+    SyncedWhenSettled,
+    /// An answer is complete only after the coordinator has read the list of an epoch that was the same for a lease,
+    /// and has had a lease ever since. After a flush the list is empty, and a node that starts then knows no other.
     SettledBeforeComplete,
-    /// An asker that was without a lease has the words told again: to some it was dead meanwhile.
-    WordsEndWithTheLease,
-    /// Only the node that owns a socket can put it into an answer.
+    /// A coordinator that was without a lease needs new statuses: other members may have considered it dead.
+    StatusesEndWithLease,
+    /// Only the node that owns a socket can add it to an answer.
     OnlyVouchedRows,
-    /// A process that is asked under two incarnations has one part.
-    OnePartPerProcess,
+    /// A process that was asked under two incarnations has one snapshot.
+    OneSnapshotPerProcess,
 }
 
 /// The rules in force.
@@ -79,69 +83,68 @@ pub struct Rules {
     left_out: &'static [Rule],
 }
 
-/// What can go wrong. Healing is free and needs no fault.
+/// Recovery needs no fault, and may always happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Redis loses its data and goes on.
+    /// Redis loses its data and continues.
     Flush,
-    /// Another Redis process takes over, with the content of an earlier moment.
+    /// The other Redis process takes over, with the content of an earlier moment.
     FailOver,
-    /// The removal of a claim of another room is not answered.
-    LostRemovalElsewhere,
-    /// A command of the node is not answered in time. It may still run later.
+    /// The removal of an owner entry of another room gets no answer.
+    UnansweredRemovalElsewhere,
+    /// A command of the node gets no answer in time. It may still run later.
     NoAnswer,
-    /// The node is stopped (SIGSTOP).
+    /// The node is stopped (`SIGSTOP`).
     StopNode,
-    /// The node crashes.
     CrashNode,
-    /// The node does not reach Redis.
+    /// The node loses Redis.
     CutNode,
-    /// The asker is stopped.
-    StopAsker,
-    /// The asker leaves, and comes back as a process that knows nobody.
-    RestartAsker,
-    /// The asker does not reach Redis.
-    CutAsker,
-    /// The asker and the node do not reach each other.
+    /// The coordinator is stopped.
+    StopCoordinator,
+    /// The coordinator leaves, and starts again as a process that knows no member.
+    RestartCoordinator,
+    /// The coordinator loses Redis.
+    CutCoordinator,
+    /// The coordinator and the node lose each other.
     CutMesh,
-    /// The asker and Redis on one side, the node and the witness on the other.
+    /// The coordinator and Redis are on one side, the node and the witness on the other.
     Split,
 }
 
-/// Where the search starts.
+/// The first state of the search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// Redis is empty, and both nodes have just started.
     Cold,
-    /// The asker has been up for long, and the node has just started.
+    /// The coordinator has run for long, and the node has just started.
     NewNode,
-    /// Both have been up for long and know each other; the node owns nothing yet.
+    /// Both have run for long and know each other; the node owns no room.
     Warm,
-    /// The node has a socket: joined, claimed and acknowledged.
+    /// The node has a socket that joined, is owned and was acknowledged.
     Serving,
-    /// It has one, and lost Redis: everybody has acknowledged that it is not whole.
+    /// The node has a socket, and lost Redis: every member has acknowledged that it is not fully indexed.
     CutOff,
 }
 
-/// How far the search goes. Within a bound it is exhaustive.
+/// The limits of the search. Within a bound it is exhaustive.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound {
-    /// The faults that may strike…
+    /// The possible faults.
     pub faults: &'static [Fault],
-    /// …and how many in one run. Each is followed by every order of everything else.
-    pub strikes: u8,
-    /// Sockets that join the room, one at a time. The second one finds what the first one left.
+    /// The number of faults in one run. Every order of all other actions may follow each fault.
+    pub max_faults: u8,
+    /// Sockets that join the room, one at a time. The second one finds the leftovers of the first one.
     pub joins: u8,
-    /// Incarnations of the node. The second one succeeds a retired one, the third one a successor.
+    /// Incarnations of the node. The second one replaces a retired one, the third one a successor.
     pub incarnations: u8,
     pub start: Start,
-    /// Whether the other Redis process may fall behind at any moment, or at the start only.
+    /// Whether the other Redis process may fall behind at any moment, or only at the start.
     pub lags_any_time: bool,
-    /// Whether what is cut off is connected again.
+    /// Whether lost connections can recover.
     pub heals: bool,
-    /// Whether there is a third node, which owns nothing and can tell the asker what it heard.
+    /// Whether there is a third node, which has no sockets and can report to the coordinator whom it heard.
     pub witness: bool,
-    /// Whether Redis may fail back to a process before any node has entered the one between.
+    /// Whether Redis may fail back to a process before any node has registered under the other one.
     pub fails_back_unseen: bool,
 }
 
@@ -158,8 +161,8 @@ impl Rules {
 }
 
 impl Bound {
-    /// Whether the asker's lease can lapse.
-    pub fn asker_may_lapse(&self) -> bool {
-        self.faults.iter().any(|fault| matches!(fault, Fault::StopAsker | Fault::CutAsker))
+    /// Whether the coordinator's lease can lapse.
+    pub fn coordinator_may_lapse(&self) -> bool {
+        self.faults.iter().any(|fault| matches!(fault, Fault::StopCoordinator | Fault::CutCoordinator))
     }
 }

@@ -1,33 +1,33 @@
-//! The cluster at one moment, and every step that can follow.
+//! The state of the cluster at one moment, and every action that can follow.
 //!
-//! Owns time, the mesh, the faults, and the truth that an answer is measured by: which socket must be listed. What the
-//! node, the asker and Redis do by themselves is in their own files. A lease lasts two ticks; a node that runs and
-//! reaches Redis has renewed before a tick, so that a lease lapses by a fault and never by idleness.
+//! Owns time, the mesh, the faults, and the socket that an answer must list. The actions of the node, of the
+//! coordinator and of Redis are in their own files. A lease lasts two ticks. A running node that reaches Redis has
+//! renewed before a tick, so that a lease lapses only by a fault.
 
-use crate::asker::{Answer, Asker, Call, Surroundings};
-use crate::node::{Acknowledged, Command, Node, Process};
+use crate::coordinator::{Answer, Call, Coordinator, Environment};
+use crate::node::{Acknowledgement, Command, Node, Process};
 use crate::redis::{Epoch, Incarnations, Redis};
 use crate::rules::{Bound, Fault, Rule, Rules, Start};
 
-/// Time in ticks, up to a lease: what is older is not told apart.
+/// Time in ticks, at most a lease: greater ages are equal.
 pub type Age = u8;
 
-/// A lease, in ticks. With two, something can be older than an event and younger than a lease.
+/// With two ticks, an age can be greater than that of an event and less than a lease.
 pub const LEASE: Age = 2;
 
 pub fn older(age: Age) -> Age {
     (age + 1).min(LEASE)
 }
 
-/// A word of the node on its way to the asker.
+/// A status of the node on its way to the coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Message {
     pub incarnation: u8,
-    pub word: Option<Epoch>,
+    pub fully_indexed_in: Option<Epoch>,
     age: Age,
 }
 
-/// A node that owns no sockets, and remembers which incarnation of the node it heard, and when.
+/// A node without sockets. It remembers when it heard which incarnation of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Witness {
     heard: Age,
@@ -37,89 +37,85 @@ pub struct Witness {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RollCall {
+pub enum CallState {
     None,
-    UnderWay(Call),
+    Running(Call),
     Answered(Answer),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     pub node: Node,
-    pub asker: Asker,
+    pub coordinator: Coordinator,
     pub witness: Option<Witness>,
     pub redis: Redis,
-    /// The mesh between the node and the asker carries.
+    /// The connection between the node and the coordinator works.
     mesh: bool,
-    /// The word that is on its way to the asker; a newer one takes its place, as the older would be ignored.
+    /// The status on its way to the coordinator. A newer one replaces it, because the older would be ignored.
     message: Option<Message>,
-    /// A command that its sender has given up, and that may still run.
+    /// A command that timed out and may still run.
     late: Option<Command>,
-    /// Repairs that were decided on while the lease was absent; only where the script does not look again.
-    doomed: Incarnations,
-    pub call: RollCall,
-    strikes: u8,
+    /// Repairs that were decided while the lease was absent; only used if the script does not check again.
+    decided_repairs: Incarnations,
+    pub call: CallState,
+    faults_left: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Everything gets a tick older.
     Tick,
-    /// The node enters the index, or renews its lease.
+    /// The node registers in the index, or renews its lease.
     NodeWritesLease,
     NodeReadsList,
-    /// A socket joins the room on the node.
     SocketJoins,
-    /// Its client is told so.
+    /// The client of the socket receives its acknowledgement.
     SocketIsAcknowledged,
-    /// It leaves, or is disconnected by the server.
+    /// The socket leaves, or the server disconnects it.
     SocketLeaves,
-    ClaimIsSent,
-    RemovalIsSent,
+    AddOwnerIsSent,
+    RemoveOwnerIsSent,
     /// A command of the node runs in Redis.
     CommandRuns(usize),
-    /// Its answer arrives.
+    /// The node receives the reply.
     CommandIsAnswered(usize),
-    /// The node gives up a command that cannot be answered any more.
+    /// A command that can get no answer any more times out.
     CommandIsGivenUp(usize),
-    /// A command that was given up runs after all.
+    /// A command that had timed out runs nevertheless.
     LateCommandRuns,
-    /// The node removes what a retired incarnation left.
-    AbandonedIsCleared,
-    /// Somebody removes a claim whose lease is absent…
-    ClaimIsRepaired(u8),
-    /// …having found it absent earlier.
+    /// The node removes the entries of a retired incarnation.
+    RetiredIsRemoved,
+    /// A node removes an owner entry that has no lease.
+    OwnerIsRepaired(u8),
+    /// A node finds an owner entry without a lease, and removes it later.
     RepairIsDecided(u8),
-    /// The node sends its word to the asker.
-    WordIsSent,
-    /// The asker takes it in and acknowledges.
-    WordArrives,
-    /// The node tells the witness its word.
-    WitnessIsTold,
-    /// The witness tells the asker whom it heard.
-    WitnessSpeaks,
-    /// The asker writes its lease, and reads the list.
-    AskerRenews,
-    /// The asker greets a node that does not know it, and hears its word.
-    AskerGreets,
-    /// The other Redis process holds what is there now, and from here on lags behind.
+    /// The node sends its status to the coordinator.
+    StatusIsSent,
+    /// The coordinator receives the status and acknowledges it.
+    StatusArrives,
+    /// The node sends its status to the witness.
+    StatusReachesWitness,
+    /// The witness reports to the coordinator whom it heard.
+    WitnessReplies,
+    /// The coordinator writes its lease, and reads the list.
+    CoordinatorRenews,
+    /// The coordinator sends a hello to a node that does not know it, and receives its status.
+    HelloIsExchanged,
+    /// The other Redis process gets a copy of the data, and lags behind from now on.
     ReplicaLags,
     RollCallBegins,
-    /// It takes the table, reads the owner set, or reads E.
+    /// It copies the member table, reads the owner set, or reads the epoch.
     RollCallReads,
-    /// It asks, judges and answers.
+    /// It asks, judges silence and answers.
     RollCallEnds,
-    /// The stopped node goes on.
-    NodeGoesOn,
-    AskerGoesOn,
-    /// The node reaches Redis again.
+    NodeResumes,
+    CoordinatorResumes,
     NodeIsReconnected,
-    AskerIsReconnected,
+    CoordinatorIsReconnected,
     MeshHeals,
-    Strike(Fault),
+    Inject(Fault),
 }
 
-/// Actions without a fault, in the order in which they are tried.
+/// Actions without a fault, in the order of the search.
 pub const ORDINARY: [Action; 37] = [
     Action::Tick,
     Action::NodeWritesLease,
@@ -127,8 +123,8 @@ pub const ORDINARY: [Action; 37] = [
     Action::SocketJoins,
     Action::SocketIsAcknowledged,
     Action::SocketLeaves,
-    Action::ClaimIsSent,
-    Action::RemovalIsSent,
+    Action::AddOwnerIsSent,
+    Action::RemoveOwnerIsSent,
     Action::CommandRuns(0),
     Action::CommandRuns(1),
     Action::CommandIsAnswered(0),
@@ -136,57 +132,56 @@ pub const ORDINARY: [Action; 37] = [
     Action::CommandIsGivenUp(0),
     Action::CommandIsGivenUp(1),
     Action::LateCommandRuns,
-    Action::AbandonedIsCleared,
-    Action::ClaimIsRepaired(1),
-    Action::ClaimIsRepaired(2),
-    Action::ClaimIsRepaired(3),
+    Action::RetiredIsRemoved,
+    Action::OwnerIsRepaired(1),
+    Action::OwnerIsRepaired(2),
+    Action::OwnerIsRepaired(3),
     Action::RepairIsDecided(1),
     Action::RepairIsDecided(2),
     Action::RepairIsDecided(3),
-    Action::WordIsSent,
-    Action::WordArrives,
-    Action::WitnessIsTold,
-    Action::WitnessSpeaks,
-    Action::AskerRenews,
-    Action::AskerGreets,
+    Action::StatusIsSent,
+    Action::StatusArrives,
+    Action::StatusReachesWitness,
+    Action::WitnessReplies,
+    Action::CoordinatorRenews,
+    Action::HelloIsExchanged,
     Action::ReplicaLags,
     Action::RollCallBegins,
     Action::RollCallReads,
     Action::RollCallEnds,
-    Action::NodeGoesOn,
-    Action::AskerGoesOn,
+    Action::NodeResumes,
+    Action::CoordinatorResumes,
     Action::NodeIsReconnected,
-    Action::AskerIsReconnected,
+    Action::CoordinatorIsReconnected,
     Action::MeshHeals,
 ];
 
 impl State {
-    /// Both nodes have just started, and Redis is empty.
     fn cold(bound: &Bound) -> Self {
         let witness = bound.witness.then_some(Witness { heard: LEASE, incarnation: 0, split: false });
         Self {
             node: Node::new(),
-            asker: Asker::new(),
+            coordinator: Coordinator::new(),
             witness,
             redis: Redis::empty(),
             mesh: true,
             message: None,
             late: None,
-            doomed: Incarnations::default(),
-            call: RollCall::None,
-            strikes: bound.strikes,
+            decided_repairs: Incarnations::default(),
+            call: CallState::None,
+            faults_left: bound.max_faults,
         }
     }
 
     pub fn start(bound: &Bound, rules: Rules) -> Self {
         use Action::{
-            AskerRenews, ClaimIsSent, CommandIsAnswered, CommandRuns, NodeReadsList, NodeWritesLease,
-            SocketIsAcknowledged, SocketJoins, Tick, WitnessIsTold, WitnessSpeaks, WordArrives, WordIsSent,
+            AddOwnerIsSent, CommandIsAnswered, CommandRuns, CoordinatorRenews, NodeReadsList, NodeWritesLease,
+            SocketIsAcknowledged, SocketJoins, StatusArrives, StatusIsSent, StatusReachesWitness, Tick, WitnessReplies,
         };
-        let long_up = [AskerRenews, NodeWritesLease, NodeReadsList, Tick].repeat(2);
-        let now = [AskerRenews, WitnessSpeaks];
-        let known = [NodeWritesLease, NodeReadsList, WitnessIsTold, WordIsSent, WordArrives];
-        let serving = [SocketJoins, ClaimIsSent, CommandRuns(0), CommandIsAnswered(0), SocketIsAcknowledged];
+        let long_up = [CoordinatorRenews, NodeWritesLease, NodeReadsList, Tick].repeat(2);
+        let now = [CoordinatorRenews, WitnessReplies];
+        let known = [NodeWritesLease, NodeReadsList, StatusReachesWitness, StatusIsSent, StatusArrives];
+        let serving = [SocketJoins, AddOwnerIsSent, CommandRuns(0), CommandIsAnswered(0), SocketIsAcknowledged];
 
         let mut state = Self::cold(bound);
         if bound.start == Start::Cold {
@@ -222,40 +217,41 @@ impl State {
         }
     }
 
-    /// Whether the action could be taken; it may have changed nothing.
+    /// Whether the action was possible. It may have changed nothing.
     pub fn step(&mut self, action: Action, bound: &Bound, rules: Rules) -> bool {
-        let said = (self.node.incarnation, self.node.word());
+        let status_before = (self.node.incarnation, self.node.fully_indexed_in());
         let taken = self.take(action, bound, rules);
-        self.node.owe(rules);
-        if said != (self.node.incarnation, self.node.word()) {
-            self.node.by_asker.word = false;
-            self.node.by_witness.word = false;
+        self.node.track_unowned(rules);
+        if status_before != (self.node.incarnation, self.node.fully_indexed_in()) {
+            self.node.coordinator_ack.current = false;
+            self.node.witness_ack.current = false;
         }
-        self.node.simplify(bound.asker_may_lapse());
-        self.forget_pointless_call(rules);
+        self.node.simplify(bound.coordinator_may_lapse());
+        self.drop_inconclusive_call(rules);
         taken
     }
 
-    /// A roll call whose socket went meanwhile may list it or not: nothing can be learned from it.
-    fn forget_pointless_call(&mut self, rules: Rules) {
-        if let RollCall::UnderWay(call) = self.call
+    /// If the socket left during a roll call, the answer may list it or not, and proves nothing.
+    fn drop_inconclusive_call(&mut self, rules: Rules) {
+        if let CallState::Running(call) = self.call
             && call.expected != 0
             && call.expected != self.must_be_listed(rules)
         {
-            self.call = RollCall::None;
+            self.call = CallState::None;
         }
     }
 
-    /// The socket that a complete answer may not miss: acknowledged, still connected, and its node counts. A stopped
-    /// node keeps its sockets and counts as long as its lease; a running one that does not count should have let go.
+    /// The socket that a complete answer must list: acknowledged, still connected, and its node is active. A stopped
+    /// node keeps its sockets, and is active until its lease lapses. A running node that is not active should have
+    /// disconnected them.
     fn must_be_listed(&self, rules: Rules) -> u8 {
-        let counts = self.node.counts(self.witness.is_some());
-        let should_count = match self.node.process {
-            Process::Runs => counts || self.node.keeps_regardless(self.witness.is_some(), rules),
-            Process::Stopped => counts,
+        let active = self.node.is_active(self.witness.is_some());
+        let should_be_active = match self.node.process {
+            Process::Runs => active || self.node.keeps_clients_while_inactive(self.witness.is_some(), rules),
+            Process::Stopped => active,
             Process::Crashed => false,
         };
-        if self.node.acknowledged && should_count { self.node.row } else { 0 }
+        if self.node.acknowledged && should_be_active { self.node.row } else { 0 }
     }
 
     fn take(&mut self, action: Action, bound: &Bound, rules: Rules) -> bool {
@@ -267,64 +263,66 @@ impl State {
             Action::SocketJoins => self.node.join(bound.joins, witness, rules),
             Action::SocketIsAcknowledged => self.node.acknowledge(witness, rules),
             Action::SocketLeaves => self.node.leave(bound.joins),
-            Action::ClaimIsSent => self.node.send_claim(rules),
-            Action::RemovalIsSent => self.node.send_release(rules),
-            Action::CommandRuns(place) => self.node.execute(place, &mut self.redis, rules),
-            Action::CommandIsAnswered(place) => self.node.hear_answer(place),
-            Action::CommandIsGivenUp(place) => self.give_up_hopeless(place, rules),
+            Action::AddOwnerIsSent => self.node.send_add_owner(rules),
+            Action::RemoveOwnerIsSent => self.node.send_remove_owner(rules),
+            Action::CommandRuns(index) => self.node.execute(index, &mut self.redis, rules),
+            Action::CommandIsAnswered(index) => self.node.receive_reply(index),
+            Action::CommandIsGivenUp(index) => self.give_up_unanswerable(index, rules),
             Action::LateCommandRuns => self.run_late(),
-            Action::AbandonedIsCleared => self.node.clear(&mut self.redis, rules),
-            Action::ClaimIsRepaired(incarnation) => self.repair(incarnation, rules),
+            Action::RetiredIsRemoved => self.node.remove_retired(&mut self.redis, rules),
+            Action::OwnerIsRepaired(incarnation) => self.repair(incarnation, rules),
             Action::RepairIsDecided(incarnation) => self.decide_repair(incarnation, rules),
-            Action::WordIsSent => self.send_word(),
-            Action::WordArrives => self.deliver_word(),
-            Action::WitnessIsTold => self.tell_witness(),
-            Action::WitnessSpeaks => self.let_witness_speak(rules),
-            Action::AskerRenews => self.renew_asker(rules),
-            Action::AskerGreets => self.greet(),
+            Action::StatusIsSent => self.send_status(),
+            Action::StatusArrives => self.deliver_status(),
+            Action::StatusReachesWitness => self.send_status_to_witness(),
+            Action::WitnessReplies => self.receive_witness_reply(rules),
+            Action::CoordinatorRenews => self.renew_coordinator(rules),
+            Action::HelloIsExchanged => self.exchange_hello(),
             Action::ReplicaLags => self.may_lag(bound) && self.redis.replicate(),
             Action::RollCallBegins => self.begin_call(rules),
-            Action::RollCallReads => self.read_on(rules),
+            Action::RollCallReads => self.read_next(rules),
             Action::RollCallEnds => self.end_call(rules),
-            Action::NodeGoesOn => self.go_on(rules),
-            Action::AskerGoesOn => !std::mem::replace(&mut self.asker.runs, true),
+            Action::NodeResumes => self.resume_node(rules),
+            Action::CoordinatorResumes => !std::mem::replace(&mut self.coordinator.runs, true),
             Action::NodeIsReconnected => bound.heals && !std::mem::replace(&mut self.node.reaches_redis, true),
-            Action::AskerIsReconnected => bound.heals && !std::mem::replace(&mut self.asker.reaches_redis, true),
+            Action::CoordinatorIsReconnected => {
+                bound.heals && !std::mem::replace(&mut self.coordinator.reaches_redis, true)
+            }
             Action::MeshHeals => bound.heals && !std::mem::replace(&mut self.mesh, true),
-            Action::Strike(fault) => self.strike(fault, bound, rules),
+            Action::Inject(fault) => self.inject(fault, bound, rules),
         }
     }
 
     fn tick(&mut self, rules: Rules) -> bool {
-        if !self.node.is_punctual() || !self.asker.is_punctual() {
+        if !self.node.may_tick() || !self.coordinator.may_tick() {
             return false;
         }
-        if let RollCall::UnderWay(call) = &mut self.call
+        if let CallState::Running(call) = &mut self.call
             && !call.outlasts_a_tick()
         {
             return false;
         }
         self.redis.tick();
         self.node.tick();
-        self.asker.tick();
+        self.coordinator.tick();
         if let Some(witness) = &mut self.witness {
             witness.heard = older(witness.heard);
             if !witness.split {
-                self.redis.enter_witness(rules);
+                self.redis.register_witness(rules);
             }
         }
         self.message = self.message.map(|message| Message { age: older(message.age), ..message });
         self.message = self.message.filter(|message| message.age < LEASE);
-        self.node.let_go(self.witness.is_some(), rules);
+        self.node.disconnect_if_inactive(self.witness.is_some(), rules);
         true
     }
 
-    fn give_up_hopeless(&mut self, place: usize, rules: Rules) -> bool {
-        let hopeless = self.node.commands[place].is_some_and(Command::is_lost) || !self.node.reaches_redis;
-        hopeless && self.node.give_up(place, rules).is_some()
+    fn give_up_unanswerable(&mut self, index: usize, rules: Rules) -> bool {
+        let unanswerable = self.node.commands[index].is_some_and(Command::is_lost) || !self.node.reaches_redis;
+        unanswerable && self.node.give_up(index, rules).is_some()
     }
 
-    /// A command gets no answer in time: it is still on its way, or it ran and the answer was lost.
+    /// A command gets no answer in time: it has not run yet, or its answer was lost.
     fn leave_unanswered(&mut self, rules: Rules) -> bool {
         let Some(command) = self.node.give_up(0, rules) else { return false };
         if command.is_sent() {
@@ -343,11 +341,11 @@ impl State {
         let decided = if rules.has(Rule::RepairOnlyWithoutLease) {
             self.may_repair(incarnation, rules)
         } else {
-            self.doomed.has(incarnation)
+            self.decided_repairs.has(incarnation)
         };
         let repairs = decided && self.redis.owners().has(incarnation);
         if repairs {
-            self.redis.release(incarnation);
+            self.redis.remove_owner(incarnation);
         }
         repairs
     }
@@ -355,131 +353,139 @@ impl State {
     fn decide_repair(&mut self, incarnation: u8, rules: Rules) -> bool {
         let decides = !rules.has(Rule::RepairOnlyWithoutLease) && self.may_repair(incarnation, rules);
         if decides {
-            self.doomed.add(incarnation);
+            self.decided_repairs.add(incarnation);
         }
         decides
     }
 
     fn may_repair(&self, incarnation: u8, rules: Rules) -> bool {
-        let gone = self.asker.holds_gone(incarnation, &self.surroundings(rules));
+        let gone = self.coordinator.considers_gone(incarnation, &self.environment(rules));
         let lapsed = self.redis.owners().has(incarnation) && !self.redis.leased(incarnation);
-        lapsed && (gone || !rules.has(Rule::RepairOnlyTheDead))
+        lapsed && (gone || !rules.has(Rule::RepairOnlyDead))
     }
 
-    /// The hello comes after the entry; later words are told with or without one.
-    fn send_word(&mut self) -> bool {
-        let speaks = self.node.runs() && self.node.knows_asker && (self.node.index.is_some() || self.node.settled);
-        if speaks {
-            let (incarnation, word) = (self.node.incarnation, self.node.word());
-            self.message = Some(Message { incarnation, word, age: 0 });
+    /// The first status follows the registration; later ones may be sent without one.
+    fn send_status(&mut self) -> bool {
+        let sends = self.node.runs() && self.node.knows_coordinator && (self.node.epoch.is_some() || self.node.settled);
+        if sends {
+            let (incarnation, fully_indexed_in) = (self.node.incarnation, self.node.fully_indexed_in());
+            self.message = Some(Message { incarnation, fully_indexed_in, age: 0 });
         }
-        speaks
+        sends
     }
 
-    fn deliver_word(&mut self) -> bool {
-        let Some(message) = self.message.filter(|_| self.mesh && self.asker.runs) else { return false };
+    fn deliver_status(&mut self) -> bool {
+        let Some(message) = self.message.filter(|_| self.mesh && self.coordinator.runs) else { return false };
         self.message = None;
-        self.asker.told(message);
+        self.coordinator.receive_status(message);
         let node = &mut self.node;
         if node.runs() {
-            node.knows_asker = true;
-            node.by_asker.age = node.by_asker.age.min(message.age);
-            node.by_asker.word |= (message.incarnation, message.word) == (node.incarnation, node.word());
-            node.greeted |= message.incarnation == node.incarnation;
+            node.knows_coordinator = true;
+            node.coordinator_ack.age = node.coordinator_ack.age.min(message.age);
+            node.coordinator_ack.current |=
+                (message.incarnation, message.fully_indexed_in) == (node.incarnation, node.fully_indexed_in());
+            node.hello_acked |= message.incarnation == node.incarnation;
         }
         true
     }
 
-    fn tell_witness(&mut self) -> bool {
+    fn send_status_to_witness(&mut self) -> bool {
         let node = &mut self.node;
-        let speaks = node.runs() && (node.index.is_some() || node.settled);
-        let Some(witness) = self.witness.as_mut().filter(|_| speaks) else { return false };
+        let sends = node.runs() && (node.epoch.is_some() || node.settled);
+        let Some(witness) = self.witness.as_mut().filter(|_| sends) else { return false };
         (witness.incarnation, witness.heard) = (node.incarnation, 0);
-        node.by_witness = Acknowledged { age: 0, word: true };
+        node.witness_ack = Acknowledgement { age: 0, current: true };
         true
     }
 
-    fn let_witness_speak(&mut self, rules: Rules) -> bool {
-        let Some(witness) = self.witness.filter(|witness| !witness.split && self.asker.runs) else { return false };
+    fn receive_witness_reply(&mut self, rules: Rules) -> bool {
+        let Some(witness) = self.witness.filter(|witness| !witness.split && self.coordinator.runs) else {
+            return false;
+        };
         let heard = (witness.heard < LEASE).then_some((witness.incarnation, witness.heard));
-        self.asker.introduce(heard, &self.redis, rules);
+        self.coordinator.hear_witness(heard, &self.redis, rules);
         true
     }
 
-    fn renew_asker(&mut self, rules: Rules) -> bool {
-        let mut asker = self.asker;
-        if asker.has_lapsed() && rules.has(Rule::WordsEndWithTheLease) {
-            // It was meant for the last incarnation.
+    fn renew_coordinator(&mut self, rules: Rules) -> bool {
+        let mut coordinator = self.coordinator;
+        if coordinator.has_lapsed() && rules.has(Rule::StatusesEndWithLease) {
+            // The status was meant for the previous incarnation.
             self.message = None;
         }
-        let renews = asker.renew(&mut self.redis, rules);
+        let renews = coordinator.renew(&mut self.redis, rules);
         if renews {
-            asker.list(&self.surroundings(rules));
+            coordinator.apply_listing(&self.environment(rules));
         }
-        self.asker = asker;
+        self.coordinator = coordinator;
         renews
     }
 
-    fn greet(&mut self) -> bool {
-        let meets = self.mesh && self.asker.runs && self.asker.member != 0 && self.node.runs();
-        let greets = meets && !self.node.knows_asker;
+    fn exchange_hello(&mut self) -> bool {
+        let meets = self.mesh && self.coordinator.runs && self.coordinator.member != 0 && self.node.runs();
+        let greets = meets && !self.node.knows_coordinator;
         if greets {
-            self.node.knows_asker = true;
-            self.asker.told(Message { incarnation: self.node.incarnation, word: self.node.word(), age: 0 });
+            self.node.knows_coordinator = true;
+            self.coordinator.receive_status(Message {
+                incarnation: self.node.incarnation,
+                fully_indexed_in: self.node.fully_indexed_in(),
+                age: 0,
+            });
         }
         greets
     }
 
     fn begin_call(&mut self, rules: Rules) -> bool {
         let expected = self.must_be_listed(rules);
-        // Before the first join, and while a join is not acknowledged, any answer will do.
-        let matters = expected != 0 || self.node.row == 0 && self.node.joined > 0;
-        let begins = matters && self.call == RollCall::None && self.asker.runs && self.asker.entered;
+        // Before the first join, and before its acknowledgement, any answer is right.
+        let conclusive = expected != 0 || self.node.row == 0 && self.node.joined > 0;
+        let begins = conclusive && self.call == CallState::None && self.coordinator.runs && self.coordinator.registered;
         if begins {
             let mut call = Call::begin(expected, &self.node);
-            call.read(&self.asker, &self.redis, rules);
-            self.call = RollCall::UnderWay(call);
+            call.read(&self.coordinator, &self.redis, rules);
+            self.call = CallState::Running(call);
         }
         begins
     }
 
-    fn read_on(&mut self, rules: Rules) -> bool {
-        let RollCall::UnderWay(mut call) = self.call else { return false };
-        let reads = self.asker.runs && call.read(&self.asker, &self.redis, rules);
-        self.call = RollCall::UnderWay(call);
+    fn read_next(&mut self, rules: Rules) -> bool {
+        let CallState::Running(mut call) = self.call else { return false };
+        let reads = self.coordinator.runs && call.read(&self.coordinator, &self.redis, rules);
+        self.call = CallState::Running(call);
         reads
     }
 
     fn end_call(&mut self, rules: Rules) -> bool {
-        let RollCall::UnderWay(call) = self.call else { return false };
-        let Some(answer) = call.ask(&self.asker, &self.surroundings(rules)).filter(|_| self.asker.runs) else {
+        let CallState::Running(call) = self.call else { return false };
+        let Some(answer) = call.ask(&self.coordinator, &self.environment(rules)).filter(|_| self.coordinator.runs)
+        else {
             return false;
         };
-        self.call = RollCall::Answered(answer);
+        self.call = CallState::Answered(answer);
         true
     }
 
-    fn go_on(&mut self, rules: Rules) -> bool {
+    fn resume_node(&mut self, rules: Rules) -> bool {
         if self.node.process != Process::Stopped {
             return false;
         }
         self.node.process = Process::Runs;
-        self.node.let_go(self.witness.is_some(), rules);
+        self.node.disconnect_if_inactive(self.witness.is_some(), rules);
         true
     }
 
-    fn strike(&mut self, fault: Fault, bound: &Bound, rules: Rules) -> bool {
-        if self.strikes == 0 {
+    fn inject(&mut self, fault: Fault, bound: &Bound, rules: Rules) -> bool {
+        if self.faults_left == 0 {
             return false;
         }
-        self.strikes -= 1;
+        self.faults_left -= 1;
         match fault {
             Fault::Flush => {
                 self.redis.flush();
                 true
             }
             Fault::FailOver => self.fail_over(bound),
-            Fault::LostRemovalElsewhere => self.lose_removal_elsewhere(rules),
+            Fault::UnansweredRemovalElsewhere => self.lose_removal_elsewhere(rules),
             Fault::NoAnswer => self.leave_unanswered(rules),
             Fault::StopNode if self.node.runs() => {
                 self.node.process = Process::Stopped;
@@ -491,19 +497,19 @@ impl State {
                 true
             }
             Fault::CutNode => std::mem::replace(&mut self.node.reaches_redis, false),
-            Fault::StopAsker => std::mem::replace(&mut self.asker.runs, false),
-            Fault::RestartAsker => {
-                self.restart_asker();
+            Fault::StopCoordinator => std::mem::replace(&mut self.coordinator.runs, false),
+            Fault::RestartCoordinator => {
+                self.restart_coordinator();
                 true
             }
-            Fault::CutAsker => std::mem::replace(&mut self.asker.reaches_redis, false),
+            Fault::CutCoordinator => std::mem::replace(&mut self.coordinator.reaches_redis, false),
             Fault::CutMesh => std::mem::replace(&mut self.mesh, false),
             Fault::Split => self.split(),
         }
     }
 
     fn lose_removal_elsewhere(&mut self, rules: Rules) -> bool {
-        let retires = self.node.runs() && self.node.index.is_some() && rules.has(Rule::LostRemovalRetires);
+        let retires = self.node.runs() && self.node.epoch.is_some() && rules.has(Rule::UnansweredRemovalRetires);
         if retires {
             self.node.retire();
         }
@@ -511,8 +517,8 @@ impl State {
     }
 
     fn may_lag(&self, bound: &Bound) -> bool {
-        let after_the_first = self.strikes < bound.strikes;
-        bound.faults.contains(&Fault::FailOver) && self.strikes > 0 && (bound.lags_any_time || after_the_first)
+        let after_the_first = self.faults_left < bound.max_faults;
+        bound.faults.contains(&Fault::FailOver) && self.faults_left > 0 && (bound.lags_any_time || after_the_first)
     }
 
     fn fail_over(&mut self, bound: &Bound) -> bool {
@@ -524,14 +530,14 @@ impl State {
         failed
     }
 
-    /// The old process says goodbye; the new one is somebody else to everybody.
-    fn restart_asker(&mut self) {
-        self.redis.forget_asker();
-        self.asker = Asker::new();
+    /// The old process says goodbye. The new one is unknown to all members.
+    fn restart_coordinator(&mut self) {
+        self.redis.remove_coordinator();
+        self.coordinator = Coordinator::new();
         self.message = None;
-        self.call = RollCall::None;
-        self.node.knows_asker = false;
-        self.node.by_asker = Acknowledged::NOTHING;
+        self.call = CallState::None;
+        self.node.knows_coordinator = false;
+        self.node.coordinator_ack = Acknowledgement::NOTHING;
     }
 
     fn split(&mut self) -> bool {
@@ -541,8 +547,8 @@ impl State {
         true
     }
 
-    fn surroundings(&self, rules: Rules) -> Surroundings<'_> {
-        Surroundings {
+    fn environment(&self, rules: Rules) -> Environment<'_> {
+        Environment {
             node: &self.node,
             redis: &self.redis,
             mesh: self.mesh,

@@ -2,8 +2,8 @@
 //!
 //! Owns the calls to peers ([`peers`]) over one [`channel`] and one [`circuit_breaker`] per address, the [`revalidation`]
 //! stream on that channel, the validation of [`answers`], and the status that nodes announce ([`node_status`]).
-//! [`accept`] makes the connections of the mesh port, [`security`] authenticates both ends. Does not decide whom to ask
-//! or what a missing answer means (`roll_call`), and serves nothing (`mesh_service`).
+//! [`accept`] makes the connections of the mesh port, and [`security`] authenticates both ends. Decides neither which nodes
+//! to ask nor the meaning of a missing answer (`roll_call`), and serves nothing (`mesh_service`).
 
 pub mod accept;
 pub mod answers;
@@ -37,7 +37,7 @@ pub const MAX_REVALIDATED_ROWS: usize = 256;
 pub const MAX_REVALIDATED_BYTES: usize = 256 << 10;
 /// The largest response to a forwarded polling request that a node accepts.
 pub const MAX_FORWARDED_BYTES: usize = 1 << 20;
-/// Concurrent calls per connection: each polling client whose requests arrive at another node has one pending.
+/// Concurrent calls per connection: each polling client whose requests arrive at the wrong node has one pending.
 pub const MAX_CALLS_PER_CONNECTION: usize = 16 << 10;
 /// Metadata of a `FAILED_PRECONDITION`: the present id of the node that answers.
 pub const NODE_ID_METADATA: &str = "rollcall-node-id";

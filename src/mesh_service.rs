@@ -1,8 +1,8 @@
 //! The gRPC server of the mesh port: `MeshService`, forwarded polling requests, reflection and health.
 //!
-//! Owns the validation of requests and the conversion of answers. `LookupSockets` and `Revalidate` read the roster,
-//! `Announce` the member table: a node answers from its own memory, calls no other node and never reads Redis. The polling
-//! service is implemented in `edge::polling`.
+//! Owns the validation of requests and the conversion of answers. `LookupSockets` and `Revalidate` read the roster, and
+//! `Announce` reads the member table: a node answers from its own memory, calls no other node and never reads Redis.
+//! `edge::polling` implements the polling service.
 
 pub mod health;
 
@@ -57,11 +57,11 @@ struct MeshServer {
 /// Polling requests forwarded by other nodes, as a trait object: the implementation is in a layer above.
 pub type PollingForwarding = Arc<dyn PollingService>;
 
-/// Serves gRPC on `connections`, which [`crate::mesh::accept`] makes, until `stop`, and then the calls in progress.
-/// `polling`: answers forwarded polling requests; `None` where long-polling is off.
+/// Serves gRPC on `connections` (from [`crate::mesh::accept`]) until `stop`, then finishes the calls in progress.
+/// `polling`: serves forwarded polling requests; `None` without long-polling.
 ///
 /// # Errors
-/// When no more connections can be accepted.
+/// When `connections` fails.
 pub async fn serve<S>(
     connections: impl Stream<Item = io::Result<S>>,
     reporter: NodeReporter,
@@ -75,7 +75,7 @@ where
     S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
     let (roster, membership) = (Arc::clone(&reporter.roster), Arc::clone(&reporter.membership));
-    let published = Arc::clone(&membership);
+    let published_membership = Arc::clone(&membership);
     let server = MeshServer { roster, membership, reporter, sampling, security: security.clone(), stop: stop.clone() };
     let service = MeshServiceServer::new(server)
         .max_decoding_message_size(MAX_REQUEST_BYTES)
@@ -84,7 +84,7 @@ where
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
-        .expect("the descriptors were compiled with this binary");
+        .expect("the build script has compiled the descriptors");
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let polling_name = polling.as_ref().map(|_| polling_service_server::SERVICE_NAME);
     let services = [mesh_service_server::SERVICE_NAME].into_iter().chain(polling_name).collect();
@@ -93,12 +93,12 @@ where
             .max_decoding_message_size(MAX_REQUEST_BYTES)
             .max_encoding_message_size(MAX_FORWARDED_BYTES)
     });
-    let health = HealthPublisher::start(reporter, published, identity, services).await;
+    let health = HealthPublisher::start(reporter, published_membership, identity, services).await;
     let serving = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .concurrency_limit_per_connection(MAX_CALLS_PER_CONNECTION)
-        // Cancelled calls are normal here; h2's default limit would close the connection for the other callers too.
+        // Peers cancel calls often; the default limit of h2 would close the connection for their other calls too.
         .http2_max_pending_accept_reset_streams(Some(MAX_CALLS_PER_CONNECTION))
         .layer(AuthenticationLayer(security))
         .add_service(service)
@@ -112,7 +112,7 @@ where
     }
 }
 
-/// Makes a trait object a service, since the generated server takes a sized type.
+/// Wraps the trait object, because the generated server needs a sized type.
 struct ForwardingServer(PollingForwarding);
 
 #[tonic::async_trait]
@@ -148,7 +148,7 @@ impl MeshService for MeshServer {
         let (roster, security, sampling) = (Arc::clone(&self.roster), self.security.clone(), self.sampling);
         let answer = move |request: Result<proto::RevalidateRequest, Status>| {
             let request = request?;
-            // The credentials were valid when the stream began; they may have been revoked since.
+            // The credentials were valid when the stream started. They may have been revoked since.
             security.authenticate(extensions.get::<PeerIdentity>(), metadata.as_ref())?;
             Ok(revalidate_traced(&roster, sampling, &request))
         };
@@ -166,11 +166,12 @@ impl MeshService for MeshServer {
         let peer = extensions.get::<PeerIdentity>();
         let announced = node_status::decode(request.status.ok_or_else(missing)?)
             .map_err(|error| Status::invalid_argument(format!("the status {error}")))?;
-        // The certificate must name the announced host, and the known one: else a node could take over another's id.
+        // The certificate must name the announced host and the known host. Otherwise a node could take over the id of
+        // another one.
         let known_mesh = self.membership.mesh_of(announced.about.node.process());
         let hosts = [Some(&announced.about.mesh), known_mesh.as_ref()].into_iter().flatten();
         if peer.is_some_and(|peer| hosts.clone().any(|mesh| !peer.may_announce(mesh))) {
-            if let Some(peer) = self.first_refused("status", peer) {
+            if let Some(peer) = self.peer_to_log("status", peer) {
                 let (name, mesh) = (&announced.about.name, &announced.about.mesh);
                 warn!(%peer, %name, %mesh, "rejected a status: the certificate of the peer does not name the host");
             }
@@ -196,9 +197,9 @@ impl MeshService for MeshServer {
     async fn list_rooms(&self, _: Request<proto::ListRoomsRequest>) -> Result<Response<Self::ListRoomsStream>, Status> {
         let roster = Arc::clone(&self.roster);
         let status = Some(node_status::encode(&self.membership.own_status()));
-        // The next slice is read only after the previous one was sent, so a slow caller costs no memory.
-        let slices = stream::unfold((Some(WalkCursor::BEGIN), status), move |(place, status)| {
-            let slice = place.map(|place| roster.slice(place));
+        // The next slice is read only after the previous one is sent, so a slow caller costs no memory.
+        let slices = stream::unfold((Some(WalkCursor::BEGIN), status), move |(cursor, status)| {
+            let slice = cursor.map(|cursor| roster.slice(cursor));
             async move {
                 let slice = slice?;
                 let next = slice.next;
@@ -216,23 +217,23 @@ impl MeshServer {
         extensions: &Extensions,
     ) -> Result<proto::LookupSocketsResponse, Status> {
         let lookup = Lookup::check(request)?;
-        let part = lookup.answer(&self.roster);
-        if let Some(meant) = lookup.node.filter(|meant| *meant != part.node) {
-            // A request for an earlier id of this process is normal; one for another process shows a wrong address.
-            if meant.process() != part.node.process()
-                && let Some(peer) = self.first_refused("node id", extensions.get())
+        let snapshot = lookup.answer(&self.roster);
+        if let Some(meant) = lookup.node.filter(|meant| *meant != snapshot.node) {
+            // A request for an earlier id of this process is normal; one for another process proves a wrong address.
+            if meant.process() != snapshot.node.process()
+                && let Some(peer) = self.peer_to_log("node id", extensions.get())
             {
-                warn!(%peer, %meant, is = %part.node, "rejected a request meant for another node");
+                warn!(%peer, %meant, is = %snapshot.node, "rejected a request meant for another node");
             }
-            return Err(wrong_node(&meant, &part.node));
+            return Err(wrong_node(&meant, &snapshot.node));
         }
-        Ok(encode(part))
+        Ok(encode(snapshot))
     }
 
-    /// The peer's address, if no refusal of this kind was logged for it recently.
-    fn first_refused(&self, what: &'static str, peer: Option<&PeerIdentity>) -> Option<SocketAddr> {
+    /// The peer's address, unless a rejection of this kind was logged for it recently.
+    fn peer_to_log(&self, kind: &'static str, peer: Option<&PeerIdentity>) -> Option<SocketAddr> {
         let address = peer?.address();
-        self.security.permits_log(what, &address.ip().to_string()).then_some(address)
+        self.security.permits_log(kind, &address.ip().to_string()).then_some(address)
     }
 }
 
@@ -253,7 +254,7 @@ fn revalidate_traced(
     proto::RevalidateResponse { number: request.number, answer }
 }
 
-/// The trace context of a request as headers. Invalid values are left out: they name no trace.
+/// The trace context of a request as headers, without invalid values.
 fn trace_headers(request: &proto::RevalidateRequest) -> HeaderMap {
     let fields = [(TRACE_PARENT, &request.traceparent), (TRACE_STATE, &request.tracestate)];
     let header = |(name, value): (&'static str, &Option<String>)| {
@@ -262,12 +263,12 @@ fn trace_headers(request: &proto::RevalidateRequest) -> HeaderMap {
     fields.into_iter().filter_map(header).collect()
 }
 
-/// The answer to a conditional lookup. `None`: the request is invalid or the answer is large, so the caller should make a
-/// unary call, which does not delay the requests behind it and can return an error.
+/// The answer to a conditional lookup. `None`: the request is invalid or the answer is large. The caller should then make a
+/// unary call, which can return an error and delays no other request.
 fn revalidate(roster: &Roster, question: &proto::LookupSocketsRequest) -> Option<proto::LookupSocketsResponse> {
     let lookup = Lookup::check(question).ok()?;
-    let part = roster.snapshot_up_to(lookup.room.as_ref()?, Some(lookup.known?), MAX_REVALIDATED_ROWS)?;
-    (lookup.node.as_ref() == Some(&part.node)).then(|| encode(part))
+    let snapshot = roster.snapshot_up_to(lookup.room.as_ref()?, Some(lookup.known?), MAX_REVALIDATED_ROWS)?;
+    (lookup.node.as_ref() == Some(&snapshot.node)).then(|| encode(snapshot))
 }
 
 /// A valid request to `LookupSockets`.
@@ -282,7 +283,7 @@ impl Lookup {
     /// # Errors
     /// `INVALID_ARGUMENT`, with the invalid field.
     pub fn check(request: &proto::LookupSocketsRequest) -> Result<Self, Status> {
-        let invalid = |what: &str, error: NameError| Status::invalid_argument(format!("{what} {error}"));
+        let invalid = |field: &str, error: NameError| Status::invalid_argument(format!("{field} {error}"));
         if request.id_sockets.len() > MAX_LOOKUP_IDS {
             return Err(Status::invalid_argument(format!("id_sockets must name at most {MAX_LOOKUP_IDS} sockets")));
         }
@@ -296,7 +297,9 @@ impl Lookup {
         let ids = request.id_sockets.iter().map(|id| SocketId::parse(id));
         let ids = ids.collect::<Result<Vec<_>, _>>().map_err(|error| invalid("a socket id", error))?;
         if request.known_version.is_some() && (node.is_none() || room.is_none() || !ids.is_empty()) {
-            return Err(Status::invalid_argument("known_version goes with node_id and room, and without id_sockets"));
+            return Err(Status::invalid_argument(
+                "known_version needs node_id and room, and does not permit id_sockets",
+            ));
         }
         let known =
             request.known_version.map(|version| CachedVersion { version, accepts_delta: request.takes_changes });
@@ -312,11 +315,14 @@ impl Lookup {
     }
 }
 
-fn encode(part: RoomSnapshot) -> proto::LookupSocketsResponse {
+fn encode(snapshot: RoomSnapshot) -> proto::LookupSocketsResponse {
     let socket = |row: Row| proto::Socket { id_socket: row.id_socket.to_string(), id_user: row.id_user.to_string() };
-    let mut response =
-        proto::LookupSocketsResponse { node_id: part.node.to_string(), version: part.version, ..Default::default() };
-    match part.update {
+    let mut response = proto::LookupSocketsResponse {
+        node_id: snapshot.node.to_string(),
+        version: snapshot.version,
+        ..Default::default()
+    };
+    match snapshot.update {
         RowsUpdate::Unchanged => response.unchanged = true,
         RowsUpdate::Delta(changes) => {
             response.changes_since = changes.since;

@@ -1,7 +1,8 @@
-//! Accepts the connections of the mesh port: TCP without delay, the mTLS handshake, the wait for the HTTP/2 preface.
+//! Accepts the connections of the mesh port: TCP, the mTLS handshake, and the HTTP/2 preface.
 //!
-//! Owns the handshakes in progress: each runs in its own task with a timeout, so that a slow peer delays no other. Their
-//! number is limited; above it the oldest is aborted, because an honest peer finishes within milliseconds.
+//! Owns the handshakes in progress. Each runs in a task of its own with a timeout, so that a slow peer delays no other. Their
+//! number is limited. Above the limit, the oldest one is aborted, because an honest peer finishes within milliseconds. Owns
+//! no limit of connections ([`MeshConnection::with_permit`]).
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,7 +26,7 @@ use super::io::Io;
 use super::preface::PrefaceTimeout;
 use super::security::{PeerIdentity, Security};
 
-/// How long a client may take to send the HTTP/2 preface.
+/// The time for a client to send the HTTP/2 preface.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A node that connects gives up much earlier, see `channel::CONNECT_TIMEOUT`.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,7 +36,7 @@ const MAX_HANDSHAKES: usize = 256;
 pub struct MeshConnection {
     stream: PrefaceTimeout<Box<dyn Io>>,
     peer: PeerIdentity,
-    /// Held while the connection is open, where their number is limited.
+    /// A permit of the connection limit, held while the connection is open.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -44,12 +45,12 @@ struct Acceptor {
     security: Security,
     counter: ByteCounter,
     handshakes: JoinSet<Option<MeshConnection>>,
-    /// In the order of their start. Finished ones are removed when the limit is reached.
+    /// In the order of their start. Finished handshakes are removed when the limit is reached.
     started: VecDeque<AbortHandle>,
 }
 
-/// The connections that `listener` accepts and `security` does not reject; a rejected one is logged and does not end the
-/// stream. Their bytes are added to `counter`.
+/// The connections that `listener` accepts and `security` does not reject. A rejected connection is logged, and does not end
+/// the stream. `counter` counts their bytes.
 pub fn accept_connections(
     listener: TcpListener,
     security: Security,

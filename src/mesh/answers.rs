@@ -1,4 +1,4 @@
-//! What the answer of a peer means: its rows, that its node id changed, or the cause of a failure.
+//! The interpretation of a peer's answer: its rows, a changed node id, or the cause of a failure.
 //!
 //! Owns [`PeerReply`], [`PeerError`] and the checks: an answer of another node, or one that does not fit the request, is a
 //! [`PeerError::Failed`] and is counted as an [`Anomaly`]. Performs no I/O.
@@ -18,7 +18,7 @@ use crate::roster::{RoomSnapshot, Row, RowsDelta, RowsUpdate};
 use crate::telemetry::anomalies::{Anomalies, Anomaly};
 use crate::telemetry::metrics::lookups::LookupOutcome;
 
-/// Why there is no answer of a peer.
+/// The reason why a peer gave no valid answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PeerError {
@@ -47,7 +47,7 @@ impl fmt::Display for PeerError {
 #[derive(Debug)]
 pub enum PeerReply {
     Snapshot(RoomSnapshot),
-    /// The process at that address has another node id now, this one.
+    /// The process at that address has this node id now.
     NodeIdChanged(NodeId),
 }
 
@@ -67,8 +67,8 @@ pub(crate) fn decode_snapshot(
         || !is_delta && !response.gone.is_empty();
     if response.node_id != node.as_str() || is_invalid {
         let named = &response.node_id;
-        let what = format_args!("{node} sent an answer that does not fit the request, as node {named:.40?}");
-        anomalies.record(Anomaly::SenselessAnswer, what);
+        let detail = format_args!("{node} sent an answer that does not fit the request, as node {named:.40?}");
+        anomalies.record(Anomaly::SenselessAnswer, detail);
         return Err(PeerError::Failed);
     }
     let update = if response.unchanged {
@@ -121,22 +121,22 @@ pub(super) fn outcome(reply: &Result<PeerReply, PeerError>) -> LookupOutcome {
     }
 }
 
-/// Whether the peer confirmed the version that its caller has.
+/// Whether the peer confirmed the version that the caller has cached.
 pub(super) fn is_unchanged(reply: &Result<PeerReply, PeerError>) -> bool {
     matches!(reply, Ok(PeerReply::Snapshot(snapshot)) if snapshot.update == RowsUpdate::Unchanged)
 }
 
-/// The present id of the node at the address, if `status` reports that it changed.
+/// The current id of the node at the address, if `status` reports a change.
 pub(super) fn changed_node_id(status: &Status) -> Option<NodeId> {
     if status.code() != Code::FailedPrecondition {
         return None;
     }
-    let present = status.metadata().get(NODE_ID_METADATA)?;
-    NodeId::parse(present.to_str().ok()?).ok()
+    let current = status.metadata().get(NODE_ID_METADATA)?;
+    NodeId::parse(current.to_str().ok()?).ok()
 }
 
 impl PeerError {
-    /// The cause that a status names. A status with a source comes from this side: it tells why the connection failed.
+    /// The error for a gRPC status. A status with a source comes from this side: the source is the connection error.
     pub(super) fn of(status: &Status) -> Self {
         match status.code() {
             // tonic reports an expired `grpc-timeout` as cancelled, on either side.
@@ -191,8 +191,8 @@ mod tests {
             assert_eq!(decode(None, &senseless).unwrap_err(), PeerError::Failed);
         }
         let unchanged = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[]) };
-        let held = decode(Some(1), &unchanged).unwrap();
-        assert_eq!((held.version, held.update), (1, RowsUpdate::Unchanged));
+        let snapshot = decode(Some(1), &unchanged).unwrap();
+        assert_eq!((snapshot.version, snapshot.update), (1, RowsUpdate::Unchanged));
         let with_rows = proto::LookupSocketsResponse { unchanged: true, ..answer(&asked, &[("s1", "foo")]) };
         let without_version = proto::LookupSocketsResponse { version: 0, ..answer(&asked, &[("s1", "foo")]) };
         let changes = proto::LookupSocketsResponse { changes_since: 7, gone: vec!["s2".into()], ..answer(&asked, &[]) };

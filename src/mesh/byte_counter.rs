@@ -1,7 +1,7 @@
 //! Counts the bytes that the mesh sends and receives.
 //!
-//! Owns the counts of one node and the stream wrapper that adds to them. The wrapper sits below TLS, so the counts are
-//! the bytes on the network, not those of the messages.
+//! Owns the counts of one node, and the stream wrapper that adds to them. The wrapper is below TLS: it counts bytes on the
+//! network, not those of messages.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use tokio_util::io::{InspectReader, InspectWriter};
 
 use super::io::Io;
 
-/// Which end of a connection this node is. The names are values of a metric label.
+/// The end of a connection that this node is. The names are values of a metric label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 pub enum ConnectionEnd {
     /// This node connected and sends the requests.

@@ -1,9 +1,9 @@
-//! The channel to one peer: an HTTP/2 connection that is made when a call needs one, and again after it was lost.
+//! The channel to one peer: an HTTP/2 connection that is made when a call needs one, and again after it is lost.
 //!
-//! Owns connecting, mTLS, keep-alive and the calls of tonic's generated client. It never repeats a call, and it owns no
-//! deadline of a call. tonic's own channel does the same work, but passes each call through two more tasks and sends
-//! headers and message in separate segments: without it, four nodes on two cores gave 19,000 answers per second instead
-//! of 16,000 (room of 10, 16 connections).
+//! Owns connecting, mTLS, keep-alive, and the transport of tonic's generated client. Never repeats a call, and owns no
+//! deadline. tonic's own channel does the same work, but passes each call through two more tasks, and sends headers and
+//! message in separate segments. Four nodes on two cores gave 16,000 answers per second with it, and 19,000 with this one
+//! (room of 10, 16 connections).
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -38,12 +38,12 @@ use super::revalidation::RevalidationStream;
 use super::security::{ConnectionProof, Security};
 use crate::telemetry::anomalies::Anomalies;
 
-/// Longer than a round trip to any place on earth, shorter than most deadlines.
+/// Longer than a round trip around the earth, shorter than most deadlines.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(400);
-/// Pings are sent on idle connections too, so that a peer that hangs is noticed before somebody waits for it.
+/// Idle connections send pings too, so that a peer that hangs is detected before a call waits for it.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
-/// HTTP/2 flow control: the bytes of one response, and of all responses, that a peer may send before they are read.
+/// HTTP/2 flow control: the bytes of one response, and of all responses, that a peer may send before this node reads them.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const REVALIDATE_PATH: &str = "/rollcall.v1.MeshService/Revalidate";
@@ -60,7 +60,7 @@ pub struct PeerChannel {
     security: Security,
     counter: ByteCounter,
     anomalies: Anomalies,
-    /// Established or being established. All callers that need it wait for the same one.
+    /// The connection, or the attempt to connect: all callers wait for the same one.
     connection: Arc<Mutex<Option<SharedConnection>>>,
 }
 
@@ -130,7 +130,7 @@ impl PeerChannel {
         stream.ask(request).await
     }
 
-    /// Opens the revalidation stream in the background, on the connection of a call that was answered.
+    /// Opens the revalidation stream in the background, on the established connection.
     pub(crate) fn prepare_revalidation(&self) {
         self.established(|requests, stream| stream.open(requests, || self.revalidation_head(), &self.anomalies));
     }
@@ -144,7 +144,7 @@ impl PeerChannel {
         self.address(head)
     }
 
-    /// Adds the authority of this peer and the token.
+    /// Adds the authority of this peer, and the token.
     fn address<T>(&self, mut request: Request<T>) -> Request<T> {
         let mut uri = std::mem::take(request.uri_mut()).into_parts();
         let scheme = if self.security.shows_certificates() { Scheme::HTTPS } else { Scheme::HTTP };
@@ -172,7 +172,7 @@ impl PeerChannel {
         Ok(response.map(|stream| ResponseBody::new(stream, timed_out)))
     }
 
-    /// Applies `take` to the established connection. `None`: there is none, or it was made with old certificates.
+    /// Applies `take` to the established connection. `None`: no connection is established, or its certificates are old.
     fn established<T>(&self, take: impl FnOnce(&SendRequest<Bytes>, Arc<RevalidationStream>) -> T) -> Option<T> {
         let connection = self.connection.lock();
         let Connection { requests, proof, revalidation, .. } = connection.as_ref()?.peek()?.as_ref().ok()?;
@@ -192,7 +192,7 @@ impl PeerChannel {
         }
     }
 
-    /// The present connection. If it fails or was made with old certificates, the next call makes a new one.
+    /// The current connection. If it fails or its certificates are old, the next call makes a new one.
     async fn try_connection(&self) -> Result<Connection, ConnectionError> {
         let mut shared = self.shared_connection();
         let mut connected = ready_to_send(&shared).await;
@@ -208,7 +208,7 @@ impl PeerChannel {
         connected
     }
 
-    /// Logs that the peer does not accept this node's token or certificate, which it says in each response.
+    /// Logs, with a throttle, that the peer rejected this node's token or certificate.
     fn log_rejected_call(&self, headers: &HeaderMap) {
         let code = headers.get("grpc-status").map(|status| Code::from_bytes(status.as_bytes()));
         if code == Some(Code::Unauthenticated) && self.security.permits_log("call", &self.mesh) {
@@ -314,21 +314,21 @@ async fn handshake(
         .handshake(io)
         .await;
     let (requests, mut connection) = http2.map_err(ConnectionError::http2)?;
-    let mut pings = connection.ping_pong().expect("nobody has taken it before");
+    let mut pings = connection.ping_pong().expect("a new connection still has its ping handle");
     if proof.is_some() {
         wait_until_accepted(&mut connection, &mut pings).await?;
     }
     Ok(Handshaken { requests, connection, pings, proof })
 }
 
-/// In TLS 1.3 the client's handshake ends before the server has checked its certificate, so only the first message of
-/// the server shows that it accepts this node.
+/// Waits for the first message of the server. In TLS 1.3 the client's handshake ends before the server has checked the
+/// client's certificate, so only that message proves that the server accepts this node.
 async fn wait_until_accepted(connection: &mut Http2Connection, pings: &mut PingPong) -> Result<(), ConnectionError> {
     let ended = tokio::select! {
         ended = &mut *connection => ended,
         pong = pings.ping(Ping::opaque()) => match pong {
             Ok(_) => return Ok(()),
-            // The error of the connection says why the ping failed.
+            // The connection has the cause of the failed ping.
             Err(_) => connection.await,
         },
     };
@@ -336,7 +336,7 @@ async fn wait_until_accepted(connection: &mut Http2Connection, pings: &mut PingP
     Err(ended.err().map_or_else(aborted, ConnectionError::http2))
 }
 
-/// Returns when a keep-alive ping was not answered in time.
+/// Returns when a keep-alive ping times out.
 async fn keep_alive_fails(mut pings: PingPong) {
     loop {
         sleep(KEEP_ALIVE_INTERVAL).await;

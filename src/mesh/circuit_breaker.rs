@@ -1,8 +1,8 @@
-//! The circuit breaker of one peer: how long a caller may wait for it.
+//! The circuit breaker of one peer. It limits the time that callers wait for the peer.
 //!
-//! Owns the count of consecutive timeouts. Closed: each caller waits up to its own deadline. Open, after several
-//! timeouts: one caller at a time probes the peer for a short time, and the others fail at once. Any answer closes it.
-//! Performs no I/O and reads no clock. The announcer keeps contacting a peer whose circuit is open.
+//! Owns the number of consecutive timeouts. While it is closed, each caller waits up to its own deadline. Several timeouts
+//! open it: then one caller at a time probes the peer for a short time, and the others fail at once. Any answer closes it.
+//! Performs no I/O and reads no clock. The announcer still contacts a peer whose circuit is open.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::clock::BootInstant;
 
 /// Consecutive timeouts that open the circuit.
 const MAX_TIMEOUTS: u32 = 3;
-/// A timeout shorter than this is not counted: the deadline was too short for any peer.
+/// Shorter timeouts are not counted: they prove nothing about the peer.
 const MIN_COUNTED_WAIT: Duration = Duration::from_millis(100);
 /// Short, because a peer that has recovered usually answers the announcer first, which closes the circuit.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(50);
@@ -18,19 +18,19 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub struct CircuitBreaker {
     timeouts: u32,
-    /// When the last counted timeout ended: of the callers that waited at the same time, only one is counted.
+    /// The time of the last counted timeout. Of several callers that waited at the same time, only one is counted.
     last_timeout: Option<BootInstant>,
     probing: bool,
 }
 
-/// Whether a caller may make a call, and how long it may wait.
+/// The permission for a call, and the limit of its duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallPermit {
     /// Up to the deadline of the caller.
     Unlimited,
-    /// The circuit is open and this caller alone probes the peer, for at most this time.
+    /// The circuit is open, and only this caller probes the peer, for at most this time.
     Probe(Duration),
-    /// The circuit is open and another caller is probing.
+    /// The circuit is open, and another caller is probing.
     Rejected,
 }
 
@@ -59,9 +59,9 @@ impl CircuitBreaker {
         self.timeouts = 0;
     }
 
-    /// A call that started at `began` timed out at `now`.
-    pub fn record_timeout(&mut self, began: BootInstant, now: BootInstant) {
-        if now.since(began) < MIN_COUNTED_WAIT || self.last_timeout.is_some_and(|last| began < last) {
+    /// A call that started at `started` timed out at `now`.
+    pub fn record_timeout(&mut self, started: BootInstant, now: BootInstant) {
+        if now.since(started) < MIN_COUNTED_WAIT || self.last_timeout.is_some_and(|last| started < last) {
             return;
         }
         self.last_timeout = Some(now);
@@ -75,14 +75,14 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_millis(500);
 
-    fn time_out(circuit: &mut CircuitBreaker, began: BootInstant) -> BootInstant {
-        let now = began.after(DEADLINE);
-        circuit.record_timeout(began, now);
+    fn time_out(circuit: &mut CircuitBreaker, started: BootInstant) -> BootInstant {
+        let now = started.after(DEADLINE);
+        circuit.record_timeout(started, now);
         now
     }
 
     #[test]
-    fn timeouts_in_a_row_open_it_and_one_answer_closes_it() {
+    fn consecutive_timeouts_open_it_and_one_answer_closes_it() {
         let (mut circuit, mut now) = (CircuitBreaker::default(), BootInstant::now());
         for _ in 0..MAX_TIMEOUTS {
             assert_eq!(circuit.permit(), CallPermit::Unlimited);
@@ -117,9 +117,9 @@ mod tests {
         assert!(!circuit.is_open(), "concurrent timeouts are counted once");
         let mut now = now.after(DEADLINE);
         for _ in 0..MAX_TIMEOUTS * 10 {
-            let began = now;
-            now = began.after(MIN_COUNTED_WAIT / 2);
-            circuit.record_timeout(began, now);
+            let started = now;
+            now = started.after(MIN_COUNTED_WAIT / 2);
+            circuit.record_timeout(started, now);
         }
         assert!(!circuit.is_open(), "their deadlines were too short");
     }

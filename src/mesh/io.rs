@@ -1,4 +1,4 @@
-//! The byte stream of a mesh connection, the body of a response on it, and why either fails.
+//! The byte stream of a mesh connection, the body of a response, and the errors of both.
 //!
 //! Owns the trait [`Io`], which TCP, TLS and simulated streams implement, and [`ConnectionError`]. Owns no connection:
 //! [`super::channel`] makes and keeps them.
@@ -19,12 +19,12 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
-/// Why a call got no response.
+/// The reason why a call got no response.
 #[derive(Debug, Clone, Error)]
 pub enum ConnectionError {
     #[error("cannot connect: {0}")]
     Unreachable(Arc<io::Error>),
-    /// One end does not accept the certificate of the other.
+    /// One end rejected the certificate of the other.
     #[error("mTLS handshake failed: {0}")]
     Untrusted(Arc<io::Error>),
     /// The peer did not answer a keep-alive ping, so this node closed the connection.
@@ -44,7 +44,7 @@ impl ConnectionError {
     pub(crate) fn connecting(error: impl Into<io::Error>) -> Self {
         let error = error.into();
         match error.kind() {
-            // rustls reports a certificate that it does not accept as invalid data.
+            // rustls reports a rejected certificate as invalid data.
             io::ErrorKind::InvalidData => Self::Untrusted(Arc::new(error)),
             _ => Self::Unreachable(Arc::new(error)),
         }
@@ -60,7 +60,7 @@ impl ConnectionError {
         }
     }
 
-    /// An error of a call. If the connection was closed for a keep-alive timeout, that is the cause to report.
+    /// An error of a call. After a keep-alive timeout, h2 reports a closed connection only; the timeout is the cause.
     pub(crate) fn of_call(timed_out: &OnceLock<()>, error: h2::Error) -> Self {
         match timed_out.get() {
             Some(()) => Self::KeepAliveTimeout,

@@ -1,7 +1,7 @@
 //! The status that nodes announce to each other, and its conversion to and from the wire message `Status`.
 //!
-//! Owns the validation of received statuses: one invalid name or id rejects the whole status. Does not own the rules by
-//! which a status is believed: those belong to the member table (`membership::table`).
+//! Owns the validation of received statuses: one invalid name or id rejects the whole status. Owns no rule about when a
+//! status replaces another one: those belong to the member table (`membership::table`).
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::clock::whole_milliseconds;
 use crate::index::Epoch;
 use crate::names::{NameError, NodeId, NodeName};
 
-/// The most members a status may name.
+/// Above this, a received status is invalid.
 const MAX_MEMBERS: usize = 10_000;
 
 /// The state of a node as the node itself reports it.
@@ -37,13 +37,13 @@ pub struct MemberInfo {
     pub name: NodeName,
     /// The address of its mesh port, `host:port`.
     pub mesh: SmolStr,
-    /// When the process started, RFC 3339.
+    /// The start time of the process, RFC 3339.
     pub since: SmolStr,
-    /// Time since the last message from it over the mesh; `None`: known from the directory alone.
+    /// The time since the last message of the node over the mesh; `None`: the node is known from the directory only.
     pub age: Option<Duration>,
 }
 
-/// Why a received status is invalid. `Display` completes the sentence "the status …".
+/// The fault of a received status. `Display` completes the sentence "the status …".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Error {
     #[error("has a name or an id that {0}")]
@@ -52,29 +52,29 @@ pub enum Error {
     TooManyMembers,
 }
 
-pub fn encode(said: &NodeStatus) -> proto::Status {
+pub fn encode(status: &NodeStatus) -> proto::Status {
     proto::Status {
-        node_id: said.about.node.to_string(),
-        name: said.about.name.to_string(),
-        mesh: said.about.mesh.to_string(),
-        since: said.about.since.to_string(),
-        sequence: said.sequence,
-        whole_under: said.fully_indexed_in.as_ref().map(|epoch| epoch.0.to_string()).unwrap_or_default(),
-        draining: said.draining,
-        goodbye: said.goodbye,
-        members: said.members.iter().map(encode_member).collect(),
+        node_id: status.about.node.to_string(),
+        name: status.about.name.to_string(),
+        mesh: status.about.mesh.to_string(),
+        since: status.about.since.to_string(),
+        sequence: status.sequence,
+        whole_under: status.fully_indexed_in.as_ref().map(|epoch| epoch.0.to_string()).unwrap_or_default(),
+        draining: status.draining,
+        goodbye: status.goodbye,
+        members: status.members.iter().map(encode_member).collect(),
     }
 }
 
 /// # Errors
-/// When a name or an id in it is none, or it names too many members.
+/// When the status has an invalid name or id, or too many members.
 pub fn decode(status: proto::Status) -> Result<NodeStatus, Error> {
     if status.members.len() > MAX_MEMBERS {
         return Err(Error::TooManyMembers);
     }
     let fully_indexed_in = Some(status.whole_under).filter(|epoch| !epoch.is_empty());
     Ok(NodeStatus {
-        about: known(&status.node_id, &status.name, &status.mesh, &status.since, Some(Duration::ZERO))?,
+        about: member_info(&status.node_id, &status.name, &status.mesh, &status.since, Some(Duration::ZERO))?,
         sequence: status.sequence,
         fully_indexed_in: fully_indexed_in.map(|epoch| Epoch(epoch.into())),
         draining: status.draining,
@@ -83,22 +83,28 @@ pub fn decode(status: proto::Status) -> Result<NodeStatus, Error> {
     })
 }
 
-fn encode_member(known: &MemberInfo) -> proto::KnownMember {
+fn encode_member(member: &MemberInfo) -> proto::KnownMember {
     proto::KnownMember {
-        node_id: known.node.to_string(),
-        name: known.name.to_string(),
-        mesh: known.mesh.to_string(),
-        since: known.since.to_string(),
-        age_ms: known.age.map(whole_milliseconds),
+        node_id: member.node.to_string(),
+        name: member.name.to_string(),
+        mesh: member.mesh.to_string(),
+        since: member.since.to_string(),
+        age_ms: member.age.map(whole_milliseconds),
     }
 }
 
 fn decode_member(member: &proto::KnownMember) -> Result<MemberInfo, NameError> {
     let age = member.age_ms.map(Duration::from_millis);
-    known(&member.node_id, &member.name, &member.mesh, &member.since, age)
+    member_info(&member.node_id, &member.name, &member.mesh, &member.since, age)
 }
 
-fn known(node: &str, name: &str, mesh: &str, since: &str, age: Option<Duration>) -> Result<MemberInfo, NameError> {
+fn member_info(
+    node: &str,
+    name: &str,
+    mesh: &str,
+    since: &str,
+    age: Option<Duration>,
+) -> Result<MemberInfo, NameError> {
     Ok(MemberInfo {
         node: NodeId::parse(node)?,
         name: NodeName::parse(name)?,

@@ -1,8 +1,8 @@
 //! The client side of the mesh: calls to peers, with a deadline and a circuit breaker each.
 //!
-//! Owns two [channels](super::channel) per address: one for calls that are answered at once, and one for forwarded
-//! polls, which wait for long. Does not retry: a failed call is a result for its caller, who has a deadline of its own.
-//! [`answers`] validates the responses, and translates failures into a [`PeerError`].
+//! Owns two [channels](super::channel) per address: one for calls that a peer answers at once, and one for forwarded polls,
+//! which wait for long. Never retries: a failed call is a result for the caller, which has a deadline of its own. Owns no
+//! validation: [`answers`] checks the responses, and maps failures to a [`PeerError`].
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
@@ -43,10 +43,10 @@ pub struct Peers {
     by_address: Arc<Mutex<HashMap<SmolStr, Arc<PeerConnections>>>>,
 }
 
-/// The channels to one address, and what was measured on them.
+/// The channels to one address, with their circuit breaker and metrics.
 struct PeerConnections {
     channel: PeerChannel,
-    /// Polls wait for up to a minute, and a slow one must not delay lookups: they have a connection of their own.
+    /// A connection of its own: polls wait for up to a minute, and a slow poll must not delay lookups.
     polling: PollingServiceClient<PeerChannel>,
     /// One permit per forwarded request.
     forward_permits: Semaphore,
@@ -110,7 +110,7 @@ impl Peers {
     /// cached, so that the peer may answer "unchanged" or with the difference.
     ///
     /// # Errors
-    /// When there is no valid answer within `within`.
+    /// When the peer gives no valid answer within `within`.
     pub async fn lookup(
         &self,
         mesh: &SmolStr,
@@ -121,7 +121,7 @@ impl Peers {
     ) -> Result<PeerReply, PeerError> {
         let peer = self.connections_to(mesh)?;
         let (call, within) = PeerCall::begin(&peer.circuit, within).inspect_err(|_| peer.lookups.skipped())?;
-        let measured = peer.lookups.begin();
+        let timer = peer.lookups.begin();
         let request = proto::LookupSocketsRequest {
             room: room.to_string(),
             node_id: node.to_string(),
@@ -136,21 +136,21 @@ impl Peers {
                 answers::decode_snapshot(node, known_version, &response, &self.anomalies).map(PeerReply::Snapshot)
             }
             Err(CallFailure::Status(status)) => {
-                let changed = answers::changed_node_id(&status).filter(|now| now != node);
-                changed.map(PeerReply::NodeIdChanged).ok_or_else(|| PeerError::of(&status))
+                let new_id = answers::changed_node_id(&status).filter(|new_id| new_id != node);
+                new_id.map(PeerReply::NodeIdChanged).ok_or_else(|| PeerError::of(&status))
             }
             Err(CallFailure::TimedOut) => Err(PeerError::Deadline),
         };
-        measured.end(answers::outcome(&reply));
+        timer.end(answers::outcome(&reply));
         traces::record_lookup(&span, answers::outcome(&reply), answers::is_unchanged(&reply));
         reply
     }
 
-    /// Announces this node's status to the node at `mesh`, whose status is returned. Not subject to the circuit breaker:
-    /// an answer is what closes it.
+    /// Announces this node's status to the node at `mesh`, and returns the status of that node. The circuit breaker does not
+    /// apply: only an answer can close it.
     ///
     /// # Errors
-    /// When there is no valid answer within `within`.
+    /// When the peer gives no valid answer within `within`.
     pub async fn announce(
         &self,
         mesh: &SmolStr,
@@ -165,10 +165,10 @@ impl Peers {
         node_status::decode(status).map_err(|_| PeerError::Failed)
     }
 
-    /// Calls `Describe` on the node at `mesh`, even while its circuit is open. `None`: its version does not have the call.
+    /// Calls `Describe` on the node at `mesh`, even while its circuit is open. `None`: its version does not have this call.
     ///
     /// # Errors
-    /// When there is no response within `within`.
+    /// When the peer gives no response within `within`.
     pub async fn describe(
         &self,
         mesh: &SmolStr,
@@ -190,7 +190,7 @@ impl Peers {
     /// Forwards a request of a polling client to the node at `mesh`. Dropping the future cancels it there.
     ///
     /// # Errors
-    /// When there is no response within `within`; at once while the peer's circuit is open.
+    /// When the peer gives no response within `within`; at once while its circuit is open.
     pub async fn forward(
         &self,
         mesh: &SmolStr,
@@ -236,7 +236,7 @@ impl Peers {
         if let Some(peer) = self.by_address.lock().get(mesh) {
             return Ok(Arc::clone(peer));
         }
-        // The address came from a node entry or a status: an invalid one is a failure of that node.
+        // The address is from a node entry or a status, so an invalid address is a failure of that node.
         let channel = || {
             let (security, counter, anomalies) = (self.security.clone(), self.counter.clone(), self.anomalies.clone());
             PeerChannel::counted(mesh, self.connect, security, counter, anomalies).map_err(|_| PeerError::Failed)
@@ -279,7 +279,7 @@ impl PeerConnections {
     }
 }
 
-/// All requests share the headers of the stream, so the trace context travels in the message.
+/// The trace context is in the message, because all requests share the headers of the stream.
 fn revalidate_request(question: proto::LookupSocketsRequest, span: &Span) -> proto::RevalidateRequest {
     let mut request = proto::RevalidateRequest { question: Some(question), ..Default::default() };
     if !span.is_disabled() {
@@ -293,7 +293,7 @@ fn revalidate_request(question: proto::LookupSocketsRequest, span: &Span) -> pro
 }
 
 impl<'a> PeerCall<'a> {
-    /// A call that the circuit breaker permits, and how long it may take.
+    /// A call that the circuit breaker permits, and the limit of its duration.
     fn begin(circuit: &'a Mutex<CircuitBreaker>, within: Duration) -> Result<(Self, Duration), PeerError> {
         let permit = circuit.lock().permit();
         match permit {
@@ -315,7 +315,7 @@ impl<'a> PeerCall<'a> {
             Ok(Ok(response)) => (Ok(response.into_inner()), None),
             Ok(Err(status)) => {
                 let error = PeerError::of(&status);
-                // A status without a source came from the peer, so the peer is alive.
+                // A status without a source is from the peer, so the peer is alive.
                 let answered = status.source().is_none() && error != PeerError::Deadline;
                 (Err(CallFailure::Status(status)), Some(error).filter(|_| !answered))
             }
@@ -323,7 +323,7 @@ impl<'a> PeerCall<'a> {
         match error {
             None | Some(PeerError::Refused) => circuit.record_answer(),
             Some(PeerError::Deadline) => circuit.record_timeout(self.began, BootInstant::now()),
-            // Not counted: a peer that hangs shows as a keep-alive timeout, which is a deadline.
+            // Not counted: a peer that hangs causes a keep-alive timeout, which is a `Deadline`.
             Some(PeerError::Failed | PeerError::Overloaded) => {}
         }
         answer

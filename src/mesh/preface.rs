@@ -1,7 +1,7 @@
 //! A timeout for the HTTP/2 connection preface.
 //!
-//! Owns that one timeout. tonic sends keep-alive pings only after it has read the preface, and waits for the preface
-//! without a limit: a client that sends nothing would hold its connection for ever.
+//! Owns only this timeout. tonic sends keep-alive pings only after it has read the preface, and waits for the preface
+//! without a limit: a client that sends nothing would keep its connection forever.
 
 use std::io;
 use std::pin::Pin;
@@ -93,10 +93,10 @@ mod tests {
             let (mut client, server) = duplex(64);
             let mut server = PrefaceTimeout::new(server, TIMEOUT);
             client.write_all(&vec![b'x'; sent]).await.unwrap();
-            let began = Instant::now();
+            let started = Instant::now();
             let mut bytes = Vec::new();
             let error = server.read_to_end(&mut bytes).await.unwrap_err();
-            assert_eq!((error.kind(), bytes.len(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, sent, 10));
+            assert_eq!((error.kind(), bytes.len(), started.elapsed().as_secs()), (io::ErrorKind::TimedOut, sent, 10));
         }
     }
 

@@ -1,9 +1,9 @@
 //! Authentication between nodes: mTLS ([`certificates`]), a shared token ([`tokens`]), or both.
 //!
-//! Owns both sides: the credentials that this node shows when it connects, and the check of a peer's. Files are read
-//! again when they change, and a call is checked against their present content, whatever its connection was made with.
-//! An unauthenticated call gets `UNAUTHENTICATED` and one log line. By default the mesh is open: nothing is
-//! checked, at no cost. Does not decide who may read rooms over HTTP (`auth`).
+//! Owns both sides: the credentials that this node presents when it connects, and the verification of a peer's. Files are
+//! reloaded when they change. Each call is checked against their current contents, even if its connection is older. An
+//! unauthenticated call gets `UNAUTHENTICATED` and one log line. By default the mesh is open, and checks nothing. Owns no
+//! authorization of HTTP callers (`auth`).
 
 pub mod certificates;
 pub mod guard;
@@ -32,14 +32,14 @@ pub use certificates::CertificateFiles;
 use certificates::Certificates;
 use tokens::MeshTokens;
 
-/// A client checks the server's certificate only when it connects, so an mTLS connection is replaced after this time.
+/// An mTLS connection is replaced after this time, because a client checks the server's certificate only when it connects.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(3600);
-/// How often the server checks the certificate of an open connection again, because it may have expired.
+/// The server checks the certificate of an open connection again after this time, because it may have expired.
 const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The same rejection of a peer is logged again after this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(600);
-/// The part of a peer's name that is compared: the peer chooses the name, and memory is bounded.
+/// The throttle compares this much of a peer's name. The peer chooses the name, and memory must be bounded.
 const MAX_LOGGED_CHARACTERS: usize = 64;
 
 /// Cheap to clone. The default is an open mesh.
@@ -50,10 +50,10 @@ pub struct Security {
     rejection_log: Arc<RejectionLogThrottle>,
 }
 
-/// Rejections by what was rejected and by peer, of both ends of connections.
+/// Rejected connections and calls, by kind and by peer, of both ends of connections.
 struct RejectionLogThrottle(LogThrottle<(&'static str, String)>);
 
-/// The certificates with which a connection was made, and when.
+/// The certificates that a connection was made with.
 #[derive(Clone)]
 pub struct ConnectionProof {
     certificates: Arc<Certificates>,
@@ -72,7 +72,7 @@ struct PeerCredentials {
 
 struct PeerCertificate {
     chain: Vec<CertificateDer<'static>>,
-    /// The last successful check: against which CAs, and when.
+    /// The certificates (CAs) and the time of the last successful check.
     checked: Mutex<(Arc<Certificates>, Instant)>,
 }
 
@@ -83,8 +83,8 @@ impl Default for RejectionLogThrottle {
 }
 
 impl Security {
-    /// Reads the files. `advertised`: the address at which other nodes reach this one; the certificate must name its
-    /// host. `None` for a client that is not a node.
+    /// Reads the files. `advertised`: the address at which other nodes reach this node; the certificate must name its host.
+    /// `None` for a client that is not a node.
     ///
     /// # Errors
     /// When a file cannot be read or is invalid, or other nodes would not accept the certificate.
@@ -98,13 +98,13 @@ impl Security {
         Ok(Self { certificates, tokens, rejection_log: Arc::default() })
     }
 
-    /// Reads the files again when they change. Never returns.
-    pub async fn keep(self) {
+    /// Reloads the files when they change. Never returns.
+    pub async fn reload_on_change(self) {
         join(reload::reload_on_change(self.certificates), reload::reload_on_change(self.tokens)).await;
         pending::<()>().await;
     }
 
-    /// The present certificates; `None` without mTLS.
+    /// The current certificates; `None` without mTLS.
     pub fn certificates(&self) -> Option<Arc<Certificates>> {
         self.certificates.as_ref().map(Reloadable::current)
     }
@@ -117,7 +117,7 @@ impl Security {
     /// Performs the TLS handshake with `host`, if the mesh uses mTLS.
     ///
     /// # Errors
-    /// Of the kind `InvalidData` when one end does not accept the other's certificate.
+    /// When the handshake fails; of the kind `InvalidData` when one end rejects the other's certificate.
     pub async fn secure(&self, host: &str, io: Box<dyn Io>) -> io::Result<(Box<dyn Io>, Option<ConnectionProof>)> {
         let Some(certificates) = self.certificates() else { return Ok((io, None)) };
         let io = certificates.connect(host, io).await?;
@@ -171,9 +171,9 @@ impl Security {
         headers.get(AUTHORIZATION).is_some_and(|given| tokens.current().accepts(given.as_bytes()))
     }
 
-    /// Whether the rejection of a connection or call may be logged. `what` was rejected; `who` is the peer.
-    pub fn permits_log(&self, what: &'static str, who: &str) -> bool {
-        self.rejection_log.0.permits((what, who.chars().take(MAX_LOGGED_CHARACTERS).collect()))
+    /// Whether the rejection of a connection or call may be logged. `kind`: the rejected thing.
+    pub fn permits_log(&self, kind: &'static str, peer: &str) -> bool {
+        self.rejection_log.0.permits((kind, peer.chars().take(MAX_LOGGED_CHARACTERS).collect()))
     }
 }
 
@@ -197,10 +197,11 @@ impl PeerIdentity {
         self.0.address
     }
 
-    /// Whether it may announce the status of a node at the address `mesh`: with mTLS, its certificate must name the host.
+    /// Whether the peer may announce the status of a node at the address `mesh`. With mTLS, its certificate must name the
+    /// host.
     pub fn may_announce(&self, mesh: &str) -> bool {
-        let Some(shown) = &self.0.certificate else { return true };
-        shown.chain.first().is_some_and(|certificate| certificates::names_host_of(certificate, mesh))
+        let Some(presented) = &self.0.certificate else { return true };
+        presented.chain.first().is_some_and(|certificate| certificates::names_host_of(certificate, mesh))
     }
 }
 
@@ -208,8 +209,8 @@ impl PeerCertificate {
     /// Checks the certificate again if the CAs have changed or the last check is old.
     fn is_accepted_by(&self, certificates: &Arc<Certificates>) -> bool {
         let mut checked = self.checked.lock();
-        let (by, when) = &*checked;
-        if Arc::ptr_eq(by, certificates) && when.elapsed() < CERTIFICATE_CHECK_INTERVAL {
+        let (last_certificates, last_check) = &*checked;
+        if Arc::ptr_eq(last_certificates, certificates) && last_check.elapsed() < CERTIFICATE_CHECK_INTERVAL {
             return true;
         }
         let accepted = certificates.accept_chain(&self.chain);

@@ -1,8 +1,8 @@
 //! `grpc.health.v1` on the mesh port, for tools that watch gRPC services instead of the admin port.
 //!
-//! Owns the published statuses. The empty service name is the node: serving while it is ready, as in `/readyz`. The
-//! services of the mesh are serving while the node is active and not draining. Watchers get every change, and their
-//! streams end when the port stops. [`ReadinessReport`] decides what ready means.
+//! Owns the published statuses. The empty service name stands for the node, which is serving while it is ready, as in
+//! `/readyz`. The services of the mesh are serving while the node is active and not draining. Watchers get every change, and
+//! their streams end when the port stops. Owns no condition of readiness ([`ReadinessReport`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub struct HealthPublisher {
     membership: Arc<Membership>,
     identity: IdentityMode,
     services: Vec<&'static str>,
-    /// The last published values: is the node ready, and are its services serving.
+    /// The last published values: whether the node is ready, and whether its services are serving.
     published: Option<[bool; 2]>,
 }
 
@@ -48,7 +48,7 @@ impl HealthPublisher {
         let mut checks = interval(CHECK_INTERVAL);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let membership = Arc::clone(&self.membership);
-        // Draining is published at once, other changes at the next check.
+        // Publishes draining at once, and other changes at the next check.
         tokio::select! {
             () = membership.drain_started() => {}
             () = async { loop { checks.tick().await; self.publish().await; } } => {}

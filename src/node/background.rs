@@ -9,7 +9,7 @@ pub(super) fn start(config: &NodeConfig, tasks: &mut EssentialTasks) {
     for (name, task) in config.access.reload_tasks() {
         tasks.spawn(name, task);
     }
-    tasks.spawn("mesh files", config.mesh_security.clone().keep());
+    tasks.spawn("mesh files", config.mesh_security.clone().reload_on_change());
     if let Some(files) = config.tls.as_ref().and_then(|tls| tls.files.clone()) {
         tasks.spawn("certificate", files.reload_on_change(RELOAD_INTERVAL));
     }

@@ -1,8 +1,8 @@
-//! mTLS between nodes: one CA file, and one certificate that a node shows as client and as server.
+//! mTLS between nodes: one CA file, and one certificate that a node presents as client and as server.
 //!
-//! Owns the TLS settings: TLS 1.3 and HTTP/2 only, both ends show a certificate of the CA, and the server's certificate
-//! names the host that was dialled. CertificateFiles that other nodes would reject are not taken over, so a rotation in the wrong
-//! order has no effect. TLS sessions are not resumed, because a resumed session would skip the check of the certificate.
+//! Owns the TLS settings. The mesh uses TLS 1.3 and HTTP/2 only. Both ends present a certificate of the CA, and the server's
+//! certificate names the host that the client dialled. Files that other nodes would reject are not used, so a rotation in
+//! the wrong order has no effect. TLS sessions are not resumed, because a resumed session skips the certificate check.
 
 use std::io;
 use std::net::IpAddr;
@@ -29,9 +29,9 @@ use crate::auth::pem;
 use crate::auth::reload::Reloadable;
 use crate::mesh::io::Io;
 
-/// How long a rejected connection stays open so that its client can read the TLS alert.
+/// The time that a rejected connection stays open, so that its client can read the TLS alert.
 const ALERT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The bytes that are read from the client of a rejected connection meanwhile.
+/// The limit of the bytes that are read from the client meanwhile.
 const MAX_DRAINED_BYTES: u64 = 64 << 10;
 
 /// The files of a node: its certificate and key, and the CAs of all nodes.
@@ -42,7 +42,7 @@ pub struct CertificateFiles {
     pub key: PathBuf,
 }
 
-/// TLS for both ends, from one version of the files.
+/// The TLS settings of both ends, from one version of the files.
 pub struct Certificates {
     connector: TlsConnector,
     acceptor: TlsAcceptor,
@@ -63,17 +63,17 @@ impl Certificates {
     /// `advertised`: the address at which other nodes connect; the certificate must name its host.
     ///
     /// # Errors
-    /// As for [`Certificates::watch`].
+    /// When a file is invalid, or a node with the same CA would not accept the certificate.
     pub fn read(
         files: &CertificateFiles,
         [ca, certificate, key]: [&[u8]; 3],
         advertised: Option<&str>,
     ) -> anyhow::Result<Self> {
         let roots = Arc::new(pem::roots(&files.ca, ca)?);
-        let shown = pem::certified_key([&files.certificate, &files.key], [certificate, key])?;
+        let own = pem::certified_key([&files.certificate, &files.key], [certificate, key])?;
         let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider()).build()?;
         let servers = WebPkiServerVerifier::builder_with_provider(roots, provider()).build()?;
-        let [leaf, between @ ..] = &shown.cert[..] else {
+        let [leaf, intermediates @ ..] = &own.cert[..] else {
             return Err(anyhow!("the certificate file has no certificate"));
         };
         let rejected = |error: &rustls::Error| {
@@ -82,34 +82,34 @@ impl Certificates {
             let (certificate, ca) = (files.certificate.display(), files.ca.display());
             format!("nodes with the CA in {ca} would not accept the certificate in {certificate}: {error}")
         };
-        clients.verify_client_cert(leaf, between, UnixTime::now()).map_err(|error| anyhow!(rejected(&error)))?;
+        clients.verify_client_cert(leaf, intermediates, UnixTime::now()).map_err(|error| anyhow!(rejected(&error)))?;
         if let Some(advertised) = advertised {
             let name = host(advertised).with_context(|| format!("{advertised} is not HOST:PORT"))?;
-            let served = servers.verify_server_cert(leaf, between, &name, &[], UnixTime::now());
-            served.map_err(|error| anyhow!(rejected(&error)))?;
+            let verified = servers.verify_server_cert(leaf, intermediates, &name, &[], UnixTime::now());
+            verified.map_err(|error| anyhow!(rejected(&error)))?;
         }
-        let shown = Arc::new(SingleCertAndKey::from(shown));
+        let own = Arc::new(SingleCertAndKey::from(own));
         let mut server = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(Arc::clone(&clients))
-            .with_cert_resolver(Arc::clone(&shown) as _);
+            .with_cert_resolver(Arc::clone(&own) as _);
         server.alpn_protocols = vec![b"h2".to_vec()];
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
         let mut client = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
             .with_webpki_verifier(servers)
-            .with_client_cert_resolver(shown);
+            .with_client_cert_resolver(own);
         client.alpn_protocols = vec![b"h2".to_vec()];
         client.resumption = Resumption::disabled();
         Ok(Self { connector: Arc::new(client).into(), acceptor: Arc::new(server).into(), clients })
     }
 
-    /// The client's handshake. It succeeds before the server has checked this node's certificate: a rejection comes as an
-    /// alert, at the first read.
+    /// The client's handshake. It succeeds before the server has checked this node's certificate: the first read returns the
+    /// alert of a rejection.
     ///
     /// # Errors
-    /// Of the kind `InvalidData` when the server's certificate is not accepted.
+    /// When the handshake fails; of the kind `InvalidData` when this node rejects the server's certificate.
     pub async fn connect(&self, host: &str, io: Box<dyn Io>) -> io::Result<Box<dyn Io>> {
         let name = server_name(host).ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Box::new(self.connector.connect(name, io).await?))
@@ -118,7 +118,7 @@ impl Certificates {
     /// The server's handshake. Returns the stream and the certificate chain of the client.
     ///
     /// # Errors
-    /// When the client's certificate is not accepted, or the client breaks off.
+    /// When this node rejects the client's certificate, or the client closes the connection.
     pub async fn accept<T>(&self, stream: T) -> io::Result<(TlsStream<T>, Vec<CertificateDer<'static>>)>
     where
         T: AsyncRead + AsyncWrite + Unpin,
@@ -130,7 +130,7 @@ impl Certificates {
                 Ok((stream, chain))
             }
             Err((error, stream)) => {
-                // The connection is rejected whether or not the client reads the alert.
+                // After the timeout the connection is closed, even if the client has not read the alert.
                 let _ = timeout(ALERT_TIMEOUT, close_after_alert(stream)).await;
                 Err(error)
             }
@@ -139,13 +139,13 @@ impl Certificates {
 
     /// Whether the chain belongs to one of the CAs and has not expired.
     pub fn accept_chain(&self, chain: &[CertificateDer<'static>]) -> bool {
-        let [leaf, between @ ..] = chain else { return false };
-        self.clients.verify_client_cert(leaf, between, UnixTime::now()).is_ok()
+        let [leaf, intermediates @ ..] = chain else { return false };
+        self.clients.verify_client_cert(leaf, intermediates, UnixTime::now()).is_ok()
     }
 }
 
-/// Closes a connection so that the client can read the alert. Its data is read first: if the kernel closes a socket with
-/// unread data, it sends a reset, and the client loses the alert.
+/// Closes a connection so that the client can read the alert. It reads the client's data first: if the kernel closes a
+/// socket with unread data, it sends a reset, and the client loses the alert.
 async fn close_after_alert(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     stream.shutdown().await?;
     tokio::io::copy(&mut stream.take(MAX_DRAINED_BYTES), &mut sink()).await?;

@@ -1,5 +1,5 @@
-//! The tower layer in front of every gRPC service of the mesh: a call without valid credentials gets `UNAUTHENTICATED`,
-//! and no service sees it.
+//! The tower layer in front of every gRPC service of the mesh. It answers calls without valid credentials with
+//! `UNAUTHENTICATED`, so that no service receives them.
 //!
 //! Owns only the layer; [`Security`] checks the credentials.
 

@@ -1,8 +1,8 @@
 //! The shared token of the mesh, in a file with one token on each line.
 //!
-//! Owns the file format and the constant-time comparison. The first token is sent and all are accepted. To rotate without
-//! rejected calls: add the new token on every node, move it to the first line on every node, then remove the old one. A
-//! token never gets into a log or an error.
+//! Owns the file format and the constant-time comparison. A node sends the first token and accepts all of them. To rotate
+//! without rejected calls: add the new token on every node, move it to the first line on every node, then remove the old
+//! one. Logs and errors never contain a token.
 
 use std::path::{Path, PathBuf};
 
@@ -13,14 +13,14 @@ use tonic::codegen::http::header::HeaderValue;
 use crate::auth::reload::Reloadable;
 use crate::auth::secret_lines::secret_lines;
 
-/// In bytes: shorter ones can be guessed.
+/// Shorter tokens could be guessed.
 const MIN_TOKEN_BYTES: usize = 32;
 const MAX_TOKEN_BYTES: usize = 1024;
 const SCHEME: &str = "Bearer ";
 
 /// The tokens of one version of the file, at least one.
 pub struct MeshTokens {
-    /// With the scheme, as in the header.
+    /// Each with the scheme, as in the header.
     accepted: Vec<String>,
     first: HeaderValue,
 }
@@ -48,8 +48,8 @@ impl MeshTokens {
             );
             accepted.push(format!("{SCHEME}{token}"));
         }
-        let first = accepted.first().with_context(|| format!("there is no token in {file}: put one on each line"))?;
-        let mut first = HeaderValue::try_from(first).context("a token cannot be sent")?;
+        let first = accepted.first().with_context(|| format!("no token in {file}: put one on each line"))?;
+        let mut first = HeaderValue::try_from(first).context("the token is not valid in a header")?;
         first.set_sensitive(true);
         Ok(Self { accepted, first })
     }
@@ -59,9 +59,9 @@ impl MeshTokens {
         self.first.clone()
     }
 
-    /// Whether this header has an accepted token. The time taken depends on its length only.
-    pub fn accepts(&self, given: &[u8]) -> bool {
-        let found = self.accepted.iter().fold(Choice::from(0), |found, token| found | token.as_bytes().ct_eq(given));
+    /// Whether this header has an accepted token. The duration depends on the length of the header only.
+    pub fn accepts(&self, header: &[u8]) -> bool {
+        let found = self.accepted.iter().fold(Choice::from(0), |found, token| found | token.as_bytes().ct_eq(header));
         found.into()
     }
 }
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_file_without_valid_tokens_is_rejected_and_not_quoted() {
-        for (contents, said) in [
+        for (contents, expected) in [
             (String::new(), "no token in /mesh.token"),
             ("# nothing\n".to_owned(), "no token in /mesh.token"),
             (format!("{ONE}\nhunter2\n"), "line 2 of /mesh.token is too short"),
@@ -107,8 +107,8 @@ mod tests {
             ("é".repeat(40), "line 1 of /mesh.token is not a valid token"),
             (ONE.repeat(33), "line 1 of /mesh.token is not a valid token"),
         ] {
-            let error = format!("{:#}", read(&contents).err().expect("it is refused"));
-            assert!(error.contains(said), "{error}");
+            let error = format!("{:#}", read(&contents).err().expect("the file is invalid"));
+            assert!(error.contains(expected), "{error}");
             assert!(!error.contains("hunter2") && !error.contains(ONE), "{error}");
         }
     }

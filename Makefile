@@ -11,7 +11,7 @@ export ROLLCALL_TOOLS := $(CURDIR)/$(TOOLS)
 SOAK ?= 2m
 BENCH ?=
 FUZZ_SECONDS ?= 20
-# Most tests wait for something most of the time.
+# Most tests wait most of the time, so run more of them than there are processors.
 TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 FUZZ_TARGETS := handshake names directory mesh session_id token
 CARGO_FUZZ := 0.13.1
@@ -23,7 +23,7 @@ VALE := v3.21.0
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: $(WEB) ## build the release binary, the page included
+build: $(WEB) ## build the release binary, with the pages
 	cargo build --release --locked
 
 run: build ## run four nodes behind https://localhost:5009
@@ -33,42 +33,42 @@ test: tools $(WEB) ## install what the tests need, and run all tests
 	RUST_TEST_THREADS=$(TEST_THREADS) cargo test --locked --workspace
 	npm --prefix tests run --silent all
 
-test-all: test check-deploy soak failover test-valkey ## the long tests too: repeated cluster and fault tests, failovers, the soak, wider searches
-	for turn in $$(seq 10); do cargo test --locked --test cluster; done
-	for turn in $$(seq 3); do cargo test --locked --test faults; done
+test-all: test check-deploy soak failover test-valkey ## also run the long tests: repeated cluster and fault tests, failovers, soak, wider searches
+	for round in $$(seq 10); do cargo test --locked --test cluster; done
+	for round in $$(seq 3); do cargo test --locked --test faults; done
 	ROLLCALL_THOROUGH=1 cargo test --locked -p rollcall-model
 	ROLLCALL_THOROUGH=1 cargo test --locked --test simulation
 
-failover: tools ## kill the Sentinel master and a Cluster master under load; every answer is judged
+failover: tools ## kill the Sentinel master and a Cluster master under load, and judge every answer
 	cargo test --locked --test failover -- --ignored --test-threads 2
 
-test-valkey: tools ## the directory and failover tests with Valkey, which is unpacked if it is not installed (Debian 12: from backports)
+test-valkey: tools ## run the directory and failover tests with Valkey; unpacks it if it is not installed (Debian 12: from backports)
 	server=$$(tests/valkey) && export ROLLCALL_REDIS_SERVER=$$server && \
 	  cargo test --locked --test directory && cargo test --locked --test failover -- --ignored --test-threads 2
 
-soak: tools ## churn with faults; every answer is judged: SOAK=10m, ROLLCALL_SEED=… repeats a run
+soak: tools ## churn with faults, and judge every answer: SOAK=10m; ROLLCALL_SEED=… repeats a run
 	ROLLCALL_SOAK=$(SOAK) cargo test --locked --test soak
 
-fuzz: $(TOOLS)/bin/cargo-fuzz ## fuzz the parsers of outside input, each target for FUZZ_SECONDS (20)
+fuzz: $(TOOLS)/bin/cargo-fuzz ## fuzz the parsers of external input, each target for FUZZ_SECONDS (20)
 	for target in $(FUZZ_TARGETS); do \
 	  mkdir -p fuzz/corpus/$$target; \
 	  PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" cargo fuzz run -s none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
 	    -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10; \
 	done
 
-bench: $(WEB) bench/peers/node/node_modules/.package-lock.json ## benchmark against the alternatives: BENCH="--rooms 10,100 --rounds 3"
+bench: $(WEB) bench/peers/node/node_modules/.package-lock.json ## compare with the alternatives: BENCH="--rooms 10,100 --rounds 3"
 	cargo build --locked --release -p rollcall -p rollcall-bench
 	@if command -v go > /dev/null; then \
 	  go -C bench/peers/centrifuge build -o $(CURDIR)/target/release/centrifuge-peer .; \
-	else echo "go is missing: the run will say that centrifuge is"; fi
+	else echo "go is missing: the report will list centrifuge as missing"; fi
 	cargo build --locked --release --manifest-path bench/peers/socketioxide/Cargo.toml --target-dir target || \
-	  echo "the socketioxide peer cannot be built: the run will say that it is missing"
+	  echo "cannot build the socketioxide peer: the report will list it as missing"
 	target/release/rollcall-bench $(BENCH)
 
-micro: ## micro-benchmarks
+micro: ## run the micro-benchmarks
 	cargo bench --locked
 
-check: tools $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) $(WEB) ## formatting, lints, docs, protocol, page types, licences of what is used
+check: tools $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) $(WEB) ## check formatting, lints, docs, protocol, page types, and the licences of dependencies
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
@@ -76,35 +76,35 @@ check: tools $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) $(WEB) ## formatting, lints, 
 	npm --prefix web run --silent check
 	$(TOOLS)/bin/cargo-deny-$(CARGO_DENY) --locked check licenses bans sources
 
-prose: $(TOOLS)/bin/vale-$(VALE) ## check the words of documents, comments, logs and errors: PROSE="src/auth docs" for some of them
+prose: $(TOOLS)/bin/vale-$(VALE) ## check the English of documents, comments, logs and errors: PROSE="src/auth docs" selects paths
 	tests/prose/check $(PROSE)
 
 check-deploy: tools ## check the files in deploy/ with the programs that read them: image, compose file, balancer, manifests, units
 	tests/deploy/check
 
-docs/CONFIGURATION.md: build ## write the reference of flags and variables anew
+docs/CONFIGURATION.md: build ## regenerate the reference of flags and variables
 	target/release/rollcall man --markdown > $@
 
-advisories: $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) ## known vulnerabilities of the dependencies; uses the network
+advisories: $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) ## check for known vulnerabilities of dependencies; uses the network
 	$(TOOLS)/bin/cargo-deny-$(CARGO_DENY) --locked check advisories
 
 dist: $(WEB) ## pack dist/rollcall-<version>-<target>.tar.gz, static (musl) where possible: TARGET=… selects the target
 	deploy/dist
 
-tools: tests/node_modules/.package-lock.json ## install what checks and tests need, or say what is missing
+tools: tests/node_modules/.package-lock.json ## install the programs that checks and tests need, or list the missing ones
 	tests/prepare
 
-clean: ## remove everything that was built or installed here
+clean: ## remove all build results and installed tools
 	rm -rf target dist web/dist web/node_modules tests/node_modules bench/peers/node/node_modules artifacts fuzz/target fuzz/corpus fuzz/artifacts
 
 $(WEB): web/node_modules/.package-lock.json web/build.mjs $(wildcard web/src/*.ts web/src/*/*)
 	npm --prefix web run --silent build
 
-# The sanitizers need a nightly toolchain; coverage-guided fuzzing without them does not.
+# Fuzzing without sanitizers (`-s none`) works on a stable toolchain.
 $(TOOLS)/bin/cargo-fuzz:
 	cargo install cargo-fuzz --locked --version $(CARGO_FUZZ) --root $(TOOLS)
 
-# Quick to build rather than quick to run: it runs for a second.
+# Built without optimisation: the build is slow, and the run takes a second.
 $(TOOLS)/bin/cargo-deny-$(CARGO_DENY):
 	CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
 	  CARGO_PROFILE_RELEASE_DEBUG=0 cargo install cargo-deny --locked --version $(CARGO_DENY) --root $(TOOLS)

@@ -1,4 +1,4 @@
-"""The official Python client of Socket.IO for asyncio, driven line by line, as client.py drives the other one."""
+"""The official Python client of Socket.IO for asyncio. It reads commands line by line, as client.py does."""
 
 import asyncio
 import json
@@ -6,7 +6,7 @@ import sys
 
 import socketio
 
-PATIENCE = 20
+TIMEOUT = 20
 
 
 class Session:
@@ -15,13 +15,13 @@ class Session:
 
     async def connect(self, url, transports=None):
         try:
-            await self.client.connect(url, transports=transports, wait_timeout=PATIENCE)
+            await self.client.connect(url, transports=transports, wait_timeout=TIMEOUT)
         except socketio.exceptions.ConnectionError as error:
             return {"error": str(error)}
         return {"id": self.client.get_sid(), "transport": self.client.transport()}
 
     async def call(self, event, room):
-        return {"ack": await self.client.call(event, room, timeout=PATIENCE)}
+        return {"ack": await self.client.call(event, room, timeout=TIMEOUT)}
 
     async def disconnect(self):
         await self.client.disconnect()
@@ -30,10 +30,10 @@ class Session:
 
 async def main():
     session = Session()
-    orders = {"connect": session.connect, "call": session.call, "disconnect": session.disconnect}
+    commands = {"connect": session.connect, "call": session.call, "disconnect": session.disconnect}
     while line := await asyncio.to_thread(sys.stdin.readline):
-        order = json.loads(line)
-        answer = await orders[order.pop("do")](**order)
+        command = json.loads(line)
+        answer = await commands[command.pop("do")](**command)
         print(json.dumps(answer), flush=True)
     await session.client.disconnect()
 

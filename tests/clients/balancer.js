@@ -1,4 +1,4 @@
-// A balancer that knows no sessions: each request goes to the next node, whichever connection it came in on.
+// A balancer without sticky sessions: each request goes to the next node, whatever its connection.
 
 import http from "node:http";
 import net from "node:net";
@@ -14,10 +14,10 @@ export class Balancer {
   constructor(nodes) {
     this.nodes = nodes;
     this.turn = 0;
-    /** How many requests each node was given, by its name. */
-    this.given = new Map();
+    /** The number of requests by the name of the node. */
+    this.requests = new Map();
     this.sockets = new Set();
-    this.server = http.createServer((request, response) => this.handOn(request, response));
+    this.server = http.createServer((request, response) => this.forward(request, response));
     this.server.on("upgrade", (request, socket, head) => this.pipe(request, socket, head));
     this.server.on("connection", (socket) => {
       this.sockets.add(socket);
@@ -27,16 +27,16 @@ export class Balancer {
 
   node(turn) {
     const node = this.nodes[turn % this.nodes.length];
-    this.given.set(node.name, (this.given.get(node.name) ?? 0) + 1);
+    this.requests.set(node.name, (this.requests.get(node.name) ?? 0) + 1);
     const [host, port] = node.listen.split(":");
     return { host, port };
   }
 
   /**
-   * What breaks before it was answered is tried on the next node if it is harmless or was not sent, and what is answered
-   * 503 is in any case: as nginx does where it is told to.
+   * Retries on the next node like nginx with `proxy_next_upstream`: if a request fails before an answer, is idempotent
+   * or was not sent, or if the answer is 503.
    */
-  async handOn(request, response) {
+  async forward(request, response) {
     const body = [];
     for await (const piece of request) body.push(piece);
     const turn = this.turn++;

@@ -1,7 +1,6 @@
 """The official Python client of Socket.IO, driven line by line.
 
-Reads one JSON order a line from standard input, and answers each with one JSON line on standard output. Ends with its
-input.
+Reads one JSON command per line from standard input, and writes one line of JSON for each. Ends with its input.
 """
 
 import json
@@ -9,7 +8,7 @@ import sys
 
 import socketio
 
-PATIENCE = 20
+TIMEOUT = 20
 
 
 class Session:
@@ -24,13 +23,13 @@ class Session:
     def connect(self, url, auth=None, transports=None):
         self.refusal = None
         try:
-            self.client.connect(url, auth=auth, transports=transports, wait_timeout=PATIENCE)
+            self.client.connect(url, auth=auth, transports=transports, wait_timeout=TIMEOUT)
         except socketio.exceptions.ConnectionError as error:
             return {"refusal": self.refusal, "error": str(error)}
         return {"id": self.client.get_sid(), "transport": self.client.transport()}
 
     def call(self, event, room):
-        return {"ack": self.client.call(event, room, timeout=PATIENCE)}
+        return {"ack": self.client.call(event, room, timeout=TIMEOUT)}
 
     def disconnect(self):
         self.client.disconnect()
@@ -42,10 +41,10 @@ class Session:
 
 def main():
     session = Session()
-    orders = {"connect": session.connect, "call": session.call, "disconnect": session.disconnect, "id": session.id}
+    commands = {"connect": session.connect, "call": session.call, "disconnect": session.disconnect, "id": session.id}
     for line in sys.stdin:
-        order = json.loads(line)
-        answer = orders[order.pop("do")](**order)
+        command = json.loads(line)
+        answer = commands[command.pop("do")](**command)
         print(json.dumps(answer), flush=True)
     session.client.disconnect()
 

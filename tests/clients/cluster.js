@@ -1,6 +1,5 @@
-// What the client tests stand on: a real Redis, real Rollcall processes on loopback ports of their own, and questions
-// to them. Nothing here sleeps for a result: `until` polls with a bound. Every process that is started here is stopped
-// here, by its own pid.
+// The harness of the client tests: a real Redis, real Rollcall processes on loopback ports, and requests to them. No
+// test sleeps for a result: `until` polls with a limit. Every process is stopped by its own pid.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -11,15 +10,15 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** Long enough for a busy machine, in milliseconds; a test that waits this long has failed. */
-export const PATIENCE = 20_000;
+/** In milliseconds. Long enough for a busy machine. */
+export const TIMEOUT = 20_000;
 
-const POLL_EVERY = 20;
+const POLL_INTERVAL = 20;
 const REDIS_ATTEMPTS = 10;
 const target = resolve(import.meta.dirname, "../../target");
 const tools = resolve(process.env.ROLLCALL_TOOLS ?? join(target, "tools"));
 
-/** The programs that the tests need, and what to do when one is missing. */
+/** The programs that the tests need, and a remedy for each missing one. */
 export const programs = {
   rollcall: {
     path: resolve(process.env.ROLLCALL_BIN ?? join(target, "debug/rollcall")),
@@ -39,7 +38,7 @@ process.on("exit", () => {
   for (const child of running) child.kill("SIGKILL");
 });
 
-/** A child process, what it printed, and how it ended. */
+/** A child process, its output, and its exit code. */
 export class Process {
   constructor(program, args, env = {}) {
     this.child = spawn(program.path, args, { env: { ...cleanEnvironment(), ...env } });
@@ -50,12 +49,12 @@ export class Process {
     this.ended = false;
     running.add(this.child);
     /** The exit code, or the name of the signal that ended it. */
-    this.code = new Promise((tell, fail) => {
+    this.code = new Promise((done, fail) => {
       this.child.once("error", (error) => {
         const missing = error.code === "ENOENT" ? `${program.path} is missing: ${program.hint}` : error.message;
         fail(new Error(missing));
       });
-      this.child.once("close", (code, signal) => tell(code ?? signal));
+      this.child.once("close", (code, signal) => done(code ?? signal));
     }).finally(() => {
       this.ended = true;
       running.delete(this.child);
@@ -63,7 +62,7 @@ export class Process {
     this.code.catch(() => {});
   }
 
-  /** Waits for `ready`, which may answer with anything true. Fails as soon as the process has ended. */
+  /** Waits until `ready` returns a truthy value, and returns it. Fails as soon as the process has ended. */
   async becomes(ready, what) {
     return until(async () => {
       if (this.ended) throw new Error(`ended (${await this.code}) before it was ${what}:\n${this.stdout}${this.stderr}`);
@@ -71,7 +70,7 @@ export class Process {
     }, what);
   }
 
-  /** Asks it to end, and answers with its exit code. */
+  /** Sends SIGTERM. Returns the exit code. */
   async stop() {
     if (!this.ended) this.child.kill("SIGTERM");
     return within(this.code, `the process ends:\n${this.stderr}`);
@@ -89,9 +88,9 @@ export async function run(program, args, env) {
   }
 }
 
-/** A redis-server that keeps nothing. */
+/** A redis-server without persistence. */
 export class Redis {
-  /** On a free port, or on the one given. */
+  /** On a free port by default. */
   static async start(port) {
     for (let attempt = 1; ; attempt++) {
       const redis = new Redis(port ?? (await freePort()), await mkdtemp(join(tmpdir(), "rollcall-redis-")));
@@ -113,7 +112,7 @@ export class Redis {
     this.process = new Process(programs.redisServer, args);
   }
 
-  /** What redis-cli prints, line by line. */
+  /** The output of redis-cli, by line. */
   async cli(...args) {
     const { code, stdout, stderr } = await run(programs.redisCli, ["-p", `${this.port}`, ...args]);
     assert.equal(code, 0, stderr);
@@ -131,7 +130,7 @@ export class Redis {
 
 /** One `rollcall serve`. Its addresses are `listen`, `mesh` and `admin`, each `host:port`. */
 export class Node {
-  /** Started and listening; whether it is ready is asked with `ready`. */
+  /** Starts a node, and waits until it listens. `ready` waits until it is ready. */
   static async launch({ name, redis, listen = "127.0.0.1:0", identity = ["--identity", "query"], more = [], env = {} }) {
     const node = new Node();
     node.name = name;
@@ -156,7 +155,7 @@ export class Node {
     await this.process.becomes(isReady, "ready");
   }
 
-  /** Ends it with SIGTERM, and answers with its exit code. */
+  /** Sends SIGTERM. Returns the exit code. */
   async stop() {
     return this.process.stop();
   }
@@ -164,7 +163,7 @@ export class Node {
 
 /** Four nodes that share a Redis. */
 export class Cluster {
-  /** `more`: further arguments of each. */
+  /** `more`: further arguments of each node. */
   static async start({ more = [] } = {}) {
     const cluster = new Cluster();
     cluster.more = more;
@@ -180,14 +179,14 @@ export class Cluster {
     }
   }
 
-  /** Starts another process in the place of a node that has stopped, for clients at the same address. */
+  /** Replaces a stopped node by a new process at the same public address. */
   async restart(node) {
     const next = await Node.start({ name: node.name, redis: this.redis.url, listen: node.listen, more: this.more });
     this.nodes[this.nodes.indexOf(node)] = next;
     return next;
   }
 
-  /** Stops the nodes, then Redis; answers with the exit codes of the nodes. */
+  /** Stops the nodes, then Redis. Returns the exit codes of the nodes. */
   async stop() {
     const codes = await this.stopNodes();
     await this.redis.stop();
@@ -205,7 +204,7 @@ export class Cluster {
     }
   }
 
-  /** Waits until every node calls exactly these rows. */
+  /** Waits until every node lists exactly these rows. */
   async untilListed(room, ...rows) {
     const expected = JSON.stringify(byId(rows));
     for (const node of this.nodes) {
@@ -215,7 +214,7 @@ export class Cluster {
   }
 }
 
-/** Who is in the room, by socket: the first complete answer of a node. */
+/** The users of the room, sorted by socket: the first complete answer of a node. */
 export async function users(node, room) {
   const path = `/${encodeURIComponent(room)}/users`;
   const rows = await until(async () => {
@@ -237,13 +236,13 @@ export async function rollcall(node, room) {
   }, `a complete answer to ${path} of ${node.name}`);
 }
 
-/** A GET request over a connection of its own. */
+/** A GET request over a new connection. */
 export function get(address, path) {
-  const asked = new Promise((tell, fail) => {
+  const asked = new Promise((done, fail) => {
     const request = http.get(`http://${address}${path}`, { agent: false }, (response) => {
       let body = "";
       response.setEncoding("utf8").on("data", (text) => (body += text));
-      response.on("end", () => tell({ status: response.statusCode, headers: response.headers, body }));
+      response.on("end", () => done({ status: response.statusCode, headers: response.headers, body }));
       response.on("error", fail);
     });
     request.on("error", fail);
@@ -251,28 +250,28 @@ export function get(address, path) {
   return within(asked, `${address} answers ${path}`);
 }
 
-/** Waits until `predicate` answers with something true, and answers with that. */
+/** Waits until `predicate` returns a truthy value, and returns it. */
 export async function until(predicate, what) {
   const began = Date.now();
   for (;;) {
     const answer = await predicate();
     if (answer) return answer;
-    assert.ok(Date.now() - began < PATIENCE, `never came true: ${what}`);
-    await sleep(POLL_EVERY);
+    assert.ok(Date.now() - began < TIMEOUT, `timed out waiting until ${what}`);
+    await sleep(POLL_INTERVAL);
   }
 }
 
-/** The promise, but not for ever. */
+/** Waits for the promise, with a time limit. */
 export async function within(promise, what) {
-  const patience = new AbortController();
-  const bound = sleep(PATIENCE, undefined, { signal: patience.signal }).then(
-    () => assert.fail(`never came true: ${what}`),
+  const abort = new AbortController();
+  const bound = sleep(TIMEOUT, undefined, { signal: abort.signal }).then(
+    () => assert.fail(`timed out waiting until ${what}`),
     () => {},
   );
   try {
     return await Promise.race([promise, bound]);
   } finally {
-    patience.abort();
+    abort.abort();
   }
 }
 
@@ -289,7 +288,7 @@ function byId(rows) {
   return rows.toSorted((one, next) => (one.id_socket < next.id_socket ? -1 : 1));
 }
 
-/** What the tests were started with, without anything that would configure Rollcall. */
+/** The environment of the tests without any configuration of Rollcall. */
 function cleanEnvironment() {
   const kept = Object.entries(process.env).filter(([key]) => !key.startsWith("ROLLCALL_"));
   return { ...Object.fromEntries(kept), NO_COLOR: "1" };

@@ -1,5 +1,4 @@
-// What people see of a cluster with the tools they have: its mesh with grpcurl, its index with redis-cli. The last test
-// stops all nodes.
+// The cluster as operators see it: the mesh with grpcurl, the index with redis-cli. The last test stops all nodes.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -10,7 +9,7 @@ import { Cluster, programs, run, until, within } from "./cluster.js";
 
 const LOOKUP = "rollcall.v1.MeshService/LookupSockets";
 const DESCRIBE = "rollcall.v1.MeshService/Describe";
-/** What grpcurl exits with: 64 and the number of the status. */
+/** The exit codes of grpcurl: 64 plus the gRPC status. */
 const INVALID_ARGUMENT = 64 + 3;
 const FAILED_PRECONDITION = 64 + 9;
 
@@ -29,11 +28,11 @@ after(async () => {
   await cluster?.stop();
 });
 
-/** A client of the first node. */
+/** Connects a client to the first node. */
 async function connect(auth) {
   const socket = io(`http://${node.listen}`, { transports: ["websocket"], forceNew: true, reconnection: false, auth });
-  const heard = new Promise((tell, fail) => socket.once("connect", tell).once("connect_error", fail));
-  await within(heard, "the client is connected");
+  const connecting = new Promise((done, fail) => socket.once("connect", done).once("connect_error", fail));
+  await within(connecting, "the client is connected");
   return socket;
 }
 
@@ -59,7 +58,7 @@ async function assertRefused(request, code, status, message) {
   return answer.stdout;
 }
 
-test("the mesh says what it offers", async () => {
+test("the mesh lists its services", async () => {
   const services = (await ok(node.mesh, "list")).trim().split("\n");
   assert.ok(services.includes("rollcall.v1.MeshService"), services.join());
   assert.ok(services.includes("grpc.health.v1.Health"), services.join());
@@ -78,7 +77,7 @@ test("the mesh describes its service and its messages", async () => {
   }
 });
 
-test("a node has the sockets of a room that are connected to it, and no others", async () => {
+test("a node returns only its own sockets of a room", async () => {
   const { version, ...rest } = await lookup(node, { room: "Maths" });
   assert.deepEqual(rest, { node_id: id, sockets: [row] });
   assert.match(version, /^[1-9]\d*$/);
@@ -87,17 +86,17 @@ test("a node has the sockets of a room that are connected to it, and no others",
   assert.notEqual(node_id, id);
 });
 
-test("a node knows its sockets by their ids", async () => {
+test("a node finds its sockets by id", async () => {
   assert.deepEqual(await lookup(node, { id_sockets: [socket.id, "unknown"] }), { node_id: id, sockets: [row] });
   assert.deepEqual(await lookup(node, { id_sockets: ["unknown"] }), { node_id: id });
 });
 
-test("a node says how it is, and names as many of its busiest rooms as it is asked for", async () => {
+test("a node describes itself and its busiest rooms", async () => {
   const describe = (request) => ok("-d", JSON.stringify(request), node.mesh, DESCRIBE);
-  const told = JSON.parse(await describe({ busiest_rooms: 2 }));
+  const description = JSON.parse(await describe({ busiest_rooms: 2 }));
   const busiest_rooms = ["Maths", "home"].map((room) => ({ room, sockets: "1" }));
-  assert.deepEqual(told.busiest_rooms, busiest_rooms);
-  const { node_id, name, mesh, sockets, rooms, counts } = told;
+  assert.deepEqual(description.busiest_rooms, busiest_rooms);
+  const { node_id, name, mesh, sockets, rooms, counts } = description;
   assert.deepEqual(
     { node_id, name, mesh, sockets, rooms, counts },
     { node_id: id, name: node.name, mesh: node.mesh, sockets: "1", rooms: "2", counts: true },
@@ -107,7 +106,7 @@ test("a node says how it is, and names as many of its busiest rooms as it is ask
   assert.equal(code, INVALID_ARGUMENT, stderr);
 });
 
-test("a room together with ids means those of them that are in the room", async () => {
+test("a room and ids select the listed sockets in the room", async () => {
   const other = await connect({ id_user: "bar", room: "Maths" });
   try {
     const id_sockets = [socket.id];
@@ -119,7 +118,7 @@ test("a room together with ids means those of them that are in the room", async 
   }
 });
 
-test("a question for another node is refused, and says which node this is", async () => {
+test("a request for another node is refused with the id of this one", async () => {
   const { node_id } = await lookup(elsewhere, { room: "Maths" });
   const request = { room: "Maths", node_id };
   const trailers = await assertRefused(request, FAILED_PRECONDITION, "FailedPrecondition", new RegExp(node_id));
@@ -127,7 +126,7 @@ test("a question for another node is refused, and says which node this is", asyn
   assert.deepEqual((await lookup(node, { ...request, node_id: id })).sockets, [row]);
 });
 
-test("a question that makes no sense is refused", async () => {
+test("an invalid request is refused", async () => {
   const refuse = (request, message) => assertRefused(request, INVALID_ARGUMENT, "InvalidArgument", message);
   await refuse({}, /room, id_sockets/);
   await refuse({ node_id: id }, /room, id_sockets/);
@@ -138,7 +137,7 @@ test("a question that makes no sense is refused", async () => {
   await refuse({ room: "Maths", id_sockets: [socket.id], node_id: id, known_version: "1" }, /known_version/);
 });
 
-test("rows that the caller has are not sent again, until they change", async () => {
+test("unchanged rows are not sent again", async () => {
   const { version } = await lookup(node, { room: "Maths" });
   const request = { room: "Maths", node_id: id, known_version: version };
   assert.deepEqual(await lookup(node, request), { node_id: id, version, unchanged: true });
@@ -163,13 +162,13 @@ test("the mesh is healthy", async () => {
   }
 });
 
-test("Redis tells which nodes have sockets of a room, and which sockets", async () => {
+test("Redis lists the owners and the sockets of a room", async () => {
   assert.deepEqual(await cluster.redis.cli("SMEMBERS", "rollcall:owners:Maths"), [id]);
   const listed = async () => (await cluster.redis.cli("SMEMBERS", `rollcall:room:${id}:Maths`)).join() === socket.id;
   await until(listed, "the socket is in the list of its room");
 });
 
-test("Redis tells who the nodes are", async () => {
+test("Redis lists the nodes", async () => {
   const ids = await cluster.redis.cli("SMEMBERS", "rollcall:nodes");
   assert.equal(ids.length, cluster.nodes.length);
   assert.ok(ids.includes(id), ids.join());
@@ -180,17 +179,17 @@ test("Redis tells who the nodes are", async () => {
   assert.ok(age > 0 && age < 10 * 60_000, since);
 });
 
-test("the keys of a room go some time after its last socket", async () => {
+test("the keys of a room are removed after its last socket", async () => {
   const keys = ["rollcall:owners:Maths", `rollcall:room:${id}:Maths`];
   assert.deepEqual(await cluster.redis.cli("EXISTS", ...keys), ["2"]);
-  const left = new Promise((tell) => socket.emit("leave", "Maths", tell));
+  const left = new Promise((done) => socket.emit("leave", "Maths", done));
   assert.deepEqual(await within(left, "the leave is acknowledged"), { ok: true });
   await cluster.assertListed("Maths");
   await until(async () => (await cluster.redis.cli("EXISTS", ...keys))[0] === "0", "the keys of the room are gone");
   assert.deepEqual(await cluster.redis.cli("SMEMBERS", "rollcall:owners:home"), [id]);
 });
 
-test("nodes that are stopped leave nothing in Redis but the life of the index", async () => {
+test("stopped nodes leave only the epoch in Redis", async () => {
   await cluster.assertListed("home", row);
   assert.deepEqual(await cluster.stopNodes(), [0, 0, 0, 0]);
   assert.deepEqual(await cluster.redis.cli("KEYS", "*"), ["rollcall:epoch"]);

@@ -1,5 +1,5 @@
-// The official JavaScript clients against nodes that take tokens: who is let in, and what becomes of a client whose token
-// expires. It comes back by itself when its application has a new one, whichever transport it uses.
+// The official JavaScript clients against nodes with `--identity jwt`: acceptance, refusal, and the expiry of tokens. A
+// client reconnects when its application has a new token, over every transport.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -18,7 +18,7 @@ const withAuth = [
   { name: "socket.io-client 3", io: io3 },
 ];
 
-/** Two nodes that share a Redis, take this issuer's tokens, and tell everybody who is there. */
+/** Two nodes that share a Redis, accept this issuer's tokens, and let any caller call the roll. */
 async function pair(t, issuer) {
   const redis = await Redis.start();
   t.after(() => redis.stop());
@@ -30,12 +30,12 @@ async function pair(t, issuer) {
   return nodes;
 }
 
-/** What `id_user` every socket of the room has, by any node. */
+/** The sorted user ids of the room, by any node. */
 async function usersOf(node, room) {
   return (await rollcall(node, room)).users.map(({ id_user }) => id_user).sort();
 }
 
-test("clients whose token expires come back by themselves with the next one", async (t) => {
+test("clients reconnect with a new token when theirs expires", async (t) => {
   const issuer = await Issuer.make(t);
   const nodes = await pair(t, issuer);
   const transports = [["websocket"], ["polling"], ["polling", "websocket"]];
@@ -45,9 +45,9 @@ test("clients whose token expires come back by themselves with the next one", as
       const what = `${name} by ${transports}`;
       const node = nodes[number % nodes.length];
       let asked = 0;
-      const auth = (tell) => {
+      const auth = (callback) => {
         asked += 1;
-        tell({ room: what, token: issuer.token({ sub: `user-${number}` }, asked === 1 ? SOON : undefined) });
+        callback({ room: what, token: issuer.token({ sub: `user-${number}` }, asked === 1 ? SOON : undefined) });
       };
       const socket = io(`http://${node.listen}`, { transports, auth, forceNew: true, ...BACK_SOON });
       t.after(() => socket.disconnect());
@@ -68,7 +68,7 @@ test("clients whose token expires come back by themselves with the next one", as
   );
 });
 
-test("a client whose application has no new token hears that its own has expired", async (t) => {
+test("a client without a new token receives token_expired", async (t) => {
   const issuer = await Issuer.make(t);
   const nodes = await pair(t, issuer);
   for (const { name, io } of withAuth) {
@@ -80,14 +80,14 @@ test("a client whose application has no new token hears that its own has expired
       ...BACK_SOON,
     });
     t.after(() => socket.disconnect());
-    const refused = new Promise((tell) => socket.on("connect_error", (error) => tell(error.message)));
+    const refused = new Promise((done) => socket.on("connect_error", (error) => done(error.message)));
     await until(() => socket.connected, `${name} is connected`);
     assert.match(await within(refused, `${name} is refused`), /^token_expired: \S/);
     assert.deepEqual(await usersOf(nodes[1], "Maths"), []);
   }
 });
 
-test("a client that can set headers needs no payload, and what the query says is nothing", async (t) => {
+test("a token in a header needs no payload, and none is read from the query", async (t) => {
   const issuer = await Issuer.make(t);
   const [node] = await pair(t, issuer);
   const token = issuer.token({ rooms: ["Maths"] });
@@ -99,15 +99,15 @@ test("a client that can set headers needs no payload, and what the query says is
   for (const { name, io, refused, read } of clients) {
     const open = (query, extraHeaders) => {
       const options = { transports: ["websocket"], forceNew: true, reconnection: false, query, extraHeaders };
-      // Where the client has a place of its own for the headers of each transport.
+      // Some versions have a separate option for the headers of each transport.
       if (extraHeaders) options.transportOptions = { websocket: { extraHeaders } };
       const socket = io(`http://${node.listen}`, options);
       t.after(() => socket.disconnect());
-      const heard = new Promise((tell) => {
-        socket.on("connect", () => tell("connect"));
-        socket.on(refused, (error) => tell(read(error)));
+      const heard = new Promise((done) => {
+        socket.on("connect", () => done("connect"));
+        socket.on(refused, (error) => done(read(error)));
       });
-      return within(heard, `${name} hears something`);
+      return within(heard, `${name} receives an event`);
     };
     const header = { Authorization: `Bearer ${token}` };
     assert.equal(await open({ room: "Maths" }, header), "connect", name);

@@ -1,5 +1,5 @@
-// A node that is cut off from Redis and from its peers lets its clients go, and the official JavaScript clients come
-// back by themselves, through the balancer that they came by, on a node that counts.
+// A node that is cut off from Redis and from its peers disconnects its clients. The official JavaScript clients then
+// reconnect through their balancer to an active node.
 
 import assert from "node:assert/strict";
 import net from "node:net";
@@ -9,7 +9,7 @@ import { Balancer } from "./balancer.js";
 import { Node, Redis, get, until, users } from "./cluster.js";
 import { clients } from "./official.js";
 
-/** A TCP proxy: each connection goes to the next of its targets, or is reset while it is cut. */
+/** A TCP proxy: each connection goes to the next target, or is reset while the proxy is cut. */
 class Proxy {
   static async start(...targets) {
     const proxy = new Proxy();
@@ -49,7 +49,7 @@ class Proxy {
   }
 }
 
-describe("a node that is cut off from everybody", () => {
+describe("a node that is cut off from Redis and its peers", () => {
   let redis;
   let stays;
   let lonely;
@@ -81,8 +81,8 @@ describe("a node that is cut off from everybody", () => {
     for (const proxy of [...proxies, balancer]) proxy.stop();
   });
 
-  test("its clients come back on one that counts", async (t) => {
-    // Each client finds the lonely node first, and whichever is next when it comes back.
+  test("its clients reconnect to an active node", async (t) => {
+    // Each client reaches the lonely node first, and the next node of the balancer when it reconnects.
     balancer = await Proxy.start(lonely.listen);
     polled = await Balancer.start([lonely]);
     const sockets = clients.map(({ name, io, transport }) => {
@@ -99,7 +99,7 @@ describe("a node that is cut off from everybody", () => {
       socket.on("disconnect", (reason) => seen.reasons.push(reason));
       return seen;
     });
-    await until(() => sockets.every(({ socket }) => socket.connected), "everybody is connected");
+    await until(() => sockets.every(({ socket }) => socket.connected), "all clients are connected");
     const ids = sockets.map(({ socket }) => socket.id);
     assert.deepEqual((await users(stays, "a")).map((row) => row.id_socket), ids.toSorted());
     balancer.targets.push(stays.listen);
@@ -107,24 +107,24 @@ describe("a node that is cut off from everybody", () => {
 
     for (const link of [lonely.links.mesh, lonely.links.toRedis, stays.links.mesh]) link.setCut(true);
     const isBack = ({ socket }, number) => socket.connected && socket.id !== ids[number];
-    await until(() => sockets.every(isBack), "everybody is back");
+    await until(() => sockets.every(isBack), "all clients have reconnected");
     const expected = sockets.map(({ name, socket }) => ({ id_socket: socket.id, id_user: name }));
     const byId = (one, next) => (one.id_socket < next.id_socket ? -1 : 1);
     const listed = async () => JSON.stringify(await users(stays, "a")) === JSON.stringify(expected.toSorted(byId));
-    await until(listed, "the other node lists all of them, complete, where they are now");
+    await until(listed, "the other node lists all of them completely");
     for (const { name, transport, reasons } of sockets) {
-      // Polling hears of an end as of a failed request, and may hear it twice where every other one comes in on a node that
-      // cannot reach the one with its session.
+      // A polling client sees a failed request instead of a close. It may see two, because every other request reaches
+      // a node that cannot reach the node of the session.
       const heard = transport === "websocket" ? reasons.join() : [...new Set(reasons)].join();
       const expected = transport === "websocket" ? "transport close" : "transport error";
-      assert.equal(heard, expected, `${name} would not have come back by itself otherwise`);
+      assert.equal(heard, expected, `${name} would not have reconnected after another reason`);
     }
-    const turnedAway = await get(lonely.listen, "/socket.io/?EIO=4&transport=websocket&id_user=x&room=a");
-    assert.equal(turnedAway.status, 503, turnedAway.body);
+    const rejected = await get(lonely.listen, "/socket.io/?EIO=4&transport=websocket&id_user=x&room=a");
+    assert.equal(rejected.status, 503, rejected.body);
 
     for (const link of [lonely.links.mesh, lonely.links.toRedis, stays.links.mesh]) link.setCut(false);
     await lonely.ready();
     const atBoth = async () => JSON.stringify(await users(lonely, "a")) === JSON.stringify(expected.toSorted(byId));
-    await until(atBoth, "the node that is back lists them, too");
+    await until(atBoth, "the reconnected node lists them too");
   });
 });

@@ -1,11 +1,11 @@
-// Whoever issues tokens in the tests: a secret in a file for the nodes, and tokens that are over when the test says.
+// An issuer of tokens: a secret in a file for the nodes, and tokens that expire when a test needs it.
 
 import { createHmac, randomBytes } from "node:crypto";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-/** For so long a token counts after it has expired, in seconds. */
+/** The clock tolerance of a node for expired tokens, in seconds. */
 const LEEWAY = 30;
 const HOUR = 3600;
 
@@ -23,12 +23,12 @@ export class Issuer {
     this.file = file;
   }
 
-  /** The flags of a node that takes its tokens. */
+  /** The flags of a node that accepts its tokens. */
   get flags() {
     return ["--identity", "jwt", "--jwt-key", this.file];
   }
 
-  /** A token that nobody takes any more in so many seconds. */
+  /** A token that every node refuses after this number of seconds. */
   token(claims = {}, seconds = HOUR) {
     const exp = Math.floor(Date.now() / 1000) + seconds - LEEWAY;
     const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");

@@ -1,6 +1,6 @@
-// The official JavaScript clients of Socket.IO 2, 3 and 4 against a cluster of four nodes: connecting, being refused,
-// joining and leaving, going away and coming back. Every scenario runs with every client that can do it; each uses a
-// room of its own.
+// The official JavaScript clients of Socket.IO 2, 3 and 4 against a cluster of four nodes: connecting, refusals,
+// joining and leaving, disconnecting and reconnecting. Every scenario runs with every client that supports it, in its
+// own room.
 
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
@@ -12,12 +12,12 @@ import { io as io4 } from "socket.io-client-v4";
 import { Cluster, rollcall, until, within } from "./cluster.js";
 
 const OK = { ok: true };
-const ROOMS_MOST = 64;
+const MAX_ROOMS = 64;
 const ROUNDS = 50;
 const MANY_ROUNDS = 1000;
-const ODD_NAMES = ["café au lait", "a/b", "100%", "🦆 pond 🧑‍🏫", "a+b", "a&b=c", "?x#y", "数学", "..."];
+const UNUSUAL_NAMES = ["café au lait", "a/b", "100%", "🦆 pond 🧑‍🏫", "a+b", "a&b=c", "?x#y", "数学", "..."];
 
-/** `auth`: it has an auth payload. `refused`: the event by which it hears that it was not let in, and the message in it. */
+/** `auth`: the client has an auth payload. `refused`: its event for a refusal. `message`: the message of that event. */
 const clients = [
   { name: "socket.io-client 4", io: io4, auth: true, refused: "connect_error", message: (error) => error.message },
   { name: "socket.io-client 3", io: io3, auth: true, refused: "connect_error", message: (error) => error.message },
@@ -25,11 +25,11 @@ const clients = [
 ];
 
 let cluster;
-// Some scenarios send thousands of events at once, which is a flood unless told otherwise.
+// Some scenarios send thousands of events at once, which the default limit treats as a flood.
 before(async () => (cluster = await Cluster.start({ more: ["--events-per-second", "none"] })));
 after(() => cluster.stop());
 
-/** The sockets of one test, closed with it. */
+/** The sockets of one test, which disconnects them at its end. */
 class Session {
   constructor(t, client) {
     this.t = t;
@@ -59,21 +59,21 @@ class Session {
   }
 
   connected(socket) {
-    const heard = new Promise((tell, fail) => {
-      socket.once("connect", tell);
+    const connecting = new Promise((done, fail) => {
+      socket.once("connect", done);
       socket.once(this.client.refused, (error) => fail(new Error(`refused: ${this.client.message(error)}`)));
     });
-    return within(heard, "the client is connected");
+    return within(connecting, "the client is connected");
   }
 
-  /** The message with which a socket is not let in. */
+  /** The message of the refusal. */
   refusal(node, query, options) {
     const socket = this.open(node, query, options);
-    const heard = new Promise((tell, fail) => {
-      socket.once(this.client.refused, (error) => tell(this.client.message(error)));
-      socket.once("connect", () => fail(new Error("the client was let in")));
+    const connecting = new Promise((done, fail) => {
+      socket.once(this.client.refused, (error) => done(this.client.message(error)));
+      socket.once("connect", () => fail(new Error("the client was accepted")));
     });
-    return within(heard, "the client is refused");
+    return within(connecting, "the client is refused");
   }
 
   async assertRefused(code, query, options) {
@@ -85,7 +85,7 @@ class Session {
 
 const forEveryClient = [
   {
-    name: "a client is in the roll of every node as soon as it is connected",
+    name: "a connected client is in the roll of every node",
     async run(session) {
       const rows = [];
       for (const [index, node] of cluster.nodes.entries()) {
@@ -98,7 +98,7 @@ const forEveryClient = [
     },
   },
   {
-    name: "the full roll call tells which node has the socket",
+    name: "the full roll call names the node of each socket",
     async run(session) {
       const [asked, other] = cluster.nodes;
       const here = await session.connect(asked, { id_user: "here", room: session.room });
@@ -119,7 +119,7 @@ const forEveryClient = [
     },
   },
   {
-    name: "a client that does not say who it is, or says it wrong, is refused",
+    name: "a client without a valid user is refused",
     async run(session) {
       const { room } = session;
       await session.assertRefused("id_user_missing", { room });
@@ -129,7 +129,7 @@ const forEveryClient = [
     },
   },
   {
-    name: "a client that names no room, or no possible one, is refused",
+    name: "a client without a valid room is refused",
     async run(session) {
       await session.assertRefused("room_missing", { id_user: "foo" });
       await session.assertRefused("room_invalid", { id_user: "foo", room: "" });
@@ -138,7 +138,7 @@ const forEveryClient = [
     },
   },
   {
-    name: "a refused client can connect after all",
+    name: "a refused client can connect later",
     async run(session) {
       await session.assertRefused("id_user_missing", { room: session.room });
       const socket = await session.connect(cluster.nodes[0], { id_user: "foo", room: session.room });
@@ -146,7 +146,7 @@ const forEveryClient = [
     },
   },
   {
-    name: "join and leave are in the roll of every node as soon as they are acknowledged",
+    name: "an acknowledged join or leave is in the roll of every node",
     async run(session) {
       const [first, second] = [session.room, `${session.room} (second)`];
       const socket = await session.connect(cluster.nodes[1], { id_user: "foo", room: first });
@@ -165,7 +165,7 @@ const forEveryClient = [
     },
   },
   {
-    name: "a room that cannot be is refused in the acknowledgement, and the socket stays",
+    name: "an invalid room is refused in the acknowledgement",
     async run(session) {
       const socket = await session.connect(cluster.nodes[2], { id_user: "foo", room: session.room });
       for (const event of ["join", "leave"]) {
@@ -177,23 +177,23 @@ const forEveryClient = [
     },
   },
   {
-    name: "a socket can be in 64 rooms and not in one more",
+    name: "a socket can be in 64 rooms, but not in 65",
     async run(session) {
-      const rooms = Array.from({ length: ROOMS_MOST + 1 }, (_, index) => `${session.room} (${index})`);
+      const rooms = Array.from({ length: MAX_ROOMS + 1 }, (_, index) => `${session.room} (${index})`);
       const last = rooms.at(-1);
       const socket = await session.connect(cluster.nodes[3], { id_user: "foo", room: rooms[0] });
       const row = { id_socket: socket.id, id_user: "foo" };
-      for (const room of rooms.slice(1, ROOMS_MOST)) assert.deepEqual(await ask(socket, "join", room), OK);
+      for (const room of rooms.slice(1, MAX_ROOMS)) assert.deepEqual(await ask(socket, "join", room), OK);
       assertRefusedAck(await ask(socket, "join", last), "rooms_too_many");
       await cluster.assertListed(last);
-      await cluster.assertListed(rooms[ROOMS_MOST - 1], row);
+      await cluster.assertListed(rooms[MAX_ROOMS - 1], row);
       assert.deepEqual(await ask(socket, "leave", rooms[0]), OK);
       assert.deepEqual(await ask(socket, "join", last), OK);
       await cluster.assertListed(last, row);
     },
   },
   {
-    name: "joins and leaves that are sent together end as they were sent last",
+    name: "concurrent joins and leaves take effect in order",
     async run(session) {
       const [home, left, joined] = ["home", "left", "joined"].map((end) => `${session.room} (${end})`);
       const socket = await session.connect(cluster.nodes[0], { id_user: "foo", room: home });
@@ -204,7 +204,7 @@ const forEveryClient = [
     },
   },
   {
-    name: "every event is acknowledged, however many are sent together",
+    name: "every one of many concurrent events is acknowledged",
     async run(session) {
       const [home, joined] = ["home", "joined"].map((end) => `${session.room} (${end})`);
       const socket = await session.connect(cluster.nodes[0], { id_user: "foo", room: home });
@@ -213,7 +213,7 @@ const forEveryClient = [
     },
   },
   {
-    name: "events that are sent inside the connect handler are not lost",
+    name: "events sent in the connect handler are not lost",
     async run(session) {
       const second = `${session.room} (second)`;
       const rows = await Promise.all(
@@ -221,10 +221,10 @@ const forEveryClient = [
           const node = cluster.nodes[index % cluster.nodes.length];
           const id_user = `user ${index}`;
           const socket = session.open(node, { id_user, room: session.room });
-          const acks = new Promise((tell, fail) => {
+          const acks = new Promise((done, fail) => {
             socket.once(session.client.refused, (error) => fail(new Error(session.client.message(error))));
             socket.once("connect", () => {
-              tell(Promise.all([ask(socket, "join", second), ask(socket, "leave", session.room)]));
+              done(Promise.all([ask(socket, "join", second), ask(socket, "leave", session.room)]));
             });
           });
           assert.deepEqual(await within(acks, "both events are acknowledged"), [OK, OK]);
@@ -236,7 +236,7 @@ const forEveryClient = [
     },
   },
   {
-    name: "a client that disconnects is gone from every node, and nobody else is",
+    name: "only the client that disconnects is removed on every node",
     async run(session) {
       const query = (id_user) => ({ id_user, room: session.room });
       const goes = await session.connect(cluster.nodes[0], query("goes"));
@@ -252,7 +252,7 @@ const forEveryClient = [
     },
   },
   {
-    name: "a client whose connection breaks is gone from every node",
+    name: "a client whose connection breaks is removed on every node",
     async run(session) {
       const socket = await session.connect(cluster.nodes[1], { id_user: "foo", room: session.room });
       await cluster.assertListed(session.room, { id_socket: socket.id, id_user: "foo" });
@@ -261,9 +261,9 @@ const forEveryClient = [
     },
   },
   {
-    name: "users and rooms may have odd names",
+    name: "users and rooms may have unusual names",
     async run(session) {
-      for (const name of ODD_NAMES) {
+      for (const name of UNUSUAL_NAMES) {
         const socket = await session.connect(cluster.nodes[0], { id_user: name, room: name });
         const row = { id_socket: socket.id, id_user: name };
         await cluster.assertListed(name, row);
@@ -276,7 +276,7 @@ const forEveryClient = [
     },
   },
   {
-    name: "a client whose node is stopped comes back by itself when a node listens there again",
+    name: "a client reconnects when its stopped node is restarted",
     async run(session) {
       const node = cluster.nodes[3];
       const again = { reconnection: true, reconnectionDelay: 50, reconnectionDelayMax: 200 };
@@ -287,7 +287,7 @@ const forEveryClient = [
       socket.on("disconnect", (reason) => reasons.push(reason));
 
       assert.equal(await node.stop(), 0);
-      await until(() => reasons.length > 0, "the client hears that its connection is closed");
+      await until(() => reasons.length > 0, "the client notices the closed connection");
       assert.deepEqual(reasons, ["transport close"]);
       const back = session.connected(socket);
       await Promise.all([cluster.restart(node), back]);
@@ -301,7 +301,7 @@ const forEveryClient = [
 
 const forClientsWithAuth = [
   {
-    name: "the auth payload wins over the query, key by key",
+    name: "each key of the auth payload overrides the query",
     async run(session) {
       const [asked, one, two] = ["query", "one", "two"].map((end) => `${session.room} (${end})`);
       const query = { id_user: "query", room: asked };
@@ -324,7 +324,7 @@ const forClientsWithAuth = [
     },
   },
   {
-    name: "a wrong auth payload is refused although the query is right",
+    name: "a wrong auth payload is refused despite a valid query",
     async run(session) {
       const { room } = session;
       const query = { id_user: "foo", room };
@@ -336,9 +336,9 @@ const forClientsWithAuth = [
     },
   },
   {
-    name: "a client may come with 64 rooms and not with one more",
+    name: "a client may connect with 64 rooms, but not with 65",
     async run(session) {
-      const more = Array.from({ length: ROOMS_MOST }, (_, index) => `${session.room} (${index})`);
+      const more = Array.from({ length: MAX_ROOMS }, (_, index) => `${session.room} (${index})`);
       await session.assertRefused("rooms_too_many", { id_user: "foo" }, { auth: { room: [session.room, ...more] } });
       const auth = { room: [session.room, ...more.slice(1)] };
       const socket = await session.connect(cluster.nodes[0], { id_user: "foo" }, { auth });
@@ -348,7 +348,7 @@ const forClientsWithAuth = [
     },
   },
   {
-    name: "there is no other namespace",
+    name: "other namespaces are refused",
     async run(session) {
       const query = { id_user: "foo", room: session.room };
       assert.equal(await session.refusal(cluster.nodes[0], query, { namespace: "/other" }), "Invalid namespace");
@@ -357,13 +357,13 @@ const forClientsWithAuth = [
   },
 ];
 
-/** The acknowledgement of an event. */
+/** Emits an event. Returns its acknowledgement. */
 function ask(socket, event, ...values) {
-  const acknowledged = new Promise((tell) => socket.emit(event, ...values, tell));
+  const acknowledged = new Promise((done) => socket.emit(event, ...values, done));
   return within(acknowledged, `${event} is acknowledged`);
 }
 
-/** Sends the events in turns, without waiting, and asserts that all are acknowledged. */
+/** Emits the events in turns, without waiting, and asserts that all are acknowledged. */
 async function alternate(socket, events, room, rounds) {
   let acknowledged = 0;
   const asked = Array.from({ length: rounds }, () => events).flat();

@@ -1,6 +1,6 @@
-// A client that is turned away at its handshake, because there are too many of its address or connections in all, comes
-// back by itself: every official JavaScript client takes it for a transport that failed. One that is refused because its
-// user has too many sockets is told so, and does not come back.
+// The limits and the official JavaScript clients. A client that is rejected at its handshake, because of too many
+// clients of its address or too many connections, reconnects: every official client treats this as a transport error. A
+// client of a user with too many sockets receives an error, and does not reconnect.
 
 import assert from "node:assert/strict";
 import net from "node:net";
@@ -11,7 +11,7 @@ import io2 from "socket.io-client-v2";
 import { Node, get, until, users } from "./cluster.js";
 import { clients } from "./official.js";
 
-/** A client, for as long as its test, and what it was told in place of being connected. */
+/** Connects a client for the duration of the test, and collects its errors. */
 function connect(t, node, { io, transport }, user) {
   const socket = io(`http://${node.listen}/`, {
     transports: [transport],
@@ -23,22 +23,22 @@ function connect(t, node, { io, transport }, user) {
   t.after(() => socket.disconnect());
   const seen = { socket, errors: [] };
   socket.on("connect_error", (error) => seen.errors.push(error.message));
-  // Version 2 says it by another event when it is the middleware that refuses.
+  // Version 2 uses another event when the middleware refuses the client.
   if (io === io2) socket.on("error", (error) => seen.errors.push(error.message));
   return seen;
 }
 
-/** One that is let in. */
-async function letIn(t, node, client, user) {
+/** Connects a client that must be accepted. */
+async function connectAccepted(t, node, client, user) {
   const seen = connect(t, node, client, user);
   await until(() => seen.socket.connected, `${user} is connected`);
   return seen;
 }
 
-async function turnedAwayAndBack(t, node, client) {
-  const first = await letIn(t, node, clients[0], "first");
+async function rejectedThenConnected(t, node, client) {
+  const first = await connectAccepted(t, node, clients[0], "first");
   const second = connect(t, node, client, "second");
-  await until(() => second.errors.length >= 2, "the second was turned away, and again");
+  await until(() => second.errors.length >= 2, "the second was rejected twice");
   assert.equal(second.socket.connected, false);
   first.socket.disconnect();
   await until(() => second.socket.connected, "the second is connected");
@@ -49,7 +49,7 @@ async function turnedAwayAndBack(t, node, client) {
   second.socket.disconnect();
 }
 
-describe("one client of an address", () => {
+describe("a limit of one client per address", () => {
   let node;
   before(async () => {
     const more = ["--transports", "websocket,polling", "--trusted-proxy", "none", "--sockets-per-address", "1"];
@@ -58,11 +58,11 @@ describe("one client of an address", () => {
   after(() => node.stop());
 
   for (const client of clients) {
-    test(`${client.name} is told 429 and comes back by itself`, (t) => turnedAwayAndBack(t, node, client));
+    test(`${client.name} reconnects after 429`, (t) => rejectedThenConnected(t, node, client));
   }
 });
 
-describe("one handshake of an address each second", () => {
+describe("a limit of one handshake per second and address", () => {
   let node;
   before(async () => {
     const more = ["--transports", "websocket,polling", "--handshakes-per-second", "1:1"];
@@ -71,52 +71,52 @@ describe("one handshake of an address each second", () => {
   after(() => node.stop());
 
   for (const client of clients) {
-    test(`${client.name} is told 429 and comes back by itself`, async (t) => {
+    test(`${client.name} reconnects after 429`, async (t) => {
       const both = [connect(t, node, client, "first"), connect(t, node, client, "second")];
       await until(() => both.every(({ socket }) => socket.connected), "both are connected");
-      assert.ok(both.some(({ errors }) => errors.length > 0), "one of them came too early");
+      assert.ok(both.some(({ errors }) => errors.length > 0), "one of them was rejected first");
     });
   }
 });
 
-describe("two connections in all", () => {
+describe("a limit of two connections", () => {
   let node;
   before(async () => (node = await Node.start({ name: "two-connections", more: ["--connections", "2"] })));
   after(() => node.stop());
 
   for (const client of clients.filter(({ transport }) => transport === "websocket")) {
-    test(`${client.name} is told 503 and comes back by itself`, async (t) => {
-      await letIn(t, node, clients[0], "other");
-      const first = await letIn(t, node, clients[0], "first");
+    test(`${client.name} reconnects after 503`, async (t) => {
+      await connectAccepted(t, node, clients[0], "other");
+      const first = await connectAccepted(t, node, clients[0], "first");
       const second = connect(t, node, client, "second");
-      await until(() => second.errors.length >= 2, "the second was turned away, and again");
+      await until(() => second.errors.length >= 2, "the second was rejected twice");
       first.socket.disconnect();
       await until(() => second.socket.connected, "the second is connected");
     });
   }
 });
 
-describe("more probes than there are", () => {
+describe("more probe connections than the limit", () => {
   let node;
   before(async () => (node = await Node.start({ name: "probed" })));
   after(() => node.stop());
 
-  test("are told 503, and neither clients nor the next probe are concerned", async (t) => {
+  test("receive 503, and do not affect clients and later probes", async (t) => {
     const [host, port] = node.admin.split(":");
     const idle = Array.from({ length: 128 }, () => net.connect(Number(port), host).on("error", () => {}));
     t.after(() => idle.forEach((socket) => socket.destroy()));
     const answer = await until(async () => {
       const answer = await get(node.admin, "/livez");
       return answer.status === 503 && answer;
-    }, "one more is told so");
+    }, "one more receives 503");
     assert.equal(answer.headers["retry-after"], "1");
-    await letIn(t, node, clients[0], "foo");
+    await connectAccepted(t, node, clients[0], "foo");
     idle.forEach((socket) => socket.destroy());
     await until(async () => (await get(node.admin, "/readyz")).status === 200, "probes are answered");
   });
 });
 
-describe("one socket of a user", () => {
+describe("a limit of one socket per user", () => {
   let node;
   before(async () => {
     const more = ["--transports", "websocket,polling", "--sockets-per-user", "1"];
@@ -125,8 +125,8 @@ describe("one socket of a user", () => {
   after(() => node.stop());
 
   for (const client of clients) {
-    test(`${client.name} is told sockets_too_many`, async (t) => {
-      const first = await letIn(t, node, client, client.name);
+    test(`${client.name} receives sockets_too_many`, async (t) => {
+      const first = await connectAccepted(t, node, client, client.name);
       const second = connect(t, node, client, client.name);
       await until(() => second.errors.length > 0, "the second is refused");
       assert.match(second.errors[0], /^sockets_too_many: /);

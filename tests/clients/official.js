@@ -1,4 +1,4 @@
-// The official JavaScript clients of Socket.IO 2, 3 and 4, by each transport that they are let in by.
+// The official JavaScript clients of Socket.IO 2, 3 and 4, by each transport that a node accepts from them.
 
 import io2 from "socket.io-client-v2";
 import { io as io3 } from "socket.io-client-v3";

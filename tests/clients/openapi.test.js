@@ -1,5 +1,5 @@
-// What the node says of its REST interface, held against it by schemathesis, which makes up requests of all kinds: those
-// that the description allows are answered as it says, and those that it does not allow are refused as it says.
+// The OpenAPI description of the REST API, checked by schemathesis. It generates requests of all kinds: the node must
+// answer valid ones as described, and refuse invalid ones as described.
 
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
@@ -12,14 +12,14 @@ import { io } from "socket.io-client-v4";
 import { Node, Process, get, programs } from "./cluster.js";
 
 const TOKEN = "0123456789abcdef0123456789abcdef";
-/** Requests of each kind for each operation. */
+/** The number of requests of each kind for each operation. */
 const EXAMPLES = 60;
 
 const schemathesis = { path: join(dirname(programs.python.path), "schemathesis"), hint: programs.python.hint };
 
-/** Lets schemathesis loose on the node, and fails with what it says. */
-async function holds(t, node, headers = []) {
-  // It leaves files where it works.
+/** Runs schemathesis against the node, and fails with its output. */
+async function assertConforms(t, node, headers = []) {
+  // It creates files in its working directory.
   const folder = await mkdtemp(join(tmpdir(), "rollcall-openapi-"));
   t.after(() => rm(folder, { recursive: true }));
   const args = ["run", `http://${node.listen}/_/openapi.json`, "--checks", "all", "--max-examples", `${EXAMPLES}`];
@@ -31,11 +31,11 @@ async function holds(t, node, headers = []) {
   assert.match(ran.stdout, /No issues found/, ran.stdout);
 }
 
-test("schemathesis is there", () => {
+test("schemathesis is installed", () => {
   assert.equal(spawnSync(schemathesis.path, ["--version"]).status, 0, schemathesis.hint);
 });
 
-test("a node that answers everybody does what it says", async (t) => {
+test("a node with open access conforms to its description", async (t) => {
   const node = await Node.start({ name: "open" });
   t.after(() => node.stop());
   const options = { transports: ["websocket"], forceNew: true, query: { id_user: "foo", room: "Maths" } };
@@ -45,14 +45,14 @@ test("a node that answers everybody does what it says", async (t) => {
   const { status, headers, body } = await get(node.listen, "/_/openapi.json");
   assert.equal(status, 200);
   assert.match(headers["content-type"], /^application\/json/);
-  const told = JSON.parse(body);
-  assert.match(told.openapi, /^3\.1\./);
-  assert.deepEqual(Object.keys(told.paths).sort(), ["/{room}/rollcall", "/{room}/users"]);
-  assert.equal(told.security, undefined);
-  await holds(t, node);
+  const description = JSON.parse(body);
+  assert.match(description.openapi, /^3\.1\./);
+  assert.deepEqual(Object.keys(description.paths).sort(), ["/{room}/rollcall", "/{room}/users"]);
+  assert.equal(description.security, undefined);
+  await assertConforms(t, node);
 });
 
-test("a node that asks callers who they are does what it says, and says that it does", async (t) => {
+test("a node with API tokens conforms to its description", async (t) => {
   const folder = await mkdtemp(join(tmpdir(), "rollcall-openapi-"));
   t.after(() => rm(folder, { recursive: true }));
   const file = join(folder, "tokens");
@@ -60,7 +60,7 @@ test("a node that asks callers who they are does what it says, and says that it 
   const more = ["--api-access", "token", "--api-token-file", file];
   const node = await Node.start({ name: "closed", more });
   t.after(() => node.stop());
-  const told = JSON.parse((await get(node.listen, "/_/openapi.json")).body);
-  assert.deepEqual(told.security, [{ bearer: [] }]);
-  await holds(t, node, [`Authorization: Bearer ${TOKEN}`]);
+  const description = JSON.parse((await get(node.listen, "/_/openapi.json")).body);
+  assert.deepEqual(description.security, [{ bearer: [] }]);
+  await assertConforms(t, node, [`Authorization: Bearer ${TOKEN}`]);
 });

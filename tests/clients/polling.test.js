@@ -1,5 +1,5 @@
-// The official clients with the transports they begin with unless told otherwise: polling first, then an upgrade where
-// that is possible. Against one node, and behind a balancer that sends each request to another of four nodes.
+// The official clients with their default transports: polling first, then an upgrade if it is possible. They connect to
+// one node, or through a balancer that sends each request to another of four nodes.
 
 import assert from "node:assert/strict";
 import { join } from "node:path";
@@ -14,7 +14,7 @@ import { Cluster, Node, Process, programs, rollcall, until, within } from "./clu
 
 const OK = { ok: true };
 const POLLING = ["--transports", "websocket,polling"];
-const AGAIN = { reconnection: true, reconnectionDelay: 50, reconnectionDelayMax: 200 };
+const RECONNECT = { reconnection: true, reconnectionDelay: 50, reconnectionDelayMax: 200 };
 const MANY = 12;
 
 let cluster;
@@ -42,16 +42,16 @@ async function connect(t, io, where, query, options) {
 }
 
 function connected(socket) {
-  const heard = new Promise((tell, fail) => {
-    socket.once("connect", tell);
+  const connecting = new Promise((done, fail) => {
+    socket.once("connect", done);
     socket.once("connect_error", fail);
   });
-  return within(heard, "the client is connected");
+  return within(connecting, "the client is connected");
 }
 
-/** The acknowledgement of an event. */
+/** Emits an event. Returns its acknowledgement. */
 function ask(socket, event, room) {
-  const acknowledged = new Promise((tell) => socket.emit(event, room, tell));
+  const acknowledged = new Promise((done) => socket.emit(event, room, done));
   return within(acknowledged, `${event} is acknowledged`);
 }
 
@@ -63,7 +63,7 @@ for (const [version, io] of [[4, io4], [3, io3]]) {
   describe(`socket.io-client ${version}`, () => {
     const roomOf = (t) => `${version}: ${t.name}`;
 
-    test("begins by polling, upgrades, and is one socket all the time", async (t) => {
+    test("stays one socket while it upgrades from polling", async (t) => {
       const room = roomOf(t);
       const socket = await connect(t, io, cluster.nodes[0], { id_user: "foo", room });
       const row = { id_socket: socket.id, id_user: "foo" };
@@ -77,7 +77,7 @@ for (const [version, io] of [[4, io4], [3, io3]]) {
       await cluster.untilListed(room);
     });
 
-    test("is gone at once when its upgraded connection breaks", async (t) => {
+    test("is removed at once when its upgraded connection breaks", async (t) => {
       const room = roomOf(t);
       const socket = await connect(t, io, cluster.nodes[0], { id_user: "foo", room });
       await until(() => transport(socket) === "websocket", "it has upgraded");
@@ -85,9 +85,9 @@ for (const [version, io] of [[4, io4], [3, io3]]) {
       await cluster.untilListed(room);
     });
 
-    test("polls through a balancer that sends each request to another node", async (t) => {
+    test("polls through a balancer without sticky sessions", async (t) => {
       const room = roomOf(t);
-      const before = new Map(balancer.given);
+      const before = new Map(balancer.requests);
       const sockets = await Promise.all(
         Array.from({ length: MANY }, (_, index) =>
           connect(t, io, balancer, { id_user: `user ${index}`, room }, { transports: ["polling"] }),
@@ -101,34 +101,34 @@ for (const [version, io] of [[4, io4], [3, io3]]) {
       }
       await cluster.assertListed(`${room} (second)`, ...rows);
       await cluster.assertListed(room, ...rows.filter((_, index) => index % 2 === 1));
-      for (const { name } of cluster.nodes) assert.ok(balancer.given.get(name) - (before.get(name) ?? 0) >= MANY, name);
+      for (const { name } of cluster.nodes) assert.ok(balancer.requests.get(name) - (before.get(name) ?? 0) >= MANY, name);
       for (const socket of sockets.slice(1)) socket.disconnect();
       await cluster.untilListed(`${room} (second)`, rows[0]);
       assert.ok(sockets[0].connected);
     });
 
-    test("comes with its usual transports through that balancer, and keeps whichever it gets", async (t) => {
+    test("connects through that balancer with its default transports", async (t) => {
       const room = roomOf(t);
       const users = Array.from({ length: MANY }, (_, index) => `user ${index}`);
       const sockets = users.map((id_user) => open(t, io, balancer, { id_user, room }));
       const tried = sockets.map(
         ({ io }) =>
-          new Promise((tell) => {
-            for (const event of ["upgrade", "upgradeError"]) io.engine.once(event, () => tell(event));
+          new Promise((done) => {
+            for (const event of ["upgrade", "upgradeError"]) io.engine.once(event, () => done(event));
           }),
       );
       await Promise.all(sockets.map(connected));
       const rows = sockets.map(({ id }, index) => ({ id_socket: id, id_user: users[index] }));
-      const heard = await within(Promise.all(tried), "each has upgraded or heard that it cannot");
-      assert.ok(heard.includes("upgradeError"), "most upgrades come in on another node");
+      const heard = await within(Promise.all(tried), "each has upgraded or failed to");
+      assert.ok(heard.includes("upgradeError"), "most upgrades reach another node");
       for (const socket of sockets) assert.deepEqual(await ask(socket, "join", `${room} (second)`), OK);
       await cluster.assertListed(room, ...rows);
       await cluster.assertListed(`${room} (second)`, ...rows);
     });
 
-    test("hears why it is refused", async (t) => {
+    test("receives the reason of a refusal", async (t) => {
       const socket = open(t, io, balancer, { id_user: "foo" }, { transports: ["polling"] });
-      const refused = new Promise((tell) => socket.once("connect_error", tell));
+      const refused = new Promise((done) => socket.once("connect_error", done));
       assert.match((await within(refused, "it is refused")).message, /^room_missing: \S/);
     });
 
@@ -139,13 +139,14 @@ for (const [version, io] of [[4, io4], [3, io3]]) {
         await node.process.code;
       }],
     ]) {
-      test(`comes back through the balancer when its node is ${how}, and stays when another one is`, async (t) => {
+      test(`reconnects through the balancer when its node is ${how}`, async (t) => {
         const room = roomOf(t);
-        const options = { transports: ["polling"], ...AGAIN };
+        const options = { transports: ["polling"], ...RECONNECT };
         const sockets = await Promise.all(
           Array.from({ length: MANY }, (_, index) => connect(t, io, balancer, { id_user: `user ${index}`, room }, options)),
         );
-        // A client says one thing at a time, so afterwards none is on its way that a node could take with it.
+        // A client sends one request at a time. So after the acknowledgements, no request is in flight that a node
+        // could lose.
         await Promise.all(sockets.map((socket) => ask(socket, "join", room)));
         const before = sockets.map((socket) => socket.id);
         const reasons = sockets.map(() => []);
@@ -160,30 +161,30 @@ for (const [version, io] of [[4, io4], [3, io3]]) {
           const all = await Promise.all(living.map(async (other) => JSON.stringify(await listed(other, room))));
           const expected = JSON.stringify(rows().toSorted((one, next) => (one.id_socket < next.id_socket ? -1 : 1)));
           return sockets.every((socket) => socket.connected) && all.every((answer) => answer === expected);
-        }, "all of them are back, and nobody else is listed");
+        }, "exactly the reconnected clients are listed");
         for (const [index, heard] of reasons.entries()) {
           assert.ok(heard.every((reason) => reason.startsWith("transport ")), `${heard}`);
-          // A poll that waited on a node which was killed is broken, whichever node has its session.
+          // A killed node breaks every poll that waits on it, also those of other nodes' sessions.
           if (how === "stopped") assert.equal(heard.length, ending.has(before[index]) ? 1 : 0, `${heard}`);
         }
         const next = await cluster.restart(node);
         balancer.nodes = cluster.nodes;
-        await until(async () => (await listed(next, room)).length === MANY, "the new node knows them");
+        await until(async () => (await listed(next, room)).length === MANY, "the new node lists all of them");
       });
     }
   });
 }
 
-/** Who is in the room by a node's answer, complete or not. */
+/** The users of the room by a node's answer, complete or not. */
 async function listed(node, room) {
   const response = await fetch(`http://${node.listen}/${encodeURIComponent(room)}/users`);
   return (await response.json()).toSorted((one, next) => (one.id_socket < next.id_socket ? -1 : 1));
 }
 
 describe("socket.io-client 2", () => {
-  test("is refused when it begins by polling, and let in over WebSocket", async (t) => {
+  test("is refused over polling, and accepted over WebSocket", async (t) => {
     const query = { id_user: "foo", room: "two" };
-    const refused = new Promise((tell) => open(t, io2, cluster.nodes[0], query).once("connect_error", tell));
+    const refused = new Promise((done) => open(t, io2, cluster.nodes[0], query).once("connect_error", done));
     assert.equal((await within(refused, "it is refused")).message, "xhr poll error");
     await cluster.assertListed("two");
     const socket = await connect(t, io2, cluster.nodes[0], query, { transports: ["websocket"] });
@@ -193,7 +194,7 @@ describe("socket.io-client 2", () => {
 
 for (const program of ["client.py", "async_client.py"]) {
   describe(`python-socketio, ${program}`, () => {
-    /** Tells the client what to do. */
+    /** Starts the Python client. Returns a function that sends it a command. */
     async function start(t) {
       const python = new Process(programs.python, [join(import.meta.dirname, program)]);
       t.after(async () => {
@@ -201,29 +202,29 @@ for (const program of ["client.py", "async_client.py"]) {
         assert.equal(await python.code, 0, python.stderr);
       });
       let answers = 0;
-      return async (order) => {
-        python.child.stdin.write(`${JSON.stringify(order)}\n`);
+      return async (command) => {
+        python.child.stdin.write(`${JSON.stringify(command)}\n`);
         const nth = answers++;
         const line = () => python.stdout.split("\n").slice(0, -1)[nth];
-        return JSON.parse(await python.becomes(line, `answering ${JSON.stringify(order)}`));
+        return JSON.parse(await python.becomes(line, `answering ${JSON.stringify(command)}`));
       };
     }
 
-    for (const [how, transports] of [["its usual transports", null], ["polling alone", ["polling"]]]) {
+    for (const [how, transports] of [["the default transports", null], ["polling alone", ["polling"]]]) {
       test(`connects with ${how}, to a node and through the balancer`, async (t) => {
         for (const where of [cluster.nodes[1], balancer, balancer, balancer, balancer]) {
-          const tell = await start(t);
+          const send = await start(t);
           const room = `${program}: ${t.name}: ${where.listen}`;
           const url = `http://${where.listen}?${new URLSearchParams({ id_user: "foo", room })}`;
-          const { id, transport, error } = await tell({ do: "connect", url, transports });
+          const { id, transport, error } = await send({ do: "connect", url, transports });
           assert.match(id ?? error, /^[\w-]{16}$/);
           const upgrades = transports === null && where !== balancer;
           if (upgrades) assert.equal(transport, "websocket");
           const row = { id_socket: id, id_user: "foo" };
           await cluster.assertListed(room, row);
-          assert.deepEqual(await tell({ do: "call", event: "join", room: `${room} (second)` }), { ack: OK });
+          assert.deepEqual(await send({ do: "call", event: "join", room: `${room} (second)` }), { ack: OK });
           await cluster.assertListed(`${room} (second)`, row);
-          assert.deepEqual(await tell({ do: "disconnect" }), { connected: false });
+          assert.deepEqual(await send({ do: "disconnect" }), { connected: false });
           await cluster.untilListed(room);
         }
       });
@@ -231,10 +232,10 @@ for (const program of ["client.py", "async_client.py"]) {
   });
 }
 
-test("a node that lets nobody poll refuses polling clients", async (t) => {
+test("a node without polling refuses polling clients", async (t) => {
   const node = await Node.start({ name: "alone" });
   t.after(() => node.stop());
   const socket = open(t, io4, node, { id_user: "foo", room: "a" });
-  const refused = new Promise((tell) => socket.once("connect_error", tell));
+  const refused = new Promise((done) => socket.once("connect_error", done));
   assert.equal((await within(refused, "it is refused")).message, "xhr poll error");
 });

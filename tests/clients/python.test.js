@@ -1,5 +1,5 @@
-// The official Python client, python-socketio, against a cluster of four nodes. It runs as a child process that does
-// what it is told line by line (client.py).
+// The official Python client, python-socketio, against a cluster of four nodes. It runs as a child process that reads
+// commands line by line (client.py).
 
 import assert from "node:assert/strict";
 import { join } from "node:path";
@@ -24,29 +24,29 @@ class Python {
     });
   }
 
-  async tell(what) {
-    this.process.child.stdin.write(`${JSON.stringify(what)}\n`);
+  async send(command) {
+    this.process.child.stdin.write(`${JSON.stringify(command)}\n`);
     const nth = this.answers++;
     const line = () => this.process.stdout.split("\n").slice(0, -1)[nth];
-    return JSON.parse(await this.process.becomes(line, `answering ${JSON.stringify(what)}`));
+    return JSON.parse(await this.process.becomes(line, `answering ${JSON.stringify(command)}`));
   }
 
   connect(node, query, auth) {
     const url = `http://${node.listen}?${new URLSearchParams(query)}`;
-    return this.tell({ do: "connect", url, auth, transports: ["websocket"] });
+    return this.send({ do: "connect", url, auth, transports: ["websocket"] });
   }
 
   /** The id of its socket; `null` while it is not connected. */
   async id() {
-    return (await this.tell({ do: "id" })).id;
+    return (await this.send({ do: "id" })).id;
   }
 
   async call(event, room) {
-    return (await this.tell({ do: "call", event, room })).ack;
+    return (await this.send({ do: "call", event, room })).ack;
   }
 }
 
-test("a client is in the roll of every node as soon as it is connected, in every room it named", async (t) => {
+test("a connected client is in the roll of every room that it named", async (t) => {
   const rows = [];
   for (const [index, node] of cluster.nodes.entries()) {
     const id_user = `user ${index}`;
@@ -59,7 +59,7 @@ test("a client is in the roll of every node as soon as it is connected, in every
   }
 });
 
-test("the auth payload wins over the query, key by key", async (t) => {
+test("each key of the auth payload overrides the query", async (t) => {
   const query = { id_user: "query", room: "asked" };
   const { id } = await new Python(t).connect(cluster.nodes[0], query, { room: ["one", "two"] });
   await cluster.assertListed("asked");
@@ -67,7 +67,7 @@ test("the auth payload wins over the query, key by key", async (t) => {
   await cluster.assertListed("two", { id_socket: id, id_user: "query" });
 });
 
-test("a client that is refused hears why, is not listed, and can connect after all", async (t) => {
+test("a refused client gets the reason, and can connect later", async (t) => {
   const python = new Python(t);
   const [node] = cluster.nodes;
   const refusals = [
@@ -88,7 +88,7 @@ test("a client that is refused hears why, is not listed, and can connect after a
   await cluster.assertListed("refused", { id_socket: id, id_user: "foo" });
 });
 
-test("join and leave are in the roll of every node as soon as they are acknowledged", async (t) => {
+test("an acknowledged join or leave is in the roll of every node", async (t) => {
   const python = new Python(t);
   const { id } = await python.connect(cluster.nodes[1], { id_user: "foo", room: "home" });
   const row = { id_socket: id, id_user: "foo" };
@@ -99,7 +99,7 @@ test("join and leave are in the roll of every node as soon as they are acknowled
   await cluster.assertListed("guest", row);
 });
 
-test("a room that cannot be is refused in the acknowledgement, and the socket stays", async (t) => {
+test("an invalid room is refused in the acknowledgement", async (t) => {
   const python = new Python(t);
   const { id } = await python.connect(cluster.nodes[2], { id_user: "foo", room: "stays" });
   for (const event of ["join", "leave"]) {
@@ -112,17 +112,17 @@ test("a room that cannot be is refused in the acknowledgement, and the socket st
   await cluster.assertListed("stays", { id_socket: id, id_user: "foo" });
 });
 
-test("a client that disconnects is gone from every node, and nobody else is", async (t) => {
+test("only the client that disconnects is removed on every node", async (t) => {
   const [goes, stays] = [new Python(t), new Python(t)];
   const going = await goes.connect(cluster.nodes[3], { id_user: "goes", room: "leaving" });
   const staying = await stays.connect(cluster.nodes[3], { id_user: "stays", room: "leaving" });
   const row = { id_socket: staying.id, id_user: "stays" };
   await cluster.assertListed("leaving", { id_socket: going.id, id_user: "goes" }, row);
-  assert.deepEqual(await goes.tell({ do: "disconnect" }), { connected: false });
+  assert.deepEqual(await goes.send({ do: "disconnect" }), { connected: false });
   await cluster.untilListed("leaving", row);
 });
 
-test("a client whose node is stopped comes back by itself when a node listens there again", async (t) => {
+test("a client reconnects when its stopped node is restarted", async (t) => {
   const python = new Python(t);
   const node = cluster.nodes[3];
   const { id } = await python.connect(node, { id_user: "foo", room: "again" });

@@ -1,5 +1,5 @@
-// A closed cluster with the tools that people have: grpcurl with a certificate and with a token, the official client over
-// wss, and HTTP/2.
+// A closed cluster with common tools: grpcurl with a certificate and with a token, the official client over wss, and
+// HTTP/2.
 
 import assert from "node:assert/strict";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
@@ -19,7 +19,7 @@ const TOKEN = "0123456789abcdef0123456789abcdef";
 let folder, redis, nodes, ca;
 
 const file = (name) => join(folder, name);
-const connected = (socket) => new Promise((tell, fail) => socket.once("connect", tell).once("connect_error", fail));
+const connected = (socket) => new Promise((done, fail) => socket.once("connect", done).once("connect_error", fail));
 
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), "rollcall-trust-"));
@@ -39,16 +39,16 @@ after(async () => {
   await rm(folder, { recursive: true, force: true });
 });
 
-/** A GET request over HTTP/2, which the server must have chosen. */
+/** A GET request over HTTP/2, which ALPN must have selected. */
 async function get(node, path) {
   const session = http2.connect(`https://${node.listen}`, { ca });
-  const answered = new Promise((tell, fail) => {
+  const answered = new Promise((done, fail) => {
     session.once("error", fail);
     const request = session.request({ ":path": path });
     const answer = { body: "" };
     request.once("response", (headers) => (answer.headers = headers)).once("error", fail);
     request.setEncoding("utf8").on("data", (text) => (answer.body += text));
-    request.once("end", () => tell(answer));
+    request.once("end", () => done(answer));
   });
   try {
     const answer = await within(answered, `${node.name} answers ${path}`);
@@ -59,7 +59,7 @@ async function get(node, path) {
   }
 }
 
-test("official clients come by wss, and every node lists them by https", async () => {
+test("every node lists clients that connected over wss", async () => {
   for (const io of [io4, io3]) {
     const socket = io(`https://${nodes[0].listen}`, {
       transports: ["websocket"],
@@ -83,13 +83,13 @@ test("official clients come by wss, and every node lists them by https", async (
   }
 });
 
-test("a client that does not trust the certificate stays away", async () => {
+test("a client that does not trust the certificate gives up", async () => {
   const socket = io4(`https://${nodes[0].listen}`, { transports: ["websocket"], forceNew: true, reconnection: false });
   await assert.rejects(within(connected(socket), "the client gives up"));
   socket.disconnect();
 });
 
-test("grpcurl is answered with a certificate of the mesh, and not without", async () => {
+test("grpcurl needs a certificate of the mesh", async () => {
   const { mesh } = nodes[0];
   const certificate = ["-cacert", file("ca.pem"), "-cert", file("127.0.0.1.pem"), "-key", file("127.0.0.1.key")];
   const listed = await run(programs.grpcurl, [...certificate, mesh, "list"]);
@@ -103,7 +103,7 @@ test("grpcurl is answered with a certificate of the mesh, and not without", asyn
   }
 });
 
-test("grpcurl is answered with the token of the mesh, and not without", async (t) => {
+test("grpcurl needs the token of the mesh", async (t) => {
   const node = await Node.start({ name: "south", more: ["--mesh-token-file", file("token")] });
   t.after(() => node.stop());
   const header = ["-expand-headers", "-H", "authorization: Bearer ${TOKEN}"];
@@ -113,7 +113,7 @@ test("grpcurl is answered with the token of the mesh, and not without", async (t
   const wrong = await run(programs.grpcurl, ask, { TOKEN: TOKEN.replace("0", "1") });
   assert.notEqual(wrong.code, 0);
   const without = ["-plaintext", "-d", "{}", node.mesh, "grpc.health.v1.Health/Check"];
-  // Not even what services there are.
+  // Not even the list of services is available.
   const refused = await run(programs.grpcurl, without);
   assert.notEqual(refused.code, 0);
   assert.match(refused.stderr, /no valid token of this mesh/);

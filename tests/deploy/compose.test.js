@@ -1,5 +1,5 @@
-// The cluster of `deploy/docker-compose.yml`, behind its balancer: official clients, askers, a node that stops, one that
-// dies, one that comes. The tests build on each other, in their order.
+// The cluster of `deploy/docker-compose.yml` behind its balancer: official clients, callers, and a node that stops,
+// dies or starts. Each test continues with the state of the previous one.
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
@@ -13,7 +13,7 @@ import { Deployment } from "./deployment.js";
 
 const ROOM = "Maths";
 const CLIENTS = 24;
-/** By long-polling first, as clients do unless told otherwise, and by WebSocket at once. */
+/** Long-polling first, as clients do by default, and WebSocket only. */
 const TRANSPORTS = [undefined, ["websocket"], ["polling"]];
 
 let deployment;
@@ -40,7 +40,7 @@ function connect(number) {
   return socket;
 }
 
-/** The users of the room as the balancer's next node calls them; null where that is not all of them. */
+/** The users of the room by the next node of the balancer; null if the answer is incomplete. */
 async function users() {
   const { status, headers, body } = await get(deployment.balancer, `/${ROOM}/users`);
   assert.equal(status, 200, body);
@@ -54,16 +54,16 @@ async function untilAllAreListed() {
 }
 
 async function untilNodesAreUp(count) {
-  await until(async () => (await deployment.nodesUp()) === count, `the balancer gives to ${count} nodes`);
+  await until(async () => (await deployment.nodesUp()) === count, `the balancer uses ${count} nodes`);
 }
 
-/** Asks without a pause, by one connection and by a new one each time, while something is done. Every answer is good. */
-async function asking(done) {
-  let going = true;
+/** Requests the roll continuously while `work` runs, on one connection and on new ones. Every answer must be right. */
+async function whileRequesting(work) {
+  let running = true;
   let answers = 0;
   const kept = new http.Agent({ keepAlive: true, maxSockets: 1 });
   const ask = async (agent) => {
-    while (going) {
+    while (running) {
       const status = await new Promise((tell, fail) => {
         const request = http.get(`http://${deployment.balancer}/${ROOM}/users`, { agent }, (response) => {
           response.resume().once("end", () => tell(response.statusCode)).once("error", fail);
@@ -74,24 +74,24 @@ async function asking(done) {
       answers++;
     }
   };
-  const askers = Promise.all([ask(kept), ask(kept), ask(false), ask(false)]);
+  const requests = Promise.all([ask(kept), ask(kept), ask(false), ask(false)]);
   try {
-    await Promise.race([done(), askers]);
+    await Promise.race([work(), requests]);
   } finally {
-    going = false;
-    await askers;
+    running = false;
+    await requests;
     kept.destroy();
   }
   assert.ok(answers >= 10, `${answers} answers`);
 }
 
-test("each container is healthy by its own check, and the balancer gives to each node", async () => {
+test("all containers are healthy, and the balancer uses all nodes", async () => {
   assert.equal(deployment.of("node").length, 4);
   await untilNodesAreUp(4);
   for (const container of deployment.containers) assert.ok(await container.healthy(), container.name);
 });
 
-test("official clients come in by every transport and are listed, each once", async () => {
+test("clients connect by every transport and are listed once", async () => {
   crowd = Array.from({ length: CLIENTS }, (_, number) => connect(number));
   await untilAllAreListed();
   const { body } = await get(deployment.balancer, `/${ROOM}/rollcall`);
@@ -99,17 +99,17 @@ test("official clients come in by every transport and are listed, each once", as
   assert.equal(nodes.filter(({ vouched }) => vouched > 0).length, 4, body);
 });
 
-test("a node that is stopped is left without one bad answer, and its clients come back", async () => {
+test("a stopped node causes no wrong answer, and its clients reconnect", async () => {
   const [leaving] = deployment.of("node");
-  await asking(async () => {
+  await whileRequesting(async () => {
     assert.equal(await leaving.stop(), 0, leaving.process.stderr);
     await untilNodesAreUp(3);
     await untilAllAreListed();
   });
 });
 
-test("a node that is started is found by its name, and given to", async () => {
-  await asking(async () => {
+test("the balancer finds a new node by name and uses it", async () => {
+  await whileRequesting(async () => {
     const added = [await deployment.start("node"), await deployment.start("node")];
     for (const node of added) await node.becomesHealthy();
     await untilNodesAreUp(5);
@@ -121,13 +121,13 @@ test("a node that is started is found by its name, and given to", async () => {
   assert.equal(nodes.filter(({ vouched }) => vouched > 0).length, 5);
 });
 
-test("a node that dies is left out of what the balancer gives, and its clients come back", async () => {
+test("the balancer stops using a dead node, and clients reconnect", async () => {
   await deployment.of("node")[0].crash();
   await untilNodesAreUp(4);
   await untilAllAreListed();
 });
 
-test("the mesh and Redis are closed to whoever has no secret", async () => {
+test("the mesh and Redis refuse clients without a secret", async () => {
   const [node] = deployment.of("node");
   const method = "rollcall.v1.MeshService/LookupSockets";
   const question = ["-plaintext", "-d", JSON.stringify({ room: ROOM })];
@@ -146,7 +146,7 @@ test("the mesh and Redis are closed to whoever has no secret", async () => {
   }
 });
 
-test("what is the operator's on the admin port takes the token that was made for it", async () => {
+test("the operator endpoints accept the generated token", async () => {
   const [node] = deployment.of("node");
   const admin = `${node.address}:9001`;
   assert.equal((await get(admin, "/_/log")).status, 401);
@@ -158,14 +158,14 @@ test("what is the operator's on the admin port takes the token that was made for
   }
 });
 
-test("in a container the commands find its node, the others and Redis by what is in its environment", async () => {
+test("commands in a container use its environment variables", async () => {
   const [node] = deployment.of("node");
   const says = async (...words) => run(programs.rollcall, words, node.env);
-  await until(async () => (await says("status")).code === 0, "all nodes are well");
+  await until(async () => (await says("status")).code === 0, "all nodes are healthy");
   const who = await says("users", ROOM);
   assert.equal(who.code, 0, who.stderr);
   assert.equal(who.stdout.match(/^\S+ +user-\d+ /gm).length, crowd.length, who.stdout);
-  await until(async () => (await says("audit", "--pause", "2s")).code === 0, "Redis says what the nodes say");
+  await until(async () => (await says("audit", "--pause", "2s")).code === 0, "Redis and the nodes agree");
 });
 
 test("no secret is on a command line or in a log", async () => {
@@ -182,7 +182,7 @@ test("no secret is on a command line or in a log", async () => {
   }
 });
 
-test("the balancer waits for none of them when it is stopped", async () => {
+test("the balancer stops without waiting for its connections", async () => {
   const [balancer] = deployment.of("balancer");
   await within(balancer.stop(), "the balancer ends");
 });

@@ -1,7 +1,7 @@
-// What `deploy/docker-compose.yml` starts, started here as plain processes: with its own commands, environment, secrets
-// and configuration files. Only what a container engine provides is put in its place: each container has a loopback
-// address of its own, so that all ports stay as they are, files are where they are mounted from, and the name of a
-// service means the addresses of its containers.
+// The services of `deploy/docker-compose.yml`, started as plain processes with their own commands, environment, secrets
+// and configuration files. Only the parts of a container engine are replaced. Each container has its own loopback
+// address, so that all ports stay the same. Mounted files keep their paths in a copy of the folder. The name of a
+// service resolves to the addresses of its containers.
 
 import assert from "node:assert/strict";
 import { randomInt } from "node:crypto";
@@ -16,9 +16,9 @@ import { NameServer } from "./names.js";
 import { haproxy } from "./programs.js";
 
 const SOURCE = resolve(import.meta.dirname, "../../deploy");
-/** What `deploy/setup` makes, which a test makes for itself. */
+/** The files that `deploy/setup` creates, which are not copied. */
 const MADE = /\/(secrets|rollcall\.env)(\/|$)/;
-/** The programs of the images, and where they are on this machine. */
+/** The programs of the images, and their paths on this machine. */
 const PROGRAMS = {
   "/usr/bin/rollcall": programs.rollcall,
   "redis-server": programs.redisServer,
@@ -27,7 +27,7 @@ const PROGRAMS = {
 };
 
 export class Deployment {
-  /** `identity`: what `deploy/setup` is told. `settings`: further lines of rollcall.env. */
+  /** `identity`: the argument of `deploy/setup`. `settings`: further lines of rollcall.env. */
   static async prepare({ identity, settings = [] }) {
     const deployment = new Deployment();
     deployment.folder = await mkdtemp(join(tmpdir(), "rollcall-deploy-"));
@@ -43,7 +43,7 @@ export class Deployment {
     return deployment;
   }
 
-  /** Redis, the nodes and the balancer, in the order that `depends_on` asks for. */
+  /** Starts Redis, the nodes and the balancer, in the order of `depends_on`. */
   async up() {
     const { node, redis } = this.compose.services;
     assert.deepEqual(node.depends_on, { redis: { condition: "service_healthy" } });
@@ -55,7 +55,7 @@ export class Deployment {
     for (const container of this.containers) await container.becomesHealthy();
   }
 
-  /** One more container of a service. */
+  /** Starts one more container of a service. */
   async start(service) {
     const container = new Container(this, service, `${this.addresses}.${this.containers.length + 1}`);
     this.containers.push(container);
@@ -63,7 +63,7 @@ export class Deployment {
     return container;
   }
 
-  /** The containers of a service that have not ended. */
+  /** The running containers of a service. */
   of(service) {
     return this.containers.filter((container) => container.service === service && !container.process?.ended);
   }
@@ -72,7 +72,7 @@ export class Deployment {
     return `${this.of("balancer")[0].address}:5001`;
   }
 
-  /** The balancer's own view: how many nodes are up. */
+  /** The number of nodes that the balancer considers up. */
   async nodesUp() {
     const { body } = await get(`${this.of("balancer")[0].address}:8404`, "/metrics");
     return body.match(/^haproxy_server_status\{proxy="nodes",server="node\d+",state="UP"\} 1$/gm)?.length ?? 0;
@@ -86,7 +86,7 @@ export class Deployment {
     return readFile(this.file(name), "utf8");
   }
 
-  /** All that the processes have written to their logs. */
+  /** The logs of all processes. */
   get logs() {
     return this.containers.map(({ process }) => process.stdout + process.stderr).join("");
   }
@@ -122,7 +122,7 @@ class Container {
     if (this.service === "node") {
       const file = await this.deployment.read(this.spec.env_file);
       const lines = file.split("\n").filter((line) => /^\w+=/.test(line)).map((line) => /^(\w+)=(.*)$/.exec(line).slice(1));
-      // The host name of a container is its own; those here have one in common.
+      // Each container has its own host name; these processes share one.
       const given = { ROLLCALL_NODE_NAME: this.name, ...this.deployment.image.env, ...Object.fromEntries(lines) };
       Object.assign(given, this.spec.environment);
       for (const [key, value] of Object.entries(given)) this.env[key] = this.place(`${value}`);
@@ -134,7 +134,7 @@ class Container {
     this.process = new Process(PROGRAMS[program], args, this.env);
   }
 
-  /** A word of the compose file, or the text of a file that it mounts, as it has to be here. */
+  /** Replaces addresses and paths in a word of the compose file, or in the text of a file that it mounts. */
   place(text) {
     const redis = this.deployment.containers.find(({ service }) => service === "redis");
     const subnet = this.deployment.compose.networks.edge.ipam.config[0].subnet;
@@ -148,7 +148,7 @@ class Container {
     return placed;
   }
 
-  /** Whether its own health check says so. */
+  /** Runs the health check of the container. */
   async healthy() {
     const [how, program, ...args] = this.spec.healthcheck.test;
     assert.equal(how, "CMD");
@@ -165,7 +165,9 @@ class Container {
     await this.process.becomes(() => this.healthy(), `${this.name} is healthy`);
   }
 
-  /** As an engine does it: the service's signal, and as much time as it is given. Answers with the exit code. */
+  /**
+   * Stops the container as an engine does: with the signal and the grace period of the service. Returns the exit code.
+   */
   async stop() {
     const began = Date.now();
     this.process.child.kill(this.spec.stop_signal ?? "SIGTERM");
@@ -176,21 +178,21 @@ class Container {
     return code;
   }
 
-  /** As when its machine loses power. */
+  /** Kills the process, as after a power failure. */
   async crash() {
     this.process.child.kill("SIGKILL");
     await within(this.process.code, `${this.name} ends`);
   }
 }
 
-/** Compose text with its variables at their defaults. */
+/** Compose text with the defaults of its variables. */
 function defaults(text) {
   const set = text.replaceAll(/\$\{\w+:-([^}]*)\}/g, "$1");
   assert.doesNotMatch(set, /\$\{/, "a variable without a default");
   return set;
 }
 
-/** What the image adds to a command. */
+/** The arguments that the entry point of the image adds to a command. */
 function image(dockerfile) {
   const entrypoint = JSON.parse(/^ENTRYPOINT (.*)$/m.exec(dockerfile)[1]);
   const env = [...dockerfile.matchAll(/^ENV (\w+)=(.*)$/gm)].map(([, key, value]) => [key, value]);

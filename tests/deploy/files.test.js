@@ -1,4 +1,4 @@
-// What the files of `deploy/` say in several places, and have to say alike.
+// The values that several files of `deploy/` repeat, and that must be consistent.
 
 import assert from "node:assert/strict";
 import { access, readFile, readdir } from "node:fs/promises";
@@ -10,10 +10,10 @@ import { parse, parseAllDocuments } from "yaml";
 import { programs, run } from "../clients/cluster.js";
 
 const DEPLOY = resolve(import.meta.dirname, "../../deploy");
-/** Of Compose itself, and not of a node. */
+/** Variables of the compose file, not of a node. */
 const COMPOSE = new Set(["ROLLCALL_PUBLISH", "ROLLCALL_IMAGE", "ROLLCALL_CPUS", "ROLLCALL_MEMORY", "ROLLCALL_EDGE_SUBNET"]);
-/** How long a WebSocket may be silent, unless a node is told otherwise: its ping interval and timeout. */
-const SILENT = 25 + 20;
+/** The maximum silence of a WebSocket by default: ping interval plus ping timeout. */
+const MAX_SILENCE = 25 + 20;
 const POLL = 25;
 
 async function read(name) {
@@ -33,7 +33,7 @@ function seconds(text) {
   return Number(number);
 }
 
-test("whoever stops a node waits for longer than its drain", async () => {
+test("stop timeouts are longer than the drain", async () => {
   const { node } = (await compose()).services;
   assert.ok(seconds(node.stop_grace_period) > seconds(node.environment.ROLLCALL_DRAIN));
 
@@ -47,16 +47,16 @@ test("whoever stops a node waits for longer than its drain", async () => {
   assert.ok(seconds(/^TimeoutStopSec=(.*)$/m.exec(unit)[1]) > seconds(/--drain (\S+)/.exec(unit)[1]));
 });
 
-test("balancers bear with what is silent for as long as nodes do", async () => {
+test("balancer timeouts are longer than those of the nodes", async () => {
   for (const name of ["haproxy.cfg", "systemd/haproxy.cfg"]) {
     const text = await read(name);
     const timeout = (of) => seconds(new RegExp(`^ +timeout ${of} (.*)$`, "m").exec(text)[1]);
-    assert.ok(timeout("tunnel") > SILENT, name);
+    assert.ok(timeout("tunnel") > MAX_SILENCE, name);
     for (const side of ["client", "server"]) assert.ok(timeout(side) > POLL, name);
   }
 });
 
-test("each container is shut in, and limited", async () => {
+test("each container is isolated and has limits", async () => {
   for (const [name, service] of Object.entries((await compose()).services)) {
     assert.equal(service.read_only, true, name);
     assert.deepEqual(service.cap_drop, ["ALL"], name);
@@ -70,14 +70,14 @@ test("each container is shut in, and limited", async () => {
     assert.equal(automountServiceAccountToken, false);
     assert.equal(securityContext.runAsNonRoot, true);
     for (const { securityContext, resources } of containers) {
-      const shut = { allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: { drop: ["ALL"] } };
-      assert.deepEqual(securityContext, shut);
+      const isolated = { allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: { drop: ["ALL"] } };
+      assert.deepEqual(securityContext, isolated);
       assert.ok(resources.limits.memory);
     }
   }
 });
 
-test("what is mounted is there", async () => {
+test("all mounted files exist", async () => {
   const { services, configs } = await compose();
   const mounted = Object.values(configs).map(({ file }) => file);
   for (const { volumes = [] } of Object.values(services)) {
@@ -87,14 +87,14 @@ test("what is mounted is there", async () => {
   for (const source of mounted) await access(join(DEPLOY, source));
 });
 
-test("the same Redis everywhere", async () => {
+test("all files use the same Redis version", async () => {
   const { redis } = (await compose()).services;
   const [{ spec }] = await manifests("redis/redis.yaml");
   assert.equal(redis.image, `\${REDIS_IMAGE:-${spec.template.spec.containers[0].image}}`);
   assert.deepEqual(redis.command, spec.template.spec.containers[0].args);
 });
 
-test("a node knows each variable that is set for it", async () => {
+test("every variable in the files is known to a node", async () => {
   const { stdout } = await run(programs.rollcall, ["serve", "--help"]);
   const known = new Set([...stdout.matchAll(/\[env: (\w+)/g)].map(([, name]) => name));
   assert.ok(known.size > 10, stdout);

@@ -1,12 +1,12 @@
-// A name server that knows one name, in the place of the one that a container asks: all addresses of a service that is
-// scaled, as they are at the time of the question.
+// A DNS server with one name, which replaces the one of a container engine. It returns the current addresses of a
+// scaled service.
 
 import dgram from "node:dgram";
 
 import { RECURSION_DESIRED, RECURSION_AVAILABLE, decode, encode } from "dns-packet";
 
 export class NameServer {
-  /** `addresses`: asked for the name's addresses at each question. */
+  /** `addresses`: called for each query, returns the addresses of the name. */
   static async start(name, addresses) {
     const server = new NameServer(name, addresses);
     await new Promise((done, fail) => server.socket.once("error", fail).bind(0, "127.0.0.1", done));

@@ -1,4 +1,4 @@
-// Four nodes and a balancer on one host, as `deploy/systemd` runs them, with tokens that say who a client is.
+// Four nodes and a balancer on one host, with the units of `deploy/systemd` and with tokens.
 
 import assert from "node:assert/strict";
 import { createHmac, randomInt } from "node:crypto";
@@ -24,9 +24,9 @@ let processes = [];
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), "rollcall-systemd-"));
   redis = await Redis.start();
-  const place = (text) =>
+  const replaceAddresses = (text) =>
     text.replace(/127\.0\.0\.1:(\d+)/g, (_, port) => (port === "6379" ? `127.0.0.1:${redis.port}` : `${address}:${port}`));
-  // As deploy/README.md has it.
+  // The steps of deploy/README.md.
   await mkdir(join(folder, "deploy"));
   await copyFile(join(DEPLOY, "setup"), join(folder, "deploy/setup"));
   const setup = await run({ path: join(folder, "deploy/setup"), hint: "it is in the repository" }, ["jwt"]);
@@ -39,12 +39,12 @@ before(async () => {
   await copyFile(join(DEPLOY, "systemd/rollcall.env"), join(etc, "rollcall.env"));
   key = (await readFile(join(etc, "jwt_key"), "utf8")).trim();
 
-  const said = await service();
-  for (const instance of INSTANCES) processes.push(await startInstance(said, instance, { etc, folder, place }));
+  const settings = await service();
+  for (const instance of INSTANCES) processes.push(await startInstance(settings, instance, { etc, folder, replaceAddresses }));
   const config = join(folder, "haproxy.cfg");
-  // Who is not root cannot become another user.
+  // Without root, a process cannot change its user.
   const text = (await readFile(join(DEPLOY, "systemd/haproxy.cfg"), "utf8")).replace(/^ {4}(user|group) haproxy\n/gm, "");
-  await writeFile(config, place(text));
+  await writeFile(config, replaceAddresses(text));
   processes.push(new Process(haproxy, ["-W", "-db", "-f", config]));
   for (const [index, instance] of INSTANCES.entries()) {
     const ready = async () => (await get(`${address}:900${instance}`, "/readyz").catch(() => null))?.status === 200;
@@ -57,7 +57,7 @@ after(async () => {
   await rm(folder, { recursive: true, force: true });
 });
 
-/** A token of that user, who may call the roll of every room. */
+/** A token of this user with the right to call the roll of every room. */
 function token(user) {
   const encode = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
   const claims = { sub: user, exp: Math.floor(Date.now() / 1000) + 600, roll_call: ["*"] };
@@ -77,8 +77,8 @@ function ask(headers) {
   return within(asked, "the balancer answers");
 }
 
-test("who has a token is let in by the balancer and may ask who is there, and nobody else", async (t) => {
-  await until(async () => (await ask({})).status === 401, "the balancer gives to a node, which asks for a token");
+test("only clients and callers with a token are accepted", async (t) => {
+  await until(async () => (await ask({})).status === 401, "the balancer uses a node, which requires a token");
   const socket = io(`http://${balancer}`, { forceNew: true, auth: { token: token("ann"), room: "Maths" } });
   t.after(() => socket.disconnect());
   await within(new Promise((tell, fail) => socket.once("connect", tell).once("connect_error", fail)), "ann is connected");
@@ -92,9 +92,9 @@ test("who has a token is let in by the balancer and may ask who is there, and no
   assert.match(refused.message, /^token_missing: /);
 });
 
-test("an instance that is stopped ends well before it would be killed", async () => {
-  const said = await service();
-  const [last] = said.get("TimeoutStopSec");
+test("a stopped instance ends before its kill timeout", async () => {
+  const settings = await service();
+  const [last] = settings.get("TimeoutStopSec");
   const began = Date.now();
   assert.equal(await processes[3].stop(), 0);
   assert.ok((Date.now() - began) / 1000 < Number(last));

@@ -1,6 +1,6 @@
-// What the page's tests stand on: a `rollcall dev` of their own, a headless Chromium whose
-// pages are listened to for complaints, plain requests that accept the self-signed
-// certificate, and a bounded wait for something to become true.
+// The harness of the page tests: one `rollcall dev` per test file, and a headless Chromium that
+// collects the errors of its pages. It also has requests that accept the self-signed certificate,
+// and a wait with a limit.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -24,12 +24,12 @@ const CHROMIUM_ARGS = [
   "--disable-quic",
 ];
 
-/** How long anything on a page may take. */
-const PATIENCE_MS = 10_000;
-const LOOK_EVERY_MS = 25;
+/** The limit of every wait on a page. */
+const TIMEOUT_MS = 10_000;
+const POLL_INTERVAL_MS = 25;
 
-/** Runs `check` until it no longer throws; past the bound, its last error is the failure. */
-export async function eventually(check, within = PATIENCE_MS) {
+/** Runs `check` until it does not throw any more. After the limit, throws its last error. */
+export async function eventually(check, within = TIMEOUT_MS) {
   const end = performance.now() + within;
   for (;;) {
     try {
@@ -37,23 +37,23 @@ export async function eventually(check, within = PATIENCE_MS) {
     } catch (error) {
       if (performance.now() >= end) throw error;
     }
-    await pause(LOOK_EVERY_MS);
+    await pause(POLL_INTERVAL_MS);
   }
 }
 
-/** `rollcall dev` in a process of its own, on a free port. */
+/** A `rollcall dev` process on a free port. */
 export class Cluster {
   #process;
   #exit;
   #log = "";
 
-  /** Where the page is, as the process itself says. */
+  /** The origin of the page, from the output of the process. */
   origin;
-  /** The names of the nodes, as the process itself says. */
+  /** The names of the nodes, from the output of the process. */
   nodes;
 
   static async start(...args) {
-    assert.ok(existsSync(BINARY), `there is no ${BINARY}: build it, or name another one in ROLLCALL_BIN`);
+    assert.ok(existsSync(BINARY), `${BINARY} is missing: build it, or set ROLLCALL_BIN`);
     const cluster = new Cluster(args);
     try {
       await cluster.#ready();
@@ -79,15 +79,15 @@ export class Cluster {
   async #ready() {
     await eventually(() => {
       assert.equal(this.#process.exitCode, null, `rollcall dev ended early:\n${this.#log}`);
-      assert.match(this.#log, /^ {2}stop /m, "rollcall dev has not said that it is ready");
+      assert.match(this.#log, /^ {2}stop /m, "rollcall dev has not printed that it is ready");
     });
     this.origin = /^ {2}open +(https?:\/\/localhost:\d+)\//m.exec(this.#log)[1];
     this.nodes = [...this.#log.matchAll(/(\S+) on 127\.0\.0\.1:\d+$/gm)].map(([, name]) => name);
     const script = await get(`${this.origin}/_/assets/room.js`);
-    assert.equal(script.status, 200, "this binary has no page in it: `npm run build` in web/, then build it again");
+    assert.equal(script.status, 200, "the binary contains no page: run `npm run build` in web/, then build it again");
   }
 
-  /** Presses Ctrl-C. Gives back how the process ended and how long that took. */
+  /** Sends SIGINT. Returns how the process ended, and how long that took. */
   async interrupt() {
     const started = performance.now();
     this.#process.kill("SIGINT");
@@ -95,22 +95,22 @@ export class Cluster {
     return { code, signal, took: performance.now() - started };
   }
 
-  /** Ends the process, by force when Ctrl-C is not enough. */
+  /** Ends the process, with SIGKILL if SIGINT is not enough. */
   async stop() {
     if (this.#process.exitCode !== null || this.#process.signalCode !== null) return;
-    const force = setTimeout(() => this.#process.kill("SIGKILL"), PATIENCE_MS);
+    const force = setTimeout(() => this.#process.kill("SIGKILL"), TIMEOUT_MS);
     await this.interrupt();
     clearTimeout(force);
   }
 }
 
-/** A Chromium that gathers everything its pages complain about. */
+/** A Chromium that collects the errors of its pages. */
 export class Browser {
   #chromium;
-  #complaints = [];
+  #errors = [];
 
   static async launch() {
-    assert.ok(existsSync(CHROMIUM), `there is no ${CHROMIUM}: install Chromium, or say in CHROMIUM where it is`);
+    assert.ok(existsSync(CHROMIUM), `${CHROMIUM} is missing: install Chromium, or set CHROMIUM`);
     return new Browser(await chromium.launch({ executablePath: CHROMIUM, args: CHROMIUM_ARGS }));
   }
 
@@ -118,14 +118,14 @@ export class Browser {
     this.#chromium = launched;
   }
 
-  /** Opens an address as a visitor with nothing in common with the others. */
+  /** Opens an address in a new browser context. */
   async visit(address, options = {}) {
     const context = await this.#chromium.newContext({ ignoreHTTPSErrors: true, ...options });
-    context.setDefaultTimeout(PATIENCE_MS);
+    context.setDefaultTimeout(TIMEOUT_MS);
     context.on("console", (message) => {
-      if (message.type() === "error") this.#complaints.push(message.text());
+      if (message.type() === "error") this.#errors.push(message.text());
     });
-    context.on("weberror", (error) => this.#complaints.push(String(error.error())));
+    context.on("weberror", (error) => this.#errors.push(String(error.error())));
     await context.addInitScript(() => {
       document.addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI }) => {
         console.error(`policy violation: ${violatedDirective} ${blockedURI}`);
@@ -136,12 +136,12 @@ export class Browser {
     return page;
   }
 
-  /** Console errors, uncaught errors and policy violations of every page, since the last time. */
-  takeComplaints() {
-    return this.#complaints.splice(0);
+  /** Returns and clears the console errors, uncaught errors and policy violations of all pages. */
+  takeErrors() {
+    return this.#errors.splice(0);
   }
 
-  /** Sends every visitor away. */
+  /** Closes all browser contexts. */
   async clear() {
     await Promise.all(this.#chromium.contexts().map((context) => context.close()));
   }
@@ -151,7 +151,7 @@ export class Browser {
   }
 }
 
-/** Everything a room page shows, at one moment. */
+/** The content of a room page at one moment. */
 export function shownOn(page) {
   return page.evaluate(() => {
     const hook = (name) => document.querySelector(`[data-testid="${name}"]`);
@@ -173,7 +173,7 @@ export function shownOn(page) {
   });
 }
 
-/** Waits until a room page is connected and its own socket is in the roll; gives back what it shows. */
+/** Waits until a room page is connected and its own socket is in the roll. Returns its content. */
 export function arrived(page) {
   return eventually(async () => {
     const shown = await shownOn(page);
@@ -183,7 +183,7 @@ export function arrived(page) {
   });
 }
 
-/** GET from outside the browser. */
+/** A GET request from outside the browser. */
 export async function get(address) {
   const { request } = address.startsWith("https:") ? https : http;
   const sent = request(address, { agent: false, rejectUnauthorized: false });
@@ -194,7 +194,7 @@ export async function get(address) {
   return { status: response.statusCode, headers: response.headers, body };
 }
 
-/** Who is in the room, as the REST answer has it. */
+/** The users of the room, from the REST API. */
 export async function usersOf(origin, room) {
   const { status, headers, body } = await get(`${origin}/${encodeURIComponent(room)}/users`);
   assert.equal(status, 200, body);

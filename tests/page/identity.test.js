@@ -1,5 +1,5 @@
-// The page against a node that takes tokens: with one behind the `#` of its address it is a page like any other, and
-// without one it says what is missing.
+// The room page of a node with `--identity jwt`: it takes the token from the fragment of its address, and says what is
+// missing without one.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -38,11 +38,11 @@ test("with a token the page needs no name, and shows the roll", async (t) => {
   await page.click("button[type=submit]");
   await page.waitForURL(`${origin}/Maths#token=${token}`);
   await arrived(page);
-  assert.ok(requested.length > 0 && requested.every((url) => !url.includes(token)), "it is in no address that is sent");
-  assert.deepEqual(browser.takeComplaints(), []);
+  assert.ok(requested.length > 0 && requested.every((url) => !url.includes(token)), "the token is in no requested address");
+  assert.deepEqual(browser.takeErrors(), []);
 });
 
-test("without a token the page says how to pass one, and does so once it is there", async (t) => {
+test("without a token the page explains how to pass one, and uses it", async (t) => {
   const { issuer, origin } = await start(t);
   const page = await browser.visit(`${origin}/Maths?id_user=foo`);
   await eventually(async () => {
@@ -53,16 +53,16 @@ test("without a token the page says how to pass one, and does so once it is ther
   const token = issuer.token({ sub: "bar", roll_call: ["*"] });
   await page.evaluate((token) => (location.hash = `token=${token}`), token);
   await eventually(async () => assert.deepEqual((await arrived(page)).rows.map(({ user }) => user), ["bar"]));
-  // A browser reports by itself that it was refused; there is nothing else to complain about.
-  for (const complaint of browser.takeComplaints()) assert.match(complaint, /status of 401/);
+  // The browser itself reports the refused request; there are no other errors.
+  for (const error of browser.takeErrors()) assert.match(error, /status of 401/);
 });
 
-test("a token that covers the room and not its roll gets in, and the page says what it may not", async (t) => {
+test("a token without the roll connects, and the page explains the refusal", async (t) => {
   const { issuer, origin } = await start(t);
   const page = await browser.visit(`${origin}/Maths#token=${issuer.token()}`);
   await eventually(async () => {
     assert.equal((await shownOn(page)).state, "connected");
     assert.match(await page.textContent("#fault"), /Forbidden: this token does not cover the roll/);
   });
-  for (const complaint of browser.takeComplaints()) assert.match(complaint, /status of 403/);
+  for (const error of browser.takeErrors()) assert.match(error, /status of 403/);
 });

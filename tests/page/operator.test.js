@@ -1,5 +1,5 @@
-// The operators' page in a real browser, against nodes as they are run: it lists them with what they say, draws their roll
-// calls, says which one does not answer, and needs nothing that the page's own policy forbids.
+// The operators' page in a real browser, against real nodes. It lists the nodes and their states, draws their roll
+// calls, names a node that does not respond, and obeys its own content security policy.
 
 import assert from "node:assert/strict";
 import http from "node:http";
@@ -15,10 +15,10 @@ import { Browser, eventually } from "./harness.js";
 
 const ARTIFACTS = new URL("../../artifacts/", import.meta.url);
 const TOKEN = "an-operator-of-this-cluster";
-/** A bucket of roll calls, and a second for the page to ask. */
-const DRAWN_WITHIN_MS = 20_000;
-/** A lease, and what asking costs. */
-const GONE_WITHIN_MS = 20_000;
+/** A bucket of roll calls, and a second until the page asks again. */
+const CHART_TIMEOUT_MS = 20_000;
+/** A lease, and the time of the requests. */
+const REMOVAL_TIMEOUT_MS = 20_000;
 
 let browser;
 let cluster;
@@ -28,9 +28,9 @@ before(async () => {
   browser = await Browser.launch();
   cluster = await Cluster.start();
   sockets = await Promise.all(
-    ["Ada", "Blaise", "Emmy"].map(async (id_user, place) => {
-      const room = place === 0 ? ["Maths", "<b>x</b>"] : ["Maths"];
-      const { listen } = cluster.nodes[place];
+    ["Ada", "Blaise", "Emmy"].map(async (id_user, index) => {
+      const room = index === 0 ? ["Maths", "<b>x</b>"] : ["Maths"];
+      const { listen } = cluster.nodes[index];
       const options = { transports: ["websocket"], forceNew: true, auth: { id_user, room } };
       const socket = io(`http://${listen}`, options);
       await new Promise((done, fail) => socket.once("connect", done).once("connect_error", fail));
@@ -47,14 +47,14 @@ after(async () => {
 
 afterEach(async () => {
   await browser.clear();
-  assert.deepEqual(browser.takeComplaints(), [], "a page complained");
+  assert.deepEqual(browser.takeErrors(), [], "a page reported errors");
 });
 
 function visit({ admin }, options) {
   return browser.visit(`http://${admin}/_/`, options);
 }
 
-/** The rows of nodes: name, state, sockets. */
+/** The table of nodes: name, state, sockets. */
 function nodesOn(page) {
   return page.getByTestId("nodes").locator("tbody tr").evaluateAll((rows) =>
     rows.map((row) => ({
@@ -65,7 +65,7 @@ function nodesOn(page) {
   );
 }
 
-/** How many points of a chart are drawn in the colour of its first line. */
+/** The number of pixels of a chart in the colour of its first line. */
 function drawn(page, chart) {
   return page.getByTestId(chart).evaluate((figure) => {
     const [red, green, blue] = getComputedStyle(figure)
@@ -83,7 +83,7 @@ function drawn(page, chart) {
   });
 }
 
-test("the page lists the nodes, the rooms, and who is in one", async () => {
+test("the page lists the nodes, the rooms, and the users of a room", async () => {
   const page = await visit(cluster.nodes[3]);
   await eventually(async () => {
     assert.equal(await page.textContent("#summary"), "4 of 4 nodes answer and are active · 3 sockets");
@@ -109,7 +109,7 @@ test("the page lists the nodes, the rooms, and who is in one", async () => {
   assert.match(await page.textContent("#room-fault"), /\S/);
 });
 
-test("roll calls are drawn, of the cluster and of one node, and said in words", async () => {
+test("charts and text show the roll calls of the cluster and of one node", async () => {
   const page = await visit(cluster.nodes[0], { colorScheme: "light" });
   const label = (chart) => page.getByTestId(chart).locator(".plot").getAttribute("aria-label");
   const choose = (label) => page.getByTestId("of").selectOption({ label });
@@ -126,7 +126,7 @@ test("roll calls are drawn, of the cluster and of one node, and said in words", 
     assert.match(await label("latency"), /99 in 100 within: .*[1-9].* ms at most/);
     assert.ok((await drawn(page, "rate")) > 20);
     assert.ok((await drawn(page, "latency")) > 5);
-  }, DRAWN_WITHIN_MS);
+  }, CHART_TIMEOUT_MS);
 
   await choose("south");
   await eventually(async () => assert.match(await label("latency"), none));
@@ -134,7 +134,7 @@ test("roll calls are drawn, of the cluster and of one node, and said in words", 
   await eventually(async () => assert.match(await label("latency"), /half within: .* ms at most/));
 });
 
-test("a node that dies is named in words until it is no member, and as gone after that", async () => {
+test("a dead node is listed as not responding until it is removed", async () => {
   const page = await visit(cluster.nodes[0]);
   const extra = await Node.start({ name: "extra", redis: cluster.redis.url });
   const row = async () => (await nodesOn(page)).find(({ name }) => name === "extra");
@@ -150,10 +150,10 @@ test("a node that dies is named in words until it is no member, and as gone afte
   await eventually(async () => {
     assert.equal((await row()).state, "gone");
     assert.equal(await page.textContent("#summary"), "4 of 4 nodes answer and are active · 3 sockets");
-  }, GONE_WITHIN_MS);
+  }, REMOVAL_TIMEOUT_MS);
 });
 
-test("while the node that is asked is away the page says so, keeps what it knew, and comes back", async (t) => {
+test("the page keeps its content while its node is unreachable", async (t) => {
   const proxy = await Door.open(t, cluster.nodes[0].admin);
   const page = await browser.visit(`${proxy.origin}/_/`);
   await eventually(async () => assert.equal(await page.getByTestId("state").textContent(), "live"));
@@ -168,12 +168,12 @@ test("while the node that is asked is away the page says so, keeps what it knew,
   await eventually(async () => {
     assert.equal(await page.getByTestId("state").textContent(), "live");
     assert.equal(await page.getByTestId("fault").isVisible(), false);
-  }, GONE_WITHIN_MS);
-  // A browser reports by itself what it could not reach; there is nothing else to complain about.
-  for (const complaint of browser.takeComplaints()) assert.match(complaint, /net::ERR_/);
+  }, REMOVAL_TIMEOUT_MS);
+  // The browser itself reports the failed requests; there are no other errors.
+  for (const error of browser.takeErrors()) assert.match(error, /net::ERR_/);
 });
 
-test("where a token is wanted the page says how to pass it, and sends it in no address", async (t) => {
+test("the page asks for a required token, and sends it in no address", async (t) => {
   const file = join(await mkdtemp(join(tmpdir(), "rollcall-operator-")), "tokens");
   await writeFile(file, `someone: ${TOKEN}\n`);
   const guarded = await Node.start({ name: "guarded", redis: cluster.redis.url, more: ["--admin-token-file", file] });
@@ -190,10 +190,10 @@ test("where a token is wanted the page says how to pass it, and sends it in no a
   await page.locator(".room-name").first().click();
   await eventually(async () => assert.match(await page.getByTestId("said").textContent(), /^Maths: 3 people/));
   assert.ok(requested.length > 0 && requested.every((url) => !url.includes(TOKEN)), "it is in no address that is sent");
-  for (const complaint of browser.takeComplaints()) assert.match(complaint, /status of 401/);
+  for (const error of browser.takeErrors()) assert.match(error, /status of 401/);
 });
 
-test("the page fits a laptop and the smallest phone, in light and dark, and every control is reached by Tab", async () => {
+test("the page fits laptops and phones, and Tab reaches every control", async () => {
   await mkdir(ARTIFACTS, { recursive: true });
   for (const [name, width, height, colorScheme] of [["laptop", 1280, 800, "light"], ["phone", 320, 700, "dark"]]) {
     const page = await visit(cluster.nodes[0], { viewport: { width, height }, colorScheme });
@@ -216,7 +216,7 @@ test("the page fits a laptop and the smallest phone, in light and dark, and ever
   }
 });
 
-/** Stands in front of an admin port, and can be shut. */
+/** A proxy of an admin port, which can be closed. */
 class Door {
   shut = false;
 

@@ -1,6 +1,5 @@
-// The page in a real browser, against a whole cluster: what a visitor sees in a room is who
-// is there, it follows who comes and goes, any name is only text, and nothing on the page
-// complains meanwhile. Leaves screenshots in artifacts/.
+// The front page and the room page in a real browser, against a whole cluster. A room page lists
+// the current users, escapes every name, and reports no errors. Saves screenshots in artifacts/.
 
 import assert from "node:assert/strict";
 import { mkdir } from "node:fs/promises";
@@ -37,7 +36,7 @@ after(async () => {
 
 afterEach(async () => {
   await browser.clear();
-  assert.deepEqual(browser.takeComplaints(), [], "a page complained");
+  assert.deepEqual(browser.takeErrors(), [], "a page reported errors");
 });
 
 function visitRoom(room, user, options) {
@@ -63,7 +62,7 @@ test("the form on the front page leads to the room page, and a link leads back",
   assert.equal(await page.inputValue("input[name=id_user]"), "foo");
 });
 
-test("the form on the front page says what is missing", async () => {
+test("the form on the front page reports missing fields", async () => {
   const page = await browser.visit(cluster.origin);
   await page.click("button[type=submit]");
   assert.match(await page.textContent("#room-fault"), /Which room/);
@@ -155,14 +154,14 @@ for (const name of ["a/b", "café", "<b>x</b>"]) {
   });
 }
 
-test("the line for the terminal asks for the very same room", async () => {
+test("the curl line requests the same room", async () => {
   const page = await visitRoom("a/b & 'c'", "foo");
   const { socket } = await arrived(page);
   const [, address] = /^curl -k (https:\S+)$/.exec(await page.textContent("#curl"));
   assert.deepEqual(JSON.parse((await get(address)).body), [{ id_socket: socket, id_user: "foo" }]);
 });
 
-test("a room page without a user asks who is coming in", async () => {
+test("a room page without a user asks for the user", async () => {
   const page = await browser.visit(`${cluster.origin}/Maths`);
   const form = page.locator("form#ask");
   await form.waitFor();
@@ -189,14 +188,14 @@ test("without TLS the page works over plain http", async (t) => {
   assert.equal(await page.textContent("#curl"), `curl ${plain.origin}/Maths/users`);
 });
 
-test("Ctrl-C ends a cluster of two nodes while a page is connected, and the page says so", async (t) => {
+test("a connected page reports that Ctrl-C ended the cluster", async (t) => {
   const pair = await Cluster.start("--nodes", "2");
   t.after(() => pair.stop());
   assert.deepEqual(pair.nodes, ["node-1", "node-2"]);
   const page = await visitRoomOf(pair, "Maths", "foo");
   const { node } = await arrived(page);
   assert.ok(pair.nodes.includes(node), node);
-  assert.deepEqual(browser.takeComplaints(), []);
+  assert.deepEqual(browser.takeErrors(), []);
 
   const { code, signal, took } = await pair.interrupt();
   assert.deepEqual({ code, signal }, { code: 0, signal: null });
@@ -209,8 +208,8 @@ test("Ctrl-C ends a cluster of two nodes while a page is connected, and the page
     assert.ok(await page.getByText("stale", { exact: true }).isVisible());
   });
   await browser.clear();
-  // A browser reports by itself what it could not reach; there is nothing else to complain about.
-  for (const complaint of browser.takeComplaints()) assert.match(complaint, /net::ERR_|^WebSocket connection to /);
+  // The browser itself reports the failed requests; there are no other errors.
+  for (const error of browser.takeErrors()) assert.match(error, /net::ERR_|^WebSocket connection to /);
 });
 
 test("the pages fit a laptop and a phone", async (t) => {

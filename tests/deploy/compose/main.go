@@ -1,5 +1,5 @@
-// Loads a compose file with the library that `docker compose` loads it with, and says what is wrong with it: a schema
-// does not see a secret or a network that is not there.
+// Loads a compose file with the library of `docker compose`, and prints its errors. Unlike a schema, the library finds
+// references to missing secrets and networks.
 package main
 
 import (

@@ -1,6 +1,5 @@
-// Bundles the scripts of the pages, and the styles that come with them, into dist/. The licences of the packages that
-// end up in a bundle ask to travel with it, so they are gathered from what was
-// really bundled and put at the head of the file.
+// Bundles the scripts and styles of the pages into dist/. The licences of bundled packages require a copy of their
+// terms. So the terms are collected from the files in each bundle, and written at the head of the file.
 
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { build } from "esbuild";
@@ -44,7 +43,7 @@ async function licencesOf(inputs) {
   for (const name of [...packages].sort()) {
     const root = `node_modules/${name}`;
     const { version, license } = JSON.parse(await readFile(`${root}/package.json`, "utf8"));
-    // One copy of the terms serves all only as long as they are the same terms.
+    // One copy of the terms is enough only while they are equal.
     if (license !== "MIT") throw new Error(`${name} is under ${license}, not MIT: its notice needs a place`);
     const text = await readFile(`${root}/LICENSE`, "utf8");
     const holder = /^Copyright .*$/m.exec(text);

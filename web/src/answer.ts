@@ -1,5 +1,5 @@
-// Everything on the page that speaks about an answer as a whole: the counts, how
-// complete it is, what it cost, what each node said, and whether it has gone stale.
+// The parts of the page about an answer as a whole: the counts, its completeness, its duration, the
+// result of each node, and whether it is outdated.
 
 import { byId, el, setName, setText } from "./dom";
 import { KeyedList } from "./keyed";
@@ -48,7 +48,7 @@ export class AnswerPanel {
     this.fault.hidden = true;
   }
 
-  /** The roll could not be refreshed: keep what is there, and say how old it is. */
+  /** The roll could not be refreshed: keeps the last one, and shows its age. */
   showFault(message: string): void {
     this.roll.toggleAttribute("data-stale", this.last !== undefined);
     this.fault.hidden = false;

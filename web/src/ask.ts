@@ -1,11 +1,10 @@
-// One question to this server, and whatever may come instead of an answer: every
-// failure becomes an Error whose message can be shown as it is.
+// One request to this server. Every failure becomes an Error whose message can be displayed.
 
 import { myToken } from "./token";
 
 const PATIENCE_MS = 10_000;
 
-/** An answer that is none, with the status that came with it; 0 when nothing came. */
+/** A failed request, with the status of the response; 0 without a response. */
 export class Unanswered extends Error {
   constructor(
     message: string,
@@ -15,7 +14,7 @@ export class Unanswered extends Error {
   }
 }
 
-/** Asks for `path`; `isAnswer` tells what was asked for from anything else, which `what` names. */
+/** Requests `path`. `isAnswer` recognises the expected type, and `what` names it in messages. */
 export async function ask<T>(path: string, what: string, isAnswer: (body: Partial<T>) => boolean): Promise<T> {
   const headers: Record<string, string> = { accept: "application/json" };
   const token = myToken();

@@ -1,2 +1,2 @@
-// The bundler takes style sheets along with the scripts that import them.
+// The bundler includes the style sheets that scripts import.
 declare module "*.css";

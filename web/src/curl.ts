@@ -1,6 +1,5 @@
-// The line that asks the same question from a terminal, with a button that copies
-// it. Where the clipboard is out of reach the line is selected instead, so that
-// the reader's own copy key does the rest.
+// The curl line that makes the same request in a terminal, with a button that copies it. If the
+// clipboard is not accessible, the line is selected instead, so that the user can copy it.
 
 import { byId, setText } from "./dom";
 import { encodeName } from "./names";
@@ -10,8 +9,8 @@ const SAID_MS = 2000;
 
 export function showCurl(room: string): void {
   const insecure = location.protocol === "https:" ? "-k " : "";
-  // The line is long for a phone: these are the places where it breaks best.
-  // The token itself would stand in the shell's history.
+  // The line is too long for a phone; `wbr` marks good positions for a line break. It contains a
+  // variable instead of the token, so that the token is not in the shell's history.
   const bearer = myToken() === null ? "" : `-H "Authorization: Bearer $TOKEN" `;
   const parts = [`curl ${insecure}${bearer}${location.origin}`, `/${encodeName(room)}`, "/users"];
   byId("curl").replaceChildren(...parts.flatMap((part) => [document.createElement("wbr"), part]));

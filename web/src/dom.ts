@@ -1,6 +1,5 @@
-// The few DOM helpers the pages share. Text is only ever written through
-// textContent, and only when it differs, so that a selection made by the reader
-// survives the refresh and screen readers hear changes only.
+// The DOM helpers that the pages share. Text is written only through textContent, and only if it
+// differs. So a selection of the user survives a refresh, and screen readers announce changes only.
 
 export function byId<T extends HTMLElement = HTMLElement>(id: string): T {
   const found = document.getElementById(id);
@@ -12,7 +11,7 @@ export function setText(node: Node, text: string): void {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** Writes a name that may be cut to fit; the whole of it is in the tooltip. */
+/** Writes a name that may be truncated; the tooltip has all of it. */
 export function setName(node: HTMLElement, name: string): void {
   setText(node, name);
   if (node.title !== name) node.title = name;

@@ -1,12 +1,12 @@
-// A text field with its own message: says what is wrong next to the field when
-// the form is sent, and takes the message back as soon as the name is right.
+// A text field with its own error message: shown when the form is sent, and removed when the value
+// becomes valid.
 
 import { byId, setText } from "./dom";
 
 export interface Field {
-  /** The name as it would be sent. */
+  /** The name to send. */
   value(): string;
-  /** Shows what is wrong, if anything; true if the name can be used. */
+  /** Shows the error, if there is one. Returns whether the name is valid. */
   check(): boolean;
   focus(): void;
 }
@@ -14,7 +14,7 @@ export interface Field {
 export function field(id: string, faultOf: (name: string) => string | null): Field {
   const input = byId<HTMLInputElement>(id);
   const message = byId(`${id}-fault`);
-  // Phones like to add a blank after a completed word; nobody means it.
+  // The keyboards of phones add a space after a completed word, so spaces at the end are removed.
   const value = (): string => input.value.trim();
 
   const check = (): boolean => {

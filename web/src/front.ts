@@ -1,5 +1,5 @@
-// The front page: asks for a room and a name, and goes to the room. Also shows
-// how to ask the same question from a terminal, for the room being typed.
+// The front page: asks for a room and a name, and opens the room page. Also shows the curl line for
+// the room in the field.
 
 import { enableCopy, showCurl } from "./curl";
 import { byId } from "./dom";
@@ -20,7 +20,7 @@ function refreshCurl(): void {
   showCurl(roomFault(name) === null ? name : EXAMPLE_ROOM);
 }
 
-// The room page links back here with the names in use, ready to be changed.
+// The room page links back to this page with the current names.
 const given = new URLSearchParams(location.search);
 roomInput.value = given.get("room") ?? roomInput.value;
 userInput.value = given.get("id_user") ?? userInput.value;
@@ -28,7 +28,7 @@ userInput.value = given.get("id_user") ?? userInput.value;
 roomInput.addEventListener("input", refreshCurl);
 refreshCurl();
 enableCopy();
-// A token says who the reader is.
+// With a token, the user id comes from the token.
 if (myToken() !== null) userInput.closest<HTMLElement>(".field")!.hidden = true;
 
 form.addEventListener("submit", (event) => {

@@ -1,6 +1,5 @@
-// Keeps the children of one element in step with a list of items. A child whose
-// item is still there is kept, never rebuilt: nothing flickers, and text that is
-// being selected stays selected.
+// Keeps the children of an element equal to a list of items. The child of an item that remains is
+// reused, so the page does not flicker, and a text selection remains.
 
 export class KeyedList<T> {
   private readonly children = new Map<string, HTMLElement>();

@@ -1,6 +1,5 @@
-// The Socket.IO connection that puts the reader in the room, told as one state
-// and one plain sentence. The client reconnects by itself after a lost transport;
-// after a refusal, or when the server hangs up, only the reader can ask again.
+// The Socket.IO connection of the page, as a state and a sentence. The client reconnects after a
+// lost transport. After a refusal, or a disconnect by the server, only the user can retry.
 
 import { io } from "socket.io-client";
 import { myToken, tokenAdvice } from "./token";
@@ -9,17 +8,17 @@ export type State = "connecting" | "connected" | "reconnecting" | "disconnected"
 
 export interface Link {
   state: State;
-  /** The id of the socket, while there is one. */
+  /** The id of the socket, while it is connected. */
   socket: string | undefined;
-  /** What there is to say about the state, or nothing. */
+  /** A sentence about the state, if one is needed. */
   note: string;
-  /** Whether only the reader can start the next attempt. */
+  /** Whether only the user can start the next attempt. */
   retry: boolean;
 }
 
 /**
- * Joins the room; `changed` is called on every change of state. Gives back a way to ask again.
- * With a token it is that which says who the reader is.
+ * Joins the room, and calls `changed` on every change of state. Returns a function that retries.
+ * With a token, the user id comes from the token.
  */
 export function join(room: string, idUser: string, changed: (link: Link) => void): () => void {
   const token = myToken();

@@ -1,20 +1,20 @@
-// The rules for room and user names, and how a name becomes part of an address.
-// The server holds the same rules and has the last word; checking here as well
-// lets the page answer next to the field instead of with an error page.
+// The rules for names of rooms and users, and the encoding of a name in an address. The server
+// enforces the same rules. The check on the page allows a message next to the field instead of an
+// error page.
 
 const MAX_BYTES = 256;
 
-/** Names a room cannot have: the server or the address bar gives them another meaning. */
+/** Names that a room cannot have: they have another meaning for the server or the address bar. */
 const RESERVED_ROOMS = new Set(["_", ".", "..", "socket.io"]);
 
-/** Says what is wrong with a room name, or null if it can be used. */
+/** The error of a room name, or null if it is valid. */
 export function roomFault(name: string): string | null {
   if (name === "") return "Which room? Please give its name.";
   if (RESERVED_ROOMS.has(name)) return `Sorry, “${name}” cannot be a room. Please choose another name.`;
   return nameFault(name);
 }
 
-/** Says what is wrong with a user name, or null if it can be used. */
+/** The error of a user name, or null if it is valid. */
 export function userFault(name: string): string | null {
   if (name === "") return "Who are you? Please give a name.";
   return nameFault(name);
@@ -39,7 +39,7 @@ export function encodeName(name: string): string {
   );
 }
 
-/** The room an address path names, or null if its encoding is broken. */
+/** The room that an address path names, or null if its encoding is invalid. */
 export function roomOfPath(path: string): string | null {
   try {
     return decodeURIComponent(path.split("/")[1] ?? "");

@@ -1,5 +1,5 @@
-// The operators' page: asks how the cluster is, again and again, and shows it. This
-// file ties the parts together, and says so when the server is away.
+// The operators' page: requests the status of the cluster periodically, and shows it. This file
+// connects the parts, and shows when the server does not respond.
 
 import "uplot/dist/uPlot.min.css";
 import "./operator/page.css";
@@ -46,7 +46,7 @@ function show(status: Status): void {
   showCharts();
 }
 
-/** Keeps what there is, and says how old it is and when the next try is. */
+/** Keeps the content, and shows its age and the time of the next attempt. */
 function fail(why: Unanswered, again: number): void {
   setLink(last ? "stale" : "away");
   const kept = last ? ` This is how it was at ${clockTime(last.as_of)}.` : "";
@@ -63,7 +63,7 @@ function setLink(state: "live" | "stale" | "away"): void {
   setText(byId("state"), state);
 }
 
-/** Whose roll calls the charts are of: a node that went is one no more. */
+/** The node whose roll calls the charts show, unless it is no member any more. */
 function showChoice(all: NodeStatus[]): void {
   const wanted = [ALL, ...all.map((node) => node.id)];
   if ([...of.options].map((option) => option.value).join() === wanted.join()) return;

@@ -1,5 +1,5 @@
-// The roll as the server gives it: its shape, how it is asked for, and how often.
-// Asking never overlaps with itself, and rests while the tab is hidden.
+// The roll as the server returns it: its type, its request, and the interval of requests. Requests
+// never overlap, and pause while the tab is hidden.
 
 import { ask } from "./ask";
 import { encodeName } from "./names";
@@ -32,12 +32,12 @@ export interface Roll {
 
 const PERIOD_MS = 1000;
 
-/** Asks for the roll once. Rejects with an Error whose message can be shown as it is. */
+/** Requests the roll once. Rejects with an Error whose message can be displayed. */
 export function askRoll(room: string): Promise<Roll> {
   return askRollAt(`/${encodeName(room)}/rollcall`);
 }
 
-/** The same on the port for operators. */
+/** The same request on the admin port. */
 export function askRollForOperators(room: string): Promise<Roll> {
   return askRollAt(`/_/rooms/${encodeName(room)}`);
 }
@@ -46,7 +46,7 @@ function askRollAt(path: string): Promise<Roll> {
   return ask<Roll>(path, "a roll", ({ users, nodes }) => Array.isArray(users) && Array.isArray(nodes));
 }
 
-/** Calls `ask` once a second; gives back a function that asks at once. `ask` must not reject. */
+/** Calls `ask` once per second. Returns a function that calls it at once. `ask` must not reject. */
 export function everySecond(ask: () => Promise<void>): () => void {
   let timer = 0;
   let asking = false;

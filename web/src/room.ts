@@ -1,5 +1,5 @@
-// The room page: reads the room and the user from the address, joins, and keeps
-// the roll on the page fresh. This file only ties the parts together.
+// The room page: reads the room and the user from the address, joins the room, and refreshes the
+// roll. This file only connects the parts.
 
 import { AnswerPanel } from "./answer";
 import { enableCopy, showCurl } from "./curl";
@@ -11,7 +11,7 @@ import { askRoll, everySecond, type Roll } from "./roll";
 import { RollTable } from "./table";
 import { myToken, withToken } from "./token";
 
-/** Names longer than this are set in a smaller size. */
+/** Longer names are displayed in a smaller size. */
 const LONG_NAME = 32;
 
 const NOTHING_YET = "—";
@@ -58,7 +58,7 @@ function askName(given: string | null): void {
   });
 }
 
-/** With a token, nobody here knows the reader's name before the roll says it. */
+/** With a token, the user id is unknown until the roll contains it. */
 function enter(room: string, idUser: string): void {
   byId("page").classList.remove("lone");
   byId("room").hidden = false;

@@ -1,5 +1,5 @@
-// The table of sockets. Owns the order of the rows, the mark on the reader's own
-// row, and the limit on how many rows a large room puts on the page.
+// The table of sockets. Owns the order of the rows, the mark of the user's own row, and the maximum
+// number of rows on the page.
 
 import { byId, el, setName, setText } from "./dom";
 import { KeyedList } from "./keyed";
@@ -45,7 +45,7 @@ export class RollTable {
   private makeRow(user: User): HTMLTableRowElement {
     const row = el(
       "tr",
-      // Rows of the first answer were always there as far as the reader is concerned.
+      // The rows of the first answer are not marked as new.
       this.shown ? "arrived" : "",
       cell("th", "user", el("span", "person", el("bdi", "name"), el("span", "you-tag", "you"))),
       cell("td", "socket", el("code", "", user.id_socket)),
@@ -64,8 +64,8 @@ export class RollTable {
   }
 }
 
-// On a phone the rows are laid out as a grid, which makes browsers forget that
-// they are a table: the roles say it again.
+// On a phone the rows are a grid, for which browsers drop the table semantics. The roles restore
+// them.
 function cell(tag: "th" | "td", className: string, content: Node): HTMLTableCellElement {
   const made = el(tag, className, content);
   made.setAttribute("role", tag === "th" ? "rowheader" : "cell");

@@ -1,5 +1,5 @@
-// The reader's token, where the cluster wants one. It stands behind the `#` of the
-// address, which no browser sends to anybody, and goes to this server alone.
+// The user's token, if the cluster requires one. It is in the fragment (`#`) of the address, which
+// browsers do not send, and is sent to this server only.
 
 const token = new URLSearchParams(location.hash.slice(1)).get("token") ?? "";
 
@@ -8,12 +8,12 @@ export function myToken(): string | null {
   return token === "" ? null : token;
 }
 
-/** What goes behind the address of another page of this server, so that the token comes along. */
+/** The fragment for links to other pages of this server, which passes the token on. */
 export function withToken(address: string): string {
   return token === "" ? address : `${address}#token=${encodeURIComponent(token)}`;
 }
 
-/** Says, after a refusal with this code, how a token is passed; nothing when that is not what is missing. */
+/** After a refusal with this code, explains how to pass a token; empty for other codes. */
 export function tokenAdvice(message: string): string {
   if (message.startsWith("token_missing:")) {
     return "This cluster wants a token: open this page again with #token=<your token> behind its address.";
@@ -24,5 +24,5 @@ export function tokenAdvice(message: string): string {
   return "";
 }
 
-// Another token behind the same address loads nothing by itself.
+// A change of the fragment alone does not reload the page.
 window.addEventListener("hashchange", () => location.reload());

@@ -1,12 +1,11 @@
-// Turns numbers and answers into the page's words. Pure functions, so that the
-// wording lives in one place and nothing here can touch the page.
+// Formats numbers and answers as text. Pure functions without access to the page.
 
 import type { NodeAnswer, Roll } from "./roll";
 
 const number = new Intl.NumberFormat("en");
 const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 
-/** How many unanswering nodes are named before the rest is only counted. */
+/** The maximum number of unanswered nodes that are named; further ones are counted. */
 const NAMED_NODES = 3;
 
 export function counted(n: number, one: string, many: string): string {

@@ -1,5 +1,5 @@
-// The two charts of roll calls: how many, and how long they took. Their colours are
-// those of the style sheet; what a chart shows is said in words under it as well.
+// The two charts of roll calls: their number, and their duration. The colours are those of the
+// style sheet. The text under a chart has the same information.
 
 import uPlot from "uplot";
 import { byId, setText } from "../dom";
@@ -17,7 +17,7 @@ interface Line {
 interface Kind {
   lines: Line[];
   title: string;
-  /** What stands at the axis, and under the chart. */
+  /** The label of the axis, and of the text under the chart. */
   short: (value: number) => string;
   long: (value: number) => string;
 }
@@ -47,7 +47,6 @@ const LATENCY: Kind = {
   long: (value) => millis(value),
 };
 
-/** One chart in its figure. */
 class Chart {
   private readonly plot: HTMLElement;
   private readonly words: HTMLElement[];
@@ -62,7 +61,7 @@ class Chart {
     this.plot = figure.querySelector<HTMLElement>(".plot")!;
     this.words = [...figure.querySelectorAll<HTMLElement>(".value")];
     new ResizeObserver(() => this.resize()).observe(this.plot);
-    // The colours are drawn, so they do not follow by themselves.
+    // The colours are drawn on a canvas, so a change of the theme needs a redraw.
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
   }
 
@@ -139,7 +138,7 @@ class Chart {
   }
 }
 
-/** The places of values without a neighbour: there is no line to see. */
+/** The indexes of values without a neighbour, for which there is no line to draw. */
 function lonely(chart: uPlot, series: number): number[] {
   const values = chart.data[series] ?? [];
   const has = (place: number): boolean => typeof values[place] === "number";

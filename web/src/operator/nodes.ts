@@ -1,5 +1,5 @@
-// The table of nodes. A node that was there a while ago and is no member any more
-// keeps its row for some minutes: that it is gone is what an operator looks for.
+// The table of nodes. A node that is no member any more keeps its row for some minutes, because
+// operators look for it.
 
 import { byId, el, setName, setText } from "../dom";
 import { KeyedList } from "../keyed";
@@ -11,7 +11,7 @@ const GONE_FOR_MS = 10 * 60_000;
 interface Row {
   node: NodeStatus;
   asked: boolean;
-  /** When it was missed first, in milliseconds since 1970. */
+  /** When it was missing first, in milliseconds since 1970. */
   gone: number | null;
 }
 
@@ -29,7 +29,7 @@ const COLUMNS = [
 const NOTHING = "—";
 
 export class NodeTable {
-  /** By process: a node that had to take another id is the same node. */
+  /** By process: a node with a new incarnation is the same node. */
   private readonly known = new Map<string, Row>();
   private readonly rows = new KeyedList<Row>(byId("node-rows"), ({ node }) => processOf(node), makeRow, updateRow);
 

@@ -41,7 +41,7 @@ function updateRoom(row: HTMLElement, { room, sockets, most, nodes }: BusyRoom):
   setText(row.querySelector(".on")!, count(nodes));
 }
 
-/** Calls the roll of the room that the reader names. */
+/** Calls the roll of the room in the field. */
 export class RoomPanel {
   private readonly form = byId<HTMLFormElement>("call");
   private readonly input = byId<HTMLInputElement>("room");

@@ -1,5 +1,5 @@
-// How the cluster is, as the server gives it: its shape, how it is asked for, and
-// how often. While the server is away it is asked less and less often.
+// The status of the cluster as the server returns it: its type, its request, and the interval of
+// requests. While the server does not respond, the interval grows.
 
 import { ask, Unanswered } from "../ask";
 
@@ -21,7 +21,7 @@ export interface RollCalls {
   last_minute: Minute;
 }
 
-/** What a node says of itself. */
+/** The report of a node about itself. */
 export interface Said {
   version: string;
   since: string;
@@ -35,7 +35,7 @@ export interface Said {
   roll_calls: RollCalls;
 }
 
-/** A node; what only it can say is missing where it has not answered. */
+/** A node. The fields of its report are missing if it has not responded. */
 export interface NodeStatus extends Partial<Said> {
   id: string;
   name: string;
@@ -69,12 +69,15 @@ export interface Status {
 const PERIOD_MS = 2_000;
 const LONGEST_PERIOD_MS = 16_000;
 
-/** Whether a node has answered for itself. */
+/** Whether the node has responded. */
 export function hasSaid(node: NodeStatus): node is NodeStatus & Said {
   return node.error === null;
 }
 
-/** Asks again and again; rests while the tab is hidden. `fail` hears in how many milliseconds it is asked again. */
+/**
+ * Requests the status periodically, except while the tab is hidden. `fail` gets the delay of the
+ * next attempt in milliseconds.
+ */
 export function keepAsking(show: (status: Status) => void, fail: (why: Unanswered, again: number) => void): void {
   let timer = 0;
   let asking = false;

@@ -1,4 +1,4 @@
-// Turns what nodes say into the page's words. Pure functions, as in ../words.
+// Formats reports of nodes as text. Pure functions, as in ../words.
 
 import { counted, millis } from "../words";
 import { hasSaid, type NodeStatus, type Status } from "./status";
@@ -6,13 +6,13 @@ import { hasSaid, type NodeStatus, type Status } from "./status";
 const number = new Intl.NumberFormat("en");
 const rate = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 
-/** How a node is: `fine`, `odd` (nothing is wrong for long) or `bad`. */
+/** The health of a node: `fine`, `odd` (a state that should not last) or `bad`. */
 export type Mood = "fine" | "odd" | "bad";
 
 export interface State {
   mood: Mood;
   word: string;
-  /** What that means, where it is not plain. */
+  /** An explanation, if the state needs one. */
   more: string;
 }
 
@@ -61,7 +61,7 @@ export function maybeMillis(ms: number | null): string {
   return ms === null ? "—" : millis(ms);
 }
 
-/** Of seconds, the two largest units. */
+/** The two largest units of a duration in seconds. */
 export function age(seconds: number): string {
   const whole = Math.floor(seconds);
   const units: [number, string][] = [[86_400, "d"], [3_600, "h"], [60, "m"], [1, "s"]];

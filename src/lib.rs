@@ -1,16 +1,16 @@
-//! Rollcall: who is in this Socket.IO room right now, across the whole cluster, and which user is each socket?
+//! Rollcall lists the sockets of a Socket.IO room across a whole cluster, with the user of each socket.
 //!
 //! Two flows, and the order to read the modules in:
 //!
 //! ```text
 //! socket in:   edge -> roster -> reconciler -> directory (Redis)
-//! question in: http -> roll_call -> directory: whom to ask -> mesh: LookupSockets to exactly those -> join -> JSON
+//! question in: http -> roll_call -> directory: owners of the room -> mesh: LookupSockets to the owners -> join -> JSON
 //! ```
 //!
 //! Each module imports only from the modules above it. `docs/ARCHITECTURE.md` has the promises and the rules.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
-// The documentation is for those who change this crate, and is built with its private items.
+// The documentation is for contributors, and `make` builds it with the private items.
 #![allow(rustdoc::private_intra_doc_links)]
 
 // The modules in reading order, which is also the order of the layers. The blank lines keep `cargo fmt` from sorting them.
@@ -24,34 +24,34 @@ pub mod clock;
 // The envelope of every HTTP error (RFC 9457).
 pub mod problem;
 
-// The words of the shared index: epochs and socket entries.
+// The vocabulary of the shared index: epochs and socket entries.
 pub mod index;
 
-// This node's sockets by room, and what the directory must hold for them.
+// This node's sockets by room, and the entries that the directory must have for them.
 pub mod roster;
 
-// Tokens, keys and TLS: which client is who, and who may ask.
+// Tokens, keys and TLS: the identity of clients, and the permission to request roll calls.
 pub mod auth;
 
 // The log, the metrics and the traces.
 pub mod telemetry;
 
-// The index of whom to ask about a room: the contract, in memory and in Redis.
+// The index of the owners of a room: its contract, and implementations in memory and in Redis.
 pub mod directory;
 
 // The gRPC client side of the connections between nodes, and their security.
 pub mod mesh;
 
-// Which nodes belong to the cluster, and whether this one is active.
+// The members of the cluster, and whether this node is active.
 pub mod membership;
 
-// The question "who is in this room", put to every node that must be asked.
+// The roll call: asks every node that may have sockets of the room, and joins the replies.
 pub mod roll_call;
 
 // Keeps the directory equal to the roster.
 pub mod reconciler;
 
-// How this node and the cluster are, for operators.
+// The state of this node and of the cluster, for operators.
 pub mod status;
 
 // The gRPC server side of the connections between nodes.

@@ -1,8 +1,8 @@
-//! Membership: which nodes belong to the cluster, as this node knows it, and whether this node is active.
+//! Membership: the nodes of the cluster that this node knows, and whether this node is active.
 //!
 //! Owns this node's lease ([`lease`]), the announcement of its status to the others ([`announcer`]), and the table of the
-//! members ([`table`]). Owns no sockets and no room ownership: the roster says how far this node is indexed, and a roll
-//! call takes a [`MembershipView`] and decides whom to ask.
+//! members ([`table`]). Owns no sockets and no room ownership: the roster knows whether this node is fully indexed, and a
+//! roll call decides by a [`MembershipView`] which nodes to ask.
 
 pub mod announcer;
 pub mod lease;
@@ -70,7 +70,7 @@ impl Membership {
         self.table.lock().mesh_of(process)
     }
 
-    /// How long a lease lasts.
+    /// The duration of a lease.
     pub fn lease(&self) -> Duration {
         self.lease
     }
@@ -79,15 +79,19 @@ impl Membership {
         self.lease_state.subscribe()
     }
 
-    /// Whether sockets of `node` may be acknowledged whose rooms are owned in the directory: its birth is complete, and
-    /// the directory answered something that was sent less than ¾ of a lease ago. So a process that was suspended for long
-    /// acknowledges nothing until it has renewed its lease.
+    /// Whether this node may acknowledge sockets of `node` whose rooms are owned in the directory.
+    ///
+    /// Two conditions must hold: the birth of `node` is complete, and the directory has answered a command that was sent
+    /// less than ¾ of a lease ago. So a process that was suspended for long acknowledges nothing until it has renewed its
+    /// lease.
     pub fn may_acknowledge(&self, node: &NodeId) -> bool {
         self.lease_state.borrow().may_acknowledge(node, self.lease)
     }
 
-    /// Whether sockets of `node` may be acknowledged even without room ownership: every member has acknowledged the status
-    /// "not fully indexed, always ask me", and answered something that was sent less than ¾ of a lease ago.
+    /// Whether this node may acknowledge sockets of `node` even without room ownership.
+    ///
+    /// Every member must have acknowledged the status "not fully indexed", and must have answered an announcement that was
+    /// sent less than ¾ of a lease ago.
     pub fn is_asked_by_all(&self, node: &NodeId) -> bool {
         let mut table = self.table.lock();
         let index = self.index_state();
@@ -98,8 +102,8 @@ impl Membership {
         table.all_answered(sequence, self.trusted_since())
     }
 
-    /// Whether this node is active: it has a lease, or most of the members have acknowledged recently that they must
-    /// always ask it. A node that is not active disconnects its sockets, because others may list them as gone.
+    /// Whether this node is active: it has a lease, or most members have acknowledged recently that they must always ask
+    /// it. A node that is not active disconnects its sockets, because complete answers of other nodes may lack them.
     pub fn is_active(&self) -> bool {
         self.has_joined() && (self.has_lease() || self.vouching_majority().is_some())
     }
@@ -109,17 +113,18 @@ impl Membership {
         self.lease_state.borrow().is_confirmed(self.lease)
     }
 
-    /// How long the lease of `node` lasts unless it is renewed, counted from when the last renewal was sent. `None`: it has
-    /// expired, or there never was one.
+    /// The time until the lease of `node` expires without a renewal, counted from the send of the last renewal. `None`: the
+    /// lease has expired, or never existed.
     pub fn lease_left(&self, node: &NodeId) -> Option<Duration> {
         let state = self.lease_state.borrow();
         let sent = state.confirmed.filter(|_| state.node == *node)?;
         self.lease.checked_sub(sent.elapsed()).filter(|left| !left.is_zero())
     }
 
-    /// The members that have acknowledged recently that they must always ask this node, if they are a majority. This is
-    /// what keeps a node without a lease active. They, and the members they gossip with, know that it is alive; a node
-    /// that hears from none of them declares it dead if it can read the directory.
+    /// The members that have acknowledged recently that they must always ask this node, if they are a majority.
+    ///
+    /// Such a majority keeps a node without a lease active. These members, and their gossip partners, know that the node is
+    /// alive. A node that hears from none of them declares it dead if it can read the directory.
     pub fn vouching_majority(&self) -> Option<Vec<NodeId>> {
         let mut table = self.table.lock();
         let index = self.index_state();
@@ -182,15 +187,15 @@ impl Membership {
         }
     }
 
-    /// The present status of this node, with the members it knows.
+    /// The current status of this node, with the members that it knows.
     pub fn own_status(&self) -> NodeStatus {
-        // Everything is read under the table's lock, so that a later sequence number never carries an earlier status.
+        // All parts are read under the table's lock, so that a later sequence number never has an earlier status.
         let mut table = self.table.lock();
         let drain_state = *self.drain_state.borrow();
         table.own_status(&self.node_info, &self.index_state(), drain_state, BootInstant::now())
     }
 
-    /// The sequence number of this node's present status.
+    /// The sequence number of this node's current status.
     fn own_sequence(&self) -> u64 {
         let mut table = self.table.lock();
         table.own_sequence(&self.index_state(), *self.drain_state.borrow())
@@ -208,22 +213,22 @@ impl Membership {
         }
     }
 
-    /// Advances the shutdown and announces it to the directory and the members. It cannot go back.
+    /// Advances the shutdown, and announces it to the directory and the members. An earlier state has no effect.
     pub fn drain(&self, to: DrainState) {
-        self.drain_state.send_if_modified(|now| {
-            let advances = to > *now;
-            *now = to.max(*now);
+        self.drain_state.send_if_modified(|current| {
+            let advances = to > *current;
+            *current = to.max(*current);
             advances
         });
         self.status_changed.notify_one();
     }
 
-    /// Changes whenever a member has acknowledged a status of this node.
+    /// Changes each time a member acknowledges a status of this node.
     pub fn acknowledgements(&self) -> watch::Receiver<()> {
         self.acknowledgements.subscribe()
     }
 
-    /// Returns when every member has acknowledged this node's present status.
+    /// Returns when every member has acknowledged this node's current status.
     pub async fn acknowledged_by_all(&self) {
         let mut acknowledgements = self.acknowledgements.subscribe();
         loop {
@@ -236,7 +241,7 @@ impl Membership {
         }
     }
 
-    /// Answers to requests that were sent earlier are too old to rely on.
+    /// An answer to a request that was sent before this time is too old to rely on.
     fn trusted_since(&self) -> BootInstant {
         BootInstant::now().before(trust_period(self.lease))
     }

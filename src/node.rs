@@ -1,8 +1,8 @@
-//! One node: its wiring in dependency order, its tasks, and the order in which it stops.
+//! One node: its wiring in dependency order, its tasks, and the order of its shutdown.
 //!
-//! Owns the life of the process's components and no behavior of its own. Listeners are passed in already bound, so that
-//! port 0 works and tests start nodes exactly as the binary does. [`Node::run`] reads as the list of components:
-//! [`core`], [`background`], [`public`], [`mesh`], [`admin`], and then [`shutdown`].
+//! Owns the lifetime of the components, and no behavior. The caller passes bound listeners, so that port 0 works and tests
+//! start nodes exactly as the binary does. [`Node::run`] reads as the list of components: [`core`], [`background`],
+//! [`public`], [`mesh`], [`admin`], and then [`shutdown`].
 
 mod admin;
 mod background;
@@ -31,7 +31,7 @@ use config::{NodeConfig, NodeListeners};
 use shutdown::RunningNode;
 use tasks::EssentialTasks;
 
-/// A node that is wired and does not run yet.
+/// A node that is wired but does not run yet.
 pub struct Node {
     config: NodeConfig,
     listeners: NodeListeners,
@@ -76,7 +76,7 @@ impl Node {
         self.listeners.mesh.local_addr()
     }
 
-    /// Runs until `shutdown`, and then stops cleanly: nothing of the node is left in the directory.
+    /// Runs until `shutdown`, then stops cleanly: the directory keeps no entry of the node.
     ///
     /// # Errors
     /// When an essential task or a port ended before `shutdown`.

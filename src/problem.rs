@@ -1,6 +1,7 @@
 //! The envelope of every HTTP error: `application/problem+json` (RFC 9457).
 //!
-//! Owns the mapping from the meaning of an error to its HTTP status. An expected error is never a `500`.
+//! Owns the mapping from the meaning of an error to its HTTP status: an expected error is never a `500`. Owns no text; the
+//! handlers write it.
 
 use std::borrow::Cow;
 
@@ -20,7 +21,7 @@ pub struct Problem {
     detail: String,
 }
 
-/// What is wrong, and the remedy (RFC 9457).
+/// An error and its remedy (RFC 9457).
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = Problem)]
 pub struct ProblemDocument<'a> {
@@ -32,7 +33,7 @@ pub struct ProblemDocument<'a> {
     /// The status of the response.
     #[schema(minimum = 400, maximum = 599)]
     pub status: u16,
-    /// What is wrong with this request, and the remedy.
+    /// The fault of this request, and the remedy.
     pub detail: Cow<'a, str>,
     /// The header `X-Request-Id` of the response, which is also in the log.
     #[serde(skip_serializing_if = "Option::is_none")]

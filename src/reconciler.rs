@@ -1,8 +1,8 @@
 //! The reconciler: keeps the directory equal to the roster.
 //!
-//! Owns the commands that add and remove owner entries and write socket entries, and the wait of a joining client: until
+//! Owns the commands that add and remove owner entries and write socket entries. Also owns the wait of a joining client until
 //! its rooms are owned and this node is active ([`Reconciler::wait_until_owned`]). Owns no state of the rooms. It is
-//! level-triggered: it takes pending work from the roster and reports the answers to it.
+//! level-triggered: it takes pending work from the roster, and reports the answers to it.
 //!
 //! At most one command per room is in flight. A removal without an answer retires the incarnation, because it may still
 //! run later and remove a newer entry (docs/ARCHITECTURE.md, rules 3 and 4).
@@ -37,7 +37,7 @@ pub const SOCKET_WRITE_INTERVAL: Duration = Duration::from_millis(10);
 const MAX_ROOMS_PER_COMMAND: usize = 500;
 const MAX_SOCKETS_PER_COMMAND: usize = 1_000;
 
-/// The rooms of a client were not owned in time.
+/// The directory did not confirm the ownership of a client's rooms in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the directory did not confirm the rooms within {0:?}")]
 pub struct OwnershipTimeout(Duration);
@@ -67,12 +67,12 @@ impl Reconciler {
         Arc::new(Self { roster, membership, directory, release_delay, idle, flushes })
     }
 
-    /// From now on removes this node from a room's owner set as soon as the last socket has left.
+    /// Ends the release delay: this node leaves the owner set of a room as soon as the last socket has left.
     pub fn release_immediately(&self) {
         self.release_delay.send_replace(Duration::ZERO);
     }
 
-    /// Waits until the directory holds no entry of this node's rooms.
+    /// Waits until the directory has no entry of this node's rooms.
     pub async fn wait_until_released(&self) {
         let mut idle = self.idle.subscribe();
         // The sender lives in `self`, so waiting cannot fail.
@@ -107,7 +107,8 @@ impl Reconciler {
             }
             let confirmed = async {
                 match status {
-                    // Resolves when the entry is confirmed, or fails when the room emptied: look again in both cases.
+                    // Resolves when the entry is confirmed, and fails when the room becomes empty: check again in both
+                    // cases.
                     OwnershipStatus::Pending(confirmed) => drop(confirmed.await),
                     OwnershipStatus::Owned => std::future::pending().await,
                 }
@@ -135,8 +136,8 @@ impl Reconciler {
             let node = lease_state.borrow().node.clone();
             let now = Instant::now();
             in_flight.end_pauses(now);
-            // Owner entries need a lease: without one, readers would remove them. While the directory is unavailable,
-            // nothing is sent, because every removal without an answer costs an incarnation.
+            // Owner entries need a lease: without one, readers would remove them. An unavailable directory gets no command,
+            // because every removal without an answer costs an incarnation.
             if registered && node == self.roster.incarnation() && self.roster.is_directory_available() {
                 self.send_pending(&node, &mut in_flight, now);
             }
@@ -210,8 +211,8 @@ impl Reconciler {
             });
         }
 
-        // Peers may still believe that the retired incarnation is fully indexed, and skip it where it has no entry. So
-        // its entries may go only when every room has an entry of the current incarnation.
+        // Peers may still have a status by which the retired incarnation is fully indexed, and skip it in rooms without its
+        // entry. So its entries are removed only after every room has an entry of the current incarnation.
         let fully_indexed = self.roster.index_state().borrow().fully_indexed_in.is_some();
         for retired in in_flight.retired.extract_if(.., |_| fully_indexed) {
             let directory = Arc::clone(&self.directory);
@@ -278,7 +279,7 @@ impl Reconciler {
             }
             CommandResult::WroteSockets { node, writes, answer } => {
                 in_flight.writing = false;
-                // A full batch is followed at once by the next one.
+                // After a full batch, the next one follows at once.
                 in_flight.write_after =
                     (writes.len() < MAX_SOCKETS_PER_COMMAND).then(|| Instant::now() + SOCKET_WRITE_INTERVAL);
                 if let Err(error) = answer {
@@ -310,7 +311,7 @@ impl Reconciler {
     ) {
         match error {
             DirectoryError::Refused(reason) | DirectoryError::Foreign(reason) if rooms.len() > 1 => {
-                // A single room may be the cause, and must not keep the others waiting.
+                // A single room may be the cause, and must not delay the others.
                 debug!(reason, "directory refused owner entries of several rooms; retrying one by one");
                 for room in rooms {
                     self.add_owner(node, &[room], in_flight);
@@ -351,12 +352,12 @@ impl Reconciler {
         }
     }
 
-    /// When to look for pending work again, if nothing else wakes the loop. `now` is the time of the last look, so that
-    /// work which became due during it is not missed.
+    /// The time of the next check for pending work, if no event wakes the loop earlier. `now`: the time of the last check, so
+    /// that work which became due during it is not missed.
     fn next_wakeup(&self, in_flight: &InFlight, now: Instant) -> Instant {
         let release_delay = *self.release_delay.borrow();
         let release = self.roster.first_emptied().map(|emptied| emptied + release_delay);
-        // A room that is due but in flight is looked at when its command ends.
+        // A room that is due but in flight is checked when its command ends.
         let release = release.filter(|due| *due > now);
         let pauses = [release, in_flight.add_after, in_flight.remove_after, in_flight.write_after];
         pauses.into_iter().flatten().min().unwrap_or(now + REASSERT_INTERVAL)

@@ -1,8 +1,8 @@
 //! The status of the cluster for operators: every node reports itself, and the reports are merged.
 //!
-//! Owns the collection ([`StatusCollector`]): all members are asked in parallel, and the result is there within a second
-//! whatever some of them do. [`node_report`] makes and reads a report, [`mod@merge`] sums them up, [`health`] is the
-//! readiness of this node. Nothing else depends on a status: a roll call decides without it whom to ask.
+//! Owns the collection ([`StatusCollector`]). It asks all members in parallel and returns within a second, also if some of
+//! them hang. [`node_report`] makes and parses a report, [`mod@merge`] sums them up, and [`health`] is the readiness of this
+//! node. Owns no decision: a roll call does not read statuses.
 
 pub mod cluster_status;
 pub mod health;
@@ -24,7 +24,7 @@ use node_report::{MAX_BUSIEST_ROOMS, NodeReporter};
 
 pub use cluster_status::{BusyRoom, ClusterStatus, LastMinute, NodeRow, ReportedDetails, RollCallSeries};
 
-/// For the report of one node.
+/// The time for a node to send its report.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Collects the reports of all nodes. Cheap to clone.
@@ -39,9 +39,9 @@ impl StatusCollector {
         Self { reporter, peers }
     }
 
-    /// The present status. Takes at most a second, plus the walk over this node's roster.
+    /// The current status. Takes at most a second, plus the walk over this node's roster.
     pub async fn status(&self) -> ClusterStatus {
-        let (as_of, began) = (Timestamp::now(), Instant::now());
+        let (as_of, started) = (Timestamp::now(), Instant::now());
         let membership = &self.reporter.membership;
         let polls = membership.view().members.into_iter().map(|member| self.poll(member));
         let (report, polled) = tokio::join!(self.reporter.report(MAX_BUSIEST_ROOMS), join_all(polls));
@@ -55,13 +55,13 @@ impl StatusCollector {
         };
         let mut status = merge(local, &polled, Timestamp::now());
         status.as_of = format!("{as_of:.3}").into();
-        status.took_ms = milliseconds(began.elapsed());
+        status.took_ms = milliseconds(started.elapsed());
         status
     }
 
     async fn poll(&self, member: Member) -> PolledMember {
         let heard = member.heard.map(BootInstant::elapsed);
-        let began = Instant::now();
+        let started = Instant::now();
         let reply = self.peers.describe(&member.mesh, node_report::request(), REPORT_TIMEOUT).await;
         let reply = reply.and_then(|response| {
             response
@@ -72,6 +72,6 @@ impl StatusCollector {
             self.reporter.membership.record_contact(&report.node);
         }
         let circuit_open = self.peers.is_circuit_open(&member.mesh);
-        PolledMember { member, heard, took: began.elapsed(), circuit_open, reply }
+        PolledMember { member, heard, took: started.elapsed(), circuit_open, reply }
     }
 }

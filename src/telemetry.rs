@@ -1,4 +1,7 @@
-//! What operators see of a node: the log, metrics, traces and counts of anomalies. Knows no domain type.
+//! The signals of a node for operators: log, metrics, traces and counts of anomalies.
+//!
+//! Owns their formats, names and exporters, and [`NodeTelemetry`], which a process passes to its nodes. Owns no domain type
+//! beyond names: the components above count, and pass values.
 
 pub mod anomalies;
 pub mod logging;
@@ -12,7 +15,7 @@ use traces::TraceSampling;
 /// The telemetry of a node. The default changes no log levels and exports no traces.
 #[derive(Default)]
 pub struct NodeTelemetry {
-    /// `None`: the process has no log whose levels an operator could change.
+    /// `None`: the process has no log.
     pub log_levels: Option<LogLevelHandle>,
     pub trace_sampling: TraceSampling,
     /// The anomalies that this node found.

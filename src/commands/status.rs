@@ -81,8 +81,8 @@ fn table(status: &ClusterStatus) -> String {
     for node in &status.nodes {
         let asked = if node.id == status.asked { " *" } else { "" };
         let name = format!("{}{asked}", shortened(&node.name, NAME_COLUMNS - asked.len()));
-        match &node.said {
-            Some(said) => line(format_args!("{name:NAME_COLUMNS$} {}", row(node, said, !asked.is_empty()))),
+        match &node.report {
+            Some(report) => line(format_args!("{name:NAME_COLUMNS$} {}", row(node, report, !asked.is_empty()))),
             None => line(format_args!("{name:NAME_COLUMNS$} {}", silence(node))),
         }
     }
@@ -108,8 +108,8 @@ fn table(status: &ClusterStatus) -> String {
 
 /// The word in the column STATE. "Isolated": the node has no lease and too few nodes confirmed it. "Not indexed": the
 /// directory does not hold all of its rooms yet, so every roll call asks it.
-fn state(said: &ReportedDetails) -> &'static str {
-    match said {
+fn state(report: &ReportedDetails) -> &'static str {
+    match report {
         ReportedDetails { is_active: false, .. } => "isolated",
         ReportedDetails { draining: true, .. } => "draining",
         ReportedDetails { whole: false, .. } => "not indexed",
@@ -117,9 +117,9 @@ fn state(said: &ReportedDetails) -> &'static str {
     }
 }
 
-fn row(node: &NodeRow, said: &ReportedDetails, is_asked: bool) -> String {
-    let LastMinute { per_second, p99_ms, .. } = said.roll_calls.last_minute;
-    let lease = match said.lease_left_ms {
+fn row(node: &NodeRow, report: &ReportedDetails, is_asked: bool) -> String {
+    let LastMinute { per_second, p99_ms, .. } = report.roll_calls.last_minute;
+    let lease = match report.lease_left_ms {
         None => "none".to_owned(),
         Some(left) if left > 999_000 => ">999s".to_owned(),
         Some(left) => format!("{:.1}s", left as f64 / 1000.0),
@@ -127,12 +127,12 @@ fn row(node: &NodeRow, said: &ReportedDetails, is_asked: bool) -> String {
     let round_trip = if is_asked { "-".to_owned() } else { milliseconds(Some(node.round_trip_ms)) };
     format!(
         "{:14} {:>8} {:>7} {:>8} {:>8} {lease:>6} {round_trip:>7} {:>6}",
-        state(said),
-        short(said.sockets, 8),
-        short(said.rooms, 7),
+        state(report),
+        short(report.sockets, 8),
+        short(report.rooms, 7),
         rate(per_second),
         milliseconds(p99_ms),
-        age(said.uptime_ms / 1000),
+        age(report.uptime_ms / 1000),
     )
 }
 
@@ -148,7 +148,7 @@ fn silence(node: &NodeRow) -> String {
 }
 
 fn summary(status: &ClusterStatus) -> String {
-    let fine = status.nodes.iter().filter(|node| node.said.as_ref().is_some_and(|said| said.is_active)).count();
+    let fine = status.nodes.iter().filter(|node| node.report.as_ref().is_some_and(|report| report.is_active)).count();
     let LastMinute { per_second, incomplete, p50_ms, p99_ms } = status.roll_calls.last_minute;
     let per_second = rate(per_second);
     format!(
@@ -215,7 +215,7 @@ mod tests {
         }
     }
 
-    fn node(name: &str, error: Option<&str>, said: Option<ReportedDetails>) -> NodeRow {
+    fn node(name: &str, error: Option<&str>, report: Option<ReportedDetails>) -> NodeRow {
         NodeRow {
             id: name.into(),
             name: name.into(),
@@ -225,11 +225,11 @@ mod tests {
             circuit_open: error == Some("deadline"),
             leased: true,
             heard_ms: Some(65_000),
-            said,
+            report,
         }
     }
 
-    fn said() -> ReportedDetails {
+    fn report() -> ReportedDetails {
         ReportedDetails {
             version: "0.1.0".into(),
             since: "then".into(),
@@ -252,11 +252,11 @@ mod tests {
             as_of: "now".into(),
             took_ms: 1.0,
             asked: "node-1".into(),
-            directory: "does not answer; the other nodes are asked without it".into(),
+            directory: "unavailable; roll calls ask every node".into(),
             sockets: 12_345_678,
             nodes: vec![
-                node("node-1", None, Some(said())),
-                node(&"x".repeat(64), None, Some(ReportedDetails { draining: true, lease_left_ms: None, ..said() })),
+                node("node-1", None, Some(report())),
+                node(&"x".repeat(64), None, Some(ReportedDetails { draining: true, lease_left_ms: None, ..report() })),
                 node(
                     "liar",
                     None,
@@ -266,11 +266,11 @@ mod tests {
                         uptime_ms: u64::MAX,
                         lease_left_ms: Some(u64::MAX),
                         roll_calls: calls(u64::MAX as f64),
-                        ..said()
+                        ..report()
                     }),
                 ),
-                node("lost", None, Some(ReportedDetails { is_active: false, ..said() })),
-                node("new", None, Some(ReportedDetails { whole: false, ..said() })),
+                node("lost", None, Some(ReportedDetails { is_active: false, ..report() })),
+                node("new", None, Some(ReportedDetails { whole: false, ..report() })),
                 node("hangs", Some("deadline"), None),
                 node("old", Some("older"), None),
             ],

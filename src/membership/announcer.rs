@@ -1,9 +1,9 @@
 //! The announcer: sends this node's status to every member that has not acknowledged it.
 //!
-//! Owns the repetition. It is level-triggered: each round compares the present status with the last one that each member
-//! acknowledged. So a status that changed twice is sent once, and a member that joined later gets its hello. In quiet
-//! times nothing is sent. While some node is not fully indexed or has no lease, all nodes repeat their status, because it
-//! carries whom they have heard; a peer whose circuit is open is contacted again and again, to notice its return.
+//! Owns the repetition. It is level-triggered: each round compares the current status with the last one that each member
+//! acknowledged. So a status that changed twice is sent once, and a member that joined later gets its hello. Without changes
+//! it sends nothing. While some node is not fully indexed or has no lease, all nodes repeat their status, because it names
+//! the nodes that they have heard. A peer whose circuit is open gets an announcement in every round, to detect its return.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -20,11 +20,11 @@ use crate::mesh::peers::Peers;
 use crate::names::NodeId;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// After a failed announcement.
+/// The pause after a failed announcement.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
 
-/// How often a status is repeated while the cluster is degraded. Answers then stay younger than ¾ of a lease, the age at
-/// which they are not relied on any more.
+/// The number of repetitions per lease while the cluster is degraded. The last answer is then always younger than ¾ of a
+/// lease, up to which nodes rely on it.
 const REPEATS_PER_LEASE: u32 = 5;
 
 /// The result of one announcement.
@@ -41,7 +41,7 @@ impl Membership {
         let mut index_state = self.roster.index_state();
         let mut lease_state = self.lease_state();
         let mut in_flight: JoinSet<Announcement> = JoinSet::new();
-        // Members with an announcement in flight or a recent failure, and when the next one may be sent.
+        // Members with an announcement in flight or a recent failure, and the earliest time of the next announcement.
         let mut not_before: HashMap<NodeId, Instant> = HashMap::new();
         let retry_delay = RETRY_DELAY.min(self.lease / REPEATS_PER_LEASE / 2);
         loop {
@@ -50,10 +50,10 @@ impl Membership {
                 let state = lease_state.borrow_and_update();
                 (state.registered(&incarnation).is_some(), state.joined)
             };
-            // The first hello is sent after the registration: other nodes forget a node that they do not find there.
+            // The first hello is sent after the registration: other nodes remove a member that is not registered.
             if registered || joined || *self.drain_state.borrow() == DrainState::Goodbye {
                 let now = Instant::now();
-                not_before.retain(|_, moment| *moment > now);
+                not_before.retain(|_, earliest| *earliest > now);
                 self.send_status(peers, &mut in_flight, &mut not_before);
                 // Without members there are no acknowledgements to wait for.
                 self.complete_birth();
@@ -101,7 +101,7 @@ impl Membership {
         }
     }
 
-    /// Takes in the answer to an announcement.
+    /// Applies the answer to an announcement.
     ///
     /// # Errors
     /// The member, when it did not acknowledge.

@@ -1,8 +1,8 @@
 //! The lease of this node in the directory: registered, renewed, and never revived after it has lapsed.
 //!
-//! Owns the loop that keeps the lease and reads the listing of the other nodes, and tells the roster whether the
-//! directory accepts writes. A lapsed lease or a changed epoch ends the incarnation: the roster starts the next one, and
-//! this loop registers it.
+//! Owns the loop that keeps the lease, reads the listing of the other nodes, and reports to the roster whether the directory
+//! accepts writes. A lapsed lease or a changed epoch ends the incarnation: the roster starts the next one, and this loop
+//! registers it. Owns no member ([`super::table`]).
 
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
@@ -59,7 +59,7 @@ impl Membership {
         }
     }
 
-    /// Registers or renews, and starts the next incarnation where the lease has lapsed or the epoch has changed.
+    /// Registers or renews. Starts the next incarnation if the lease has lapsed or the epoch has changed.
     async fn write_lease(&self, directory: &dyn Directory, node: &NodeId) -> Result<()> {
         let sent = BootInstant::now();
         let is_renewal = self.lease_state.borrow().registered(node).is_some();
@@ -99,16 +99,16 @@ impl Membership {
     }
 
     async fn read_listing(&self, directory: &dyn Directory) {
-        let began = BootInstant::now();
+        let started = BootInstant::now();
         let changed = match directory.nodes().await {
             Ok(listing) => {
                 let leased = self.has_lease();
-                let changed = self.table.lock().apply_listing(&listing, began, BootInstant::now(), leased);
-                self.record_joined(began);
+                let changed = self.table.lock().apply_listing(&listing, started, BootInstant::now(), leased);
+                self.record_joined(started);
                 changed
             }
             Err(_) => {
-                // `write_lease` has just failed too, and that was logged.
+                // Not logged: `write_lease` has just failed too, and has logged it.
                 self.table.lock().listing_failed();
                 false
             }
@@ -119,27 +119,27 @@ impl Membership {
     }
 
     /// A listing read after the registration makes this process joined: nodes that register later see its entry.
-    fn record_joined(&self, listing_began: BootInstant) {
+    fn record_joined(&self, listing_started: BootInstant) {
         self.lease_state.send_if_modified(|state| {
-            let joined = state.joined || state.registered.is_some_and(|registered| listing_began >= registered);
+            let joined = state.joined || state.registered.is_some_and(|registered| listing_started >= registered);
             joined != std::mem::replace(&mut state.joined, joined)
         });
     }
 
-    /// Completes the birth of the incarnation when every member has acknowledged its hello, or a lease has passed since it
-    /// registered: a node that still has a lease has read the listing with this node's entry in that time.
+    /// Completes the birth of the incarnation when every member has acknowledged its hello, or one lease after it
+    /// registered. In that time every other node with a lease has read a listing that has this node's entry.
     pub(super) fn complete_birth(&self) {
         let state = self.lease_state.borrow().clone();
         let Some(registered) = state.registered.filter(|_| !state.birth_complete) else { return };
-        // The hello is the first status of an incarnation. Numbering it now keeps acknowledgements of the previous
-        // incarnation's status from being taken for acknowledgements of the hello.
+        // The hello is the first status of an incarnation. It gets its number now. Otherwise an acknowledgement of the
+        // previous incarnation's status would be treated as an acknowledgement of the hello.
         self.own_sequence();
         if registered.elapsed() < self.lease && !self.table.lock().hello_acked(registered) {
             return;
         }
-        self.lease_state.send_if_modified(|now| {
-            now.birth_complete |= now.node == state.node;
-            now.birth_complete
+        self.lease_state.send_if_modified(|current| {
+            current.birth_complete |= current.node == state.node;
+            current.birth_complete
         });
     }
 }

@@ -1,7 +1,7 @@
-//! The data types of the membership: what is known of the members, of this node's lease, and of its readiness.
+//! The data types of the membership: members, this node's lease, and its readiness.
 //!
-//! Owns no behaviour beyond reading these values. [`super::table`] decides who is a member, [`super::lease`] keeps the
-//! lease.
+//! Owns no behaviour beyond reading these values. [`super::table`] owns the conditions for a member, and [`super::lease`]
+//! keeps the lease.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use crate::clock::BootInstant;
 use crate::index::Epoch;
 use crate::names::{NodeId, NodeName};
 
-/// A node without its id, which changes with each incarnation.
+/// The properties of a node that do not change. Its id does, with each incarnation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeInfo {
     pub name: NodeName,
     /// The address of its mesh port, `host:port`.
     pub mesh: SmolStr,
-    /// When the process started, RFC 3339.
+    /// The start time of the process, RFC 3339.
     pub since: SmolStr,
 }
 
@@ -29,31 +29,31 @@ pub struct Member {
     pub name: NodeName,
     pub mesh: SmolStr,
     pub since: SmolStr,
-    /// The epoch in which all its rooms are in the directory, by its last status.
+    /// The epoch in which the member is fully indexed, by its last status.
     pub fully_indexed_in: Option<Epoch>,
-    /// Its lease was in the last listing that could be read.
+    /// The lease of the member was in the last listing that could be read.
     pub leased: bool,
-    /// The last contact over the mesh, of this node or of a member that reported it.
+    /// The time of the last contact over the mesh, with this node or with a member that reported it.
     pub heard: Option<BootInstant>,
-    /// When its last status arrived here directly.
+    /// The time when its last status arrived at this node directly.
     pub(super) status_received: Option<BootInstant>,
     /// The sequence number of its last status; 0 before the first.
     pub(super) sequence: u64,
-    /// The last status of this node that it acknowledged.
+    /// The sequence number of the last status of this node that the member acknowledged.
     pub(super) acknowledged: u64,
-    /// When the latest request was *sent* that it answered.
+    /// The time when the last request that the member answered was *sent*.
     pub(super) answered: Option<BootInstant>,
-    /// Since when it has neither a lease nor any contact.
+    /// The time since which the member has had neither a lease nor any contact.
     pub(super) suspected: Option<BootInstant>,
 }
 
 /// The members at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct MembershipView {
-    /// When the read of the last listing *began*; `None` before the first.
+    /// The time when the read of the last listing *started*; `None` before the first.
     pub listed: Option<BootInstant>,
     pub members: Vec<Member>,
-    /// Since when every listing could be read and had the same epoch; `None` after a failed read.
+    /// The time since which every listing could be read and had the same epoch; `None` after a failed read.
     pub steady_since: Option<BootInstant>,
     /// This node knows every member that a node with a lease knows.
     pub synced: bool,
@@ -61,14 +61,14 @@ pub struct MembershipView {
     pub departed: HashSet<NodeId>,
 }
 
-/// The lease of this node, by the last answer of the directory.
+/// The lease of this node, according to the last answer of the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseState {
-    /// The incarnation that this is about.
+    /// The incarnation that holds the lease.
     pub node: NodeId,
-    /// When its registration was sent; `None` until it was answered.
+    /// The time when its registration was *sent*; `None` before the answer.
     pub registered: Option<BootInstant>,
-    /// When the last renewal that was answered was *sent*.
+    /// The time when the last answered renewal was *sent*.
     pub confirmed: Option<BootInstant>,
     /// Every member has acknowledged the hello of this incarnation, or a whole lease has passed since it registered.
     pub birth_complete: bool,
@@ -76,18 +76,18 @@ pub struct LeaseState {
     pub joined: bool,
 }
 
-/// How far the shutdown of this node is. Only advances.
+/// The progress of this node's shutdown. It never goes back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DrainState {
     #[default]
     Serving,
-    /// Accepts no new sockets and disconnects those it has.
+    /// The node accepts no new sockets and disconnects its existing ones.
     Draining,
-    /// Has no sockets any more.
+    /// The node has no sockets any more.
     Goodbye,
 }
 
-/// Whether new clients should be sent to this node, and what is missing.
+/// The conditions under which load balancers should send new clients to this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Readiness {
     pub directory: DirectoryState,
@@ -116,7 +116,7 @@ pub enum MeshState {
 }
 
 impl Member {
-    /// A member of which only the address is known, and the epoch of its last status.
+    /// A member without any contact so far.
     pub fn new(node: NodeId, name: NodeName, mesh: SmolStr, fully_indexed_in: Option<Epoch>) -> Self {
         Self {
             node,
@@ -134,14 +134,14 @@ impl Member {
         }
     }
 
-    /// Whether it has answered a request that was sent at `since` or later.
+    /// Whether the member has answered a request that was sent at `since` or later.
     pub(super) fn answered_since(&self, since: BootInstant) -> bool {
         self.answered.is_some_and(|sent| sent >= since)
     }
 }
 
 impl MembershipView {
-    /// Whether a missing lease is evidence: for a whole lease, every listing could be read and had the same epoch.
+    /// Whether a missing lease is evidence: every listing of the last lease could be read and had the same epoch.
     pub fn steady(&self, lease: Duration, now: BootInstant) -> bool {
         self.steady_since.is_some_and(|since| now.since(since) >= lease)
     }
@@ -152,7 +152,7 @@ impl MembershipView {
 }
 
 impl LeaseState {
-    /// When `node` registered, if this is about it.
+    /// The time of the registration of `node`; `None` for another incarnation.
     pub(super) fn registered(&self, node: &NodeId) -> Option<BootInstant> {
         self.registered.filter(|_| self.node == *node)
     }
@@ -173,8 +173,10 @@ impl Readiness {
     }
 }
 
-/// How long an answer is relied on, counted from when its request was sent. Other nodes rely on it for a whole lease; the
-/// margin covers a process that was suspended between the check and the acknowledgement.
+/// The time for which this node relies on an answer, counted from the send of its request.
+///
+/// Other nodes rely on it for a whole lease. The margin covers a process that is suspended between the check and the
+/// acknowledgement.
 pub(super) fn trust_period(lease: Duration) -> Duration {
     lease * 3 / 4
 }

@@ -1,10 +1,10 @@
-//! The member table: which nodes are members, by what each reported last and when it was last heard.
+//! The member table: the other nodes of the cluster, with their last status and their last contact.
 //!
-//! Owns the rules of evidence, without clocks, locks or I/O. A node becomes a member by its lease, by a status that it
-//! sent, or by gossip of a known age. A status with a higher sequence number replaces a lower one. A node that said
-//! goodbye, and every incarnation of a process but the latest, never comes back. A member is dead when three things hold
-//! for a whole lease: the directory could be read, with one epoch, and had no lease of it; nothing was heard of it; and
-//! every member with a lease, asked since, has not heard it either.
+//! Owns the rules of evidence (rules 5, 6 and 10), without clocks, locks or I/O. A node becomes a member by its lease, by a
+//! status that it sent, or by recent gossip. A status with a higher sequence number replaces a lower one. A node that said
+//! goodbye, and all incarnations of a process but the latest, never come back. A member is dead when, for a whole lease, the
+//! directory had one epoch and no lease of it, and no message of it arrived. Every member with a lease must confirm that it
+//! has not heard from the dead one either.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,33 +19,34 @@ use crate::mesh::node_status::{MemberInfo, NodeStatus};
 use crate::names::NodeId;
 use crate::roster::IndexState;
 
-/// How long a goodbye is remembered, in leases, so that a listing read just before it cannot bring the node back.
+/// A goodbye is remembered for this many leases, so that a listing that was read just before it cannot bring the node back.
 const REMEMBERED_LEASES: u32 = 10;
 
 /// The members of the cluster other than this node.
 pub struct MemberTable {
-    /// The process of this node: no incarnation of it is a member.
+    /// The process of this node. Its incarnations are never members.
     process: SmolStr,
     lease: Duration,
-    /// When the read of the last listing began.
+    /// The time when the read of the last listing started.
     listed: Option<BootInstant>,
-    /// The epoch of the last listing, and since when every listing had it.
+    /// The epoch of the last listing.
     epoch: Option<Epoch>,
+    /// The time since which every listing could be read and had `epoch`.
     steady_since: Option<BootInstant>,
-    /// Since when this node has to wait for a status of every member with a lease, because it is new or was away for too
+    /// The time since which this node waits for a status of every member with a lease, because it is new or was away for too
     /// long. `None`: it is synced.
     syncing_since: Option<BootInstant>,
     was_synced: bool,
-    /// The epoch is younger than a lease: nodes that are alive may not have registered in it yet.
+    /// The epoch is younger than a lease, so that living nodes may not have registered in it yet.
     is_young_epoch: bool,
-    /// The directory has had no other epoch.
+    /// The directory has never had another epoch.
     is_first_epoch: bool,
     members: HashMap<NodeId, Member>,
     departed: HashMap<NodeId, BootInstant>,
     last_announced: Option<(IndexState, DrainState)>,
     /// The sequence number of this node's last status.
     sequence: u64,
-    /// The sequence number of the first status of the present incarnation.
+    /// The sequence number of the first status of the current incarnation.
     hello: u64,
 }
 
@@ -91,7 +92,7 @@ impl MemberTable {
         }
     }
 
-    /// Takes in a status that a node sent. Returns whether a member was added or changed.
+    /// Applies a status that a node sent. Returns whether a member was added or changed.
     pub fn receive_status(&mut self, status: &NodeStatus, now: BootInstant) -> bool {
         let node = &status.about.node;
         if node.process() == self.process {
@@ -121,7 +122,7 @@ impl MemberTable {
         changed
     }
 
-    /// Takes in a node that has a lease in the directory. Returns whether it is a new member.
+    /// Adds a node that has a lease in the directory. Returns whether it is a new member.
     pub fn add_from_directory(&mut self, node: &NodeId, entry: &NodeEntry, now: BootInstant) -> bool {
         let info = MemberInfo {
             node: node.clone(),
@@ -137,20 +138,28 @@ impl MemberTable {
         is_new
     }
 
-    /// Takes in a listing whose read began at `began`. Its nodes are members. A member that is not in it and was not heard
-    /// for a whole lease is suspected, if the epoch was the same for a lease: after a flush no node has a lease, though
-    /// all are alive. `leased`: this node has a lease itself, so the directory accepts writes.
+    /// Applies a listing whose read started at `started`. Its nodes are members.
     ///
-    /// Returns whether there is something to announce to the others, or to ask them.
-    pub fn apply_listing(&mut self, listing: &NodeListing, began: BootInstant, now: BootInstant, leased: bool) -> bool {
+    /// A member that is not listed and was silent for a whole lease becomes a suspect. The epoch must have been the same
+    /// during that lease: after a flush no node has a lease, although all are alive. `leased`: this node has a lease itself,
+    /// so the directory accepts writes.
+    ///
+    /// Returns whether the announcer must send this node's status to the members.
+    pub fn apply_listing(
+        &mut self,
+        listing: &NodeListing,
+        started: BootInstant,
+        now: BootInstant,
+        leased: bool,
+    ) -> bool {
         let lease = self.lease;
-        let is_consecutive = self.listed.replace(began).is_some_and(|before| began.since(before) <= lease);
+        let is_consecutive = self.listed.replace(started).is_some_and(|previous| started.since(previous) <= lease);
         if !is_consecutive {
-            self.syncing_since = Some(began);
+            self.syncing_since = Some(started);
         }
         if !is_consecutive || self.steady_since.is_none() || self.epoch != listing.epoch {
             self.epoch.clone_from(&listing.epoch);
-            self.steady_since = Some(began);
+            self.steady_since = Some(started);
         }
         for member in self.members.values_mut() {
             member.leased = false;
@@ -161,7 +170,7 @@ impl MemberTable {
         for (node, entry) in &listing.nodes {
             changed |= self.add_from_directory(node, entry, now);
         }
-        let is_steady = self.steady_since.is_some_and(|since| began.since(since) >= lease);
+        let is_steady = self.steady_since.is_some_and(|since| started.since(since) >= lease);
         for member in self.members.values_mut() {
             let is_silent = !member.leased && member.heard.is_none_or(|heard| now.since(heard) >= lease);
             if !(is_silent && is_steady && leased) {
@@ -177,13 +186,13 @@ impl MemberTable {
         changed
     }
 
-    /// The listing could not be read. From now on a missing lease is no evidence.
+    /// Records that the listing could not be read. Until the next steady period, a missing lease is no evidence.
     pub fn listing_failed(&mut self) {
         self.steady_since = None;
     }
 
-    /// Removes the suspects that no member with a lease has heard. Every such member has answered since the suspicion
-    /// began, and its answer names whom it has heard.
+    /// Removes the suspects that no member with a lease has heard. Every such member must have answered an announcement that
+    /// was sent after the suspicion: its status names the nodes that it has heard, and would have cleared the suspicion.
     fn remove_dead(&mut self) {
         let witnesses: Vec<_> = self.members.values().filter(|member| member.leased).collect();
         let asked_all = |since| witnesses.iter().all(|witness| witness.answered_since(since));
@@ -198,9 +207,9 @@ impl MemberTable {
         }
     }
 
-    /// This node is synced when each member with a lease has sent a status since the sync began: statuses name all members
-    /// that their sender knows. A young epoch proves nothing, because living nodes have up to a lease to register in it.
-    /// Nor does an old epoch in which no other node has a lease: after a long outage of the directory, all leases have
+    /// This node is synced when each member with a lease has sent a status since the sync started: a status names all members
+    /// that its sender knows. A young epoch proves nothing, because living nodes have up to a lease to register in it.
+    /// Neither does an old epoch in which no other node has a lease. After a long outage of the directory all leases have
     /// lapsed, and this node may be the first to come back.
     fn update_synced(&mut self) {
         let Some(since) = self.syncing_since.filter(|_| !self.is_young_epoch) else { return };
@@ -226,15 +235,15 @@ impl MemberTable {
         let announced = (index.clone(), drain_state);
         if self.last_announced.as_ref() != Some(&announced) {
             self.sequence += 1;
-            let before = self.last_announced.replace(announced);
-            if before.is_none_or(|(before, _)| before.incarnation != index.incarnation) {
+            let previous = self.last_announced.replace(announced);
+            if previous.is_none_or(|(previous, _)| previous.incarnation != index.incarnation) {
                 self.hello = self.sequence;
             }
         }
         self.sequence
     }
 
-    /// This node's status, with the members it knows.
+    /// This node's status, with the members that it knows.
     pub fn own_status(
         &mut self,
         node_info: &NodeInfo,
@@ -263,7 +272,7 @@ impl MemberTable {
         }
     }
 
-    /// The member has answered a request that was sent at `sent` and carried this status or a later one.
+    /// Records that the member answered a request that was sent at `sent` with the status `sequence` or a later one.
     pub fn record_acknowledgement(&mut self, node: &NodeId, sequence: u64, sent: BootInstant) {
         if let Some(member) = self.members.get_mut(node) {
             member.acknowledged = member.acknowledged.max(sequence);
@@ -276,13 +285,13 @@ impl MemberTable {
         self.members.values().all(|member| member.acknowledged >= sequence)
     }
 
-    /// Whether every member has acknowledged this status, and answered something that was sent at `since` or later.
+    /// Whether every member has acknowledged this status, and has answered a request that was sent at `since` or later.
     pub fn all_answered(&self, sequence: u64, since: BootInstant) -> bool {
         self.all_acknowledged(sequence) && self.members.values().all(|member| member.answered_since(since))
     }
 
-    /// The members that have acknowledged this status and answered something sent at `since` or later, if together with
-    /// this node they are more than half of all nodes.
+    /// The members that have acknowledged this status, and have answered a request that was sent at `since` or later. `None`
+    /// if they and this node are not a majority of all nodes.
     pub fn answering_majority(&self, sequence: u64, since: BootInstant) -> Option<Vec<NodeId>> {
         let answered =
             self.members.values().filter(|member| member.acknowledged >= sequence && member.answered_since(since));
@@ -296,8 +305,8 @@ impl MemberTable {
         is_listed && self.hello > 0 && self.all_acknowledged(self.hello)
     }
 
-    /// The members to which this node's status should be sent now, and their addresses: those that have not acknowledged
-    /// it, and in a degraded cluster also those that have not answered for `repeat_interval`.
+    /// The members that need this node's status now, with their addresses: those that have not acknowledged it. In a degraded
+    /// cluster, also the members that have not answered for `repeat_interval`.
     pub fn status_receivers(
         &self,
         sequence: u64,
@@ -312,8 +321,8 @@ impl MemberTable {
         receivers.map(|member| (member.node.clone(), member.mesh.clone())).collect()
     }
 
-    /// Whether the directory alone does not show who is alive. Then each node repeats its status, which says whom it has
-    /// heard and whether it must always be asked.
+    /// Whether the directory does not prove which nodes are alive. Then each node repeats its status, which names the nodes
+    /// that it has heard.
     fn is_degraded(&self) -> bool {
         let own_is_indexed = self.last_announced.as_ref().is_some_and(|(index, _)| index.fully_indexed_in.is_some());
         !own_is_indexed
@@ -321,8 +330,8 @@ impl MemberTable {
             || self.members.values().any(|member| !member.leased || member.fully_indexed_in.is_none())
     }
 
-    /// Gossip adds members and proves contacts of known ones, at the age that it states. While the directory can be read,
-    /// gossip older than a lease is ignored: otherwise two nodes could remind each other of a dead one for ever.
+    /// Gossip adds members, and proves contacts of known members, at the age that it states. While the directory can be read,
+    /// gossip older than a lease is ignored: otherwise two nodes could keep a dead one in their tables forever.
     fn apply_gossip(&mut self, gossip: &MemberInfo, now: BootInstant) -> bool {
         let is_recent = gossip.age.is_some_and(|age| age < self.lease);
         if self.steady_since.is_some() && !is_recent {
@@ -338,8 +347,8 @@ impl MemberTable {
         is_new
     }
 
-    /// Adds a member, unless it is known, has departed, or is older than another incarnation of its process. Returns
-    /// whether it was added.
+    /// Adds a member, unless it is known, has departed, or is an earlier incarnation of a known process. Returns whether it
+    /// was added.
     fn add_member(&mut self, info: &MemberInfo, now: BootInstant) -> bool {
         let node = &info.node;
         if node.process() == self.process || self.departed.contains_key(node) || self.members.contains_key(node) {

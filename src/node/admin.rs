@@ -1,4 +1,4 @@
-//! The admin port: probes, Prometheus, and the operators' API.
+//! Wires the admin port: probes, Prometheus, and the operators' API ([`crate::http::admin`]).
 
 use std::sync::Arc;
 

@@ -1,10 +1,10 @@
-//! Background tasks that keep files and keys up to date: certificates, tokens, JWKS.
+//! Spawns the tasks that keep files and keys up to date: certificates, tokens, JWKS.
 
 use super::config::NodeConfig;
 use super::tasks::EssentialTasks;
 use crate::auth::reload::RELOAD_INTERVAL;
 
-/// Spawns these tasks.
+/// Spawns a task for each configured file and key source.
 pub(super) fn start(config: &NodeConfig, tasks: &mut EssentialTasks) {
     for (name, task) in config.access.reload_tasks() {
         tasks.spawn(name, task);

@@ -1,6 +1,7 @@
 //! The configuration of one node, and its bound listeners.
 //!
-//! Values are typed and validated already: `commands` makes them of flags, environment and files.
+//! Owns the defaults of the lease and the drain. The values are typed and valid: `commands` parses them from flags,
+//! environment and files.
 
 use std::time::Duration;
 
@@ -32,12 +33,12 @@ pub struct NodeConfig {
     pub deadline: Duration,
     /// The time that a clean shutdown may take.
     pub drain: Duration,
-    /// How long the ownership of a room is kept after its last socket left.
+    /// The time for which this node stays an owner of a room after its last socket left.
     pub release_delay: Duration,
     /// The size of the cache of room snapshots, in bytes.
     pub cache: u64,
     pub clients: SocketIoConfig,
-    /// How clients and callers of the API are authenticated.
+    /// The authentication of clients and of API callers.
     pub access: AccessPolicy,
     pub limits: Limits,
     /// The origins whose pages may read the answers of the public port.

@@ -1,6 +1,6 @@
 //! The core of a node: its roster, its membership, and the two flows between them and the directory.
 //!
-//! Knows no clients and no HTTP, so that the simulation and the benchmarks run it without a port.
+//! Owns no port, no clients and no HTTP, so that the simulation and the benchmarks run it without listeners.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,12 +32,12 @@ pub struct NodeCore {
     pub(super) peers: Peers,
     pub(super) cache: SnapshotCache,
     pub(super) metrics: Metrics,
-    /// Tasks that roll calls leave running, such as repairs of owner sets.
+    /// Tasks of roll calls that outlive the request, such as removals of dead owners.
     pub(super) background: TaskTracker,
 }
 
 impl NodeCore {
-    /// `release_delay`: how long the ownership of a room is kept after its last socket left.
+    /// `release_delay`: the time for which this node stays an owner of a room after its last socket left.
     pub fn new(
         node_info: NodeInfo,
         lease: Duration,

@@ -1,4 +1,4 @@
-//! The mesh port: gRPC for the other nodes.
+//! Wires the mesh port: gRPC for the other nodes ([`crate::mesh_service`]).
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use crate::mesh::accept::{MeshConnection, accept_connections};
 use crate::mesh_service;
 use crate::mesh_service::PollingForwarding;
 
-/// Each node has one connection or two; the rest is for tools such as `grpcurl`.
+/// Each peer has one or two connections; the rest is for tools such as `grpcurl`.
 const MAX_MESH_CONNECTIONS: usize = 1024;
 
-/// Serves the mesh port until `stop`, and then the calls in progress.
+/// Serves the mesh port until `stop`, then finishes the calls in progress.
 pub(super) fn serve(
     config: &NodeConfig,
     core: &NodeCore,

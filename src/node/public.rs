@@ -1,6 +1,6 @@
 //! The public port: Socket.IO, long-polling, REST and the pages, as one stack of services.
 //!
-//! Owns the order of the layers, and the tasks that keep the clients of the port in step with the node.
+//! Owns the order of the layers, and the tasks that disconnect clients when their token expires or the node is not active.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,20 +37,20 @@ use crate::http::config::PublicHttpConfig;
 use crate::http::request_id::RequestIds;
 use crate::roll_call::MAX_DEADLINE;
 
-/// After the start, connections wait in the kernel's queue until the node knows the others, but not longer than this:
-/// then they are accepted, and answered with `503` until it does.
+/// After the start, connections wait in the kernel's queue until the node has joined the cluster, but not longer than this.
+/// Then the node accepts them, and answers with `503` until it has joined.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The public port, wired and not yet serving.
+/// The public port, which is wired but does not serve yet.
 pub(super) struct PublicPort {
     pub connections: ConnectionRegistry,
-    /// The long-polling sessions; `None` where long-polling is off.
+    /// The long-polling sessions; `None` without long-polling.
     pub sessions: Option<Arc<PollingSessions>>,
-    /// Accepts connections until it is told to stop, and then serves the requests in progress.
+    /// Accepts connections until the stop signal, then finishes the requests in progress.
     pub serve: BoxFuture<'static, ()>,
 }
 
-/// Wires the port, and spawns the tasks that go with it.
+/// Wires the port, and spawns its tasks.
 pub(super) fn build(
     config: &NodeConfig,
     core: &NodeCore,
@@ -60,7 +60,7 @@ pub(super) fn build(
 ) -> PublicPort {
     let AccessPolicy { identity, callers } = config.access.clone();
     let NodeCore { roster, membership, reconciler, peers, metrics, .. } = core;
-    // A poll that is not answered by then has no session any more.
+    // After this time without an answer, the session of a poll has ended.
     let poll_timeout = config.clients.ping_interval + config.clients.ping_timeout;
     let connections = ConnectionRegistry::default();
     let (unacked_timeout, longest_wait) = (config.clients.ping_timeout, poll_timeout.max(MAX_DEADLINE));
@@ -85,7 +85,7 @@ pub(super) fn build(
     });
 
     // The layers, from the innermost to the outermost. Socket.IO is in front of the router, because the path of a room
-    // could shadow it; long-polling is in front of Socket.IO, and the readiness gate in front of all of them.
+    // could shadow it. Long-polling is in front of Socket.IO, and the readiness gate is in front of both.
     let service = MapResponse::new(socket_io.layer(rest), |response: Response<_>| response.map(Body::new));
     let sessions = match config.clients.transports {
         Transports::Websocket => None,

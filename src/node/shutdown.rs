@@ -1,7 +1,7 @@
 //! The shutdown of a node, step by step.
 //!
-//! Each step has a timeout, and all of them together fit into the drain. The order keeps the answers of the other nodes
-//! true while this one stops; this node answers their lookups until the last step.
+//! Owns the order and the timeouts; all timeouts together fit into the drain. The order keeps the answers of the other nodes
+//! correct while this node stops, and this node answers their lookups until the last step.
 
 use std::future::Future;
 use std::time::Duration;
@@ -18,20 +18,19 @@ use crate::edge::readiness_gate;
 use crate::membership::DrainState;
 use crate::roster::Roster;
 
-/// The share of the drain over which clients are disconnected; the rest is for releasing what the directory holds.
+/// The share of the drain over which clients are disconnected; the rest is for releasing the entries in the directory.
 const CLIENTS_SHARE: f64 = 0.6;
-/// The share of the drain that each of the other steps may take…
+/// The share of the drain for each of the other steps, but at most [`MAX_STEP_TIMEOUT`].
 const STEP_SHARE: f64 = 0.1;
-/// …and its upper bound, however long the drain.
 const MAX_STEP_TIMEOUT: Duration = Duration::from_secs(2);
 /// The interval at which the roster is checked for remaining sockets.
 const EMPTY_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What the shutdown of a running node needs.
+/// The parts of a running node that its shutdown stops.
 pub(super) struct RunningNode {
     pub core: NodeCore,
     pub tasks: EssentialTasks,
-    /// Those of the public port.
+    /// The connections of the public port.
     pub connections: ConnectionRegistry,
     pub public_port: JoinHandle<()>,
     pub stop_public: CancellationToken,
@@ -65,7 +64,7 @@ impl RunningNode {
             background.wait().await;
             let node = roster.incarnation();
             if let Err(error) = directory.deregister(&node).await {
-                warn!(%node, %error, "cannot remove the lease from the directory; it expires by itself");
+                warn!(%node, %error, "cannot remove the lease from the directory; it will expire");
             }
         })
         .await;

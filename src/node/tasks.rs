@@ -1,15 +1,17 @@
-//! Tasks that run as long as the node: if one of them ends, the node ends.
+//! Tasks that run as long as the node.
+//!
+//! Owns the policy for their end: if one of them ends, the node ends with an error that names the task.
 
 use std::future::Future;
 
 use tokio::task::JoinSet;
 
-/// The set of these tasks. Dropping it aborts them.
+/// The set of essential tasks. Dropping it aborts them.
 #[derive(Default)]
 pub struct EssentialTasks(JoinSet<&'static str>);
 
 impl EssentialTasks {
-    /// `name` is in the error with which the node ends when this task does.
+    /// `name` identifies the task in the error of the node.
     pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(async move {
             task.await;

@@ -1,7 +1,7 @@
-//! The reconciler's memory between two passes: commands in flight, and work to be sent again.
+//! The reconciler's state between two passes: commands in flight, and work that must be sent again.
 //!
-//! Owns no decision about what to send. All of it belongs to one incarnation. When that is retired, its remaining removals
-//! become part of the [`RetiredIncarnation`].
+//! Owns no decision about commands. The state belongs to one incarnation. When that is retired, its remaining removals become
+//! part of the [`RetiredIncarnation`].
 
 use std::collections::HashSet;
 
@@ -32,13 +32,13 @@ pub(super) struct InFlight {
     pub(super) writing: bool,
     /// Rooms that need an owner entry.
     pub(super) unowned: HashSet<Room>,
-    /// Rooms whose key holds another program's value. Retried when owner entries are reasserted.
+    /// Rooms whose key has a value of another program. Retried when owner entries are reasserted.
     pub(super) foreign: HashSet<Room>,
     /// Rooms whose owner entry must be removed.
     pub(super) unreleased: HashSet<Room>,
     pub(super) retired: Vec<RetiredIncarnation>,
-    /// The rooms and entries of commands without an answer. Such a command may still run, after a later one to the
-    /// contrary, so both are corrected when owner entries are reasserted.
+    /// The rooms and entries of commands without an answer. Such a command may still run after a later, opposite one, so the
+    /// next reassertion corrects both.
     pub(super) uncertain_rooms: HashSet<Room>,
     pub(super) uncertain_writes: HashSet<SocketEntry>,
     /// Pauses by kind of command, so that refused commands of one kind do not slow the others. For socket writes also
@@ -53,7 +53,7 @@ impl InFlight {
         self.node.as_ref() == Some(node)
     }
 
-    /// Starts over for another incarnation.
+    /// Resets the state for another incarnation.
     pub(super) fn set_incarnation(&mut self, node: &NodeId) {
         if self.is_of(node) {
             return;
@@ -82,7 +82,7 @@ impl InFlight {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        let nothing_pending = self.unowned.is_empty() && self.unreleased.is_empty() && self.retired.is_empty();
-        nothing_pending && self.commands.is_empty()
+        let has_no_work = self.unowned.is_empty() && self.unreleased.is_empty() && self.retired.is_empty();
+        has_no_work && self.commands.is_empty()
     }
 }

@@ -10,43 +10,43 @@ use smol_str::SmolStr;
 pub struct ClusterStatus {
     /// Every node answered and is active.
     pub well: bool,
-    /// When the nodes were asked, RFC 3339.
+    /// The time of the request to the nodes, RFC 3339.
     pub as_of: SmolStr,
     pub took_ms: f64,
     /// The id of the node that asked the others.
     pub asked: SmolStr,
-    /// What is wrong between that node and the directory, or `ok`.
+    /// `ok`, or the problem of that node with the directory.
     pub directory: SmolStr,
     /// The sum over the nodes that answered.
     pub sockets: u64,
     /// Sorted by name.
     pub nodes: Vec<NodeRow>,
-    /// The largest first.
+    /// Largest first.
     pub busiest_rooms: Vec<BusyRoom>,
     /// The sum over all nodes that answered.
     pub roll_calls: RollCallSeries,
 }
 
-/// One node. The fields of `said` are missing if it has not answered.
+/// One node. Without an answer, the fields of `report` are absent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeRow {
     pub id: SmolStr,
     pub name: SmolStr,
     pub mesh: SmolStr,
-    /// Why there is no report: `deadline`, `refused`, `failed`, `overloaded`; `older`: its version has no `Describe`.
+    /// The reason of a missing report: `deadline`, `refused`, `failed`, `overloaded`; `older`: its version has no `Describe`.
     pub error: Option<SmolStr>,
     pub round_trip_ms: f64,
-    /// Its circuit breaker is open: it has not answered several calls in a row.
+    /// The circuit breaker of the node is open: it missed several deadlines in a row.
     pub circuit_open: bool,
-    /// Its lease was in the last listing that could be read.
+    /// The lease of the node was in the last listing that could be read.
     pub leased: bool,
-    /// Time since the last contact over the mesh before this request; null if there was none.
+    /// The time since the last contact over the mesh before this request; null without any.
     pub heard_ms: Option<u64>,
     #[serde(flatten)]
-    pub said: Option<ReportedDetails>,
+    pub report: Option<ReportedDetails>,
 }
 
-/// What only the node itself can report.
+/// The details that only the node itself can report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReportedDetails {
     pub version: SmolStr,
@@ -67,17 +67,17 @@ pub struct ReportedDetails {
 pub struct BusyRoom {
     pub room: SmolStr,
     pub sockets: u64,
-    /// An upper bound: a node that reports only its busiest rooms may have more sockets in a room that it left out.
+    /// An upper bound: a node reports only its busiest rooms, and may have sockets in this room without reporting it.
     pub most: u64,
-    /// How many nodes reported it.
+    /// The number of nodes that reported the room.
     pub nodes: usize,
 }
 
-/// Roll calls of the last five minutes: one number for each complete bucket of time, the earliest first.
+/// Roll calls of the last five minutes: one number for each complete bucket of time, earliest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RollCallSeries {
     pub bucket_ms: u64,
-    /// When the latest bucket ended, in milliseconds since the Unix epoch.
+    /// The end of the latest bucket, in milliseconds since the Unix epoch.
     pub until_ms: i64,
     pub calls: Vec<u64>,
     pub incomplete: Vec<u64>,

@@ -1,6 +1,6 @@
-//! Readiness: whether new clients should be sent to this node, and if not, why.
+//! Readiness: whether load balancers should send new clients to this node, and the reasons if not.
 //!
-//! Owns the texts, which are the same on every interface: `/readyz` of the admin port, `grpc.health.v1` of the mesh port
+//! Owns the condition and the texts, for `/readyz` of the admin port, `grpc.health.v1` of the mesh port
 //! (`mesh_service::health`), and `rollcall health`, which requests `/readyz`. Owns no state: the membership does.
 
 use serde::Serialize;
@@ -11,13 +11,13 @@ use crate::membership::{DirectoryState, MeshState, Readiness};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReadinessReport {
     pub ready: bool,
-    /// Why the node is not ready; empty when it is.
+    /// The reasons why the node is not ready; empty if it is ready.
     pub reasons: Vec<String>,
     /// `ok`, or the problem. A node can be ready without Redis, as long as the other nodes know it.
     pub directory: &'static str,
     /// `ok`, or the problem.
     pub mesh: &'static str,
-    /// `ok`, or why tokens cannot be checked.
+    /// `ok`, or the reason why the node cannot verify tokens.
     pub identity: &'static str,
     pub draining: bool,
 }
@@ -27,15 +27,15 @@ impl ReadinessReport {
     pub fn of(readiness: Readiness, has_keys: bool) -> Self {
         let directory = match readiness.directory {
             DirectoryState::LeaseConfirmed => "ok",
-            DirectoryState::Unavailable => "does not answer; the other nodes are asked without it",
-            DirectoryState::NeverReached => "has not answered since this node started",
+            DirectoryState::Unavailable => "unavailable; roll calls ask every node",
+            DirectoryState::NeverReached => "unavailable since this node started",
         };
         let mesh = match readiness.mesh {
             MeshState::Synced => "ok",
             MeshState::Announcing => "not announced to every member yet",
             MeshState::Isolated => "most members do not answer, and there is no lease",
         };
-        let identity = if has_keys { "ok" } else { "the source of --jwks has brought no keys yet" };
+        let identity = if has_keys { "ok" } else { "no keys yet: --jwks has returned none" };
         let ready = readiness.is_ready() && has_keys;
         let mut reasons = Vec::new();
         if readiness.directory == DirectoryState::NeverReached && !ready {
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_is_given_exactly_when_a_node_is_not_ready() {
+    fn a_node_has_reasons_exactly_when_it_is_not_ready() {
         for directory in [DirectoryState::LeaseConfirmed, DirectoryState::Unavailable, DirectoryState::NeverReached] {
             for mesh in [MeshState::Synced, MeshState::Announcing, MeshState::Isolated] {
                 for draining in [false, true] {

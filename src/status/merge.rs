@@ -1,7 +1,7 @@
 //! Merges the reports of all nodes into the status of the cluster. Pure and synchronous.
 //!
-//! Owns the sums: the busiest rooms, with an upper bound where a report is partial, and the roll calls of all nodes on one
-//! time axis. The axis uses the age of each bucket, because the wall clocks of the nodes may differ.
+//! Owns the sums: the busiest rooms, with an upper bound if a report is partial, and the roll calls of all nodes on one time
+//! axis. The axis uses the age of each bucket, because the wall clocks of the nodes may differ.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -86,7 +86,7 @@ pub fn merge(local: LocalNode, polled: &[PolledMember], now: Timestamp) -> Clust
                 circuit_open: polled.circuit_open,
                 leased: polled.member.leased,
                 heard_ms: polled.heard.map(whole_milliseconds),
-                said: report.map(details),
+                report: report.map(details),
             }
         })
         .collect();
@@ -99,14 +99,14 @@ pub fn merge(local: LocalNode, polled: &[PolledMember], now: Timestamp) -> Clust
         circuit_open: false,
         leased: local.leased,
         heard_ms: Some(0),
-        said: Some(details(&local.report)),
+        report: Some(details(&local.report)),
     });
-    // Summed per node, because a node that started within the minute has a shorter one.
-    let rates = nodes.iter().filter_map(|node| Some(node.said.as_ref()?.roll_calls.last_minute.per_second));
+    // The sum of the rates of the nodes, because a node that started within the minute has measured for a shorter time.
+    let rates = nodes.iter().filter_map(|node| Some(node.report.as_ref()?.roll_calls.last_minute.per_second));
     roll_calls.last_minute.per_second = rates.sum();
     nodes.sort_by(|one, next| natural_order(&one.name, &next.name).then_with(|| one.id.cmp(&next.id)));
     ClusterStatus {
-        well: nodes.iter().all(|node| node.said.as_ref().is_some_and(|said| said.is_active)),
+        well: nodes.iter().all(|node| node.report.as_ref().is_some_and(|report| report.is_active)),
         as_of: SmolStr::default(),
         took_ms: 0.0,
         asked: local.report.node.as_str().into(),
@@ -118,9 +118,9 @@ pub fn merge(local: LocalNode, polled: &[PolledMember], now: Timestamp) -> Clust
     }
 }
 
-/// The busiest rooms. The count is exact where no report can have left the room out; otherwise `most` is the upper bound.
+/// The busiest rooms. The count is exact if no report can have omitted the room; otherwise `most` is the upper bound.
 fn busiest(all: &[&NodeReport]) -> Vec<BusyRoom> {
-    // A node that left a room out has at most as many sockets in it as in its smallest reported room.
+    // A node has at most as many sockets in an omitted room as in its smallest reported room.
     let omitted = |report: &NodeReport| {
         let is_partial = (report.busiest.len() as u64) < report.rooms;
         report.busiest.last().filter(|_| is_partial).map_or(0, |(_, sockets)| *sockets)
@@ -146,8 +146,8 @@ fn busiest(all: &[&NodeReport]) -> Vec<BusyRoom> {
     rooms
 }
 
-/// The complete buckets of a node, the latest first, each at the index of the bucket of this node with which it overlaps
-/// most. `running`: the age of this node's current bucket.
+/// The complete buckets of a node, latest first, each at the index of the bucket of this node with which it overlaps most.
+/// `running`: the age of this node's current bucket.
 fn aligned(series: &Series, running: Duration) -> [Bucket; BUCKET_COUNT - 1] {
     let mut aligned = [Bucket::default(); BUCKET_COUNT - 1];
     let ahead = series.running.as_secs_f64() - running.as_secs_f64();

@@ -1,7 +1,8 @@
 //! The report of a node about itself: made from this node's memory, and converted to and from `DescribeResponse`.
 //!
 //! Owns the reading ([`NodeReporter`]) and the validation of received reports: one invalid field rejects the whole report.
-//! The busiest rooms take a walk over the roster, so they are read at most once a second.
+//! The busiest rooms need a walk over the roster, so they are read at most once a second. Owns no sum over nodes
+//! ([`mod@super::merge`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,24 +27,24 @@ pub const MAX_BUSIEST_ROOMS: usize = 100;
 const MAX_BUSIEST_ROOMS_AGE: Duration = Duration::from_secs(1);
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// One node, as it reports itself.
+/// The report of one node about itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeReport {
     pub node: NodeId,
-    /// When the process started, RFC 3339.
+    /// The start time of the process, RFC 3339.
     pub since: SmolStr,
     pub uptime: Duration,
-    /// Of the program.
+    /// The version of the program.
     pub version: SmolStr,
     pub sockets: u64,
     pub rooms: u64,
-    /// The largest first, at most [`MAX_BUSIEST_ROOMS`].
+    /// Largest first, at most [`MAX_BUSIEST_ROOMS`].
     pub busiest: Vec<(Room, u64)>,
-    /// Its sockets are valid: it has a lease, or most members have acknowledged that they must ask it.
+    /// The node is active: it has a lease, or most members have acknowledged that they must ask it.
     pub is_active: bool,
     pub whole: bool,
     pub draining: bool,
-    /// `None`: no lease, or one whose last confirmed renewal is too old.
+    /// `None`: the node has no lease, or its last confirmed renewal is too old.
     pub lease_left: Option<Duration>,
     pub roll_calls: Series,
 }
@@ -54,7 +55,7 @@ pub struct NodeReporter {
     pub roster: Arc<Roster>,
     pub membership: Arc<Membership>,
     recent: RecentRollCalls,
-    began: BootInstant,
+    started: BootInstant,
     busiest: Arc<Mutex<Option<CachedBusiest>>>,
 }
 
@@ -66,7 +67,7 @@ struct CachedBusiest {
 
 impl NodeReporter {
     pub fn new(roster: Arc<Roster>, membership: Arc<Membership>, recent: RecentRollCalls) -> Self {
-        Self { roster, membership, recent, began: BootInstant::now(), busiest: Arc::default() }
+        Self { roster, membership, recent, started: BootInstant::now(), busiest: Arc::default() }
     }
 
     pub fn node_info(&self) -> &NodeInfo {
@@ -80,7 +81,7 @@ impl NodeReporter {
         NodeReport {
             node: index.incarnation.clone(),
             since: self.node_info().since.clone(),
-            uptime: self.began.elapsed(),
+            uptime: self.started.elapsed(),
             version: VERSION.into(),
             sockets: size.sockets as u64,
             rooms: size.rooms as u64,
@@ -93,7 +94,7 @@ impl NodeReporter {
         }
     }
 
-    /// No lock is held during the walk: concurrent callers may walk too, which is rare.
+    /// Holds no lock during the walk. So concurrent callers may walk too, which is rare.
     async fn busiest(&self) -> Arc<[(Room, u64)]> {
         let cached = self.busiest.lock().clone();
         if let Some(CachedBusiest { rooms, .. }) =
@@ -109,10 +110,10 @@ impl NodeReporter {
     }
 }
 
-/// Of the version and the start time.
+/// The limit of the version and of the start time.
 const MAX_TEXT_BYTES: usize = 64;
 
-/// Why a received report is invalid. `Display` completes the sentence "the report …".
+/// The fault of a received report. `Display` completes the sentence "the report …".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ReportError {
     #[error("has a name or an id that {0}")]
@@ -155,24 +156,24 @@ pub fn encode(about: &NodeInfo, report: &NodeReport) -> proto::DescribeResponse 
     }
 }
 
-/// The report in the response of `node`, under whatever id it has by now.
+/// The report in the response of `node`. The report may have a later id of the same process.
 ///
 /// # Errors
-/// When it is invalid, or comes from another process.
+/// When the report is invalid, or is from another process.
 pub fn reported_by(
     node: &NodeId,
     response: &proto::DescribeResponse,
     anomalies: &Anomalies,
 ) -> Result<NodeReport, PeerError> {
     let report = decode(response).map_err(|error| {
-        let what = format_args!("{node} sent an invalid report: the report {error}");
-        anomalies.record(Anomaly::SenselessAnswer, what);
+        let detail = format_args!("{node} sent an invalid report: the report {error}");
+        anomalies.record(Anomaly::SenselessAnswer, detail);
         PeerError::Failed
     })?;
     (report.node.process() == node.process()).then_some(report).ok_or(PeerError::Refused)
 }
 
-/// Name and address are not taken over: the member table has them, and knows whether they are true.
+/// Ignores the name and the address: the member table has them, and has verified them.
 ///
 /// # Errors
 /// When a field is invalid.

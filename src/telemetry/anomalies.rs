@@ -1,8 +1,8 @@
 //! Anomalies: invalid data of other programs and other nodes, which this node ignores and counts.
 //!
 //! Owns one counter per kind, and the log line at the first anomaly of each kind: one faulty program usually causes many.
-//! Each node has its own [`Anomalies`], and passes clones to the components that read such data. What a component does
-//! instead of using the data is its own decision.
+//! Each node has its own [`Anomalies`], and passes clones to the components that read such data. Owns no reaction: the
+//! component decides what to do without the data.
 
 use std::fmt;
 use std::sync::Arc;
@@ -49,10 +49,10 @@ impl Anomaly {
 }
 
 impl Anomalies {
-    /// Adds 1 to the counter of `kind`. `what` is logged if it is the first of its kind.
-    pub fn record(&self, kind: Anomaly, what: impl fmt::Display) {
+    /// Adds 1 to the counter of `kind`. The first of each kind is logged, with `detail`.
+    pub fn record(&self, kind: Anomaly, detail: impl fmt::Display) {
         if self.0[kind as usize].fetch_add(1, Ordering::Relaxed) == 0 {
-            warn!(kind = kind.name(), %what, "ignored invalid data; more of this kind is counted and not logged");
+            warn!(kind = kind.name(), %detail, "ignored invalid data; more of this kind is counted and not logged");
         }
     }
 

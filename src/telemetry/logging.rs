@@ -26,7 +26,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 use crate::telemetry::traces;
 use format::{JsonFormat, TextFormat};
 
-/// The maximum length of the levels as text, in bytes.
+/// The limit of the length of the levels as text.
 const MAX_LEVELS_BYTES: usize = 4096;
 
 /// The format of a line.
@@ -39,7 +39,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// A log that is configured and not started yet.
+/// The configuration of a log that has not started yet.
 pub struct Logging {
     filter: EnvFilter,
     levels: String,
@@ -56,7 +56,7 @@ struct ActiveLevels {
     filter: Handle<EnvFilter, Registry>,
 }
 
-/// Why levels are not accepted.
+/// The fault of log levels.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Error {
     #[error("no level is named: pass error, warn, info, debug or off")]
@@ -65,7 +65,7 @@ pub enum Error {
     TooLong,
     #[error("`{0}` is not a level (error, warn, info, debug, off); a module needs one, as in rollcall::mesh=debug")]
     NoLevel(String),
-    #[error("`{0}` is more than this program ever logs; the most is debug")]
+    #[error("`{0}` is not available in this program; the most is debug")]
     TooMuch(String),
     #[error("`{0}` is not valid; pass a level, or levels by module as in info,rollcall::mesh=debug")]
     Invalid(String),
@@ -116,7 +116,7 @@ impl LogLevelHandle {
     /// When `levels` is not valid; then nothing changes.
     pub fn change(&self, levels: &str) -> Result<(), Error> {
         let filter = parse(levels)?;
-        // Held while the filter is replaced, so that the text is always that of the filter.
+        // The lock is held while the filter is replaced, so that the text and the filter always agree.
         let mut text = self.0.text.lock();
         self.0.filter.reload(filter).map_err(|_| Error::Stopped)?;
         levels.trim().clone_into(&mut text);
@@ -124,7 +124,7 @@ impl LogLevelHandle {
     }
 }
 
-/// Stricter than [`EnvFilter`], which takes a misspelled level for the name of a module and turns off all others.
+/// Stricter than [`EnvFilter`], which treats a misspelled level as the name of a module, and then disables all others.
 fn parse(levels: &str) -> Result<EnvFilter, Error> {
     let levels = levels.trim();
     if levels.len() > MAX_LEVELS_BYTES {
@@ -133,20 +133,20 @@ fn parse(levels: &str) -> Result<EnvFilter, Error> {
     if levels.is_empty() {
         return Err(Error::Empty);
     }
-    let shown = |text: &str| text.chars().filter(|character| !character.is_control()).take(64).collect::<String>();
+    let quoted = |text: &str| text.chars().filter(|character| !character.is_control()).take(64).collect::<String>();
     for one in levels.split(',') {
         let level = one.rsplit_once('=').map_or(one, |(_, level)| level).trim();
         if level.parse::<LevelFilter>().is_ok_and(|level| level > STATIC_MAX_LEVEL) {
-            return Err(Error::TooMuch(shown(one)));
+            return Err(Error::TooMuch(quoted(one)));
         }
         let with_module = one.contains(['=', '[', ']', '{', '}', '"']);
         if !with_module
             && !["error", "warn", "info", "debug", "off"].iter().any(|name| level.eq_ignore_ascii_case(name))
         {
-            return Err(Error::NoLevel(shown(one)));
+            return Err(Error::NoLevel(quoted(one)));
         }
     }
-    EnvFilter::try_new(levels).map_err(|_| Error::Invalid(shown(levels)))
+    EnvFilter::try_new(levels).map_err(|_| Error::Invalid(quoted(levels)))
 }
 
 #[cfg(test)]
@@ -165,7 +165,7 @@ mod tests {
             ("info,,debug", "``"),
             ("rollcall=loud", "rollcall=loud"),
             ("trace", "the most is debug"),
-            ("info,h2 = TRACE", "`h2 = TRACE` is more"),
+            ("info,h2 = TRACE", "`h2 = TRACE` is not available"),
             ("info\u{1b}[31m\nrollcall", "info"),
             (&"a".repeat(5000), "4096"),
         ] {

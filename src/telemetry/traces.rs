@@ -1,10 +1,10 @@
 //! The spans of a roll call, from the HTTP request to the lookups that each node answers.
 //!
-//! Owns the names and attributes of spans (those of OpenTelemetry where they exist), and the W3C trace context that comes
-//! in with requests and goes out with lookups. Spans contain rooms, but no users and no tokens. A request that is not
-//! sampled gets no span, and then all of this costs nothing.
+//! Owns the names and attributes of spans (those of OpenTelemetry if they exist), and the W3C trace context of requests and
+//! lookups. Spans contain rooms, but no users and no tokens. A request that is not sampled has no span and no cost.
 //!
-//! A roll call that several requests share belongs to the trace of the request that started it; the others link to it.
+//! A roll call that several requests share belongs to the trace of the request that started it; the others link to it. Owns
+//! no exporter ([`export`]).
 
 pub mod export;
 
@@ -28,7 +28,7 @@ const TARGET: &str = "rollcall::traces";
 const SERVICE: &str = "rollcall.v1.MeshService";
 const TRACE_PARENT: &str = "traceparent";
 const TRACE_STATE: &str = "tracestate";
-/// In bytes: the length that W3C requires everybody to propagate. A longer `tracestate` is dropped.
+/// The length that the W3C specification requires to propagate. A longer `tracestate` is dropped.
 const MAX_TRACE_STATE_BYTES: usize = 512;
 
 /// Decides which requests are traced. The default traces none, for a process without an exporter.
@@ -55,7 +55,7 @@ impl TraceSampling {
         Self { ratio: Some(ratio) }
     }
 
-    /// The span of an HTTP request for a roll call, in the trace that its headers name. Other requests get no span.
+    /// The span of an HTTP request for a roll call, in the trace that the headers name. Other requests get no span.
     pub(crate) fn request_span<B>(self, request: &Request<B>, https: bool) -> Span {
         let Some(ratio) = self.ratio else { return Span::none() };
         let path = request.uri().path();
@@ -86,8 +86,8 @@ impl TraceSampling {
         with_parent(span, parent)
     }
 
-    /// The span of a lookup that a peer sent, in the trace that its headers name. Without a trace context there is none:
-    /// the peer has decided that the lookup is not traced.
+    /// The span of a lookup that a peer sent, in the trace that the headers name. Without a trace context the lookup has no
+    /// span: the peer has decided not to trace it.
     pub(crate) fn answer_span(self, headers: &HeaderMap, room: &str) -> Span {
         if self.ratio.is_none() {
             return Span::none();
@@ -149,13 +149,13 @@ pub(crate) fn record_roll_call(complete: bool, source: RollCallSource, nodes: us
     span.record("rollcall.rows", signed(rows));
 }
 
-/// The span of a roll call, for the other requests that share it. `parent`: the request that started it.
+/// The span of a roll call, for links from the other requests that share it. `parent`: the request that started it.
 pub(crate) fn shared_span(span: &Span, parent: &Span) -> Option<SharedSpan> {
     is_exported_span(span)
         .then(|| SharedSpan { started_by: parent.id(), context: span.context().span().span_context().clone() })
 }
 
-/// Links the span of the current request to the roll call whose answer it shares, unless it started that itself.
+/// Links the span of the current request to the roll call whose answer it shares, unless this request started that call.
 pub(crate) fn link_shared_span(shared: Option<&SharedSpan>) {
     let Some(shared) = shared else { return };
     let span = Span::current();
@@ -164,7 +164,7 @@ pub(crate) fn link_shared_span(shared: Option<&SharedSpan>) {
     }
 }
 
-/// The span of reading the owners of a room from the directory.
+/// The span of a read of the owners of a room from the directory.
 pub(crate) fn directory_span(room: &Room) -> Span {
     if !is_exported_span(&Span::current()) {
         return Span::none();
@@ -239,8 +239,8 @@ pub(crate) fn inject(span: &Span, headers: &mut HeaderMap) {
     }
 }
 
-/// The parent of a span for these headers: the trace that they name, or a new trace for a share `ratio` of the requests.
-/// `None`: not traced. Invalid headers name no trace.
+/// The parent of a span for these headers: the trace that they name, or a new trace for the share `ratio` of the requests.
+/// `None`: the request is not traced. Invalid headers name no trace.
 fn parent_context(headers: &HeaderMap, ratio: f64) -> Option<Context> {
     if headers.contains_key(TRACE_PARENT) {
         let named = TraceContextPropagator::new().extract_with_context(&Context::new(), &IncomingHeaders(headers));
@@ -253,12 +253,12 @@ fn parent_context(headers: &HeaderMap, ratio: f64) -> Option<Context> {
 }
 
 fn with_parent(span: Span, parent: Context) -> Span {
-    // Fails only for a span that was entered before.
+    // Fails only for a span that was entered already.
     let _ = span.set_parent(parent);
     span
 }
 
-/// The exporter writes unsigned numbers as strings.
+/// Converts a count for a span, because the exporter writes unsigned numbers as strings.
 fn signed(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -105,7 +105,7 @@ fn roll_calls_of_all_nodes_are_summed_on_one_time_axis() {
     assert_eq!(calls.len(), BUCKET_COUNT - 1);
     assert_eq!(calls[BUCKET_COUNT - 4..], [500, 100 + 50 + 700, 10 + 5 + 70]);
     assert_eq!(status.roll_calls.until_ms, now().as_millisecond() - 1_000);
-    assert_eq!(status.nodes[2].said.as_ref().unwrap().roll_calls.calls[BUCKET_COUNT - 3..], [100, 10]);
+    assert_eq!(status.nodes[2].report.as_ref().unwrap().roll_calls.calls[BUCKET_COUNT - 3..], [100, 10]);
     let minute = status.roll_calls.last_minute;
     // On the local axis, the early node's current bucket is complete, and the others' are not.
     assert!((minute.per_second - 1435.0 / 60.0).abs() < 0.001, "{minute:?}");

@@ -1,7 +1,7 @@
 //! The two formats of a log line: text for people, and JSON.
 //!
-//! Both add the id of the request that the line belongs to. A JSON line is one object with the fields of the event beside
-//! `timestamp`, `level`, `target` and `message`, which no field can replace.
+//! Owns the layout of a line. Both formats add the id of the request ([`request`]). A JSON line is one object: `timestamp`,
+//! `level`, `target`, `message` and the fields of the event, which cannot replace those four names.
 
 use std::fmt;
 
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_json_line_has_its_fields_beside_the_four_names() {
+    fn a_json_line_has_the_fields_beside_the_four_names() {
         let written = Written::default();
         let writer = written.clone();
         let lines = tracing_subscriber::fmt::layer().event_format(JsonFormat);
@@ -143,7 +143,7 @@ mod tests {
             warn!(level = "mine", target = "mine", timestamp = 0, request_id = "mine", r#type = "x");
         });
         with_default(subscriber, || {
-            logging.now_or_never().expect("it does not wait");
+            logging.now_or_never().expect("the future does not wait");
             info!("no request");
         });
         let text = String::from_utf8(written.0.lock().clone()).unwrap();

@@ -1,6 +1,6 @@
-//! Limits how often an event is logged, so that an attack or an outage does not fill the disk.
+//! Limits the rate of log lines, so that an attack or an outage does not fill the disk.
 //!
-//! Owns the decision whether a line is written, in bounded memory. Owns no text: callers log the line themselves.
+//! Owns the decision whether to write a line, in bounded memory. Owns no text: the callers log the line themselves.
 
 use std::hash::Hash;
 use std::num::NonZeroU32;
@@ -10,14 +10,14 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use quick_cache::sync::Cache;
 use tokio::time::Instant;
 
-/// The number of keys that are remembered. A forgotten key is logged once more than needed.
+/// The throttle forgets keys above this limit. A forgotten key is logged once more than necessary.
 const MAX_KEYS: usize = 1024;
-/// The same for states, of which a component has few.
+/// The same limit for states, of which a component has few.
 const MAX_STATES: usize = 16;
-/// For all keys together.
+/// The limit of all keys together.
 const MAX_LINES_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).expect("it is not 0");
 
-/// Logs the event of each key once per interval. A key says what the event is about, for example an address and a reason.
+/// Permits one line per key and interval. A key identifies the subject of a line, for example an address and a reason.
 pub struct LogThrottle<K> {
     /// `None`: a key is logged again only after [`Self::reset`].
     interval: Option<Duration>,
@@ -30,7 +30,7 @@ impl<K: Clone + Eq + Hash> LogThrottle<K> {
         Self::new(Some(interval), MAX_KEYS)
     }
 
-    /// For a state such as "the collector is down": its first failure is logged, and the next one after a recovery.
+    /// For a state such as "the collector is down": permits the first failure, and the next one after a recovery.
     pub fn until_reset() -> Self {
         Self::new(None, MAX_STATES)
     }
@@ -40,7 +40,7 @@ impl<K: Clone + Eq + Hash> LogThrottle<K> {
         Self { interval, logged: Cache::new(max_keys), lines }
     }
 
-    /// Whether the event may be logged now. If so, it counts as logged.
+    /// Whether the caller may write the line now. The throttle assumes that the caller then writes it.
     pub fn permits(&self, key: K) -> bool {
         let is_recent = |logged: Instant| self.interval.is_none_or(|interval| logged.elapsed() < interval);
         if self.logged.get(&key).is_some_and(is_recent) || self.lines.check().is_err() {
@@ -50,7 +50,7 @@ impl<K: Clone + Eq + Hash> LogThrottle<K> {
         true
     }
 
-    /// Forgets all keys. Returns whether any was logged, so that the recovery is worth a line too.
+    /// Forgets all keys. Returns whether any was logged: if so, the recovery is worth a line too.
     pub fn reset(&self) -> bool {
         let was_logged = !self.logged.is_empty();
         if was_logged {

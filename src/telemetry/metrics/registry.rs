@@ -1,6 +1,6 @@
 //! The registry of a node's metrics, and one constructor for each kind of metric.
 //!
-//! A metric with an invalid or repeated definition panics when it is defined, which is when the node is built.
+//! Owns no metric. An invalid or repeated definition panics at once, while the node is built.
 
 use std::array;
 

@@ -1,7 +1,7 @@
 //! Exports spans to an OpenTelemetry collector by OTLP over gRPC.
 //!
-//! Owns a bounded queue and a thread, so that no roll call waits for a collector. Spans are dropped when the queue is full
-//! or the collector does not accept a batch in time. Failures are logged once, and so is the recovery.
+//! Owns a bounded queue and a thread, so that no roll call waits for a collector. Drops spans when the queue is full, or the
+//! collector does not accept a batch in time. Logs the first failure and the recovery. Owns no span ([`super`]).
 
 use std::fmt;
 use std::time::Duration;
@@ -56,7 +56,7 @@ pub struct TraceExporter {
 #[derive(Default)]
 pub struct CollectorHeaders(MetadataMap);
 
-/// Why a file of headers is not accepted. Names lines, and never their contents.
+/// The fault of a file of headers. Names the line, and never contains its contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Error {
     #[error("line {0} is not `<name>: <value>`")]
@@ -65,9 +65,9 @@ pub enum Error {
     Name(usize),
     #[error("the value in line {0} is not a valid header value")]
     Value(usize),
-    #[error("it has more than {MAX_HEADERS} headers")]
+    #[error("the file has more than {MAX_HEADERS} headers")]
     TooMany,
-    #[error("it is not UTF-8")]
+    #[error("the file is not UTF-8")]
     NotUtf8,
 }
 
@@ -98,7 +98,7 @@ impl CollectorHeaders {
 }
 
 impl TraceExporter {
-    /// Connects when there are spans to export. Must be called in the runtime that is to run the export.
+    /// Connects when the first spans are ready. Call it in the runtime that will run the export.
     ///
     /// # Errors
     /// When the endpoint is not valid.
@@ -115,7 +115,7 @@ impl TraceExporter {
             }
             Ok(request)
         });
-        let exporter = exporter.build().context("spans cannot be exported there")?;
+        let exporter = exporter.build().context("cannot export spans to this OTLP endpoint")?;
         let batches = BatchConfigBuilder::default()
             .with_max_queue_size(MAX_QUEUED_SPANS)
             .with_max_export_batch_size(MAX_BATCH_SPANS)
@@ -163,7 +163,7 @@ impl TraceExporter {
 struct LoggedExporter<E> {
     exporter: E,
     endpoint: String,
-    /// Of the one state "export fails".
+    /// Throttles the one state "export fails".
     log: LogThrottle<()>,
 }
 

@@ -1,7 +1,7 @@
 //! The command line: one module for each subcommand, and their arguments.
 //!
-//! Owns which subcommand runs. What they share of the process (runtime, signals, exit codes, standard output) is in
-//! [`process`], and the HTTP client of the admin port in [`admin_client`].
+//! Owns the dispatch to a subcommand. [`process`] has the runtime, signals, exit codes and standard output, and
+//! [`admin_client`] is the HTTP client of the admin port. Owns no behavior of a node.
 
 pub mod admin_client;
 pub mod args;

@@ -1,4 +1,6 @@
-//! What the subcommands share of the process: the runtime, signals, exit codes and standard output.
+//! The process of a subcommand: the runtime, signals, exit codes and standard output.
+//!
+//! Owns no subcommand. Each one passes a future, and gets a token that the first signal cancels.
 
 use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;

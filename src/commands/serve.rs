@@ -111,7 +111,7 @@ pub struct ServeArgs {
     #[arg(long, default_value = "25s", env = "ROLLCALL_PING_INTERVAL", value_name = "DURATION", value_parser = ping)]
     pub ping_interval: Duration,
 
-    /// Timeout for the pong of a client, and for reading what was sent to it; then it is disconnected
+    /// Timeout for the pong of a client, and for acknowledging sent data; then the client is disconnected
     #[arg(long, default_value = "20s", env = "ROLLCALL_PING_TIMEOUT", value_name = "DURATION", value_parser = ping)]
     pub ping_timeout: Duration,
 

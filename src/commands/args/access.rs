@@ -1,4 +1,4 @@
-//! The flags of authentication: how clients prove their user id, and who may call the roll.
+//! The flags of authentication: of clients by their user id, and of API callers.
 //!
 //! Owns which flags belong together. Secrets are in files, never in a flag; the node reloads the files when they change.
 
@@ -31,8 +31,9 @@ pub struct AccessArgs {
     #[arg(long, env = "ROLLCALL_IDENTITY", value_name = "HOW")]
     identity: Option<IdentitySource>,
 
-    /// File with the key that verifies tokens: a public key in PEM (RS, PS, ES or EdDSA, depending on the key), or a secret
-    /// of at least 32 bytes (HS256; from 48 bytes also HS384, from 64 also HS512). Reloaded when it changes
+    /// File with the key that verifies tokens: a public key in PEM, or a secret. The key decides the algorithm: RS, PS, ES or
+    /// EdDSA for a public key. A secret needs at least 32 bytes for HS256, 48 for HS384 and 64 for HS512. Reloaded when it
+    /// changes
     #[arg(long, env = "ROLLCALL_JWT_KEY", value_name = "FILE")]
     jwt_key: Option<PathBuf>,
 
@@ -60,9 +61,9 @@ pub struct AccessArgs {
     #[arg(long, env = "ROLLCALL_JWT_GRACE", value_name = "DURATION", value_parser = values::grace)]
     jwt_grace: Option<Duration>,
 
-    /// Who may call the roll. `open`: anyone who reaches the port. `token`: holders of a token of --api-token-file. `jwt`:
-    /// holders of a JSON Web Token whose claim `roll_call` covers the room. Default: open with --identity query, jwt with
-    /// --identity jwt
+    /// Permission to request roll calls. `open`: anyone who reaches the port. `token`: holders of a token of
+    /// --api-token-file. `jwt`: holders of a JSON Web Token whose claim `roll_call` covers the room. Default: open with
+    /// --identity query, jwt with --identity jwt
     #[arg(long, env = "ROLLCALL_API_ACCESS", value_name = "WHO")]
     api_access: Option<ApiAccessMode>,
 

@@ -42,7 +42,7 @@ pub(crate) struct ImpliedValue {
 #[derive(Debug, Default)]
 pub(crate) struct Origins(BTreeMap<String, Origin>);
 
-/// What to print instead of running a subcommand.
+/// The text to print instead of running a subcommand: help, the version or an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CliExit {
     pub text: String,

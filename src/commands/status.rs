@@ -252,7 +252,7 @@ mod tests {
             as_of: "now".into(),
             took_ms: 1.0,
             asked: "node-1".into(),
-            directory: "unavailable; roll calls ask every node".into(),
+            directory: "does not answer; roll calls ask every node".into(),
             sockets: 12_345_678,
             nodes: vec![
                 node("node-1", None, Some(report())),

@@ -68,12 +68,12 @@ fn completeness(roll: &RollCallDocument<'_>) -> String {
         true => "the directory could not be read".to_owned(),
         false => format!("no answer from {}", silent.join(", ")),
     };
-    let open = roll.unresolved.map_or_else(|| "an unknown number of sockets".to_owned(), counted_open);
-    format!("incomplete: {counted}; {who}; {open} unresolved")
+    let unresolved = roll.unresolved.map_or_else(|| "an unknown number of sockets".to_owned(), counted_sockets);
+    format!("incomplete: {counted}; {who}; {unresolved} unresolved")
 }
 
-fn counted_open(open: u64) -> String {
-    usize::try_from(open).map_or_else(|_| format!("{open} sockets"), |open| counted(open, "socket"))
+fn counted_sockets(sockets: u64) -> String {
+    usize::try_from(sockets).map_or_else(|_| format!("{sockets} sockets"), |sockets| counted(sockets, "socket"))
 }
 
 fn counted(count: usize, what: &str) -> String {

@@ -27,8 +27,9 @@ impl ReadinessReport {
     pub fn of(readiness: Readiness, has_keys: bool) -> Self {
         let directory = match readiness.directory {
             DirectoryState::LeaseConfirmed => "ok",
-            DirectoryState::Unavailable => "unavailable; roll calls ask every node",
-            DirectoryState::NeverReached => "unavailable since this node started",
+            // Predicates, because the command line prints "the directory …".
+            DirectoryState::Unavailable => "does not answer; roll calls ask every node",
+            DirectoryState::NeverReached => "has not answered since this node started",
         };
         let mesh = match readiness.mesh {
             MeshState::Synced => "ok",

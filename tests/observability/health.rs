@@ -55,7 +55,7 @@ async fn a_node_says_in_every_way_why_it_is_not_ready_and_when_it_is() {
     let why: Value = node.get("/readyz").await.json().await.unwrap();
     assert_eq!(why["ready"], false);
     let reasons: Vec<&str> = why["reasons"].as_array().unwrap().iter().map(|reason| reason.as_str().unwrap()).collect();
-    assert_eq!(reasons[0], "directory: unavailable since this node started", "{why}");
+    assert_eq!(reasons[0], "directory: has not answered since this node started", "{why}");
     let (well, said) = probe(node.admin, &[]).await;
     assert!(!well && said.contains("not ready: directory: has not answered"), "{said}");
     assert_eq!(status(node.mesh, NODE).await, ServingStatus::NotServing);

@@ -43,7 +43,3 @@ pub const MAX_CALLS_PER_CONNECTION: usize = 16 << 10;
 pub const NODE_ID_METADATA: &str = "rollcall-node-id";
 /// The largest response to `Describe` that a node accepts: several times the largest that a node sends.
 pub const MAX_DESCRIPTION_BYTES: usize = 256 << 10;
-/// The W3C trace context (<https://www.w3.org/TR/trace-context/>), as headers of a call and as fields of a
-/// `RevalidateRequest`.
-pub(crate) const TRACE_PARENT: &str = "traceparent";
-pub(crate) const TRACE_STATE: &str = "tracestate";

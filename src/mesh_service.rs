@@ -32,7 +32,7 @@ use crate::mesh::security::guard::AuthenticationLayer;
 use crate::mesh::security::{PeerIdentity, Security};
 use crate::mesh::{
     MAX_ANSWER_BYTES, MAX_CALLS_PER_CONNECTION, MAX_FORWARDED_BYTES, MAX_LOOKUP_IDS, MAX_REQUEST_BYTES,
-    MAX_REVALIDATED_ROWS, NODE_ID_METADATA, TRACE_PARENT, TRACE_STATE, node_status, proto,
+    MAX_REVALIDATED_ROWS, NODE_ID_METADATA, node_status, proto,
 };
 use crate::mesh_service::health::HealthPublisher;
 use crate::names::{NameError, NodeId, Room, SocketId};
@@ -40,7 +40,7 @@ use crate::roster::walk::{RosterSlice, WalkCursor};
 use crate::roster::{CachedVersion, RoomSnapshot, Roster, Row, RowsUpdate};
 use crate::status::node_report::{self, MAX_BUSIEST_ROOMS, NodeReporter};
 use crate::telemetry::traces;
-use crate::telemetry::traces::TraceSampling;
+use crate::telemetry::traces::{TRACE_PARENT, TRACE_STATE, TraceSampling};
 
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -26,12 +26,13 @@ use super::node_status::{self, NodeStatus};
 use super::proto::mesh_service_client::MeshServiceClient;
 use super::proto::polling_service_client::PollingServiceClient;
 use super::security::Security;
-use super::{MAX_CALLS_PER_CONNECTION, MAX_DESCRIPTION_BYTES, MAX_FORWARDED_BYTES, TRACE_PARENT, TRACE_STATE, proto};
+use super::{MAX_CALLS_PER_CONNECTION, MAX_DESCRIPTION_BYTES, MAX_FORWARDED_BYTES, proto};
 use crate::clock::BootInstant;
 use crate::names::{NodeId, Room};
 use crate::telemetry::anomalies::Anomalies;
 use crate::telemetry::metrics::lookups::LookupMetrics;
 use crate::telemetry::traces;
+use crate::telemetry::traces::{TRACE_PARENT, TRACE_STATE};
 
 /// The peers of one node. Cheap to clone.
 #[derive(Clone)]

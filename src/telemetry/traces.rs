@@ -25,11 +25,29 @@ use crate::telemetry::metrics::roll_calls::RollCallSource;
 
 /// Only spans with this target are exported.
 const TARGET: &str = "rollcall::traces";
-const SERVICE: &str = "rollcall.v1.MeshService";
-const TRACE_PARENT: &str = "traceparent";
-const TRACE_STATE: &str = "tracestate";
+/// The W3C trace context (<https://www.w3.org/TR/trace-context/>): names of HTTP headers, and of fields of a
+/// `RevalidateRequest`.
+pub(crate) const TRACE_PARENT: &str = "traceparent";
+pub(crate) const TRACE_STATE: &str = "tracestate";
 /// The length that the W3C specification requires to propagate. A longer `tracestate` is dropped.
 const MAX_TRACE_STATE_BYTES: usize = 512;
+
+/// A span of the call `LookupSockets`. Both ends of the call have one, with the attributes of OpenTelemetry for gRPC.
+macro_rules! lookup_sockets_span {
+    ($name:literal, $kind:literal, $($field:tt)*) => {
+        info_span!(
+            target: TARGET,
+            $name,
+            otel.name = "rollcall.v1.MeshService/LookupSockets",
+            otel.kind = $kind,
+            otel.status_code = Empty,
+            rpc.system = "grpc",
+            rpc.service = "rollcall.v1.MeshService",
+            rpc.method = "LookupSockets",
+            $($field)*
+        )
+    };
+}
 
 /// Decides which requests are traced. The default traces none, for a process without an exporter.
 #[derive(Debug, Clone, Copy, Default)]
@@ -93,18 +111,7 @@ impl TraceSampling {
             return Span::none();
         }
         let Some(parent) = parent_context(headers, 0.0) else { return Span::none() };
-        let span = info_span!(
-            target: TARGET,
-            "answer",
-            otel.name = "rollcall.v1.MeshService/LookupSockets",
-            otel.kind = "server",
-            otel.status_code = Empty,
-            rpc.system = "grpc",
-            rpc.service = SERVICE,
-            rpc.method = "LookupSockets",
-            rpc.grpc.status_code = Empty,
-            rollcall.room = room,
-        );
+        let span = lookup_sockets_span!("answer", "server", rpc.grpc.status_code = Empty, rollcall.room = room);
         with_parent(span, parent)
     }
 }
@@ -188,15 +195,9 @@ pub(crate) fn lookup_span(mesh: &str, node: &NodeId, room: &Room) -> Span {
     if !is_exported_span(&Span::current()) {
         return Span::none();
     }
-    info_span!(
-        target: TARGET,
+    lookup_sockets_span!(
         "lookup",
-        otel.name = "rollcall.v1.MeshService/LookupSockets",
-        otel.kind = "client",
-        otel.status_code = Empty,
-        rpc.system = "grpc",
-        rpc.service = SERVICE,
-        rpc.method = "LookupSockets",
+        "client",
         server.address = mesh.rsplit_once(':').map_or(mesh, |(host, _)| host),
         server.port = mesh.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).map(i64::from),
         error.type = Empty,

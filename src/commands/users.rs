@@ -64,12 +64,12 @@ fn completeness(roll: &RollCallDocument<'_>) -> String {
     }
     let silent = roll.nodes.iter().filter_map(|node| Some((node, node.error.as_ref()?)));
     let silent: Vec<_> = silent.map(|(node, why)| one_line(&format!("{} ({why})", node.name))).collect();
-    let who = match silent.is_empty() {
+    let reason = match silent.is_empty() {
         true => "the directory could not be read".to_owned(),
         false => format!("no answer from {}", silent.join(", ")),
     };
     let unresolved = roll.unresolved.map_or_else(|| "an unknown number of sockets".to_owned(), counted_sockets);
-    format!("incomplete: {counted}; {who}; {unresolved} unresolved")
+    format!("incomplete: {counted}; {reason}; {unresolved} unresolved")
 }
 
 fn counted_sockets(sockets: u64) -> String {

@@ -14,7 +14,7 @@ use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -224,23 +224,27 @@ where
         let stream = TokioIo::new(PrefaceTimeout::new(stream, head_timeout));
         let executor = StreamExecutor { stream_timeout: settings.stream_timeout };
         let builder = http2::builder(executor, head_size, head_timeout);
-        let mut connection =
-            pin!(builder.serve_connection(stream, service_fn(move |request| service.clone().oneshot(request))));
-        tokio::select! {
-            served = connection.as_mut() => return served,
-            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        connection.await
+        let connection = builder.serve_connection(stream, service_fn(move |request| service.clone().oneshot(request)));
+        serve_until(pin!(connection), stop, |connection| connection.graceful_shutdown()).await
     } else {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(head_size as usize);
         let connection =
             builder.serve_connection(TokioIo::new(stream), service_fn(move |request| service.clone().oneshot(request)));
-        let mut connection = pin!(connection.with_upgrades());
-        tokio::select! {
-            served = connection.as_mut() => return served,
-            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        connection.await
+        serve_until(pin!(connection.with_upgrades()), stop, |connection| connection.graceful_shutdown()).await
     }
+}
+
+/// Serves a connection until it ends. After `stop` it finishes the requests in progress only. hyper has no common trait for
+/// connections with upgrades and HTTP/2, so `graceful_shutdown` calls the method of either.
+async fn serve_until<C: Future>(
+    mut connection: Pin<&mut C>,
+    stop: CancellationToken,
+    graceful_shutdown: impl FnOnce(Pin<&mut C>),
+) -> C::Output {
+    tokio::select! {
+        served = connection.as_mut() => return served,
+        () = stop.cancelled() => graceful_shutdown(connection.as_mut()),
+    }
+    connection.await
 }

@@ -16,7 +16,6 @@ pub mod man;
 mod process;
 pub mod serve;
 pub mod status;
-mod terminal;
 pub mod users;
 
 use std::ffi::OsString;
@@ -46,9 +45,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Log(args) => process::block_on(log::run(&args)),
         Command::Status(args) => process::block_on(status::run(&args)),
         Command::Users(args) => process::block_on(users::run(&args)),
-        Command::Config(args) => process::print(args.show(process::raise_open_file_limit()).map(String::into_bytes)),
-        Command::Completions(args) => process::print(Ok(args.render(Cli::command()))),
-        Command::Man(args) => process::print(args.render(Cli::command())),
+        Command::Config(args) => {
+            process::print_document(args.show(process::raise_open_file_limit()).map(String::into_bytes))
+        }
+        Command::Completions(args) => process::print_document(Ok(args.render(Cli::command()))),
+        Command::Man(args) => process::print_document(args.render(Cli::command())),
         // These log, and end at a signal.
         Command::Serve(args) => serve::run(*args, logging),
         Command::Dev(args) => dev::run(*args, logging),

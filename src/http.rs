@@ -6,7 +6,6 @@
 
 pub mod access;
 pub mod admin;
-pub mod chunked_body;
 pub mod concurrency_limit;
 pub mod config;
 mod defaults;
@@ -15,7 +14,6 @@ mod page;
 pub mod request_id;
 pub mod rest;
 mod roll_call_body;
-mod room_path;
 
 use std::sync::Arc;
 

@@ -7,13 +7,11 @@
 
 pub mod accept;
 pub mod answers;
-pub mod byte_counter;
 pub mod channel;
 pub mod circuit_breaker;
 pub mod io;
 pub mod node_status;
 pub mod peers;
-pub mod preface;
 pub(crate) mod revalidation;
 pub mod security;
 

@@ -1,16 +1,13 @@
 //! One node: its wiring in dependency order, its tasks, and the order of its shutdown.
 //!
 //! Owns the lifetime of the components, and no behavior. The caller passes bound listeners, so that port 0 works and tests
-//! start nodes exactly as the binary does. [`Node::run`] reads as the list of components: [`core`], [`background`],
-//! [`public`], [`mesh`], [`admin`], and then [`shutdown`].
+//! start nodes exactly as the binary does. [`Node::run`] reads as the list of components: [`core`], the [`tasks`],
+//! the [`ports`], and then [`shutdown`].
 
-mod admin;
-mod background;
 pub mod config;
 pub mod core;
-mod mesh;
 mod metrics;
-mod public;
+mod ports;
 mod shutdown;
 pub mod tasks;
 
@@ -86,13 +83,14 @@ impl Node {
 
         let mut tasks = EssentialTasks::default();
         core.start(&mut tasks);
-        background::start(&config, &mut tasks);
-        let public = public::build(&config, &core, listeners.public, stop_public.clone(), &mut tasks);
+        tasks::start_reloads(&config, &mut tasks);
+        let public = ports::build_public(&config, &core, listeners.public, stop_public.clone(), &mut tasks);
         if let Some(listener) = listeners.admin {
-            admin::start(&config, &core, &public, listener, stop_mesh.clone(), &mut tasks)?;
+            ports::start_admin(&config, &core, &public, listener, stop_mesh.clone(), &mut tasks)?;
         }
         let connections = public.connections.clone();
-        let mut mesh_port = mesh::serve(&config, &core, public.sessions.clone(), listeners.mesh, stop_mesh.clone());
+        let mut mesh_port =
+            ports::serve_mesh(&config, &core, public.sessions.clone(), listeners.mesh, stop_mesh.clone());
         let mut public_port = tokio::spawn(public.serve);
 
         tokio::select! {

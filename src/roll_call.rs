@@ -10,7 +10,6 @@ pub mod cache;
 pub mod coalescer;
 pub mod document;
 pub mod fan_out;
-pub mod json_array;
 pub mod plan;
 pub mod rows;
 

@@ -11,12 +11,11 @@ mod change_log;
 pub mod ownership;
 mod pending_writes;
 mod registration;
-pub mod snapshot;
 mod state;
 pub mod walk;
 
+pub use change_log::{CachedVersion, RoomSnapshot, Row, RowsDelta, RowsUpdate};
 pub use registration::{JoinError, Registration};
-pub use snapshot::{CachedVersion, RoomSnapshot, Row, RowsDelta, RowsUpdate};
 pub use state::{IndexState, Roster, RosterCounters, RosterSize};
 
 #[cfg(test)]

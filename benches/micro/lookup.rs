@@ -7,7 +7,7 @@ use rollcall::auth::IdentityMode;
 use rollcall::membership::Membership;
 use rollcall::mesh::accept;
 use rollcall::mesh::answers::PeerReply;
-use rollcall::mesh::byte_counter::ByteCounter;
+use rollcall::mesh::io::ByteCounter;
 use rollcall::mesh::peers::Peers;
 use rollcall::mesh::security::Security;
 use rollcall::mesh_service;

@@ -4,7 +4,6 @@
 //! effect is decided where it is used. [`origin`] merges flags, environment and file.
 
 mod access;
-mod admin_port;
 mod advertise;
 mod config_file;
 mod limits;
@@ -15,7 +14,7 @@ mod tls;
 pub mod values;
 
 pub use access::AccessArgs;
-pub use admin_port::{AdminPortArgs, AdminTarget};
+pub use access::{AdminPortArgs, AdminTarget};
 pub use advertise::Advertise;
 pub use config_file::ConfigFileArgs;
 pub use limits::LimitArgs;

@@ -1,11 +1,10 @@
 //! `rollcall audit`: compares the content of Redis with the rosters of all nodes.
 //!
 //! Asks every node for its whole roster ([`roster_client`]), reads all keys under the prefix, and compares both
-//! ([`comparison`]). Writes to Redis are delayed, so only what differs in two passes in a row is reported ([`report`]).
+//! ([`comparison`]). Writes to Redis are delayed, so only what differs in two passes in a row is reported.
 //! The audit repairs nothing: roll calls and nodes do.
 
 pub mod comparison;
-pub mod report;
 pub mod roster_client;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -29,8 +28,8 @@ use crate::directory::{Directory as _, DirectoryError};
 use crate::mesh::security::Security;
 use crate::names::{NodeId, NodeName};
 use crate::telemetry::logging::{self, Logging};
+use comparison::{AuditReport, AuditedNode};
 use comparison::{Comparison, Difference};
-use report::{AuditReport, AuditedNode};
 use roster_client::{NodeRoster, RoomSockets, RosterError};
 
 /// The exit code when Redis or a node could not be asked.

@@ -9,7 +9,7 @@ use clap::Args;
 use tokio::time::sleep;
 
 use crate::commands::args::AdminTarget;
-use crate::commands::terminal::{CommandOutput, finish, json, one_line, print, print_error, shortened};
+use crate::commands::process::{CommandOutput, finish, json, one_line, print, print_error, shortened};
 use crate::status::{BusyRoom, ClusterStatus, LastMinute, NodeRow, ReportedDetails};
 
 /// The interval of `--watch`.

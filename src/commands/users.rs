@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::commands::args::AdminTarget;
 use crate::commands::args::values::room;
-use crate::commands::terminal::{CommandOutput, finish, json, one_line};
+use crate::commands::process::{CommandOutput, finish, json, one_line};
 use crate::names::Room;
 use crate::roll_call::document::RollCallDocument;
 

@@ -7,8 +7,7 @@
 pub mod handle;
 mod http2;
 pub mod listener;
-mod slow_reader;
-mod tracked_stream;
+mod stream;
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
@@ -35,10 +34,10 @@ use tracing::{debug, warn};
 
 use crate::edge::limits::Limits;
 use crate::edge::limits::connection_limiter::{ConnectionLimiter, ConnectionPermit, REJECTION_TIMEOUT, Rejection};
-use crate::mesh::preface::PrefaceTimeout;
+use crate::mesh::accept::PrefaceTimeout;
 use handle::{ConnectionHandle, ConnectionRegistry};
 use http2::{ChunkedBody, StreamExecutor};
-use tracked_stream::TrackedStream;
+use stream::TrackedStream;
 
 /// The wait after a failed accept. The usual cause is a temporary lack of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);

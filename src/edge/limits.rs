@@ -8,7 +8,6 @@ pub mod address;
 pub mod connection_limiter;
 pub mod keyed_semaphore;
 pub mod rate;
-mod rejection_log;
 pub mod session_limiter;
 
 use std::num::NonZeroU32;

@@ -3,10 +3,9 @@
 //! Owns the connect middleware and the event handlers. The middleware registers a socket in the roster before the client
 //! receives its connect packet. The [`Registration`] stays in the socket's extensions, so the rows go with the socket,
 //! however it ends. The rooms of socketioxide are not used. [`handshake`] parses what a client sends, [`admission`]
-//! decides whether it may connect, and [`expiry`] disconnects it when its token expires.
+//! decides whether it may connect, and [`admission::TokenExpiry`] disconnects it when its token expires.
 
 pub mod admission;
-pub mod expiry;
 pub mod handshake;
 
 use std::collections::HashSet;
@@ -31,9 +30,9 @@ use crate::edge::limits::session_limiter::ClientLimits;
 use crate::names::{Room, SocketId};
 use crate::reconciler::Reconciler;
 use crate::roster::{JoinError, Registration, Roster};
-use crate::telemetry::metrics::refusals::{RefusalMetrics, RefusedEvent};
+use crate::telemetry::metrics::requests::{RefusalMetrics, RefusedEvent};
+use admission::TokenExpiry;
 use admission::{Admission, AdmissionError, UserSocketLimiter};
-use expiry::TokenExpiry;
 use handshake::{AuthPayload, ClientError, Handshake, StringOrList};
 
 /// The part of the connect timeout that a client may wait for the directory to confirm its rooms. Below 1, so that this

@@ -14,7 +14,7 @@ use headers::HeaderMapExt as _;
 use headers::authorization::{Authorization, Bearer};
 
 use super::config::PublicHttpConfig;
-use super::room_path::RoomPath;
+use super::rest::RoomPath;
 use crate::auth::AuthError;
 use crate::problem::{Problem, SOON};
 

@@ -8,7 +8,7 @@ use axum::http::HeaderName;
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
 use axum::response::{Html, IntoResponse};
 
-use super::room_path::RoomPath;
+use super::rest::RoomPath;
 use crate::problem::Problem;
 
 include!(concat!(env!("OUT_DIR"), "/built.rs"));

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{FromRequestParts, Query, State};
+use axum::extract::{FromRequestParts, Query, RawPathParams, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -16,9 +16,8 @@ use headers::{ContentType, ETag, HeaderMapExt, IfNoneMatch};
 use serde::Deserialize;
 use utoipa::{IntoParams, IntoResponses};
 
-use super::config::PublicHttpConfig;
-use super::roll_call_body::{document_body, users_body};
-use super::room_path::RoomPath;
+use crate::http::config::PublicHttpConfig;
+use crate::http::roll_call_body::{document_body, users_body};
 use crate::names::Room;
 use crate::problem::{Problem, ProblemDocument};
 use crate::roll_call::answer::RollCallAnswer;
@@ -236,4 +235,20 @@ enum RollCallProblems {
     /// to try again.
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(#[to_schema] ProblemDocument<'static>),
+}
+
+/// Extracts the first path parameter as a room, or refuses the request with `400`.
+pub struct RoomPath(pub Room);
+
+impl<S: Send + Sync> FromRequestParts<S> for RoomPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let params = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|_| Problem::bad_request("the room's name must be valid UTF-8"))?;
+        let (_, room) = params.iter().next().ok_or_else(|| Problem::not_found("the path names no room"))?;
+        let room = Room::parse(room).map_err(|error| Problem::bad_request(format!("the room's name {error}")))?;
+        Ok(Self(room))
+    }
 }

@@ -30,7 +30,7 @@ use tonic::metadata::GRPC_CONTENT_TYPE;
 use tracing::warn;
 
 use super::MAX_ANSWER_BYTES;
-use super::byte_counter::{ByteCounter, ConnectionEnd};
+use super::io::{ByteCounter, ConnectionEnd};
 use super::io::{ConnectionError, Io, ResponseBody, TimedOut};
 use super::proto::mesh_service_client::MeshServiceClient;
 use super::proto::{LookupSocketsResponse, RevalidateRequest};

@@ -19,9 +19,9 @@ use tonic::{Code, Status};
 use tracing::{Instrument as _, Span};
 
 use super::answers::{self, PeerError, PeerReply};
-use super::byte_counter::ByteCounter;
 use super::channel::{Connect, PeerChannel, connect_tcp};
 use super::circuit_breaker::{CallPermit, CircuitBreaker};
+use super::io::ByteCounter;
 use super::node_status::{self, NodeStatus};
 use super::proto::mesh_service_client::MeshServiceClient;
 use super::proto::polling_service_client::PollingServiceClient;

@@ -14,7 +14,7 @@ use crate::clock::BootInstant;
 use crate::edge::connections::handle::ConnectionRegistry;
 use crate::edge::polling::sessions::PollingSessions;
 use crate::membership::Membership;
-use crate::mesh::byte_counter::ConnectionEnd;
+use crate::mesh::io::ConnectionEnd;
 use crate::mesh::peers::Peers;
 use crate::roll_call::cache::SnapshotCache;
 use crate::roster::Roster;
@@ -22,8 +22,8 @@ use crate::status::health::ReadinessReport;
 use crate::telemetry::anomalies::{Anomalies, Anomaly};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::lookups::PeerFamilies;
+use crate::telemetry::metrics::registry::ProcessMetrics;
 use crate::telemetry::metrics::registry::{MetricRegistry, counter_per_value, raise, set};
-use crate::telemetry::metrics::system::ProcessMetrics;
 
 /// The components whose state is read.
 pub(super) struct MetricSources {

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::json_array::{JsonArrayChunks, array_length};
 use super::rows::SerializedRows;
+use super::rows::{JsonArrayChunks, array_length};
 use crate::directory::LeaseAndCount;
 use crate::mesh::answers::PeerError;
 use crate::names::{NodeId, NodeName, Room};

@@ -2,7 +2,7 @@
 //!
 //! REST writes these types, OpenAPI describes them, and the command line reads them. The strings are borrowed when REST
 //! writes them. They are not enums, so that the command line can show values of a later release. Owns no serialization of
-//! large lists ([`super::rows`], [`super::json_array`]).
+//! large lists ([`super::rows`], [`super::rows`]).
 
 use std::borrow::Cow;
 

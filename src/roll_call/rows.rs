@@ -3,17 +3,20 @@
 //! Owns a layout in which the cost of a change does not depend on the size of the room. Rows are in buckets by the hash of
 //! the socket id, and each bucket has its JSON. Two versions share every bucket in which no socket changed. The order of the
 //! rows has no meaning.
+//!
+//! [`JsonArrayChunks`] joins the JSON of the buckets one chunk at a time, so that a large array is never copied as a whole. The
+//! HTTP body limits the rate at which it requests chunks.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::iter::Peekable;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use indexmap::IndexMap;
 
-use super::document::SocketDocument;
 use crate::names::SocketId;
-use crate::roster::Row;
-use crate::roster::RowsDelta;
+use crate::roll_call::document::SocketDocument;
+use crate::roster::{Row, RowsDelta};
 
 /// The average number of rows in a new bucket. One changed row costs the serialization of one bucket.
 const BUCKET_ROWS: usize = 64;
@@ -153,6 +156,47 @@ fn bucket_of(socket: &SocketId, count: usize) -> usize {
     (hasher.finish() % count as u64) as usize
 }
 
+/// Elements that are joined on demand, between a prefix that ends with `[` and a suffix that begins with `]`.
+pub struct JsonArrayChunks<I: Iterator<Item = Bytes>> {
+    prefix: Option<Bytes>,
+    /// Each run has one or more elements, separated by commas.
+    runs: Peekable<I>,
+    suffix: Option<Bytes>,
+    wrote_elements: bool,
+}
+
+impl<I: Iterator<Item = Bytes>> JsonArrayChunks<I> {
+    /// `runs`: each has one or more serialized elements, separated by commas. No run may be empty.
+    pub fn new(prefix: impl Into<Bytes>, runs: I, suffix: impl Into<Bytes>) -> Self {
+        Self { prefix: Some(prefix.into()), runs: runs.peekable(), suffix: Some(suffix.into()), wrote_elements: false }
+    }
+
+    /// The next chunk: about `size` bytes, or one run if that is longer. `None` after the last.
+    pub fn next_chunk(&mut self, size: usize) -> Option<Bytes> {
+        self.suffix.as_ref()?;
+        let mut chunk = Vec::with_capacity(size);
+        chunk.extend_from_slice(&self.prefix.take().unwrap_or_default());
+        let mut has_run = false;
+        while let Some(run) = self.runs.next_if(|run| !has_run || chunk.len() + run.len() < size) {
+            if self.wrote_elements {
+                chunk.push(b',');
+            }
+            chunk.extend_from_slice(&run);
+            (has_run, self.wrote_elements) = (true, true);
+        }
+        if self.runs.peek().is_none() {
+            chunk.extend_from_slice(&self.suffix.take().unwrap_or_default());
+        }
+        Some(chunk.into())
+    }
+}
+
+/// The length of the array `[…]` of these runs, in bytes.
+pub fn array_length(runs: impl Iterator<Item = usize>) -> usize {
+    let (count, bytes) = runs.fold((0_usize, 0), |(count, bytes), run| (count + 1, bytes + run));
+    bytes + count.saturating_sub(1) + "[]".len()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
@@ -259,6 +303,26 @@ mod tests {
                     prop_assert!(matches!(roster.snapshot(&room, Some(known)).update, RowsUpdate::Full(_)), "the reader accepts no delta");
                 }
                 versions.push(SerializedRows::new(now.version, rows));
+            }
+        }
+    }
+
+    #[test]
+    fn the_chunks_make_the_array_at_every_chunk_size() {
+        let run = |text: &'static str| Bytes::from_static(text.as_bytes());
+        for (runs, whole) in
+            [(vec![], "[]"), (vec![run("1")], "[1]"), (vec![run("1,2"), run("34"), run("5")], "[1,2,34,5]")]
+        {
+            assert_eq!(array_length(runs.iter().map(Bytes::len)), whole.len());
+            for size in [0, 1, 2, 3, 4, 5, 6, 9, 10, 1_000] {
+                let mut chunks = JsonArrayChunks::new("[", runs.clone().into_iter(), "]");
+                let mut joined = Vec::new();
+                while let Some(chunk) = chunks.next_chunk(size) {
+                    let longest = runs.iter().map(Bytes::len).max().unwrap_or_default() + "[]".len();
+                    assert!((1..=longest.max(size + 1)).contains(&chunk.len()), "{chunk:?} of {size}");
+                    joined.extend_from_slice(&chunk);
+                }
+                assert_eq!(String::from_utf8(joined).unwrap(), whole);
             }
         }
     }

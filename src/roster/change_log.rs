@@ -5,13 +5,15 @@
 //! a version looks like: one of another room or incarnation, or from before the room was empty, is not in the log.
 //!
 //! Owns no rows: the users of added sockets come from the current rows.
+//!
+//! [`RoomSnapshot`] and its parts are the shapes in which a room's rows leave the roster: the roster fills them under its
+//! lock, and the mesh encodes and decodes them.
 
 use std::collections::VecDeque;
 
 use indexmap::IndexMap;
 
-use super::snapshot::{Row, RowsDelta};
-use crate::names::{SocketId, UserId};
+use crate::names::{NodeId, SocketId, UserId};
 
 /// The log keeps one change per this many rows. Small rooms keep none, and a reader that missed more than an eighth of
 /// the rows gets all of them, because a delta would hardly be smaller.
@@ -63,6 +65,51 @@ impl ChangeLog {
         }
         Some(delta)
     }
+}
+
+/// One socket of a room and its user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub id_socket: SocketId,
+    pub id_user: UserId,
+}
+
+/// The rows of a room on one node, at one version.
+#[derive(Debug, Clone)]
+pub struct RoomSnapshot {
+    /// The incarnation that owns the rows.
+    pub node: NodeId,
+    /// Compared for equality only, and only within one incarnation. 0 if there are no rows, or nothing to cache.
+    pub version: u64,
+    pub update: RowsUpdate,
+}
+
+/// The rows, relative to what the reader has cached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RowsUpdate {
+    /// The cached rows are current.
+    Unchanged,
+    /// The difference from the cached rows.
+    Delta(RowsDelta),
+    Full(Vec<Row>),
+}
+
+/// The difference between the rows of two versions. A reader applies the removals before the additions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RowsDelta {
+    /// The version that the delta applies to.
+    pub since: u64,
+    pub removed: Vec<SocketId>,
+    /// A socket that left and came back is in both lists, because its user may have changed.
+    pub added: Vec<Row>,
+}
+
+/// The version of a room's rows that a reader has cached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CachedVersion {
+    pub version: u64,
+    /// Whether the reader understands a [`RowsDelta`].
+    pub accepts_delta: bool,
 }
 
 #[cfg(test)]

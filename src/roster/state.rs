@@ -14,8 +14,8 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
 use super::change_log::ChangeLog;
+use super::change_log::{CachedVersion, RoomSnapshot, Row, RowsUpdate};
 use super::pending_writes::PendingWrites;
-use super::snapshot::{CachedVersion, RoomSnapshot, Row, RowsUpdate};
 use crate::index::{Epoch, SocketEntry};
 use crate::names::{NodeId, Room, SocketId, UserId};
 

@@ -8,15 +8,13 @@
 pub mod flushes;
 pub mod lookups;
 pub mod recent;
-pub mod refusals;
 pub mod registry;
 pub mod requests;
 pub mod roll_calls;
-pub mod system;
 
 use flushes::FlushMetrics;
-use refusals::RefusalMetrics;
 use registry::MetricRegistry;
+use requests::RefusalMetrics;
 use requests::RequestMetrics;
 use roll_calls::RollCallMetrics;
 

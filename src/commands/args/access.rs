@@ -1,4 +1,4 @@
-//! The flags of authentication: of clients by their user id, and of API callers.
+//! The flags of authentication: of clients by their user id, of API callers, and of operators.
 //!
 //! Owns which flags belong together. Secrets are in files, never in a flag; the node reloads the files when they change.
 
@@ -13,14 +13,16 @@ use clap::{Args, ValueEnum};
 use reqwest::Url;
 use url::Host;
 
-use super::origin::ImpliedValue;
-use super::values;
 use crate::auth::jwks::{Jwks, JwksIntervals};
 use crate::auth::keys::KeySet;
 use crate::auth::reload::Reloadable;
-use crate::auth::tokens::NamedTokens;
+use crate::auth::tokens::{NamedTokens, Secret};
 use crate::auth::verifier::{KeySource, SUBJECT, TokenRules, TokenVerifier};
 use crate::auth::{AccessPolicy, ApiAuth, IdentityMode};
+use crate::commands::admin_client::AdminClient;
+use crate::commands::args::origin::ImpliedValue;
+use crate::commands::args::values;
+use crate::commands::args::values::HostPort;
 
 #[derive(Debug, Args)]
 pub struct AccessArgs {
@@ -277,5 +279,49 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),
         None => false,
+    }
+}
+
+/// The flags of `serve`.
+#[derive(Debug, Args)]
+pub struct AdminPortArgs {
+    /// File with lines `<name>: <token>`. A holder of one of these tokens may read the status of the cluster and the roll
+    /// of any room on the admin port, and change the log levels. Without this file the levels cannot be changed, and only
+    /// this machine can read. Reloaded when it changes
+    #[arg(long, env = "ROLLCALL_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    admin_token_file: Option<PathBuf>,
+}
+
+/// The node that a subcommand asks.
+#[derive(Debug, Args)]
+pub struct AdminTarget {
+    /// Admin port of the node. An address that means "all interfaces", such as 0.0.0.0, is asked over loopback
+    #[arg(long, default_value = "127.0.0.1:9001", env = "ROLLCALL_ADMIN_LISTEN", value_name = "HOST:PORT")]
+    admin: HostPort,
+
+    /// The --admin-token-file of the node, or a file with one line of it. The first token is sent
+    #[arg(long, env = "ROLLCALL_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl AdminPortArgs {
+    /// Reads the token file.
+    ///
+    /// # Errors
+    /// The flag, and what is wrong with its file.
+    pub fn open(&self) -> anyhow::Result<Option<Reloadable<NamedTokens>>> {
+        self.admin_token_file.as_ref().map(|file| open_file("--admin-token-file", file, NamedTokens::parse)).transpose()
+    }
+}
+
+impl AdminTarget {
+    /// Reads the token file.
+    ///
+    /// # Errors
+    /// The flag, and what is wrong with its file.
+    pub fn client(&self) -> anyhow::Result<AdminClient> {
+        let file = self.token_file.as_ref();
+        let token = file.map(|file| open_file("--token-file", file, Secret::first_of)).transpose()?;
+        Ok(AdminClient::new(self.admin.as_str(), token.map(|token| token.current())))
     }
 }

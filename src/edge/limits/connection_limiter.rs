@@ -25,7 +25,7 @@ use tracing::warn;
 use super::Limits;
 use super::address::{AddressKey, TrustedProxies};
 use super::keyed_semaphore::{KeyedPermit, KeyedSemaphore};
-use super::rejection_log::RejectionLog;
+use super::rate::RejectionLog;
 use crate::problem::{Problem, SOON};
 
 /// Rejected connections that are answered at the same time; the others are closed at once.

@@ -1,6 +1,6 @@
 //! Rates: how often something may happen.
 //!
-//! Owns the text form of a [`Rate`], and the rate limiters. They use the `governor` crate (GCRA): a limiter is a few words
+//! Owns the text form of a [`Rate`], the rate limiters, and the log of their rejections. The limiters use the `governor` crate (GCRA): a limiter is a few words
 //! of memory and has no timer.
 
 use std::fmt;
@@ -12,6 +12,10 @@ use std::time::Duration;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use tokio::time::{MissedTickBehavior, interval};
+use tracing::warn;
+
+use crate::edge::limits::address::AddressKey;
+use crate::telemetry::logging::throttle::LogThrottle;
 
 /// The burst of a rate that names none, in seconds' worth.
 const DEFAULT_BURST_SECONDS: u32 = 10;
@@ -118,6 +122,24 @@ impl EventLimiter {
             EventVerdict::TooMany
         } else {
             EventVerdict::Flood
+        }
+    }
+}
+
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+pub struct RejectionLog(LogThrottle<(AddressKey, &'static str)>);
+
+impl Default for RejectionLog {
+    fn default() -> Self {
+        Self(LogThrottle::per_interval(LOG_INTERVAL))
+    }
+}
+
+impl RejectionLog {
+    pub fn warn(&self, address: AddressKey, reason: &'static str) {
+        if self.0.permits((address, reason)) {
+            warn!(%address, reason, "rejected a client; further ones are not logged for a minute");
         }
     }
 }

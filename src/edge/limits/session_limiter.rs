@@ -15,8 +15,8 @@ use axum::response::Response;
 use super::Limits;
 use super::address::{AddressKey, TrustedProxies};
 use super::keyed_semaphore::{KeyedPermit, KeyedSemaphore};
+use super::rate::RejectionLog;
 use super::rate::{EventLimiter, EventVerdict, KeyedRateLimiter, Rate};
-use super::rejection_log::RejectionLog;
 use crate::problem::{Problem, SOON};
 
 /// Counts the sessions of one node.

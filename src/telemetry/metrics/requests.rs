@@ -2,6 +2,8 @@
 //!
 //! Owns a tower layer. It is the outermost one of the public port, so that it also counts requests that another layer
 //! refuses before they reach a route.
+//!
+//! Counts also the refused connects, joins and leaves of Socket.IO clients ([`RefusalMetrics`]).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -10,11 +12,12 @@ use std::task::{Context, Poll};
 use axum::http::{Request, Response, StatusCode};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use prometheus::{Histogram, IntCounter};
+use prometheus::{Histogram, IntCounter, IntCounterVec};
+use strum::IntoStaticStr;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::registry::MetricRegistry;
+use crate::telemetry::metrics::registry::MetricRegistry;
 
 /// The route of a path, judged by its shape alone. A path that no handler serves is the page of a room, or `other`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,6 +152,36 @@ where
             result
         });
         response.boxed()
+    }
+}
+
+/// The event that was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum RefusedEvent {
+    Connect,
+    Join,
+    Leave,
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct RefusalMetrics(IntCounterVec);
+
+impl RefusalMetrics {
+    pub(super) fn define(registry: &MetricRegistry) -> Self {
+        Self(registry.counters(
+            "rollcall_socket_refusals_total",
+            "Refused connects, joins and leaves, by the error code that the client receives; gone: the socket disconnected \
+             meanwhile, or waited too long and was disconnected.",
+            &["event", "code"],
+        ))
+    }
+
+    /// `code`: the error code that the client receives.
+    pub fn count(&self, event: RefusedEvent, code: &'static str) {
+        // Refusals are rare, so that this metric can afford to look up the label each time.
+        self.0.with_label_values(&[event.into(), code]).inc();
     }
 }
 

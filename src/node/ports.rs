@@ -1,6 +1,6 @@
-//! The public port: Socket.IO, long-polling, REST and the pages, as one stack of services.
+//! The three ports of a node: public (Socket.IO, long-polling, REST, pages), mesh (gRPC) and admin (probes, operators).
 //!
-//! Owns the order of the layers, and the tasks that disconnect clients when their token expires or the node is not active.
+//! Owns the order of the layers of the public port, and the tasks that disconnect clients when their token expires or the node is not active.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,35 +11,51 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
 use tower::layer::layer_fn;
 use tower::util::{MapRequest, MapResponse, option_layer};
 
-use super::config::NodeConfig;
-use super::core::NodeCore;
-use super::tasks::EssentialTasks;
 use crate::auth::AccessPolicy;
 use crate::edge::connections::ConnectionServer;
 use crate::edge::connections::handle::ConnectionRegistry;
+use crate::edge::limits::Limits;
+use crate::edge::limits::connection_limiter::limit_connections;
 use crate::edge::limits::session_limiter::SessionLimiter;
+use crate::edge::polling::forward::ForwardedPolling;
 use crate::edge::polling::sessions::{EngineService, PollingSessions};
 use crate::edge::polling::{PollingMiddleware, SessionRouter};
-use crate::edge::readiness_gate;
 use crate::edge::readiness_gate::ReadinessGate;
-use crate::edge::socketio;
 use crate::edge::socketio::Transports;
-use crate::edge::socketio::expiry::TokenExpiry;
-use crate::http;
+use crate::edge::socketio::admission::TokenExpiry;
+use crate::edge::{readiness_gate, socketio};
+use crate::http::admin;
+use crate::http::admin::AdminConfig;
+use crate::http::admin::guard::AdminGuard;
 use crate::http::concurrency_limit::ConcurrencyLimit;
 use crate::http::config::PublicHttpConfig;
 use crate::http::request_id::RequestIds;
+use crate::mesh::accept::{MeshConnection, accept_connections};
+use crate::mesh_service::PollingForwarding;
+use crate::node::config::NodeConfig;
+use crate::node::core::NodeCore;
+use crate::node::metrics::{MetricSources, MetricsScrape};
+use crate::node::tasks::EssentialTasks;
 use crate::roll_call::MAX_DEADLINE;
+use crate::status::StatusCollector;
+use crate::{http, mesh_service};
 
 /// After the start, connections wait in the kernel's queue until the node has joined the cluster, but not longer than this.
 /// Then the node accepts them, and answers with `503` until it has joined.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Each peer has one or two connections; the rest is for tools such as `grpcurl`.
+const MAX_MESH_CONNECTIONS: usize = 1024;
+/// Probes, Prometheus and operators need few connections.
+const MAX_ADMIN_CONNECTIONS: u32 = 128;
 
 /// The public port, which is wired but does not serve yet.
 pub(super) struct PublicPort {
@@ -51,7 +67,7 @@ pub(super) struct PublicPort {
 }
 
 /// Wires the port, and spawns its tasks.
-pub(super) fn build(
+pub(super) fn build_public(
     config: &NodeConfig,
     core: &NodeCore,
     listener: TcpListener,
@@ -124,4 +140,68 @@ pub(super) fn build(
         server.serve(listener, tls, service, stop).await;
     };
     PublicPort { connections, sessions, serve: serve.boxed() }
+}
+
+/// Serves the mesh port until `stop`, then finishes the calls in progress.
+pub(super) fn serve_mesh(
+    config: &NodeConfig,
+    core: &NodeCore,
+    sessions: Option<Arc<PollingSessions>>,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> JoinHandle<Result<(), tonic::transport::Error>> {
+    let security = config.mesh_security.clone();
+    let connections = accept_connections(listener, security.clone(), core.peers.byte_counter().clone());
+    let polling = sessions.map(|sessions| Arc::new(ForwardedPolling(sessions)) as PollingForwarding);
+    tokio::spawn(mesh_service::serve(
+        limit_connections(connections, MAX_MESH_CONNECTIONS, MeshConnection::with_permit),
+        core.reporter.clone(),
+        config.access.identity.clone(),
+        polling,
+        config.telemetry.trace_sampling,
+        security,
+        stop,
+    ))
+}
+
+/// Spawns the task that serves the admin port.
+///
+/// # Errors
+/// When the listener has no address.
+pub(super) fn start_admin(
+    config: &NodeConfig,
+    core: &NodeCore,
+    public: &PublicPort,
+    listener: TcpListener,
+    stop: CancellationToken,
+    tasks: &mut EssentialTasks,
+) -> std::io::Result<()> {
+    let sources = MetricSources {
+        roster: Arc::clone(&core.roster),
+        membership: Arc::clone(&core.membership),
+        identity: config.access.identity.clone(),
+        peers: core.peers.clone(),
+        cache: core.cache.clone(),
+        anomalies: config.telemetry.anomalies.clone(),
+        connections: public.connections.clone(),
+        sessions: public.sessions.clone(),
+        runtime: Handle::current(),
+    };
+    let scrape = MetricsScrape::new(core.metrics.clone(), sources);
+    let router = admin::router(AdminConfig {
+        membership: Arc::clone(&core.membership),
+        identity: config.access.identity.clone(),
+        render_metrics: Arc::new(move || scrape.text().map_err(|error| error.to_string())),
+        guard: AdminGuard::new(config.admin_tokens.clone(), listener.local_addr()?.ip()),
+        status: StatusCollector::new(core.reporter.clone(), core.peers.clone()),
+        roll_call: core.roll_call.clone(),
+        deadline: config.deadline,
+        log_levels: config.telemetry.log_levels.clone(),
+    });
+    let connections = Some(MAX_ADMIN_CONNECTIONS);
+    let limits = Limits { connections, connections_per_address: None, ..config.limits.clone() };
+    let unacked_timeout = config.clients.ping_timeout;
+    let server = ConnectionServer::new(ConnectionRegistry::default(), unacked_timeout, MAX_DEADLINE, &limits);
+    tasks.spawn("admin", server.serve(listener, None, router, stop));
+    Ok(())
 }

@@ -110,8 +110,9 @@ $(TOOLS)/bin/cargo-deny-$(CARGO_DENY):
 	  CARGO_PROFILE_RELEASE_DEBUG=0 cargo install cargo-deny --locked --version $(CARGO_DENY) --root $(TOOLS)
 	mv $(TOOLS)/bin/cargo-deny $@
 
+# vale needs a newer Go than the tests; with GOTOOLCHAIN=auto, Go downloads it.
 $(TOOLS)/bin/vale-$(VALE):
-	GOBIN=$(CURDIR)/$(TOOLS)/bin go install github.com/vale-cli/vale/v3/cmd/vale@$(VALE)
+	GOTOOLCHAIN=auto GOBIN=$(CURDIR)/$(TOOLS)/bin go install github.com/vale-cli/vale/v3/cmd/vale@$(VALE)
 	mv $(TOOLS)/bin/vale $@
 
 %/node_modules/.package-lock.json: %/package-lock.json %/package.json

@@ -1,4 +1,4 @@
-"""A collector of traces: says on which port it listens, and then each span that it is given, as JSON, one a line."""
+"""A trace collector. It prints its port, and then each span that it receives as one line of JSON."""
 
 import json
 from concurrent import futures
@@ -18,7 +18,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
             resource = plain(of_resource.resource.attributes)
             for of_scope in of_resource.scope_spans:
                 for span in of_scope.spans:
-                    told = {
+                    record = {
                         "resource": resource,
                         "headers": headers,
                         "trace": span.trace_id.hex(),
@@ -33,7 +33,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
                         "attributes": plain(span.attributes),
                         "events": [event.name for event in span.events],
                     }
-                    print(json.dumps(told), flush=True)
+                    print(json.dumps(record), flush=True)
         return trace_service_pb2.ExportTraceServiceResponse()
 
 

@@ -14,7 +14,7 @@ export interface Field {
 export function field(id: string, faultOf: (name: string) => string | null): Field {
   const input = byId<HTMLInputElement>(id);
   const message = byId(`${id}-fault`);
-  // The keyboards of phones add a space after a completed word, so spaces at the end are removed.
+  // The keyboards of phones add a space after a completed word, so spaces around the name are removed.
   const value = (): string => input.value.trim();
 
   const check = (): boolean => {

@@ -54,7 +54,7 @@ impl fmt::Display for Storms {
                 writeln!(
                     f,
                     "\n{kind}, lists in Redis (written asynchronously, read here every {} ms): every \
-                     client was listed at p99 {joined} ms after its acknowledgement. No disconnected client was \
+                     client was listed at most {joined} ms after its acknowledgement. No disconnected client was \
                      listed {dead} ms after the disconnect.",
                     READ_INTERVAL.as_millis()
                 )?;

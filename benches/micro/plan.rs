@@ -34,7 +34,7 @@ pub fn plan(criterion: &mut Criterion) {
         };
         assert_eq!(make_plan().ask.len(), OWNERS, "the plan asks the owners only");
         group.bench_function(BenchmarkId::from_parameter(format_args!("{nodes} nodes")), |bencher| {
-            bencher.iter(make_plan)
+            bencher.iter(make_plan);
         });
     }
     group.finish();

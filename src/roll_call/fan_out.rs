@@ -109,7 +109,7 @@ impl FanOut {
 
         let mut answer = RollCallAnswer::join(room.clone(), as_of, plan.source, plan.can_be_complete, outcomes);
         answer.took = started.elapsed();
-        let (rows, source) = (answer.len(), answer.source.into());
+        let (rows, source) = (answer.len(), answer.source);
         self.metrics.record(answer.took, rows, source, answer.complete);
         traces::record_roll_call(answer.complete, source, answer.nodes.len(), rows);
         debug!(%room, complete = answer.complete, rows = answer.len(), took = ?answer.took, "called the roll");

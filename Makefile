@@ -34,17 +34,17 @@ test: tools $(WEB) ## install what the tests need, and run all tests
 	npm --prefix tests run --silent all
 
 test-all: test check-deploy soak failover test-valkey ## also run the long tests: repeated cluster and fault tests, failovers, soak, wider searches
-	for round in $$(seq 10); do cargo test --locked --test cluster; done
+	for round in $$(seq 10); do cargo test --locked --test cluster roll_calls::; done
 	for round in $$(seq 3); do cargo test --locked --test faults; done
 	ROLLCALL_THOROUGH=1 cargo test --locked -p rollcall-model
 	ROLLCALL_THOROUGH=1 cargo test --locked --test simulation
 
 failover: tools ## kill the Sentinel master and a Cluster master under load, and judge every answer
-	cargo test --locked --test failover -- --ignored --test-threads 2
+	cargo test --locked --test faults failover:: -- --ignored --test-threads 2
 
 test-valkey: tools ## run the directory and failover tests with Valkey; unpacks it if it is not installed (Debian 12: from backports)
 	server=$$(tests/valkey) && export ROLLCALL_REDIS_SERVER=$$server && \
-	  cargo test --locked --test directory && cargo test --locked --test failover -- --ignored --test-threads 2
+	  cargo test --locked --test directory && cargo test --locked --test faults failover:: -- --ignored --test-threads 2
 
 soak: tools ## churn with faults, and judge every answer: SOAK=10m; ROLLCALL_SEED=… repeats a run
 	ROLLCALL_SOAK=$(SOAK) cargo test --locked --test soak

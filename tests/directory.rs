@@ -1,20 +1,10 @@
 //! The contract of the directory, the same suite against every implementation, and every way to run Redis.
 
-mod common;
-
-#[allow(dead_code, reason = "shared with the fault tests, and each uses its own part")]
-#[path = "faults/redis_server.rs"]
-mod redis_server;
-#[allow(dead_code, reason = "shared with the failover tests, and each uses its own part")]
-#[path = "failover/topology.rs"]
-mod topology;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{RedisServer, redis_program, until};
 use rollcall::directory::DirectoryCall;
 use rollcall::directory::faulty::{Fault, FaultyDirectory};
 use rollcall::directory::memory::MemoryDirectory;
@@ -25,7 +15,10 @@ use rollcall::index::{SocketEntry, SocketWrite};
 use rollcall::names::{NodeId, NodeName, Room, SocketId};
 use rollcall::telemetry::anomalies::{Anomalies, Anomaly};
 use tempfile::TempDir;
-use topology::{Sentinels, Shards, TAGGED};
+use testkit::programs::redis_program;
+use testkit::redis_server::RedisServer;
+use testkit::redis_topology::{Sentinels, Shards, TAGGED};
+use testkit::until;
 
 const LEASE: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_millis(80);
@@ -236,7 +229,7 @@ async fn a_memory_that_is_flushed_or_rolled_back_begins_another_life_when_a_node
 
 #[tokio::test]
 async fn redis_keeps_the_contract_and_leaves_only_the_epoch() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start_aged().await;
     let directory = Arc::new(RedisDirectory::open(&server.url(), "rollcall:", false).unwrap());
     let upkeep = tokio::spawn({
         let directory = Arc::clone(&directory);
@@ -244,13 +237,13 @@ async fn redis_keeps_the_contract_and_leaves_only_the_epoch() {
     });
     until("connected", || async { directory.nodes().await.is_ok() }).await;
     contract(Arc::clone(&directory) as Arc<dyn Directory>).await;
-    assert_eq!(server.keys().await, BTreeSet::from(["rollcall:epoch".to_owned()]));
+    assert_eq!(server.keys("*").await, BTreeSet::from(["rollcall:epoch".to_owned()]));
     upkeep.abort();
 }
 
 #[tokio::test]
 async fn redis_entries_have_the_names_and_the_types_that_people_look_for() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start_aged().await;
     let directory = RedisDirectory::open(&server.url(), "rollcall:", false).unwrap();
     let looking = async {
         until("connected", || async { directory.nodes().await.is_ok() }).await;
@@ -303,17 +296,17 @@ async fn redis_contract(url: &str, access: &RedisAccess) {
 
 #[tokio::test]
 async fn the_servers_are_of_the_kind_that_was_asked_for() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start_aged().await;
     let about: String = redis::cmd("INFO").query_async(&mut server.connection().await).await.unwrap();
     assert_eq!(about.contains("valkey_version:"), redis_program().contains("valkey"), "{about}");
 }
 
 #[tokio::test]
 async fn a_master_that_sentinels_know_keeps_the_contract() {
-    let master = redis_server::RedisServer::start().await;
+    let master = RedisServer::start().await;
     let sentinels = Sentinels::over(&master, 0).await;
     redis_contract(&sentinels.url(), &RedisAccess::default()).await;
-    assert_eq!(master.keys("*").await, ["rollcall:epoch"]);
+    assert_eq!(master.keys("*").await, BTreeSet::from(["rollcall:epoch".to_owned()]));
 }
 
 #[tokio::test]
@@ -346,9 +339,9 @@ async fn a_cluster_of_three_masters_keeps_the_contract_in_one_slot_and_with_the_
     redis_contract(&shards.url(), &access).await;
     let denied: Vec<redis::Value> = shards.owner.run(redis::cmd("ACL").arg("LOG")).await;
     assert_eq!(denied, [], "nothing is asked of it beyond that");
-    assert_eq!(shards.owner.keys("*").await, [format!("{TAGGED}epoch")]);
+    assert_eq!(shards.owner.keys("*").await, BTreeSet::from([format!("{TAGGED}epoch")]));
     for other in &shards.others {
-        assert_eq!(other.keys("*").await, Vec::<String>::new());
+        assert_eq!(other.keys("*").await, BTreeSet::new());
     }
 
     // A slot that is given to another node is followed there, and is another index.
@@ -377,7 +370,7 @@ async fn a_cluster_of_three_masters_keeps_the_contract_in_one_slot_and_with_the_
 
 #[tokio::test]
 async fn a_master_that_still_takes_writes_is_left_when_the_sentinels_name_another() {
-    let (old, new) = (redis_server::RedisServer::start().await, redis_server::RedisServer::start().await);
+    let (old, new) = (RedisServer::start().await, RedisServer::start().await);
     let sentinels = Sentinels::over(&old, 0).await;
     let directory = RedisDirectory::open(&sentinels.url(), "rollcall:", false).unwrap();
     let working = async {
@@ -402,7 +395,7 @@ async fn a_master_that_still_takes_writes_is_left_when_the_sentinels_name_anothe
 
 #[tokio::test]
 async fn sentinels_that_hang_or_are_gone_do_not_cost_the_time_of_a_call() {
-    let master = redis_server::RedisServer::start().await;
+    let master = RedisServer::start().await;
     let mut sentinels = Sentinels::over(&master, 0).await;
     sentinels.0[0].stop().await;
     sentinels.0[1].kill();
@@ -418,13 +411,13 @@ async fn sentinels_that_hang_or_are_gone_do_not_cost_the_time_of_a_call() {
 
 #[tokio::test]
 async fn sentinels_have_users_of_their_own() {
-    let master = redis_server::RedisServer::start().await;
+    let master = RedisServer::start().await;
     let document = include_str!("../docs/REDIS.md").split_whitespace().collect::<Vec<_>>().join(" ");
     let rules = "-@all +sentinel|master";
     assert!(document.contains(&format!("ACL SETUSER rollcall on ><password> {rules}")), "docs/REDIS.md says so, too");
     let monitor = format!("sentinel monitor main {} {} 1", master.address.ip(), master.address.port());
     let users = format!("user default off\nuser rollcall on >correct-horse {rules}");
-    let sentinel = redis_server::RedisServer::sentinel(&format!("{monitor}\n{users}")).await;
+    let sentinel = RedisServer::sentinel(&format!("{monitor}\n{users}")).await;
     let folder = TempDir::new().unwrap();
     let check = async |user: Option<&str>, password: &str| {
         let file = folder.path().join("password");
@@ -450,12 +443,12 @@ async fn sentinels_have_users_of_their_own() {
 
 #[tokio::test]
 async fn what_is_not_what_the_url_says_is_refused_with_what_mends_it() {
-    let plain = redis_server::RedisServer::start().await;
-    let node = redis_server::RedisServer::cluster_node().await;
+    let plain = RedisServer::start().await;
+    let node = RedisServer::cluster_node().await;
     let monitor = format!("sentinel monitor main {} {} 1", plain.address.ip(), plain.address.port());
-    let sentinel = redis_server::RedisServer::sentinel(&monitor).await;
-    let lacking = redis_server::RedisServer::start_with(&["--rename-command", "UNLINK", ""]).await;
-    let silent = redis_server::RedisServer::start_with(&["--rename-command", "INFO", ""]).await;
+    let sentinel = RedisServer::sentinel(&monitor).await;
+    let lacking = RedisServer::start_with(&["--rename-command", "UNLINK", ""]).await;
+    let silent = RedisServer::start_with(&["--rename-command", "INFO", ""]).await;
     let check = async |url: String| RedisDirectory::open(&url, "rollcall:", false).unwrap().check().await.unwrap_err();
     assert_eq!(check(format!("redis://{}", node.address)).await, Incompatible::Cluster);
     assert_eq!(check(format!("redis-cluster://{}", plain.address)).await, Incompatible::NoCluster);
@@ -499,7 +492,7 @@ async fn while_connected<T>(
 
 #[tokio::test]
 async fn an_epoch_that_was_made_under_another_process_is_never_believed() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start_aged().await;
     connected(&server, async |directory, mut redis| {
         let made_elsewhere = format!("0123456789abcdef@{}", "a".repeat(40));
         redis::cmd("SET").arg("rollcall:epoch").arg(made_elsewhere).query_async::<()>(&mut redis).await.unwrap();
@@ -524,7 +517,7 @@ async fn an_epoch_that_was_made_under_another_process_is_never_believed() {
 
 #[tokio::test]
 async fn what_other_programs_have_written_is_skipped_and_counted() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start_aged().await;
     let anomalies = Anomalies::default();
     let directory = RedisDirectory::open(&server.url(), "rollcall:", false).unwrap();
     let directory = directory.with_anomalies(anomalies.clone());
@@ -568,7 +561,7 @@ async fn what_other_programs_have_written_is_skipped_and_counted() {
 
 #[tokio::test]
 async fn a_redis_that_may_evict_or_is_a_replica_is_not_used() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start_aged().await;
     let mut redis = server.connection().await;
     let check = async |allow| RedisDirectory::open(&server.url(), "rollcall:", allow).unwrap().check().await;
     assert_eq!(check(false).await, Ok(()));

@@ -4,9 +4,6 @@
 //! joins snapshots into a body. [`plan`] chooses the nodes to ask, [`lookup`] is one call to a peer, and [`reconciler`]
 //! writes many joins to the directory.
 
-#[path = "../../tests/common/mod.rs"]
-mod common;
-
 mod answer;
 mod lookup;
 mod plan;

@@ -15,11 +15,12 @@ use rollcall::reconciler::{RELEASE_DELAY, SOCKET_WRITE_INTERVAL};
 use rollcall::roll_call;
 use rollcall::roll_call::cache::SnapshotCache;
 use rollcall::telemetry::anomalies::Anomalies;
+use testkit::PATIENCE;
+use testkit::redis_server::RedisServer;
 use tokio::runtime::Builder;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use crate::common::{PATIENCE, RedisServer};
 use crate::{join, node_info, room};
 
 const JOINS: usize = 1_000;
@@ -30,7 +31,7 @@ pub fn flush(criterion: &mut Criterion) {
     // One thread: with two, the second would spin in `wait_until_listed`, and the result would include the scheduler's
     // time slices.
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let redis = runtime.block_on(RedisServer::start());
+    let redis = runtime.block_on(RedisServer::start_aged());
     let mut group = criterion.benchmark_group("flush 1000 joins");
     group.sample_size(20);
     let indexes: [(&str, Arc<dyn Directory>); 2] = [

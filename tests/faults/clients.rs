@@ -5,22 +5,22 @@ use std::time::{Duration, Instant};
 use futures::{SinkExt, StreamExt};
 use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
+use testkit::process_cluster::{Options, ProcessCluster};
+use testkit::tracked_client::{Going, TrackedClient};
+use testkit::watch::{Watch, percentile};
+use testkit::within;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-use crate::crowd::{Client, Going};
-use crate::processes::{Cluster, Options, within};
-use crate::watch::{Watch, percentile};
-
 const PINGS: [&str; 4] = ["--ping-interval", "500ms", "--ping-timeout", "2s"];
 /// Interval and timeout, twice, and a busy machine.
 const OUT_WITHIN: Duration = Duration::from_secs(8);
 
 /// A client that the oracle does not know, with a receive buffer as small as can be, connected to `a`.
-async fn rude(cluster: &Cluster, node: usize) -> WebSocketStream<TcpStream> {
+async fn rude(cluster: &ProcessCluster, node: usize) -> WebSocketStream<TcpStream> {
     let address = cluster.nodes[node].public;
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
     socket.set_recv_buffer_size(1024).unwrap();
@@ -40,7 +40,7 @@ async fn rude(cluster: &Cluster, node: usize) -> WebSocketStream<TcpStream> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_falls_silent_is_out_after_its_ping_timeout() {
-    let cluster = Cluster::start(2, Options::default().with(&PINGS)).await;
+    let cluster = ProcessCluster::start(2, Options::default().with(&PINGS)).await;
     let _polite = cluster.connect(0, "polite", &["a"]).await;
     let _silent = rude(&cluster, 0).await;
     assert_eq!(cluster.rows(1, "a").await.len(), 2);
@@ -48,7 +48,7 @@ async fn a_client_that_falls_silent_is_out_after_its_ping_timeout() {
 }
 
 /// How long a join and a leave take.
-async fn there_and_back(client: &Client) -> Duration {
+async fn there_and_back(client: &TrackedClient) -> Duration {
     let asked = Instant::now();
     assert!(client.join("b").await && client.leave("b").await);
     asked.elapsed()
@@ -80,7 +80,7 @@ async fn clients_that_flood_and_do_not_read_are_out_and_cost_no_memory_and_no_ti
     const BYTES: usize = 24 << 20;
     /// Far less than what is sent, and what is answered.
     const GROWTH: u64 = 64 << 20;
-    let cluster = Cluster::start(2, Options::default().with(&PINGS)).await;
+    let cluster = ProcessCluster::start(2, Options::default().with(&PINGS)).await;
     let polite = cluster.connect(0, "polite", &["a"]).await;
     let mut usual = Vec::new();
     for _ in 0..20 {
@@ -125,7 +125,7 @@ async fn clients_that_flood_and_do_not_read_are_out_and_cost_no_memory_and_no_ti
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_stops_reading_with_full_buffers_is_out_after_its_ping_timeout() {
-    let cluster = Cluster::start(2, Options::default().with(&PINGS)).await;
+    let cluster = ProcessCluster::start(2, Options::default().with(&PINGS)).await;
     let _polite = cluster.connect(1, "polite", &["a"]).await;
     let mut transport = rude(&cluster, 0).await;
     // Answers pile up until its own buffers and those of the node are full.
@@ -137,7 +137,7 @@ async fn a_client_that_stops_reading_with_full_buffers_is_out_after_its_ping_tim
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_newborns_passes_the_comparison_of_the_roster() {
-    let cluster = Cluster::start(2, Options::default()).await;
+    let cluster = ProcessCluster::start(2, Options::default()).await;
     let mut stays = Vec::new();
     for node in 0..2 {
         stays.push(cluster.connect(node, "stays", &["a"]).await);
@@ -152,7 +152,7 @@ async fn a_storm_of_newborns_passes_the_comparison_of_the_roster() {
             let mut turn = number;
             // The roster is compared every five seconds.
             while began.elapsed() < Duration::from_secs(11) {
-                let client = Client::connect(&oracle, &door, "newborn", &["a"]).await.expect("let in");
+                let client = TrackedClient::connect(&oracle, &door, "newborn", &["a"]).await.expect("let in");
                 client.go(ways[turn % ways.len()]).await;
                 turn += 1;
                 // A storm, and not a test of how busy the machine can be.

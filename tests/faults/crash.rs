@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use crate::common::until;
-use crate::processes::{Cluster, Options, within};
-use crate::watch::{Watch, percentile, unanswered};
+use testkit::process_cluster::{Options, ProcessCluster};
+use testkit::watch::{Watch, percentile, unanswered};
+use testkit::{until, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_very_next_roll_call_after_a_kill_has_no_row_of_the_dead_node_and_names_it_while_its_lease_lives() {
-    let mut cluster = Cluster::start(3, Options::default()).await;
+    let mut cluster = ProcessCluster::start(3, Options::default()).await;
     let _here = cluster.connect(0, "here", &["a"]).await;
     let _gone = [cluster.connect(2, "gone-1", &["a"]).await, cluster.connect(2, "gone-2", &["a"]).await];
     until("written behind", || async { cluster.differences(&[0, 1, 2]).await.is_empty() }).await;
@@ -30,7 +30,7 @@ async fn the_very_next_roll_call_after_a_kill_has_no_row_of_the_dead_node_and_na
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_connection_does_not_cost_the_deadline() {
-    let mut cluster = Cluster::start(3, Options::default()).await;
+    let mut cluster = ProcessCluster::start(3, Options::default()).await;
     let _here = cluster.connect(0, "here", &["a"]).await;
     let _gone = cluster.connect(2, "gone", &["a"]).await;
     let watch = Watch::start(&cluster, &[0, 1], &["a"]);
@@ -51,7 +51,7 @@ async fn a_refused_connection_does_not_cost_the_deadline() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_restarted_on_the_same_address_is_a_node_of_its_own() {
-    let mut cluster = Cluster::start(3, Options::lease(3)).await;
+    let mut cluster = ProcessCluster::start(3, Options::lease(3)).await;
     let _here = cluster.connect(0, "here", &["a"]).await;
     let _gone = cluster.connect(2, "gone", &["a"]).await;
     let (before, _) = cluster.roster(2, "a").await.expect("it answers");
@@ -71,7 +71,7 @@ async fn a_process_restarted_on_the_same_address_is_a_node_of_its_own() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_nodes_but_one_die_and_the_last_one_goes_on() {
-    let mut cluster = Cluster::start(4, Options::default()).await;
+    let mut cluster = ProcessCluster::start(4, Options::default()).await;
     let _here = cluster.connect(0, "here", &["a"]).await;
     let mut gone = Vec::new();
     for node in 1..4 {

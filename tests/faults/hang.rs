@@ -3,19 +3,18 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use testkit::process_cluster::{Options, ProcessCluster};
+use testkit::tracked_client::{Going, Refused, TrackedClient};
+use testkit::watch::{SLACK, Watch, percentile, unanswered};
+use testkit::{until, within};
 use tokio::time::sleep;
-
-use crate::common::until;
-use crate::crowd::{Client, Going, Refused};
-use crate::processes::{Cluster, Options, within};
-use crate::watch::{SLACK, Watch, percentile, unanswered};
 
 /// A node that was continued is part of every answer again within this time.
 const BACK_WITHIN: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hung_node_is_named_and_counted_within_the_deadline_and_then_costs_a_probe() {
-    let cluster = Cluster::start(3, Options::lease(8)).await;
+    let cluster = ProcessCluster::start(3, Options::lease(8)).await;
     let mut clients = Vec::new();
     for (node, count) in [(0, 1), (1, 2), (2, 3)] {
         for _ in 0..count {
@@ -60,7 +59,7 @@ async fn a_hung_node_is_named_and_counted_within_the_deadline_and_then_costs_a_p
     assert!(half < cluster.options.deadline / 2, "half within {half:?}");
 
     assert!(stopped.elapsed() < cluster.options.lease / 2, "the machine is too slow for this test");
-    cluster.go_on(2);
+    cluster.resume(2);
     within(BACK_WITHIN, "it is back", || cluster.agree(&[0, 1, 2], "a")).await;
     let report = watch.end().await;
     report.all_answered();
@@ -73,7 +72,7 @@ async fn a_hung_node_is_named_and_counted_within_the_deadline_and_then_costs_a_p
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_stopped_past_its_lease_is_left_out_and_returns_as_a_new_incarnation_with_its_whole_roster() {
-    let cluster = Cluster::start(3, Options::default()).await;
+    let cluster = ProcessCluster::start(3, Options::default()).await;
     let mut clients = Vec::new();
     for number in 0..20 {
         clients.push(cluster.connect(2, "back", &["a", &format!("own-{number}")]).await);
@@ -88,7 +87,7 @@ async fn a_node_stopped_past_its_lease_is_left_out_and_returns_as_a_new_incarnat
         cluster.listed(0, "a").await == only_here && cluster.listed(1, "a").await == only_here
     })
     .await;
-    cluster.go_on(2);
+    cluster.resume(2);
     cluster.healed(&[0, 1, 2], Duration::from_secs(5)).await;
     let (after, sockets) = cluster.roster(2, "a").await.expect("it answers");
     let process = |id: &str| id.split('-').next().map(str::to_owned);
@@ -101,7 +100,7 @@ async fn a_node_stopped_past_its_lease_is_left_out_and_returns_as_a_new_incarnat
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handshakes_that_waited_in_the_kernel_for_longer_than_the_lease_are_listed_once_acknowledged() {
-    let cluster = Cluster::start(3, Options::default()).await;
+    let cluster = ProcessCluster::start(3, Options::default()).await;
     let before = cluster.connect(2, "before", &["a"]).await;
     cluster.stop(2).await;
     let watch = Watch::start(&cluster, &[0, 1], &["a", "b"]);
@@ -111,7 +110,7 @@ async fn handshakes_that_waited_in_the_kernel_for_longer_than_the_lease_are_list
             let (oracle, door, room) = (oracle.clone(), door.clone(), if number % 2 == 0 { "a" } else { "b" });
             tokio::spawn(async move {
                 loop {
-                    match Client::connect(&oracle, &door, "queued", &[room]).await {
+                    match TrackedClient::connect(&oracle, &door, "queued", &[room]).await {
                         // It has not renewed its lease yet, and says so: clients try again.
                         Err(Refused::Status(503)) => sleep(Duration::from_millis(20)).await,
                         connected => return connected,
@@ -124,9 +123,9 @@ async fn handshakes_that_waited_in_the_kernel_for_longer_than_the_lease_are_list
         cluster.listed(0, "a").await == Some([].into()) && cluster.listed(1, "b").await == Some([].into())
     })
     .await;
-    cluster.go_on(2);
+    cluster.resume(2);
     let clients = join_all(queued).await.into_iter().map(|queued| queued.unwrap().expect("let in"));
-    let clients: Vec<Client> = clients.collect();
+    let clients: Vec<TrackedClient> = clients.collect();
     // The watch has asked the others all the time, and the oracle knows when each was acknowledged.
     cluster.healed(&[0, 1, 2], Duration::from_secs(5)).await;
     assert_eq!(cluster.oracle.present("a").len() + cluster.oracle.present("b").len(), clients.len() + 1);
@@ -136,7 +135,7 @@ async fn handshakes_that_waited_in_the_kernel_for_longer_than_the_lease_are_list
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flush_and_then_a_peer_that_hangs_for_half_a_second_hide_nobody() {
-    let cluster = Cluster::start(3, Options::default()).await;
+    let cluster = ProcessCluster::start(3, Options::default()).await;
     let mut clients = Vec::new();
     for node in 0..3 {
         clients.push(cluster.connect(node, "someone", &["a"]).await);
@@ -148,7 +147,7 @@ async fn a_flush_and_then_a_peer_that_hangs_for_half_a_second_hide_nobody() {
         cluster.stop(2).await;
         // The time itself is the fault.
         sleep(Duration::from_millis(500)).await;
-        cluster.go_on(2);
+        cluster.resume(2);
         cluster.healed(&[0, 1, 2], Duration::from_secs(5)).await;
     }
     watch.end().await.all_answered();
@@ -156,7 +155,7 @@ async fn a_flush_and_then_a_peer_that_hangs_for_half_a_second_hide_nobody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_asked_and_stopped_in_the_middle_tells_no_old_truth() {
-    let cluster = Cluster::start(3, Options::default()).await;
+    let cluster = ProcessCluster::start(3, Options::default()).await;
     let _first = cluster.connect(0, "first", &["a"]).await;
     let watch = Watch::start(&cluster, &[2], &["a"]);
     for turn in 0..3 {
@@ -165,7 +164,7 @@ async fn a_node_that_is_asked_and_stopped_in_the_middle_tells_no_old_truth() {
         // The node that asks hangs for longer than a lease while sockets come on the others.
         let client = cluster.connect(turn % 2, "comes", &["a"]).await;
         sleep(cluster.options.lease * 5 / 4).await;
-        cluster.go_on(2);
+        cluster.resume(2);
         assert_eq!(cluster.rows(2, "a").await, cluster.oracle.present("a"));
         drop(client);
     }

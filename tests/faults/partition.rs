@@ -3,17 +3,17 @@
 
 use std::time::Duration;
 
-use crate::common::until;
-use crate::crowd::Refused;
-use crate::processes::{Cluster, Options, within};
-use crate::proxy::Mode;
-use crate::watch::{SLACK, Watch, unanswered};
+use testkit::process_cluster::{Options, ProcessCluster};
+use testkit::proxy::Mode;
+use testkit::tracked_client::{Refused, TrackedClient};
+use testkit::watch::{SLACK, Watch, unanswered};
+use testkit::{until, within};
 
 const HEALED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Three nodes, each with a socket in `all` and in a room of its own.
-async fn three() -> (Cluster, Vec<crate::crowd::Client>) {
-    let cluster = Cluster::start(3, Options::proxied()).await;
+async fn three() -> (ProcessCluster, Vec<TrackedClient>) {
+    let cluster = ProcessCluster::start(3, Options::proxied()).await;
     let mut clients = Vec::new();
     for node in 0..3 {
         clients.push(cluster.connect(node, "someone", &["all", &format!("on-{node}")]).await);

@@ -4,14 +4,13 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use testkit::process_cluster::{Options, ProcessCluster};
+use testkit::proxy::Mode;
+use testkit::redis_server::RedisServer;
+use testkit::tracked_client::{Refused, TrackedClient};
+use testkit::watch::{SLACK, Watch};
+use testkit::{until, within};
 use tokio::time::sleep;
-
-use crate::common::until;
-use crate::crowd::{Client, Refused};
-use crate::processes::{Cluster, Options, within};
-use crate::proxy::Mode;
-use crate::redis_server::RedisServer;
-use crate::watch::{SLACK, Watch};
 
 /// The index is whole so long after Redis is back.
 const HEALED_WITHIN: Duration = Duration::from_secs(5);
@@ -19,8 +18,8 @@ const HEALED_WITHIN: Duration = Duration::from_secs(5);
 const WARNINGS_MOST: usize = 6;
 
 /// Three nodes with sockets in common rooms and in rooms of their own.
-async fn three(options: Options) -> (Cluster, Vec<Client>) {
-    let cluster = Cluster::start(3, options).await;
+async fn three(options: Options) -> (ProcessCluster, Vec<TrackedClient>) {
+    let cluster = ProcessCluster::start(3, options).await;
     let mut clients = Vec::new();
     for node in 0..3 {
         clients.push(cluster.connect(node, "early", &["all", &format!("on-{node}")]).await);
@@ -29,13 +28,13 @@ async fn three(options: Options) -> (Cluster, Vec<Client>) {
     (cluster, clients)
 }
 
-fn watch(cluster: &Cluster) -> Watch {
+fn watch(cluster: &ProcessCluster) -> Watch {
     Watch::start(cluster, &[0, 1, 2], &["all", "on-0", "on-1", "on-2", "late-0", "late-1", "late-2"])
 }
 
 /// While Redis cannot be used: everybody stays, new sockets come on every node, and every node lists all of them by
 /// asking all the others.
-async fn life_goes_on_without_redis(cluster: &Cluster, clients: &mut Vec<Client>) {
+async fn life_goes_on_without_redis(cluster: &ProcessCluster, clients: &mut Vec<TrackedClient>) {
     until("the answers come from the peers", || async {
         let mut from_peers = true;
         for node in 0..3 {
@@ -60,7 +59,7 @@ async fn life_goes_on_without_redis(cluster: &Cluster, clients: &mut Vec<Client>
 }
 
 /// After Redis is back.
-async fn healed(cluster: &Cluster, clients: &[Client], watch: Watch) {
+async fn healed(cluster: &ProcessCluster, clients: &[TrackedClient], watch: Watch) {
     cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
     assert!(clients.iter().all(|client| !client.has_ended()), "sockets stay");
     watch.end().await.all_answered();
@@ -70,7 +69,7 @@ async fn healed(cluster: &Cluster, clients: &[Client], watch: Watch) {
 }
 
 /// A trouble is told when it begins and when it ends, not once per call.
-fn told_once(cluster: &Cluster) {
+fn told_once(cluster: &ProcessCluster) {
     for node in &cluster.nodes {
         let log = node.log.text();
         let warnings: Vec<&str> = log.lines().filter(|line| line.contains(" WARN ")).collect();
@@ -88,7 +87,7 @@ async fn redis_hangs_and_goes_on() {
     // All leases lapse meanwhile: nobody is dead, since no lease could be read.
     sleep(cluster.options.lease).await;
     assert!(cluster.all_listed(&[0, 1, 2], "all").await);
-    cluster.redis.go_on();
+    cluster.redis.resume();
     healed(&cluster, &clients, watch).await;
 }
 
@@ -99,7 +98,7 @@ async fn redis_hangs_for_a_moment() {
     cluster.redis.stop().await;
     sleep(Duration::from_millis(700)).await;
     assert!(cluster.all_listed(&[0, 1, 2], "all").await);
-    cluster.redis.go_on();
+    cluster.redis.resume();
     cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
     assert!(clients.iter().all(|client| !client.has_ended()), "sockets stay");
     watch.end().await.all_answered();
@@ -183,7 +182,7 @@ async fn a_replica_is_promoted_that_lacks_the_last_claims() {
         clients.push(cluster.connect(node, "late", &["all", &format!("late-{node}")]).await);
     }
     cluster.redis.kill();
-    replica.go_on();
+    replica.resume();
     replica.promote().await;
     cluster.point_to(&replica);
     for room in ["all", "late-0", "late-1", "late-2"] {
@@ -225,7 +224,7 @@ async fn a_redis_that_cannot_save_is_the_same_as_away() {
 }
 
 /// Reads still work, so no answer needs to come from the peers alone; but no lease is renewed and no room claimed.
-async fn writes_are_refused(cluster: &Cluster, clients: &mut Vec<Client>) {
+async fn writes_are_refused(cluster: &ProcessCluster, clients: &mut Vec<TrackedClient>) {
     // Past every lease: nodes count by what the others have heard.
     sleep(cluster.options.lease * 3 / 2).await;
     for node in 0..3 {
@@ -264,7 +263,7 @@ async fn a_redis_that_is_still_loading_is_the_same_as_away() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_may_evict_is_refused_at_the_start_with_the_line_that_mends_it() {
-    let mut cluster = Cluster::prepare(Options::default()).await;
+    let mut cluster = ProcessCluster::prepare(Options::default()).await;
     cluster.redis.config("maxmemory-policy", "allkeys-lru").await;
     let node = cluster.launch().await;
     assert_eq!(cluster.exited(node).await.code(), Some(1));
@@ -274,7 +273,7 @@ async fn a_redis_that_may_evict_is_refused_at_the_start_with_the_line_that_mends
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_may_evict_is_used_when_that_is_allowed() {
-    let mut cluster = Cluster::prepare(Options::default().with(&["--redis-allow-eviction"])).await;
+    let mut cluster = ProcessCluster::prepare(Options::default().with(&["--redis-allow-eviction"])).await;
     cluster.redis.config("maxmemory-policy", "allkeys-lru").await;
     let node = cluster.launch().await;
     cluster.settled(&[node]).await;
@@ -287,7 +286,7 @@ async fn a_redis_that_comes_back_evicting_is_not_used_until_it_is_mended() {
     cluster.redis.restart_from(&[], &["--maxmemory-policy", "volatile-ttl"]);
     cluster.redis.answering().await;
     life_goes_on_without_redis(&cluster, &mut clients).await;
-    assert_eq!(cluster.redis.keys("rollcall:*").await, Vec::<String>::new(), "it is left alone");
+    assert!(cluster.redis.keys("rollcall:*").await.is_empty(), "nothing is written to it");
     for node in &cluster.nodes {
         until("it says why", || async { node.log.count("CONFIG SET maxmemory-policy noeviction") > 0 }).await;
     }
@@ -297,7 +296,7 @@ async fn a_redis_that_comes_back_evicting_is_not_used_until_it_is_mended() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_started_while_redis_is_away_says_so_and_serves_as_soon_as_it_is_there() {
-    let mut cluster = Cluster::prepare(Options::default()).await;
+    let mut cluster = ProcessCluster::prepare(Options::default()).await;
     cluster.redis.kill();
     let node = cluster.launch().await;
     let admin = format!("http://{}/readyz", cluster.nodes[node].admin);
@@ -361,7 +360,7 @@ async fn a_room_that_empties_and_fills_again_while_redis_hangs_is_never_lost() {
         cluster.redis.stop().await;
         let (joined, ()) = tokio::join!(client.join(room), async {
             sleep(Duration::from_millis(100 * (turn % 3) + 50)).await;
-            cluster.redis.go_on();
+            cluster.redis.resume();
         });
         assert!(joined);
         for node in 0..3 {

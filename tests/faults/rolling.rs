@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use redis::cmd;
+use testkit::oracle::Oracle;
+use testkit::process_cluster::{Options, ProcessCluster};
+use testkit::tracked_client::{Door, TrackedClient};
+use testkit::watch::Watch;
+use testkit::{until, within};
 use tokio::time::sleep;
-
-use crate::common::until;
-use crate::crowd::Client;
-use crate::processes::{Cluster, Options, within};
-use crate::watch::Watch;
 
 const DRAIN: Duration = Duration::from_secs(4);
 /// What a process that exits in time may still be late by on a busy machine.
@@ -20,12 +20,12 @@ fn options() -> Options {
 }
 
 /// A client that comes back whenever it was let go, somewhere.
-async fn come_back(oracle: crate::oracle::Oracle, doors: Vec<crate::crowd::Door>, number: usize) {
+async fn come_back(oracle: Oracle, doors: Vec<Door>, number: usize) {
     let mut turn = number;
     loop {
         let door = &doors[turn % doors.len()];
         turn += 1;
-        if let Ok(client) = Client::connect(&oracle, door, &format!("user-{number}"), &["all"]).await {
+        if let Ok(client) = TrackedClient::connect(&oracle, door, &format!("user-{number}"), &["all"]).await {
             client.ended().await;
         }
         sleep(Duration::from_millis(50 + 13 * (turn as u64 % 7))).await;
@@ -34,7 +34,7 @@ async fn come_back(oracle: crate::oracle::Oracle, doors: Vec<crate::crowd::Door>
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_of_four_nodes_is_never_wrong_and_never_an_error() {
-    let mut cluster = Cluster::start(4, options()).await;
+    let mut cluster = ProcessCluster::start(4, options()).await;
     let mut crowd = tokio::task::JoinSet::new();
     for number in 0..CLIENTS {
         crowd.spawn(come_back(cluster.oracle.clone(), cluster.doors(), number));
@@ -65,7 +65,7 @@ async fn a_rolling_restart_of_four_nodes_is_never_wrong_and_never_an_error() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_draining_node_says_so_and_lets_its_clients_go_one_by_one() {
-    let mut cluster = Cluster::start(2, options()).await;
+    let mut cluster = ProcessCluster::start(2, options()).await;
     let mut clients = Vec::new();
     for _ in 0..40 {
         clients.push(cluster.connect(1, "someone", &["a"]).await);
@@ -107,13 +107,13 @@ async fn a_draining_node_says_so_and_lets_its_clients_go_one_by_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_signal_exits_at_once() {
-    let mut cluster = Cluster::start(2, Options::default().with(&["--drain", "30s"])).await;
+    let mut cluster = ProcessCluster::start(2, Options::default().with(&["--drain", "30s"])).await;
     let mut clients = Vec::new();
     for _ in 0..10 {
         clients.push(cluster.connect(1, "someone", &["a"]).await);
     }
     cluster.terminate(1);
-    until("it drains", || async { clients.iter().any(Client::has_ended) }).await;
+    until("it drains", || async { clients.iter().any(TrackedClient::has_ended) }).await;
     let again = Instant::now();
     cluster.terminate(1);
     let status = cluster.exited(1).await;
@@ -124,7 +124,7 @@ async fn a_second_signal_exits_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_drains_while_redis_is_away_exits_in_time() {
-    let mut cluster = Cluster::start(2, options()).await;
+    let mut cluster = ProcessCluster::start(2, options()).await;
     let _clients = [cluster.connect(0, "stays", &["a"]).await, cluster.connect(1, "goes", &["a"]).await];
     let watch = Watch::start(&cluster, &[0], &["a"]);
     cluster.redis.stop().await;
@@ -132,7 +132,7 @@ async fn a_node_that_drains_while_redis_is_away_exits_in_time() {
     let terminated = Instant::now();
     let status = cluster.exited(1).await;
     assert!(status.success() && terminated.elapsed() < DRAIN + LATE, "{status} after {:?}", terminated.elapsed());
-    cluster.redis.go_on();
+    cluster.redis.resume();
     cluster.healed(&[0], cluster.options.lease * 4).await;
     watch.end().await.all_answered();
 }

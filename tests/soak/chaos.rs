@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use testkit::process_cluster::ProcessCluster;
 use tokio::time::sleep;
 
 use crate::churn::Scene;
-use crate::processes::Cluster;
 
 /// How long a node may take from its start until it is ready, everything else being well.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -85,7 +85,7 @@ impl Faults {
     ///
     /// # Errors
     /// When a node does not come back.
-    pub async fn next(&mut self, cluster: &mut Cluster, scene: &Scene) -> Result<(), String> {
+    pub async fn next(&mut self, cluster: &mut ProcessCluster, scene: &Scene) -> Result<(), String> {
         let first = self.act(cluster, None);
         let other = !first.fault.is_redis();
         let second = self.random.random_bool(0.3).then(|| self.act(cluster, Some(other)));
@@ -115,7 +115,7 @@ impl Faults {
     }
 
     /// One of them, of Redis or of a node where that is wanted.
-    fn act(&mut self, cluster: &Cluster, of_redis: Option<bool>) -> Act {
+    fn act(&mut self, cluster: &ProcessCluster, of_redis: Option<bool>) -> Act {
         let fitting: Vec<Fault> = self
             .choice
             .iter()
@@ -137,7 +137,7 @@ impl Faults {
         Act { fault, node, lasts }
     }
 
-    async fn begin(&mut self, act: &Act, cluster: &mut Cluster, scene: &Scene) {
+    async fn begin(&mut self, act: &Act, cluster: &mut ProcessCluster, scene: &Scene) {
         *self.done.entry(act.fault).or_default() += 1;
         let (at, name) = (cluster.oracle.clock(), act.fault.name());
         let node = if act.fault.is_redis() { String::new() } else { format!(" node-{}", act.node + 1) };
@@ -158,16 +158,16 @@ impl Faults {
         }
     }
 
-    async fn end(&mut self, act: &Act, cluster: &mut Cluster) {
+    async fn end(&mut self, act: &Act, cluster: &mut ProcessCluster) {
         match act.fault {
             Fault::Kill => cluster.restart(act.node),
-            Fault::Stop | Fault::StopLong => cluster.go_on(act.node),
+            Fault::Stop | Fault::StopLong => cluster.resume(act.node),
             Fault::Drain => {
                 cluster.exited(act.node).await;
                 cluster.restart(act.node);
             }
             Fault::Flush => {}
-            Fault::RedisStop => cluster.redis.go_on(),
+            Fault::RedisStop => cluster.redis.resume(),
             Fault::RedisKill => cluster.redis.restart_empty().await,
         }
     }

@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use testkit::oracle::{Call, Oracle, SEEING_WITHIN};
+use testkit::process_cluster::{Asker, Held, ProcessCluster};
+use testkit::tracked_client::{Door, Going, TrackedClient};
+use testkit::watch::{SLACK, percentile};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-
-use crate::crowd::{Client, Door, Going};
-use crate::oracle::{Call, Oracle, SEEING_WITHIN};
-use crate::processes::{Asker, Cluster, Held};
-use crate::watch::{SLACK, percentile};
 
 /// Large rooms that always have somebody, and small ones that empty and fill again all the time.
 const LARGE_ROOMS: usize = 4;
@@ -53,7 +52,7 @@ pub struct Checked {
 }
 
 impl Scene {
-    pub fn new(cluster: &Cluster) -> Self {
+    pub fn new(cluster: &ProcessCluster) -> Self {
         Self(Arc::new(Shared {
             doors: cluster.doors(),
             down: cluster.nodes.iter().map(|_| AtomicBool::new(false)).collect(),
@@ -110,7 +109,7 @@ pub async fn client(scene: Scene, seed: u64, stop: CancellationToken) {
         }
         let names: Vec<&str> = rooms.iter().map(String::as_str).collect();
         let connected = tokio::select! {
-            connected = Client::connect(&scene.0.oracle, &scene.0.doors[node], &user, &names) => connected,
+            connected = TrackedClient::connect(&scene.0.oracle, &scene.0.doors[node], &user, &names) => connected,
             () = stop.cancelled() => return,
         };
         let Ok(client) = connected else {
@@ -126,7 +125,7 @@ pub async fn client(scene: Scene, seed: u64, stop: CancellationToken) {
     }
 }
 
-async fn live(scene: &Scene, client: Client, mut rooms: Vec<String>, random: &mut StdRng) {
+async fn live(scene: &Scene, client: TrackedClient, mut rooms: Vec<String>, random: &mut StdRng) {
     loop {
         let pause = some_time(random, 50, 3000);
         if timeout(pause, client.ended()).await.is_ok() {

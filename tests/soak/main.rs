@@ -4,27 +4,6 @@
 //! `ROLLCALL_SOAK` is how long (`20s`, `10m`), `ROLLCALL_SEED` the seed of its choices, and `ROLLCALL_FAULTS` which
 //! faults, by name and separated by commas. It prints what it did, and fails for one wrong answer.
 
-#[path = "../common/mod.rs"]
-mod common;
-#[allow(dead_code, reason = "shared with the fault tests, and each uses its own part")]
-#[path = "../faults/crowd.rs"]
-mod crowd;
-#[allow(dead_code, reason = "shared with the fault tests, and each uses its own part")]
-#[path = "../faults/oracle.rs"]
-mod oracle;
-#[allow(dead_code, reason = "shared with the fault tests, and each uses its own part")]
-#[path = "../faults/processes.rs"]
-mod processes;
-#[allow(dead_code, reason = "shared with the fault tests, and each uses its own part")]
-#[path = "../faults/proxy.rs"]
-mod proxy;
-#[allow(dead_code, reason = "shared with the fault tests, and each uses its own part")]
-#[path = "../faults/redis_server.rs"]
-mod redis_server;
-#[allow(dead_code, reason = "shared with the fault tests, and each uses its own part")]
-#[path = "../faults/watch.rs"]
-mod watch;
-
 mod chaos;
 mod churn;
 
@@ -34,13 +13,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rand::Rng;
+use testkit::process_cluster::{Options, ProcessCluster};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use chaos::{Fault, Faults};
 use churn::{Checked, Scene};
-use processes::{Cluster, Options};
 
 const NODES: usize = 4;
 const CLIENTS: u64 = 240;
@@ -71,7 +50,7 @@ fn main() -> ExitCode {
 }
 
 async fn soak(duration: Duration, seed: u64, faults: &[Fault]) -> ExitCode {
-    let mut cluster = Cluster::start(NODES, Options::lease(2)).await;
+    let mut cluster = ProcessCluster::start(NODES, Options::lease(2)).await;
     let scene = Scene::new(&cluster);
     let checked = Arc::new(Mutex::new(Checked::default()));
     let stop = CancellationToken::new();
@@ -127,7 +106,7 @@ async fn soak(duration: Duration, seed: u64, faults: &[Fault]) -> ExitCode {
 }
 
 /// Lets the clients rest, and waits until every node lists exactly who is there and Redis says the same.
-async fn whole_again(cluster: &Cluster, scene: &Scene) -> Vec<String> {
+async fn whole_again(cluster: &ProcessCluster, scene: &Scene) -> Vec<String> {
     scene.rest();
     let all: Vec<usize> = (0..NODES).collect();
     let began = Instant::now();

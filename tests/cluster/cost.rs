@@ -1,0 +1,295 @@
+//! What a roll call costs, counted: messages between nodes, and commands to Redis. It grows with the owners of the room
+//! and with what changed in it, and neither with the cluster nor with the room.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use prost::Message;
+use rollcall::mesh::channel::PeerChannel;
+use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
+use rollcall::mesh::proto::mesh_service_server::{MeshService, MeshServiceServer};
+use rollcall::mesh::proto::{
+    AnnounceRequest, AnnounceResponse, DescribeRequest, DescribeResponse, ListRoomsRequest, ListRoomsResponse,
+    LookupSocketsRequest, LookupSocketsResponse, RevalidateRequest, RevalidateResponse,
+};
+use rollcall::roster::Registration;
+use serde_json::Value;
+use testkit::cluster::{Cluster, ClusterNode, Index};
+use testkit::{listen_anywhere, mesh_client, until};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+
+/// An unchanged part fits into it, ids and version included.
+const SMALL: usize = 128;
+
+/// One lookup that was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Lookup {
+    unchanged: bool,
+    rows: usize,
+    /// Of the question and of the answer.
+    bytes: usize,
+}
+
+/// What came to a node.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Lookups, those included whose caller did not wait for the answer.
+    asked: usize,
+    /// Those of them that were calls of their own.
+    calls: usize,
+    answered: Vec<Lookup>,
+}
+
+/// Stands in front of a node's mesh, passes every call on, and counts the lookups, also those that come over a stream.
+#[derive(Clone)]
+struct Meter {
+    node: MeshServiceClient<PeerChannel>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl Meter {
+    fn new(node: SocketAddr) -> Self {
+        Self { node: mesh_client(node), seen: Arc::default() }
+    }
+
+    fn note(&self, answer: &LookupSocketsResponse, bytes: usize) {
+        let (unchanged, rows) = (answer.unchanged, answer.sockets.len());
+        self.seen.lock().unwrap().answered.push(Lookup { unchanged, rows, bytes });
+    }
+
+    /// What came since the last time.
+    fn take(&self) -> Seen {
+        std::mem::take(&mut self.seen.lock().unwrap())
+    }
+}
+
+#[tonic::async_trait]
+impl MeshService for Meter {
+    async fn lookup_sockets(
+        &self,
+        request: Request<LookupSocketsRequest>,
+    ) -> Result<Response<LookupSocketsResponse>, Status> {
+        {
+            let mut seen = self.seen.lock().unwrap();
+            seen.asked += 1;
+            seen.calls += 1;
+        }
+        let request = request.into_inner();
+        let asked = request.encoded_len();
+        let response = self.node.clone().lookup_sockets(request).await?;
+        self.note(response.get_ref(), asked + response.get_ref().encoded_len());
+        Ok(response)
+    }
+
+    type RevalidateStream = BoxStream<'static, Result<RevalidateResponse, Status>>;
+
+    async fn revalidate(
+        &self,
+        request: Request<Streaming<RevalidateRequest>>,
+    ) -> Result<Response<Self::RevalidateStream>, Status> {
+        let meter = self.clone();
+        let answers = request.into_inner().then(move |question| {
+            let meter = meter.clone();
+            async move {
+                meter.seen.lock().unwrap().asked += 1;
+                let question = question?;
+                let asked = question.encoded_len();
+                // A stream of its own for each, since this client sends nothing before it has all.
+                let answers = meter.node.clone().revalidate(stream::iter([question])).await?;
+                let response = answers.into_inner().message().await?.expect("each question is answered");
+                if let Some(answer) = &response.answer {
+                    meter.note(answer, asked + response.encoded_len());
+                }
+                Ok(response)
+            }
+        });
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn announce(&self, request: Request<AnnounceRequest>) -> Result<Response<AnnounceResponse>, Status> {
+        self.node.clone().announce(request.into_inner()).await
+    }
+
+    async fn describe(&self, request: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
+        self.node.clone().describe(request.into_inner()).await
+    }
+
+    type ListRoomsStream = Streaming<ListRoomsResponse>;
+
+    async fn list_rooms(&self, request: Request<ListRoomsRequest>) -> Result<Response<Self::ListRoomsStream>, Status> {
+        self.node.clone().list_rooms(request.into_inner()).await
+    }
+}
+
+/// A cluster with a meter in front of each node.
+struct Metered {
+    cluster: Cluster,
+    meters: Vec<Meter>,
+    _tasks: JoinSet<Result<(), tonic::transport::Error>>,
+}
+
+impl Metered {
+    async fn start(count: usize) -> Self {
+        // Redis, since nobody is asked early where the directory answers at once.
+        let mut cluster = Cluster::start(0, Index::redis().await).await;
+        let (mut meters, mut tasks) = (Vec::new(), JoinSet::new());
+        for _ in 0..count {
+            let (mesh, front) = (listen_anywhere(), listen_anywhere());
+            let (meter, advertised) = (Meter::new(mesh.local_addr().unwrap()), front.local_addr().unwrap());
+            let server = Server::builder().add_service(MeshServiceServer::new(meter.clone()));
+            tasks.spawn(server.serve_with_incoming(TcpListenerStream::new(front)));
+            cluster.add_behind(mesh, advertised).await;
+            meters.push(meter);
+        }
+        Self { cluster, meters, _tasks: tasks }
+    }
+
+    /// Ends when each node answers for so many sockets of the room, and asks nobody about a room without any.
+    async fn settled(&self, room: &str, sockets: usize) {
+        for node in 0..self.meters.len() {
+            until("the room is filled", || async {
+                let (complete, users) = self.cluster.users(node, room).await;
+                complete && users.len() == sockets
+            })
+            .await;
+            until("the index is relied on", || async { self.asked(node, "nobody is here").await == 1 }).await;
+        }
+        self.forget();
+    }
+
+    /// How many nodes are asked, the node itself included.
+    async fn asked(&self, node: usize, room: &str) -> usize {
+        let room = percent_encoding::utf8_percent_encode(room, percent_encoding::NON_ALPHANUMERIC);
+        let full: Value = self.cluster.get(node, &format!("/{room}/rollcall")).await.json().await.unwrap();
+        full["nodes"].as_array().unwrap().len()
+    }
+
+    fn forget(&self) {
+        for meter in &self.meters {
+            meter.take();
+        }
+    }
+
+    /// What came to each node during one roll call by this one, which is complete and lists so many sockets.
+    async fn call(&self, node: usize, room: &str, sockets: usize) -> Vec<Seen> {
+        let (complete, users) = self.cluster.users(node, room).await;
+        assert_eq!((complete, users.len()), (true, sockets));
+        self.meters.iter().map(Meter::take).collect()
+    }
+
+    /// How often each was asked during it.
+    async fn counts(&self, node: usize, room: &str, sockets: usize) -> Vec<usize> {
+        self.call(node, room, sockets).await.iter().map(|seen| seen.asked).collect()
+    }
+
+    /// What each answered during it, one after another.
+    async fn answers(&self, node: usize, room: &str, sockets: usize) -> Vec<Lookup> {
+        self.call(node, room, sockets).await.into_iter().flat_map(|seen| seen.answered).collect()
+    }
+}
+
+/// Sockets with these numbers are in the room for as long as what is returned.
+fn fill(node: &ClusterNode, room: &str, numbers: Range<usize>) -> Vec<Registration> {
+    let seat = |number| node.seat(&format!("{}-{number:020}", node.name), &format!("user-{number}"), room);
+    numbers.map(seat).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_owner_is_asked_once_and_nobody_else() {
+    let metered = Metered::start(4).await;
+    let nodes = &metered.cluster.nodes;
+    let (stay, go) = (fill(&nodes[1], "Maths", 0..50), fill(&nodes[2], "Maths", 0..50));
+    let _elsewhere = fill(&nodes[3], "Physics", 0..50);
+    metered.settled("Maths", 100).await;
+    for _ in 0..5 {
+        assert_eq!(metered.counts(0, "Maths", 100).await, [0, 1, 1, 0]);
+        assert_eq!(metered.counts(1, "Maths", 100).await, [0, 0, 1, 0], "what it has itself costs no message");
+    }
+    let calls: usize = metered.call(0, "Maths", 100).await.iter().map(|seen| seen.calls).sum();
+    assert_eq!(calls, 0, "what is held is asked over streams that are open");
+    drop(go);
+    until("the claim is given back", || async { metered.asked(0, "Maths").await == 2 }).await;
+    metered.forget();
+    assert_eq!(metered.counts(0, "Maths", 50).await, [0, 1, 0, 0], "who had rows once is not asked for ever");
+    drop(stay);
+    metered.cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unchanged_owner_costs_a_small_message_and_a_changed_one_its_own_rows_or_what_changed() {
+    let metered = Metered::start(3).await;
+    let nodes = &metered.cluster.nodes;
+    let (_few, _many) = (fill(&nodes[1], "Maths", 0..5), fill(&nodes[2], "Maths", 0..2_000));
+    metered.settled("Maths", 2_005).await;
+    for _ in 0..5 {
+        let said = metered.answers(0, "Maths", 2_005).await;
+        let small = |lookup: &Lookup| lookup.unchanged && lookup.rows == 0 && lookup.bytes <= SMALL;
+        assert!(said.len() == 2 && said.iter().all(small), "{said:?}");
+    }
+    let _one_more = fill(&nodes[1], "Maths", 5..6);
+    let said = metered.answers(0, "Maths", 2_006).await;
+    let rows: Vec<_> = said.iter().map(|lookup| (lookup.unchanged, lookup.rows)).collect();
+    assert_eq!(rows, [(false, 6), (true, 0)], "few rows are all told");
+    let bytes: usize = said.iter().map(|lookup| lookup.bytes).sum();
+    assert!(bytes <= (6 + 2) * SMALL, "{bytes} bytes for 6 rows of 2006");
+    let _another = fill(&nodes[2], "Maths", 2_000..2_001);
+    let said = metered.answers(0, "Maths", 2_007).await;
+    let rows: Vec<_> = said.iter().map(|lookup| (lookup.unchanged, lookup.rows)).collect();
+    assert_eq!(rows, [(true, 0), (false, 1)], "of many rows what changed");
+    metered.cluster.stop().await;
+}
+
+/// `MONITOR`, unlike the counts of `INFO commandstats`, tells a roll call's commands from what nodes do all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_reads_the_owner_set_and_the_epoch_however_large_the_room() {
+    const CALLS: usize = 10;
+    let cluster = Cluster::start(2, Index::redis().await).await;
+    let server = cluster.index.server();
+    for (room, sockets) in [("small", 1), ("large", 5_000)] {
+        let _present = [fill(&cluster.nodes[0], room, 0..sockets), fill(&cluster.nodes[1], room, 0..sockets)];
+        let mut redis = server.connection().await;
+        until("every socket is listed", || {
+            let mut redis = redis.clone();
+            async move {
+                let sets: Vec<String> =
+                    redis::cmd("KEYS").arg(format!("rollcall:room:*:{room}")).query_async(&mut redis).await.unwrap();
+                let mut sizes = redis::pipe();
+                for set in &sets {
+                    sizes.cmd("SCARD").arg(set);
+                }
+                sizes.query_async::<Vec<usize>>(&mut redis).await.unwrap() == [sockets; 2]
+            }
+        })
+        .await;
+        let monitor = redis::Client::open(server.url()).unwrap().get_async_monitor().await.unwrap();
+        for _ in 0..CALLS {
+            let (complete, users) = cluster.users(0, room).await;
+            assert_eq!((complete, users.len()), (true, 2 * sockets));
+        }
+        redis::cmd("ECHO").arg("that was all").query_async::<()>(&mut redis).await.unwrap();
+        let seen = monitor.into_on_message::<String>().take_while(|line| {
+            let more = !line.contains("that was all");
+            async move { more }
+        });
+        // Each is `<time> [<database> <client>] "<command>" "<argument>"…`.
+        let seen: Vec<String> = seen.collect().await;
+        let commands: Vec<&str> = seen.iter().map(|line| line.split_once("] ").unwrap().1).collect();
+        let about_the_room: Vec<usize> =
+            (0..commands.len()).filter(|place| commands[*place].contains(&format!(":{room}\""))).collect();
+        assert_eq!(about_the_room.len(), CALLS, "{commands:?}");
+        for place in about_the_room {
+            let pipeline = [format!(r#""SMEMBERS" "rollcall:owners:{room}""#), r#""GET" "rollcall:epoch""#.to_owned()];
+            assert_eq!(commands[place..place + 2], pipeline);
+        }
+        let owners: usize =
+            redis::cmd("SCARD").arg(format!("rollcall:owners:{room}")).query_async(&mut redis).await.unwrap();
+        assert_eq!(owners, 2);
+    }
+    cluster.stop().await;
+}

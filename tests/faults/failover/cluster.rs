@@ -1,0 +1,50 @@
+//! The master of a Cluster that has the slot of the keys is lost, and its replica takes over.
+
+use testkit::redis_server::RedisServer;
+use testkit::redis_topology::{Shards, TAGGED, fail_over};
+
+use super::scene::Scene;
+
+async fn start() -> (Scene, RedisServer, Vec<RedisServer>) {
+    let shards = Shards::start().await;
+    let replica = shards.replica().await;
+    let url = shards.url();
+    let Shards { owner, others } = shards;
+    (Scene::start(owner, url, TAGGED).await, replica, others)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes long: make failover"]
+async fn the_master_of_the_slot_is_killed() {
+    let (mut scene, replica, _others) = start().await;
+    scene.cluster.redis.kill();
+    scene.clients_come("late").await;
+    scene.taken_over_by(replica).await;
+    scene.clients_come("last").await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes long: make failover"]
+async fn the_master_of_the_slot_hangs_and_goes_on_when_another_has_taken_over() {
+    let (mut scene, replica, _others) = start().await;
+    scene.cluster.redis.stop().await;
+    scene.clients_come("late").await;
+    let old = scene.taken_over_by(replica).await;
+    old.resume();
+    scene.clients_come("last").await;
+    scene.stands_back(&old).await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes long: make failover"]
+async fn the_slot_goes_to_the_replica_of_a_master_that_is_well() {
+    let (mut scene, replica, _others) = start().await;
+    fail_over(&replica).await;
+    scene.clients_come("late").await;
+    let old = scene.taken_over_by(replica).await;
+    scene.stands_back(&old).await;
+    scene.clients_come("last").await;
+    scene.end().await;
+}

@@ -1,0 +1,52 @@
+//! A master that three Sentinels watch is lost, and its replica takes over.
+
+use testkit::redis_server::RedisServer;
+use testkit::redis_topology::Sentinels;
+
+use super::scene::Scene;
+
+async fn start() -> (Scene, RedisServer, Sentinels) {
+    let master = RedisServer::start().await;
+    let replica = RedisServer::replica_of(&master).await;
+    let sentinels = Sentinels::over(&master, 1).await;
+    let scene = Scene::start(master, sentinels.url(), "rollcall:").await;
+    (scene, replica, sentinels)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes long: make failover"]
+async fn the_master_that_sentinels_know_is_killed() {
+    let (mut scene, replica, _sentinels) = start().await;
+    scene.cluster.redis.kill();
+    scene.clients_come("late").await;
+    scene.taken_over_by(replica).await;
+    scene.clients_come("last").await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes long: make failover"]
+async fn the_master_that_sentinels_know_hangs_and_goes_on_when_another_has_taken_over() {
+    let (mut scene, replica, _sentinels) = start().await;
+    scene.cluster.redis.stop().await;
+    scene.clients_come("late").await;
+    let old = scene.taken_over_by(replica).await;
+    old.resume();
+    // It takes itself for the master until the Sentinels tell it.
+    assert!(old.says("role:master").await);
+    scene.clients_come("last").await;
+    scene.stands_back(&old).await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes long: make failover"]
+async fn sentinels_replace_a_master_that_is_well() {
+    let (mut scene, replica, sentinels) = start().await;
+    sentinels.fail_over().await;
+    scene.clients_come("late").await;
+    let old = scene.taken_over_by(replica).await;
+    scene.stands_back(&old).await;
+    scene.clients_come("last").await;
+    scene.end().await;
+}

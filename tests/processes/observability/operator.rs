@@ -1,0 +1,365 @@
+//! What operators are told: any node tells how all of them are, in JSON and on a terminal, and who does not answer, or
+//! answers what cannot be, is named and costs the others nothing.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use futures::stream::Empty;
+use rollcall::mesh::proto::mesh_service_server::{MeshService, MeshServiceServer};
+use rollcall::mesh::proto::{
+    AnnounceRequest, AnnounceResponse, DescribeRequest, DescribeResponse, ListRoomsRequest, ListRoomsResponse,
+    LookupSocketsRequest, LookupSocketsResponse, RevalidateRequest, RevalidateResponse, RoomSize, Status as Word,
+};
+use rollcall::names::NodeId;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use testkit::client::Client;
+use testkit::process::{Process, rollcall, serve};
+use testkit::programs::run;
+use testkit::redis_server::RedisServer;
+use testkit::{listen_anywhere, mesh_client, until};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+
+const LEASE: &[&str] = &["--lease", "2s"];
+
+/// A command of the program: whether it ended well, and what it said.
+async fn command(admin: SocketAddr, arguments: &[&str]) -> (bool, String) {
+    let mut command = rollcall();
+    command.args(arguments).args(["--admin", &admin.to_string()]);
+    tokio::task::spawn_blocking(move || run(&mut command)).await.unwrap()
+}
+
+async fn status(node: &Process) -> Value {
+    node.get("/_/status").await.json().await.unwrap()
+}
+
+fn row<'a>(status: &'a Value, name: &str) -> Option<&'a Value> {
+    status["nodes"].as_array().unwrap().iter().find(|node| node["name"] == name)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_node_tells_the_same_of_all_and_a_hanging_and_a_dead_one_are_named() {
+    let redis = RedisServer::start_aged().await;
+    let starting = ["node-1", "node-2", "node-3", "node-4"].map(|name| Process::start(&redis, name, LEASE));
+    let mut nodes = futures::future::join_all(starting).await;
+    let mut clients = Vec::new();
+    for (number, node) in nodes.iter().enumerate() {
+        for socket in 0..=number {
+            let rooms: &[&str] = if socket == 0 { &["a/b & 'c'", "b"] } else { &["a/b & 'c'"] };
+            clients.push(Client::connect(node.public, &format!("user-{socket}"), rooms).await.unwrap());
+        }
+    }
+    for node in &nodes {
+        until("it tells of all, and that all is well", || async {
+            let status = status(node).await;
+            let sockets = |name: &str| row(&status, name).map(|node| node["sockets"].clone());
+            let all = ["node-1", "node-2", "node-3", "node-4"].map(sockets);
+            status["well"] == true
+                && all == [1, 2, 3, 4].map(|sockets| Some(json!(sockets)))
+                && status["sockets"] == 10
+                && status["busiest_rooms"]
+                    == json!([
+                        {"room": "a/b & 'c'", "sockets": 10, "most": 10, "nodes": 4},
+                        {"room": "b", "sockets": 4, "most": 4, "nodes": 4},
+                    ])
+        })
+        .await;
+    }
+    let told = status(&nodes[2]).await;
+    assert_eq!(told["asked"], row(&told, "node-3").unwrap()["id"]);
+    let other = row(&told, "node-1").unwrap();
+    assert!(other["round_trip_ms"].as_f64().unwrap() > 0.0 && other["lease_left_ms"].as_u64().unwrap() <= 2_000);
+    assert_eq!(other["mesh"], nodes[0].mesh.to_string());
+
+    for _ in 0..10 {
+        assert_eq!(nodes[1].ask("/b/users").await.status(), 200);
+    }
+    until("the roll calls are told once their bucket is over", || async {
+        let told = status(&nodes[0]).await;
+        let sum = |calls: &Value| calls.as_array().unwrap().iter().map(|count| count.as_u64().unwrap()).sum::<u64>();
+        let (all, one) = (&told["roll_calls"], &row(&told, "node-2").unwrap()["roll_calls"]);
+        sum(&all["calls"]) == 10 && sum(&one["calls"]) == 10 && one["last_minute"]["p99_ms"].as_f64() > Some(0.0)
+    })
+    .await;
+
+    let (well, said) = command(nodes[3].admin, &["status"]).await;
+    assert!(well && said.contains("4 of 4 nodes respond and are active; 10 sockets."), "{said}");
+    assert!(said.lines().any(|line| line.starts_with("node-4 *") && line.contains(" healthy ")), "{said}");
+    let (well, said) = command(nodes[3].admin, &["users", "a/b & 'c'"]).await;
+    assert!(well && said.ends_with("\ncomplete: 10 sockets, 4 users\n"), "{said}");
+    assert_eq!(said.lines().filter(|line| line.ends_with(" node-4")).count(), 4, "{said}");
+    let (well, said) = command(nodes[0].admin, &["users", "nobody"]).await;
+    assert_eq!((well, said.as_str()), (true, "complete: 0 sockets, 0 users\n"));
+    let (_, said) = command(nodes[0].admin, &["users", "b", "--json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&said).unwrap()["users"].as_array().unwrap().len(), 4);
+
+    nodes[2].stop().await;
+    let began = Instant::now();
+    let (well, said) = command(nodes[0].admin, &["status"]).await;
+    assert!(began.elapsed() < Duration::from_secs(3), "one that hangs costs a second: {:?}", began.elapsed());
+    assert!(!well && said.contains("3 of 4 nodes respond and are active; 7 sockets."), "{said}");
+    assert!(
+        said.lines().any(|line| line.starts_with("node-3 ") && line.contains("not responding (deadline)")),
+        "{said}"
+    );
+    let (well, said) = command(nodes[0].admin, &["users", "b"]).await;
+    assert!(!well, "{said}");
+    assert!(
+        said.ends_with("incomplete: 3 sockets, 1 user; no answer from node-3 (deadline); 1 socket unresolved\n"),
+        "{said}"
+    );
+    nodes[2].resume();
+    until("all is well again", || async { command(nodes[0].admin, &["status", "--json"]).await.0 }).await;
+
+    drop(nodes.pop());
+    let (well, said) = command(nodes[0].admin, &["status", "--json"]).await;
+    let told: Value = serde_json::from_str(&said).unwrap();
+    assert!(!well && told["well"] == false);
+    let dead = row(&told, "node-4").unwrap();
+    assert!(["refused", "failed"].contains(&dead["error"].as_str().unwrap()), "{dead}");
+    assert_eq!(dead.get("sockets"), None);
+    until("it is no member any more", || async { row(&status(&nodes[0]).await, "node-4").is_none() }).await;
+    until("all that are left are well", || async { command(nodes[0].admin, &["status"]).await.0 }).await;
+}
+
+/// A peer that answers `Describe` as it likes.
+struct Liar(fn(&NodeId) -> Option<DescribeResponse>, NodeId);
+
+#[tonic::async_trait]
+impl MeshService for Liar {
+    async fn lookup_sockets(
+        &self,
+        _: Request<LookupSocketsRequest>,
+    ) -> Result<Response<LookupSocketsResponse>, Status> {
+        Err(Status::unavailable("not here"))
+    }
+
+    type RevalidateStream = Empty<Result<RevalidateResponse, Status>>;
+
+    async fn revalidate(
+        &self,
+        _: Request<Streaming<RevalidateRequest>>,
+    ) -> Result<Response<Self::RevalidateStream>, Status> {
+        Err(Status::unavailable("not here"))
+    }
+
+    async fn announce(&self, _: Request<AnnounceRequest>) -> Result<Response<AnnounceResponse>, Status> {
+        Err(Status::unavailable("not here"))
+    }
+
+    async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
+        match (self.0)(&self.1) {
+            Some(response) => Ok(Response::new(response)),
+            None => std::future::pending().await,
+        }
+    }
+
+    type ListRoomsStream = Empty<Result<ListRoomsResponse, Status>>;
+
+    async fn list_rooms(&self, _: Request<ListRoomsRequest>) -> Result<Response<Self::ListRoomsStream>, Status> {
+        Err(Status::unavailable("not here"))
+    }
+}
+
+/// Makes `listener`'s node a member of the cluster of `node`, by saying hello.
+async fn introduce(node: &Process, listener: &TcpListener, name: &str, id: &NodeId) {
+    let mesh = listener.local_addr().unwrap().to_string();
+    let status = Word { node_id: id.to_string(), name: name.to_owned(), mesh, sequence: 1, ..Word::default() };
+    mesh_client(node.mesh).announce(AnnounceRequest { status: Some(status) }).await.unwrap();
+}
+
+fn lie(listener: TcpListener, liar: Liar) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let service = MeshServiceServer::new(liar).max_encoding_message_size(usize::MAX);
+        Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peers_that_tell_too_much_or_nonsense_or_nothing_are_named_and_cost_a_second_together() {
+    let node = Process::launch(serve().args(["--identity", "query", "--node-name", "own", "--lease", "60s"]));
+    node.is_ready().await;
+    type Lie = fn(&NodeId) -> Option<DescribeResponse>;
+    let lies: [(&str, Lie, &str); 6] = [
+        (
+            "a-million-rooms",
+            |node| {
+                let rooms = (0..1_000_000).map(|number| RoomSize { room: format!("room-{number}"), sockets: u64::MAX });
+                Some(DescribeResponse {
+                    node_id: node.to_string(),
+                    busiest_rooms: rooms.collect(),
+                    ..Default::default()
+                })
+            },
+            "failed",
+        ),
+        (
+            "a-huge-name",
+            |node| {
+                let room = RoomSize { room: "x".repeat(100_000), sockets: 1 };
+                Some(DescribeResponse { node_id: node.to_string(), busiest_rooms: vec![room], ..Default::default() })
+            },
+            "failed",
+        ),
+        (
+            "a-terminal",
+            |node| {
+                let version = "\x1b[2J".to_owned();
+                Some(DescribeResponse { node_id: node.to_string(), version, ..Default::default() })
+            },
+            "failed",
+        ),
+        (
+            "another",
+            |_| {
+                let node_id = NodeId::new_process().to_string();
+                Some(DescribeResponse { node_id, version: "1".into(), since: "now".into(), ..Default::default() })
+            },
+            "refused",
+        ),
+        ("hangs", |_| None, "deadline"),
+        (
+            "honest",
+            |node| {
+                let node_id = node.to_string();
+                Some(DescribeResponse {
+                    node_id,
+                    version: "9.9.9".into(),
+                    since: "now".into(),
+                    sockets: u64::MAX,
+                    ..Default::default()
+                })
+            },
+            "",
+        ),
+    ];
+    let mut tasks = Vec::new();
+    for (name, answer, _) in lies {
+        let (listener, id) = (listen_anywhere(), NodeId::new_process());
+        introduce(&node, &listener, name, &id).await;
+        tasks.push(lie(listener, Liar(answer, id)));
+    }
+    // Speaks gRPC, and knows no such service: as an older version knows no such question.
+    let (listener, id) = (listen_anywhere(), NodeId::new_process());
+    introduce(&node, &listener, "older", &id).await;
+    let (_, health) = tonic_health::server::health_reporter();
+    tasks.push(tokio::spawn(async move {
+        Server::builder().add_service(health).serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
+    }));
+
+    let began = Instant::now();
+    let told = status(&node).await;
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    for (name, _, error) in lies {
+        let said = row(&told, name).unwrap_or_else(|| panic!("{name} is missing: {told}"));
+        assert_eq!(said["error"].as_str().unwrap_or_default(), error, "{name}");
+    }
+    assert_eq!(row(&told, "older").unwrap()["error"], "older");
+    assert_eq!(row(&told, "honest").unwrap()["version"], "9.9.9");
+    assert_eq!((&told["well"], &told["sockets"]), (&json!(false), &json!(u64::MAX)));
+    assert_eq!(told["busiest_rooms"], json!([]), "what was refused is believed in no part");
+    let (well, said) = command(node.admin, &["status"]).await;
+    assert!(!well && said.lines().all(|line| line.chars().count() <= 100), "{said}");
+    tasks.iter().for_each(JoinHandle::abort);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_admin_port_that_is_open_to_others_tells_nothing_of_rooms_and_users_without_a_token() {
+    let folder = TempDir::new().unwrap();
+    let tokens = folder.path().join("tokens").to_str().unwrap().to_owned();
+    let node = |more: &[&str]| {
+        let mut command_line = serve();
+        command_line.env("ROLLCALL_ADMIN_LISTEN", "0.0.0.0:0").args(["--identity", "query", "--node-name", "own"]);
+        let node = Process::launch(command_line.args(more));
+        let admin = SocketAddr::from(([127, 0, 0, 1], node.admin.port()));
+        (node, admin)
+    };
+    let (_open, admin) = node(&[]);
+    assert_eq!(reqwest::get(format!("http://{admin}/_/")).await.unwrap().status(), 200, "the page by itself is empty");
+    for path in ["/_/status", "/_/rooms/a"] {
+        assert_eq!(reqwest::get(format!("http://{admin}{path}")).await.unwrap().status(), 403, "{path}");
+    }
+    for arguments in [&["status"][..], &["users", "a"]] {
+        let (well, said) = command(admin, arguments).await;
+        assert!(!well && said.contains("start it with --admin-token-file"), "{said}");
+        assert_eq!(said.matches('\n').count(), 1, "one line: {said}");
+    }
+    std::fs::write(&tokens, "someone: 0123456789abcdef0123\n").unwrap();
+    let (closed, admin) = node(&["--admin-token-file", &tokens]);
+    closed.is_ready().await;
+    let (well, said) = command(admin, &["status"]).await;
+    assert!(!well && said.contains("requires a token: pass --token-file"), "{said}");
+    for arguments in [&["status", "--token-file", &tokens][..], &["users", "a", "--token-file", &tokens]] {
+        let (well, said) = command(admin, arguments).await;
+        assert!(well, "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_answers_for_operators_are_for_no_cache_and_no_other_page_and_read_only() {
+    let node = Process::launch(serve().args(["--identity", "query", "--node-name", "own"]));
+    node.is_ready().await;
+    for path in ["/_/status", "/_/rooms/a"] {
+        let answer = node.get(path).await;
+        assert_eq!(answer.status(), 200, "{path}");
+        for (name, value) in [
+            ("cache-control", "no-store"),
+            ("cross-origin-resource-policy", "same-origin"),
+            ("x-content-type-options", "nosniff"),
+        ] {
+            assert_eq!(answer.headers()[name], value, "{path}");
+        }
+        assert!(!answer.headers().contains_key("access-control-allow-origin"));
+        let url = format!("http://{}{path}", node.admin);
+        assert_eq!(reqwest::Client::new().post(url).send().await.unwrap().status(), 403, "{path}");
+    }
+    let page = node.get("/_/").await;
+    let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'"), "{policy}");
+    assert_eq!(node.get("/_").await.url().path(), "/_/");
+    assert_eq!(node.get("/_/rooms/socket.io").await.status(), 400);
+    assert_eq!(node.ask("/_/status").await.status(), 404, "the public port tells nothing of it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_is_told_again_and_again_also_that_there_is_no_answer_any_more() {
+    let node = Process::launch(serve().args(["--identity", "query", "--node-name", "own"]));
+    node.is_ready().await;
+    let mut watching = rollcall();
+    watching.args(["status", "--watch", "--json", "--admin", &node.admin.to_string()]);
+    let mut watching = watching.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut complaints = BufReader::new(watching.stderr.take().unwrap()).lines();
+    let times = tokio::task::spawn_blocking(move || {
+        [(); 2].map(|()| serde_json::from_str::<Value>(&told.next().unwrap().unwrap()).unwrap()["as_of"].clone())
+    });
+    let [first, second] = times.await.unwrap();
+    assert_ne!(first, second);
+    drop(node);
+    let complaint = tokio::task::spawn_blocking(move || complaints.next().unwrap().unwrap()).await.unwrap();
+    assert!(complaint.contains("cannot be reached"), "{complaint}");
+    assert!(watching.try_wait().unwrap().is_none(), "it goes on");
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_listens_there_a_command_ends_in_time_with_one_line() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let silent = listen_anywhere();
+    let silent_at = silent.local_addr().unwrap();
+    let began = Instant::now();
+    let commands = [&["status"][..], &["users", "a"], &["status", "--json"]]
+        .into_iter()
+        .flat_map(|arguments| [command(closed, arguments), command(silent_at, arguments)]);
+    for (well, said) in futures::future::join_all(commands).await {
+        assert!(!well && said.starts_with("rollcall: 127.0.0.1:") && said.matches('\n').count() == 1, "{said}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}

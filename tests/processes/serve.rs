@@ -1,0 +1,133 @@
+//! The binary as an operator runs it: two processes over a real Redis, ten thousand sockets, and rude connections.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use rollcall::edge::connections::listener::raise_file_limit;
+use rollcall::mesh::security::Security;
+use serde_json::{Value, json};
+use testkit::caching_peer::CachingPeer;
+use testkit::client::{Client, open};
+use testkit::process::{Process, Roll, ServeCommand, complete};
+use testkit::redis_server::RedisServer;
+use testkit::{PATIENCE, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+async fn start(redis: &RedisServer) -> Process {
+    ServeCommand::unnamed().redis(redis).ready().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_sockets_of_one_process_are_listed_by_another() {
+    const SOCKETS: usize = 10_000;
+    assert!(raise_file_limit().is_none_or(|limit| limit > SOCKETS as u64 + 500), "too few open files are allowed");
+    let redis = RedisServer::start_aged().await;
+    let (owner, asked) = (start(&redis).await, start(&redis).await);
+    let connecting = futures::stream::iter(0..SOCKETS)
+        .map(|number| async move { Client::connect(owner.public, &format!("user-{number}"), &["hall"]).await.unwrap() })
+        .buffer_unordered(64);
+    let clients: Vec<Client> = connecting.collect().await;
+    let expected: BTreeSet<String> = clients.iter().map(|client| client.id.clone()).collect();
+    assert_eq!(expected.len(), SOCKETS);
+    assert_eq!(asked.roll("hall").await, Roll { unanswered: None, sockets: expected });
+    for client in clients {
+        client.drop_connection();
+    }
+    until("all are gone", || async { asked.roll("hall").await == complete(&[]) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stops_does_not_wait_for_those_who_could_go_on_asking() {
+    let redis = RedisServer::start_aged().await;
+    let mut process = start(&redis).await;
+    let _client = Client::connect(process.public, "foo", &["a"]).await.unwrap();
+    // It hears no goodbye, since it is no member.
+    let holder = CachingPeer::of(process.mesh, "a", Security::default()).await;
+    holder.revalidate_repeatedly().await;
+    process.terminate();
+    until("it has stopped", || async { process.log().contains(" stopped") }).await;
+    assert!(process.child.wait().unwrap().success());
+    assert!(!process.log().contains("took too long"), "{}", process.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_head_that_never_ends_is_not_waited_for() {
+    let redis = RedisServer::start_aged().await;
+    let process = start(&redis).await;
+    for half in ["", "GET /Maths/users HTTP/1.1\r\nHost: a\r\nX-Slow: "] {
+        let began = Instant::now();
+        let mut stream = TcpStream::connect(process.public).await.unwrap();
+        stream.write_all(half.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let ended = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+        assert!(ended.is_ok(), "still open after {:?}: {half:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_node_is_named_while_its_lease_lives_and_then_left_out_and_repaired() {
+    let redis = RedisServer::start_aged().await;
+    let (mut dies, stays) = (start(&redis).await, start(&redis).await);
+    let _gone = Client::connect(dies.public, "gone", &["a"]).await.unwrap();
+    let here = Client::connect(stays.public, "here", &["a"]).await.unwrap();
+    assert_eq!(stays.roll("a").await.sockets.len(), 2);
+    until("written behind", || async {
+        redis.keys("*").await.iter().filter(|key| key.contains(":room:")).count() == 2
+    })
+    .await;
+    dies.child.kill().unwrap();
+    dies.child.wait().unwrap();
+
+    let answer: Value =
+        reqwest::get(format!("http://{}/a/rollcall", stays.public)).await.unwrap().json().await.unwrap();
+    assert_eq!((&answer["complete"], &answer["unresolved"]), (&json!(false), &json!(1)));
+    assert_eq!(answer["users"].as_array().unwrap().len(), 1, "there are no ghosts");
+    let errors: Vec<&Value> = answer["nodes"].as_array().unwrap().iter().map(|node| &node["error"]).collect();
+    assert_eq!(errors, [&Value::Null, &json!("refused")]);
+    let short = reqwest::get(format!("http://{}/a/users", stays.public)).await.unwrap();
+    assert!(short.headers()["rollcall-unanswered"].to_str().unwrap().ends_with("=refused"));
+    assert_eq!(short.headers()["rollcall-unresolved"], "1");
+
+    let without_it = || async { stays.roll("a").await == complete(&[&here.id]) };
+    until("left out", without_it).await;
+    until("repaired", || async { redis.keys("*").await.iter().filter(|key| key.contains(":room:")).count() == 1 })
+        .await;
+    assert!(without_it().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_falls_silent_is_out_after_its_ping_timeout() {
+    // Engine.IO: a ping every 25 s, and 20 s for the answer. The first ping comes at once.
+    const SILENT_FOR: Duration = Duration::from_secs(60);
+    let redis = RedisServer::start_aged().await;
+    let process = start(&redis).await;
+    let socket = open(process.public, "id_user=foo&room=a", "").await;
+    until("listed", || async { process.roll("a").await.sockets.len() == 1 }).await;
+    let gone = async {
+        while process.roll("a").await != complete(&[]) {
+            sleep(Duration::from_millis(200)).await;
+        }
+    };
+    timeout(SILENT_FOR, gone).await.expect("it is out, with its connection still open");
+    drop(socket);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_is_answered_or_closed_and_the_node_goes_on() {
+    let redis = RedisServer::start_aged().await;
+    let process = start(&redis).await;
+    let garbage: Vec<u8> = (0..200_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let oversized = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(100_000)).into_bytes();
+    for bytes in [garbage, oversized] {
+        let mut stream = TcpStream::connect(process.public).await.unwrap();
+        // It may close before all of it was written.
+        let _ = stream.write_all(&bytes).await;
+        let mut answer = Vec::new();
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("closed");
+    }
+    let client = Client::connect(process.public, "foo", &["a"]).await.unwrap();
+    assert_eq!(process.roll("a").await, complete(&[&client.id]));
+}

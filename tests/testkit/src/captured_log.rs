@@ -1,0 +1,36 @@
+//! The standard error of processes, captured in a file. No task of ours copies it, so what a node logs before it answers is
+//! there when the answer arrives.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::process::Stdio;
+use std::sync::Arc;
+
+/// A file without a name. Processes may write to it one after another.
+#[derive(Clone)]
+pub struct CapturedLog(Arc<File>);
+
+impl CapturedLog {
+    pub fn new() -> Self {
+        Self(Arc::new(tempfile::tempfile().unwrap()))
+    }
+
+    /// The standard error for a process.
+    pub fn writer(&self) -> Stdio {
+        self.0.try_clone().unwrap().into()
+    }
+
+    /// The complete lines so far. Reads at an offset: the file position belongs to the writers.
+    pub fn text(&self) -> String {
+        let mut written = vec![0; self.0.metadata().unwrap().len() as usize];
+        self.0.read_exact_at(&mut written, 0).unwrap();
+        let whole = written.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        written.truncate(whole);
+        String::from_utf8(written).unwrap()
+    }
+
+    /// How many lines contain this text.
+    pub fn count(&self, part: &str) -> usize {
+        self.text().lines().filter(|line| line.contains(part)).count()
+    }
+}

@@ -1,0 +1,190 @@
+//! Nodes in this process through the production entry point, over one index.
+//!
+//! Owns the nodes and their index: in memory, or in a Redis of their own.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollcall::auth::AccessPolicy;
+use rollcall::directory::Directory;
+use rollcall::directory::memory::MemoryDirectory;
+use rollcall::directory::redis::RedisDirectory;
+use rollcall::edge::limits::Limits;
+use rollcall::edge::socketio::SocketIoConfig;
+use rollcall::membership::Membership;
+use rollcall::mesh::security::Security;
+use rollcall::names::{NodeName, Room, SocketId, UserId};
+use rollcall::node::Node;
+use rollcall::node::config::{self, NodeConfig, NodeListeners};
+use rollcall::reconciler;
+use rollcall::roll_call;
+use rollcall::roster::{Registration, Roster};
+use rollcall::telemetry::NodeTelemetry;
+use rollcall::telemetry::anomalies::Anomalies;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::redis_server::RedisServer;
+use crate::{PATIENCE, listen_anywhere, text, until};
+
+/// What the nodes of a test share.
+pub enum Index {
+    Memory(Arc<MemoryDirectory>),
+    Redis(RedisServer),
+}
+
+impl Index {
+    pub fn memory() -> Self {
+        Self::Memory(MemoryDirectory::new())
+    }
+
+    pub async fn redis() -> Self {
+        Self::Redis(RedisServer::start_aged().await)
+    }
+
+    fn open(&self) -> Arc<dyn Directory> {
+        match self {
+            Self::Memory(memory) => Arc::clone(memory) as Arc<dyn Directory>,
+            Self::Redis(server) => Arc::new(RedisDirectory::open(&server.url(), "rollcall:", false).unwrap()),
+        }
+    }
+
+    pub fn server(&self) -> &RedisServer {
+        match self {
+            Self::Redis(server) => server,
+            Self::Memory(_) => panic!("this test runs over Redis"),
+        }
+    }
+}
+
+/// One running node.
+pub struct ClusterNode {
+    pub name: String,
+    pub public: SocketAddr,
+    pub mesh: SocketAddr,
+    pub roster: Arc<Roster>,
+    pub membership: Arc<Membership>,
+    pub anomalies: Anomalies,
+    shutdown: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl ClusterNode {
+    /// A socket that is in the room for as long as what is returned, without a client.
+    pub fn seat(&self, socket: &str, user: &str, room: &str) -> Registration {
+        let (socket, user) = (SocketId::parse(socket).unwrap(), UserId::parse(user).unwrap());
+        self.roster.register(socket, user, &[Room::parse(room).unwrap()])
+    }
+
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        timeout(PATIENCE, self.task).await.expect("the node stops").unwrap().unwrap();
+    }
+}
+
+/// Nodes that share an index.
+pub struct Cluster {
+    pub index: Index,
+    pub nodes: Vec<ClusterNode>,
+    pub http: reqwest::Client,
+    clients: SocketIoConfig,
+    access: AccessPolicy,
+    limits: Limits,
+}
+
+impl Cluster {
+    /// Starts `count` nodes, each ready and known to all.
+    pub async fn start(count: usize, index: Index) -> Self {
+        Self::holding(count, index, SocketIoConfig::default()).await
+    }
+
+    /// The same with nodes that hold their clients to these limits.
+    pub async fn holding(count: usize, index: Index, clients: SocketIoConfig) -> Self {
+        Self::admitting(count, index, clients, AccessPolicy::default()).await
+    }
+
+    /// The same with nodes that let in, and answer, whom this says.
+    pub async fn admitting(count: usize, index: Index, clients: SocketIoConfig, access: AccessPolicy) -> Self {
+        Self::of(count, index, clients, access, Limits::default()).await
+    }
+
+    /// The same with nodes that hold everybody to these limits.
+    pub async fn bounded(count: usize, index: Index, clients: SocketIoConfig, limits: Limits) -> Self {
+        Self::of(count, index, clients, AccessPolicy::default(), limits).await
+    }
+
+    async fn of(count: usize, index: Index, clients: SocketIoConfig, access: AccessPolicy, limits: Limits) -> Self {
+        let mut cluster = Self { index, nodes: Vec::new(), http: reqwest::Client::new(), clients, access, limits };
+        for _ in 0..count {
+            cluster.add().await;
+        }
+        cluster
+    }
+
+    pub async fn add(&mut self) {
+        let mesh = listen_anywhere();
+        let advertised = mesh.local_addr().unwrap();
+        self.add_behind(mesh, advertised).await;
+    }
+
+    /// Starts a node that the others reach at `advertised`, from where whatever listens there leads to `mesh`.
+    pub async fn add_behind(&mut self, mesh: TcpListener, advertised: SocketAddr) {
+        let public = listen_anywhere();
+        let name = format!("node-{}", self.nodes.len() + 1);
+        let config = NodeConfig {
+            name: NodeName::parse(&name).unwrap(),
+            mesh_advertise: advertised.to_string(),
+            lease: config::DEFAULT_LEASE,
+            // The tests share two cores with everything they start.
+            deadline: roll_call::MAX_DEADLINE,
+            drain: Duration::from_secs(2),
+            cache: roll_call::cache::DEFAULT_CACHE_BYTES,
+            clients: self.clients,
+            access: self.access.clone(),
+            limits: self.limits.clone(),
+            release_delay: reconciler::RELEASE_DELAY,
+            cors_origins: vec!["https://allowed.example".parse().unwrap()],
+            tls: None,
+            mesh_security: Security::default(),
+            admin_tokens: None,
+            telemetry: NodeTelemetry::default(),
+        };
+        let anomalies = config.telemetry.anomalies.clone();
+        let node = Node::new(config, NodeListeners { public, mesh, admin: None }, self.index.open());
+        let (public, mesh) = (node.public_address().unwrap(), node.mesh_address().unwrap());
+        let (roster, membership) = (Arc::clone(node.roster()), Arc::clone(node.membership()));
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(node.run(shutdown.clone()));
+        let running = ClusterNode { name, public, mesh, roster, membership, anomalies, shutdown, task };
+        until("the node is ready", || async { running.membership.readiness().is_ready() }).await;
+        self.nodes.push(running);
+    }
+
+    pub async fn get(&self, node: usize, path: &str) -> reqwest::Response {
+        self.http.get(format!("http://{}{path}", self.nodes[node].public)).send().await.unwrap()
+    }
+
+    /// Whether the answer is complete, and its (socket, user) pairs; a pair that is listed twice fails the test.
+    pub async fn users(&self, node: usize, room: &str) -> (bool, BTreeSet<(String, String)>) {
+        let room = percent_encoding::utf8_percent_encode(room, percent_encoding::NON_ALPHANUMERIC);
+        let response = self.get(node, &format!("/{room}/users")).await;
+        assert_eq!(response.status(), 200);
+        let complete = response.headers()["rollcall-complete"] == "true";
+        let rows: Vec<Value> = response.json().await.unwrap();
+        let pairs: BTreeSet<_> = rows.iter().map(|row| (text(row, "id_socket"), text(row, "id_user"))).collect();
+        assert_eq!(pairs.len(), rows.len(), "a socket is listed twice");
+        (complete, pairs)
+    }
+
+    pub async fn stop(self) -> Index {
+        for node in self.nodes {
+            node.stop().await;
+        }
+        self.index
+    }
+}

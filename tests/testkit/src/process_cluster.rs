@@ -1,0 +1,547 @@
+//! A cluster of `rollcall serve` processes: started, signalled, started again at the same address, and asked.
+//!
+//! Owns the processes and what they wrote to standard error, which is printed when the test fails. Every node has
+//! addresses of its own, so none is taken while it is down. With [`Options::proxied`] the links between nodes, and from
+//! each node to Redis, lead through proxies.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use rollcall::mesh::proto::LookupSocketsRequest;
+use serde_json::Value;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::sleep;
+
+use crate::captured_log::CapturedLog;
+use crate::oracle::{Call, Oracle, Present, Row};
+use crate::process::rollcall;
+use crate::proxy::{Callers, Mode, Processes, Proxy};
+use crate::redis_server::{RedisServer, own_ip};
+use crate::tracked_client::{Door, Refused, TrackedClient};
+use crate::{PATIENCE, POLL_INTERVAL, mesh_client, signals, text, until};
+
+/// So many clusters run at once: more would make each other late.
+const CLUSTERS: usize = 3;
+static PLACES: Semaphore = Semaphore::const_new(CLUSTERS);
+
+/// How the nodes of a cluster are started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub lease: Duration,
+    pub deadline: Duration,
+    /// Links lead through proxies.
+    pub proxied: bool,
+    /// What the nodes are told instead of the address of the Redis.
+    pub redis: Option<String>,
+    /// What the keys begin with.
+    pub prefix: &'static str,
+    /// Further arguments.
+    pub more: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let (lease, deadline) = (Duration::from_secs(2), Duration::from_millis(500));
+        Self { lease, deadline, proxied: false, redis: None, prefix: "rollcall:", more: Vec::new() }
+    }
+}
+
+impl Options {
+    pub fn lease(seconds: u64) -> Self {
+        Self { lease: Duration::from_secs(seconds), ..Self::default() }
+    }
+
+    pub fn proxied() -> Self {
+        Self { proxied: true, ..Self::default() }
+    }
+
+    pub fn with(mut self, arguments: &[&str]) -> Self {
+        self.more.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+}
+
+/// One node, across the processes it has been.
+pub struct ProcessNode {
+    pub name: String,
+    pub public: SocketAddr,
+    pub mesh: SocketAddr,
+    pub admin: SocketAddr,
+    /// What the oracle knows its present process as.
+    pub process: Present,
+    pub log: CapturedLog,
+    child: Option<Child>,
+    arguments: Vec<String>,
+}
+
+impl ProcessNode {
+    pub fn door(&self) -> Door {
+        Door { address: self.public, process: self.process.clone() }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.running().id()
+    }
+
+    fn running(&self) -> &Child {
+        self.child.as_ref().expect("it runs")
+    }
+
+    /// The memory it has in use, in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
+    fn launch(&mut self) {
+        let mut command = rollcall();
+        command
+            .args(["serve", "--identity", "query", "--node-name", &self.name])
+            .args(["--listen", &self.public.to_string(), "--mesh-listen", &self.mesh.to_string()])
+            .args(["--admin-listen", &self.admin.to_string()])
+            .args(&self.arguments)
+            .stderr(self.log.writer());
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    /// The exit status, once it has one.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().unwrap()
+    }
+}
+
+impl Drop for ProcessNode {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- {} wrote:\n{}", self.name, self.log.text());
+        }
+    }
+}
+
+/// The proxies of a cluster: one in front of each node's mesh, and one in front of Redis for each node.
+struct Proxies {
+    processes: Processes,
+    mesh: Vec<Proxy>,
+    redis: Vec<Proxy>,
+}
+
+/// Nodes over one Redis.
+pub struct ProcessCluster {
+    pub redis: RedisServer,
+    pub nodes: Vec<ProcessNode>,
+    pub oracle: Oracle,
+    pub options: Options,
+    asker: Asker,
+    proxies: Option<Proxies>,
+    _place: SemaphorePermit<'static>,
+}
+
+impl ProcessCluster {
+    /// Starts `count` nodes that know each other.
+    pub async fn start(count: usize, options: Options) -> Self {
+        Self::start_over(RedisServer::start().await, count, options).await
+    }
+
+    /// The same over a Redis that is there already.
+    pub async fn start_over(redis: RedisServer, count: usize, options: Options) -> Self {
+        let mut cluster = Self::prepare_over(redis, options).await;
+        for _ in 0..count {
+            cluster.launch().await;
+        }
+        let all: Vec<usize> = (0..count).collect();
+        cluster.settled(&all).await;
+        cluster
+    }
+
+    /// A Redis and no nodes yet.
+    pub async fn prepare(options: Options) -> Self {
+        Self::prepare_over(RedisServer::start().await, options).await
+    }
+
+    async fn prepare_over(redis: RedisServer, options: Options) -> Self {
+        let place = PLACES.acquire().await.expect("nobody closes it");
+        let oracle = Oracle::new(options.lease);
+        let proxied = options.proxied;
+        let proxies = proxied.then(|| Proxies { processes: Processes::default(), mesh: Vec::new(), redis: Vec::new() });
+        let asker = Asker::new(options.deadline);
+        Self { redis, nodes: Vec::new(), oracle, options, asker, proxies, _place: place }
+    }
+
+    /// Starts one more node, and does not wait until it is ready.
+    pub async fn launch(&mut self) -> usize {
+        let number = self.nodes.len();
+        let ip = own_ip();
+        let [public, mesh, admin] = free(ip.into());
+        let mut node = ProcessNode {
+            name: format!("node-{}", number + 1),
+            public,
+            mesh,
+            admin,
+            process: Present::new(self.oracle.started(&format!("node-{}", number + 1))),
+            log: CapturedLog::new(),
+            child: None,
+            arguments: Vec::new(),
+        };
+        let mut redis = self.redis.address;
+        if let Some(proxies) = &mut self.proxies {
+            let mesh = Proxy::start(node.mesh, Callers::Many(proxies.processes.clone())).await;
+            node.arguments = vec!["--mesh-advertise".to_owned(), mesh.address.to_string()];
+            let to_redis = Proxy::start(redis, Callers::One(number)).await;
+            redis = to_redis.address;
+            proxies.mesh.push(mesh);
+            proxies.redis.push(to_redis);
+        }
+        let duration = |given: Duration| humantime::format_duration(given).to_string();
+        let (lease, deadline) = (duration(self.options.lease), duration(self.options.deadline));
+        let redis = self.options.redis.clone().unwrap_or_else(|| format!("redis://{redis}"));
+        let arguments = ["--redis", &redis, "--lease", &lease, "--deadline", &deadline, "--log", "info"];
+        node.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        node.arguments.extend(self.options.more.iter().cloned());
+        node.launch();
+        if let Some(proxies) = &self.proxies {
+            proxies.processes.insert(node.pid(), number);
+        }
+        self.nodes.push(node);
+        number
+    }
+
+    /// Ends when these nodes are ready, and each calls the roll of an unknown room complete without asking a peer.
+    pub async fn settled(&self, nodes: &[usize]) {
+        for node in nodes {
+            until("it is ready", || self.ready(*node)).await;
+        }
+        until("they know each other", || async {
+            let calls = join_all(nodes.iter().map(|node| self.call(*node, "nobody-is-here"))).await;
+            calls.iter().all(|(full, call)| call.complete && full["source"] == "directory")
+        })
+        .await;
+    }
+
+    pub async fn ready(&self, node: usize) -> bool {
+        let url = format!("http://{}/readyz", self.nodes[node].admin);
+        self.asker.http.get(url).send().await.is_ok_and(|answer| answer.status() == 200)
+    }
+
+    /// `kill -9`. Returns when it is gone.
+    pub fn kill(&mut self, node: usize) {
+        let node = &mut self.nodes[node];
+        self.oracle.killing(node.process.get());
+        let mut child = node.child.take().expect("it runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        self.oracle.killed(node.process.get());
+        if let Some(proxies) = &self.proxies {
+            proxies.processes.remove(child.id());
+        }
+    }
+
+    /// Starts a process at the same addresses, after the last one ended.
+    pub fn restart(&mut self, node: usize) {
+        let number = node;
+        let node = &mut self.nodes[node];
+        node.process.set(self.oracle.started(&node.name));
+        node.launch();
+        if let Some(proxies) = &self.proxies {
+            proxies.processes.insert(node.pid(), number);
+        }
+    }
+
+    /// SIGSTOP. Returns when it stands still.
+    pub async fn stop(&self, node: usize) {
+        let node = &self.nodes[node];
+        self.oracle.stopping(node.process.get());
+        signals::stop(node.running()).await;
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self, node: usize) {
+        let node = &self.nodes[node];
+        signals::resume(node.running());
+        self.oracle.went_on(node.process.get());
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self, node: usize) {
+        signals::terminate(self.nodes[node].running());
+    }
+
+    /// Ends when the process has ended by itself.
+    pub async fn exited(&mut self, node: usize) -> ExitStatus {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.nodes[node].exited() {
+                let process = self.nodes[node].process.get();
+                self.oracle.killing(process);
+                self.oracle.killed(process);
+                return status;
+            }
+            assert!(began.elapsed() < PATIENCE * 2, "{} does not exit", self.nodes[node].name);
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// The link from one node to another, in this direction.
+    pub fn link(&self, from: usize, to: usize, mode: Mode) {
+        self.proxies.as_ref().expect("the cluster is proxied").mesh[to].set(from, mode);
+    }
+
+    /// Both directions between two nodes.
+    pub fn between(&self, one: usize, other: usize, mode: Mode) {
+        self.link(one, other, mode);
+        self.link(other, one, mode);
+    }
+
+    pub fn link_to_redis(&self, from: usize, mode: Mode) {
+        self.proxies.as_ref().expect("the cluster is proxied").redis[from].set(from, mode);
+    }
+
+    /// Every node's way to Redis leads to this server from now on.
+    pub fn point_to(&self, server: &RedisServer) {
+        for proxy in &self.proxies.as_ref().expect("the cluster is proxied").redis {
+            proxy.point_to(server.address);
+        }
+    }
+
+    pub async fn connect(&self, node: usize, user: &str, rooms: &[&str]) -> TrackedClient {
+        let connected = TrackedClient::connect(&self.oracle, &self.nodes[node].door(), user, rooms).await;
+        connected.unwrap_or_else(|refused| panic!("{user} was not let in by node {node}: {refused:?}"))
+    }
+
+    pub async fn try_connect(&self, node: usize, user: &str, rooms: &[&str]) -> Result<TrackedClient, Refused> {
+        TrackedClient::connect(&self.oracle, &self.nodes[node].door(), user, rooms).await
+    }
+
+    /// Connects as clients do that are turned away: they try again.
+    pub async fn persist(&self, node: usize, user: &str, rooms: &[&str]) -> TrackedClient {
+        let began = Instant::now();
+        loop {
+            match self.try_connect(node, user, rooms).await {
+                Ok(client) => return client,
+                Err(refused) => assert!(began.elapsed() < PATIENCE, "{user} is not let in: {refused:?}"),
+            }
+            sleep(POLL_INTERVAL * 5).await;
+        }
+    }
+
+    /// The full answer of a node, as it came and as the oracle takes it.
+    pub async fn call(&self, node: usize, room: &str) -> (Value, Call) {
+        let (status, full, call) = self.asker.ask(&self.nodes[node].door(), room).await.expect("it answers");
+        assert_eq!(status, 200, "{full}");
+        (full, call)
+    }
+
+    /// Whoever is listed, complete or not.
+    pub async fn rows(&self, node: usize, room: &str) -> BTreeSet<String> {
+        sockets(&self.call(node, room).await.1)
+    }
+
+    /// Whether each of these nodes lists exactly who is there, complete or not.
+    pub async fn all_listed(&self, nodes: &[usize], room: &str) -> bool {
+        self.all_tell(nodes, room, |_| true).await
+    }
+
+    /// Whether each of these nodes lists exactly who is there, and answers well. What another one said is printed, for
+    /// whoever reads why a test failed.
+    async fn all_tell(&self, nodes: &[usize], room: &str, well: impl Fn(&Call) -> bool) -> bool {
+        let expected = self.oracle.present(room);
+        let answers = join_all(nodes.iter().map(|node| self.call(*node, room))).await;
+        let wrong = answers.iter().filter(|(_, call)| sockets(call) != expected || !well(call));
+        wrong.inspect(|(full, _)| eprintln!("{room} is {expected:?}, and not {full}")).count() == 0
+    }
+
+    /// Ends when each of these nodes gives the complete and right answer, and Redis says the same as all rosters;
+    /// fails when that takes longer than `bound`. Returns how long it took.
+    pub async fn healed(&self, nodes: &[usize], bound: Duration) -> Duration {
+        let began = Instant::now();
+        loop {
+            let mut missing = self.differences(nodes).await;
+            for room in self.oracle.rooms() {
+                if !self.agree(nodes, &room).await {
+                    missing.push(format!("the nodes do not all list {room}, and complete"));
+                }
+            }
+            if missing.is_empty() {
+                return began.elapsed();
+            }
+            assert!(began.elapsed() < bound, "not healed within {bound:?}: {missing:?}");
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// The complete answer is exactly these; anything else is `None`.
+    pub async fn listed(&self, node: usize, room: &str) -> Option<BTreeSet<String>> {
+        let (_, call) = self.call(node, room).await;
+        let listed = sockets(&call);
+        call.complete.then_some(listed)
+    }
+
+    /// Whether these nodes all give a complete answer that is exactly who is there, as far as the clients know.
+    pub async fn agree(&self, nodes: &[usize], room: &str) -> bool {
+        self.all_tell(nodes, room, |call| call.complete).await
+    }
+
+    pub fn asker(&self) -> Asker {
+        self.asker.clone()
+    }
+
+    pub fn doors(&self) -> Vec<Door> {
+        self.nodes.iter().map(ProcessNode::door).collect()
+    }
+
+    /// What the node itself says about a room over the mesh: its present id, and its sockets.
+    pub async fn roster(&self, node: usize, room: &str) -> Option<(String, BTreeSet<String>)> {
+        let mut mesh = mesh_client(self.nodes[node].mesh);
+        let request = LookupSocketsRequest { room: room.to_owned(), ..Default::default() };
+        let answer = mesh.lookup_sockets(request).await.ok()?.into_inner();
+        Some((answer.node_id, answer.sockets.into_iter().map(|socket| socket.id_socket).collect()))
+    }
+
+    /// What differs between Redis and the rosters of these nodes, in every room there ever was: nothing, when the index
+    /// is whole.
+    pub async fn differences(&self, nodes: &[usize]) -> Vec<String> {
+        let prefix = self.options.prefix;
+        let mut differences = Vec::new();
+        for room in self.oracle.rooms() {
+            let mut owners = BTreeSet::new();
+            for node in nodes {
+                let name = &self.nodes[*node].name;
+                let Some((id, sockets)) = self.roster(*node, &room).await else {
+                    differences.push(format!("{name} does not answer"));
+                    continue;
+                };
+                let key = format!("{prefix}room:{id}:{room}");
+                let written: BTreeSet<String> = self.redis.members(&key).await.into_iter().collect();
+                if written != sockets {
+                    differences.push(format!("{key} is {written:?}, {name} has {sockets:?}"));
+                }
+                if !sockets.is_empty() {
+                    owners.insert(id);
+                }
+            }
+            let key = format!("{prefix}owners:{room}");
+            let written: BTreeSet<String> = self.redis.members(&key).await.into_iter().collect();
+            if written != owners {
+                differences.push(format!("{key} is {written:?}, sockets are on {owners:?}"));
+            }
+        }
+        differences
+    }
+}
+
+/// Asks for the roll. Cheap to clone.
+#[derive(Clone)]
+pub struct Asker {
+    http: reqwest::Client,
+    deadline: Duration,
+}
+
+impl Asker {
+    fn new(deadline: Duration) -> Self {
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE * 3).build().unwrap();
+        Self { http, deadline }
+    }
+
+    /// The status, the body, and what the oracle should judge; fails when the connection does.
+    pub async fn ask(&self, door: &Door, room: &str) -> reqwest::Result<(u16, Value, Call)> {
+        let path = utf8_percent_encode(room, NON_ALPHANUMERIC);
+        let process = door.process.get();
+        let asked = Instant::now();
+        let response = self.http.get(format!("http://{}/{path}/rollcall", door.address)).send().await?;
+        let status = response.status().as_u16();
+        let body = response.bytes().await?;
+        let answered = Instant::now();
+        let full: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        let rows = full["users"].as_array().into_iter().flatten().map(|row| Row {
+            socket: text(row, "id_socket"),
+            user: text(row, "id_user"),
+            node: row["node"].as_str().map(str::to_owned),
+        });
+        let call = Call {
+            room: room.to_owned(),
+            node: process,
+            asked,
+            answered,
+            deadline: self.deadline,
+            complete: full["complete"] == true,
+            rows: rows.collect(),
+            about: format!("source {}, took {}, nodes {}", full["source"], full["took_ms"], full["nodes"]),
+        };
+        Ok((status, full, call))
+    }
+}
+
+/// A short answer that was complete, to be asked about again.
+#[derive(Clone)]
+pub struct Held {
+    tag: String,
+    rows: Vec<Row>,
+}
+
+impl Asker {
+    /// The short answer: its status (200, also where it was 304 and `held` still holds), what the oracle should judge,
+    /// and what to hold.
+    pub async fn ask_briefly(
+        &self,
+        door: &Door,
+        room: &str,
+        held: Option<&Held>,
+    ) -> reqwest::Result<(u16, Call, Option<Held>)> {
+        let path = utf8_percent_encode(room, NON_ALPHANUMERIC);
+        let process = door.process.get();
+        let asked = Instant::now();
+        let mut request = self.http.get(format!("http://{}/{path}/users", door.address));
+        if let Some(held) = held {
+            request = request.header("if-none-match", &held.tag);
+        }
+        let response = request.send().await?;
+        let status = response.status().as_u16();
+        let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        let (tag, complete, unanswered) = (header("etag"), header("rollcall-complete"), header("rollcall-unanswered"));
+        let body = response.bytes().await?;
+        let answered = Instant::now();
+        let unchanged = status == 304;
+        let rows = match held {
+            Some(held) if unchanged => held.rows.clone(),
+            _ => {
+                let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+                let row = |row| Row { socket: text(row, "id_socket"), user: text(row, "id_user"), node: None };
+                body.as_array().into_iter().flatten().map(row).collect()
+            }
+        };
+        let call = Call {
+            room: room.to_owned(),
+            node: process,
+            asked,
+            answered,
+            deadline: self.deadline,
+            complete: unchanged || complete.as_deref() == Some("true"),
+            rows,
+            about: format!("short answer, status {status}, unanswered {unanswered:?}"),
+        };
+        let hold = tag.filter(|_| call.complete).map(|tag| Held { tag, rows: call.rows.clone() });
+        Ok((if unchanged { 200 } else { status }, call, hold))
+    }
+}
+
+/// Whoever an answer lists.
+fn sockets(call: &Call) -> BTreeSet<String> {
+    let listed: BTreeSet<String> = call.rows.iter().map(|row| row.socket.clone()).collect();
+    assert_eq!(listed.len(), call.rows.len(), "a socket is listed twice");
+    listed
+}
+
+/// Ports nobody listens on, each another one. The address is this node's own, so nobody takes them meanwhile.
+fn free<const COUNT: usize>(ip: IpAddr) -> [SocketAddr; COUNT] {
+    let held = [(); COUNT].map(|()| std::net::TcpListener::bind((ip, 0)).unwrap());
+    held.map(|listener| listener.local_addr().unwrap())
+}

@@ -1,0 +1,46 @@
+//! Programs that tests run: where they are, and how one is run to its end.
+
+use std::env;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The root of the repository.
+pub fn repository() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).expect("the crate is in tests/testkit")
+}
+
+/// The `rollcall` binary. Cargo builds it before it runs an integration test, into the folder above that of the test.
+pub fn rollcall_binary() -> PathBuf {
+    let test = env::current_exe().unwrap();
+    let binary = test.ancestors().nth(2).expect("test binaries are in target/<profile>/deps").join("rollcall");
+    assert!(binary.exists(), "there is no {}; `cargo build` makes it", binary.display());
+    binary
+}
+
+/// The folder into which `make tools` installs programs.
+pub fn tools() -> PathBuf {
+    repository().join(env::var_os("ROLLCALL_TOOLS").map_or_else(|| "target/tools".into(), PathBuf::from))
+}
+
+/// redis-server, or the program that stands for it: `make test-valkey` sets `ROLLCALL_REDIS_SERVER`.
+pub fn redis_program() -> String {
+    env::var("ROLLCALL_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
+/// A program of Prometheus: the one that `make tools` unpacked, or the system's.
+pub fn prometheus(program: &str) -> Command {
+    let unpacked = tools().join("prometheus/usr/bin").join(program);
+    Command::new(if unpacked.exists() { unpacked } else { program.into() })
+}
+
+/// Runs a program to its end. Returns whether it succeeded, and its output and errors.
+pub fn run(command: &mut Command) -> (bool, String) {
+    let running = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = running.expect("the program is needed for the tests; `make tools` installs it");
+    let mut said = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    (child.wait().unwrap().success(), said)
+}

@@ -1,0 +1,31 @@
+//! The samples of one scrape of `/metrics`.
+
+use std::collections::BTreeMap;
+
+/// Values by the name and labels of their sample, as the exposition format writes them.
+pub struct Samples(BTreeMap<String, f64>);
+
+impl Samples {
+    pub fn read(text: &str) -> Self {
+        let samples = text.lines().filter(|line| !line.starts_with('#')).map(|line| {
+            let (name, value) = line.rsplit_once(' ').expect("a name and a value");
+            (name.to_owned(), value.parse().expect("a number"))
+        });
+        Self(samples.collect())
+    }
+
+    /// The value of a sample. Its labels are in alphabetical order.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.0.get(name).copied()
+    }
+
+    /// The sum of all samples of this name that have all of these labels, as in `peer="node-1"`.
+    pub fn sum(&self, name: &str, labels: &[&str]) -> f64 {
+        let of_name = self.0.iter().filter(|(sample, _)| sample.split('{').next() == Some(name));
+        of_name.filter(|(sample, _)| labels.iter().all(|label| sample.contains(label))).map(|(_, value)| value).sum()
+    }
+
+    pub fn any(&self, part: &str) -> bool {
+        self.0.keys().any(|sample| sample.contains(part))
+    }
+}

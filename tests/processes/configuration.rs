@@ -290,7 +290,7 @@ fn no_secret_is_printed_from_wherever_it_came() {
 fn what_is_wrong_is_one_line_and_exit_code_2_of_serve_and_of_config() {
     let folder = TempDir::new().unwrap();
     for (lines, named) in [
-        ("leese = \"5s\"\n", "a.toml:1: `leese` is no flag of `rollcall serve`: did you mean `lease`?\n"),
+        ("leese = \"5s\"\n", "a.toml:1: `leese` is not a flag of `rollcall serve`: did you mean `lease`?\n"),
         ("identity = \"query\"\nlease = \"1ms\"\n", "a.toml:2: invalid value '1ms' for '--lease <DURATION>'"),
         ("identity = \"query\"\ntls-key = \"a\"\n", "--tls-key needs --tls-cert, which is missing (--tls-key is in "),
     ] {

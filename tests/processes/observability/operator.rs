@@ -287,7 +287,7 @@ async fn an_admin_port_that_is_open_to_others_tells_nothing_of_rooms_and_users_w
     }
     for arguments in [&["status"][..], &["users", "a"]] {
         let (well, said) = command(admin, arguments).await;
-        assert!(!well && said.contains("start it with --admin-token-file"), "{said}");
+        assert!(!well && said.contains("start the node with --admin-token-file"), "{said}");
         assert_eq!(said.matches('\n').count(), 1, "one line: {said}");
     }
     std::fs::write(&tokens, "someone: 0123456789abcdef0123\n").unwrap();

@@ -181,7 +181,7 @@ async fn a_redis_that_does_not_let_the_node_in_is_refused_with_what_mends_it() {
         (vec![("--redis-password-file", file("password", "hunter2-hunter2"))], "--redis-password-file"),
         (vec![("--redis-user", String::new()), ("--redis-password-file", String::new())], "--redis-user"),
         (vec![("--redis-user", "nobody".to_owned())], "--redis-user"),
-        (vec![("--redis", format!("rediss://{}", redis.unnamed))], "a host that its certificate names"),
+        (vec![("--redis", format!("rediss://{}", redis.unnamed))], "a host name that is in the certificate"),
         (vec![("--redis", format!("rediss://{}", web.admin))], "does not speak TLS"),
         (vec![("--redis-prefix", "elsewhere:".to_owned())], "its user may not do"),
         (vec![("--redis-key", folder.text("nothing"))], "cannot read"),

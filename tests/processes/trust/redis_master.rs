@@ -109,5 +109,5 @@ async fn a_cluster_is_asked_and_used_over_tls() {
     assert_eq!(redis.cli(&["ACL", "LOG"]).trim(), "");
     assert_eq!(node.logged("WARN"), Vec::<String>::new());
     let said = ServeCommand::named("two").with(&redis.flags(&[])).refused();
-    assert!(said.contains("say redis-cluster:// in --redis"), "{said}");
+    assert!(said.contains("use redis-cluster:// in --redis"), "{said}");
 }

@@ -29,6 +29,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::auth::ApiAuth;
+use crate::telemetry::route::{ROLL_CALL_PATH, USERS_PATH};
 use config::PublicHttpConfig;
 use defaults::{method_not_allowed, not_found, revalidate, same_origin};
 use request_id::REQUEST_ID;
@@ -39,8 +40,8 @@ pub fn router(config: PublicHttpConfig) -> Router {
     let is_restricted = !matches!(config.callers, ApiAuth::Anyone);
     let authenticate = is_restricted.then(|| from_fn_with_state(Arc::clone(&config), access::authenticate));
     let roll_calls = Router::new()
-        .route("/{room}/users", get(rest::users))
-        .route("/{room}/rollcall", get(rest::roll_call))
+        .route(USERS_PATH, get(rest::users))
+        .route(ROLL_CALL_PATH, get(rest::roll_call))
         // Authentication is the outer layer: a caller that is refused never takes a permit of the concurrency limit.
         .route_layer((option_layer(authenticate), config.concurrency_limit.clone()));
     let openapi = openapi::document(&config.callers);

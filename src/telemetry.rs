@@ -6,6 +6,7 @@
 pub mod anomalies;
 pub mod logging;
 pub mod metrics;
+pub mod route;
 pub mod traces;
 
 use anomalies::Anomalies;

@@ -22,6 +22,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use crate::names::{NodeId, Room};
 use crate::telemetry::metrics::lookups::LookupOutcome;
 use crate::telemetry::metrics::roll_calls::RollCallSource;
+use crate::telemetry::route::PublicRoute;
 
 /// Only spans with this target are exported.
 const TARGET: &str = "rollcall::traces";
@@ -77,13 +78,7 @@ impl TraceSampling {
     pub(crate) fn request_span<B>(self, request: &Request<B>, https: bool) -> Span {
         let Some(ratio) = self.ratio else { return Span::none() };
         let path = request.uri().path();
-        let room = path.strip_prefix('/').and_then(|path| path.split_once('/'));
-        let route = match room {
-            Some(("" | "_" | "socket.io", _)) | None => return Span::none(),
-            Some((_, "users")) => "/{room}/users",
-            Some((_, "rollcall")) => "/{room}/rollcall",
-            Some(_) => return Span::none(),
-        };
+        let Some(route) = PublicRoute::of(path).roll_call_path() else { return Span::none() };
         let method = match request.method().as_str() {
             known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "OPTIONS" | "PATCH") => known,
             _ => "_OTHER",

@@ -5,6 +5,7 @@
 //!
 //! Counts also the refused connects, joins and leaves of Socket.IO clients ([`RefusalMetrics`]).
 
+use std::array;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,29 +14,12 @@ use axum::http::{Request, Response, StatusCode};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use prometheus::{Histogram, IntCounter, IntCounterVec};
-use strum::IntoStaticStr;
+use strum::{EnumCount, IntoStaticStr, VariantArray};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use crate::telemetry::metrics::registry::MetricRegistry;
-
-/// The route of a path, judged by its shape alone. A path that no handler serves is the page of a room, or `other`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum RouteLabel {
-    Users,
-    RollCall,
-    Page,
-    SocketIo,
-    Other,
-}
-
-const ROUTES: [(RouteLabel, &str); 5] = [
-    (RouteLabel::Users, "users"),
-    (RouteLabel::RollCall, "rollcall"),
-    (RouteLabel::Page, "page"),
-    (RouteLabel::SocketIo, "socket.io"),
-    (RouteLabel::Other, "other"),
-];
+use crate::telemetry::route::PublicRoute;
 
 /// Common statuses have a label value of their own; rare ones share that of their class.
 const STATUSES: [(u16, &str); 16] = [
@@ -62,9 +46,9 @@ const STATUSES: [(u16, &str); 16] = [
 pub struct RequestMetrics(Arc<RequestCounters>);
 
 struct RequestCounters {
-    counts: [[IntCounter; STATUSES.len()]; ROUTES.len()],
+    counts: [[IntCounter; STATUSES.len()]; PublicRoute::COUNT],
     /// `None` for Socket.IO: the response to a poll waits for the next packet, so that its duration means nothing.
-    durations: [Option<Histogram>; ROUTES.len()],
+    durations: [Option<Histogram>; PublicRoute::COUNT],
 }
 
 /// A service whose responses are counted.
@@ -86,32 +70,23 @@ impl RequestMetrics {
             "Time until the response to a request on the public port starts, in seconds, by route; not for Socket.IO.",
             &["route"],
         );
-        let counts = ROUTES.map(|(_, route)| STATUSES.map(|(_, status)| counts.with_label_values(&[route, status])));
-        let durations =
-            ROUTES.map(|(route, name)| (route != RouteLabel::SocketIo).then(|| durations.with_label_values(&[name])));
+        let counts = array::from_fn(|index| {
+            let route = PublicRoute::VARIANTS[index].name();
+            STATUSES.map(|(_, status)| counts.with_label_values(&[route, status]))
+        });
+        let durations = array::from_fn(|index| {
+            let route = PublicRoute::VARIANTS[index];
+            (route != PublicRoute::SocketIo).then(|| durations.with_label_values(&[route.name()]))
+        });
         Self(Arc::new(RequestCounters { counts, durations }))
     }
 }
 
 impl RequestCounters {
-    fn count(&self, route: RouteLabel, status: StatusCode, started: Instant) {
+    fn count(&self, route: PublicRoute, status: StatusCode, started: Instant) {
         self.counts[route as usize][status_index(status)].inc();
         if let Some(durations) = &self.durations[route as usize] {
             durations.observe(started.elapsed().as_secs_f64());
-        }
-    }
-}
-
-impl RouteLabel {
-    fn of(path: &str) -> Self {
-        let mut segments = path.trim_start_matches('/').split('/');
-        match [segments.next(), segments.next(), segments.next()] {
-            [Some("socket.io"), ..] => Self::SocketIo,
-            [Some("_" | ""), ..] => Self::Other,
-            [Some(_), Some("users"), None] => Self::Users,
-            [Some(_), Some("rollcall"), None] => Self::RollCall,
-            [Some(_), None, None] => Self::Page,
-            _ => Self::Other,
         }
     }
 }
@@ -144,7 +119,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (requests, route, started) =
-            (Arc::clone(&self.requests.0), RouteLabel::of(request.uri().path()), Instant::now());
+            (Arc::clone(&self.requests.0), PublicRoute::of(request.uri().path()), Instant::now());
         let response = self.inner.call(request).map(move |result| {
             if let Ok(response) = &result {
                 requests.count(route, response.status(), started);
@@ -190,25 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_path_and_every_status_has_a_label() {
-        for (path, route) in [
-            ("/Maths/users", RouteLabel::Users),
-            ("/a%2Fb/users", RouteLabel::Users),
-            ("/Maths/rollcall", RouteLabel::RollCall),
-            ("/Maths", RouteLabel::Page),
-            ("/users", RouteLabel::Page),
-            ("/", RouteLabel::Other),
-            ("/_/assets/room.js", RouteLabel::Other),
-            ("/socket.io/", RouteLabel::SocketIo),
-            ("/a/users/b", RouteLabel::Other),
-            ("/a/b", RouteLabel::Other),
-            ("*", RouteLabel::Page),
-        ] {
-            assert_eq!(RouteLabel::of(path), route, "{path}");
-        }
-        for (index, (route, _)) in ROUTES.into_iter().enumerate() {
-            assert_eq!(route as usize, index);
-        }
+    fn every_status_has_a_label() {
         for (code, name) in [(200, "200"), (204, "2xx"), (301, "3xx"), (418, "4xx"), (502, "5xx"), (101, "101")] {
             assert_eq!(STATUSES[status_index(StatusCode::from_u16(code).unwrap())].1, name);
         }

@@ -86,12 +86,12 @@ function drawn(page, chart) {
 test("the page lists the nodes, the rooms, and the users of a room", async () => {
   const page = await visit(cluster.nodes[3]);
   await eventually(async () => {
-    assert.equal(await page.textContent("#summary"), "4 of 4 nodes answer and are active · 3 sockets");
+    assert.equal(await page.textContent("#summary"), "4 of 4 nodes respond and are active · 3 sockets");
     assert.deepEqual(await nodesOn(page), [
-      { name: "east", state: "active", sockets: "1" },
-      { name: "north", state: "active", sockets: "1" },
-      { name: "south", state: "active", sockets: "1" },
-      { name: "west", state: "active", sockets: "0" },
+      { name: "east", state: "healthy", sockets: "1" },
+      { name: "north", state: "healthy", sockets: "1" },
+      { name: "south", state: "healthy", sockets: "1" },
+      { name: "west", state: "healthy", sockets: "0" },
     ]);
     const rooms = await page.getByTestId("rooms").locator("tbody tr").allInnerTexts();
     assert.deepEqual(rooms.map((row) => row.split(/\s+/)), [["Maths", "3", "3"], ["<b>x</b>", "1", "1"]]);
@@ -138,18 +138,18 @@ test("a dead node is listed as not responding until it is removed", async () => 
   const page = await visit(cluster.nodes[0]);
   const extra = await Node.start({ name: "extra", redis: cluster.redis.url });
   const row = async () => (await nodesOn(page)).find(({ name }) => name === "extra");
-  await eventually(async () => assert.equal((await row())?.state, "active"));
+  await eventually(async () => assert.equal((await row())?.state, "healthy"));
 
   extra.process.child.kill("SIGKILL");
   await eventually(async () => {
-    assert.equal((await row()).state, "no answer");
-    assert.match(await page.locator("[data-node=extra] .state-more").textContent(), /nobody listens at its address|broke/);
-    assert.equal(await page.textContent("#summary"), "4 of 5 nodes answer and are active · 3 sockets");
+    assert.equal((await row()).state, "not responding");
+    assert.match(await page.locator("[data-node=extra] .state-more").textContent(), /connection refused|connection lost/);
+    assert.equal(await page.textContent("#summary"), "4 of 5 nodes respond and are active · 3 sockets");
     assert.match(await page.title(), /^\(!\)/);
   });
   await eventually(async () => {
     assert.equal((await row()).state, "gone");
-    assert.equal(await page.textContent("#summary"), "4 of 4 nodes answer and are active · 3 sockets");
+    assert.equal(await page.textContent("#summary"), "4 of 4 nodes respond and are active · 3 sockets");
   }, REMOVAL_TIMEOUT_MS);
 });
 

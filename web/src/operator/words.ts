@@ -17,35 +17,38 @@ export interface State {
 }
 
 const ERRORS: Record<string, string> = {
-  deadline: "it did not answer in time",
-  refused: "nobody listens at its address, or it does not trust this node",
-  failed: "the connection broke, or the answer made no sense",
-  overloaded: "it has too much to do",
+  deadline: "no answer within the deadline",
+  refused: "connection refused, or mTLS failed",
+  failed: "connection lost, or invalid answer",
+  overloaded: "the node is overloaded",
 };
 
+/** The words are those of `rollcall status`. */
 export function stateOf(node: NodeStatus): State {
   if (node.error === "older") {
-    return { mood: "odd", word: "older version", more: "it answers, and cannot say how it is" };
+    return { mood: "odd", word: "responds", more: "but its version is too old to report its state" };
   }
   if (!hasSaid(node)) {
-    const heard = node.heard_ms === null ? "never heard" : `heard ${age(node.heard_ms / 1000)} ago`;
-    const circuit = node.circuit_open ? ", circuit open: hardly anybody waits for it" : "";
+    const heard = node.heard_ms === null ? "never seen" : `last seen ${age(node.heard_ms / 1000)} ago`;
     const why = ERRORS[node.error ?? ""] ?? node.error;
-    const lease = node.leased ? "has a lease" : "no lease";
-    return { mood: "bad", word: "no answer", more: `${why}; ${heard}, ${lease}${circuit}` };
+    const lease = node.leased ? "leased" : "no lease";
+    const circuit = node.circuit_open ? ", circuit open" : "";
+    return { mood: "bad", word: "not responding", more: `${why}; ${heard}, ${lease}${circuit}` };
   }
   if (!node.counts) {
-    return { mood: "bad", word: "not active", more: "it has no lease, and most nodes do not answer it" };
+    return { mood: "bad", word: "isolated", more: "the node has no lease, and most nodes do not answer it" };
   }
-  if (node.draining) return { mood: "odd", word: "draining", more: "it lets its sockets go" };
-  if (!node.whole) return { mood: "odd", word: "asked always", more: "not every room of it is claimed in the directory" };
-  return { mood: "fine", word: "active", more: node.circuit_open ? "circuit open: hardly anybody waits for it" : "" };
+  if (node.draining) return { mood: "odd", word: "draining", more: "the node disconnects its clients" };
+  if (!node.whole) {
+    return { mood: "odd", word: "not indexed", more: "Redis does not list every room of the node yet" };
+  }
+  return { mood: "fine", word: "healthy", more: node.circuit_open ? "circuit open" : "" };
 }
 
 export function summary(status: Status): string {
   const fine = status.nodes.filter((node) => hasSaid(node) && node.counts).length;
   const all = status.nodes.length;
-  const nodes = all === 1 && fine === 1 ? "One node answers and is active" : `${fine} of ${all} nodes answer and are active`;
+  const nodes = all === 1 && fine === 1 ? "One node responds and is active" : `${fine} of ${all} nodes respond and are active`;
   return `${nodes} · ${counted(status.sockets, "socket", "sockets")}`;
 }
 

@@ -18,7 +18,7 @@ CARGO_FUZZ := 0.13.1
 CARGO_DENY := 0.20.2
 VALE := v3.21.0
 
-.PHONY: help build run test test-all test-valkey failover soak fuzz bench micro check prose check-deploy advisories dist tools clean
+.PHONY: help build run test test-all test-valkey failover soak fuzz bench micro check page-types prose check-deploy advisories dist tools clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,13 +68,18 @@ bench: $(WEB) bench/peers/node/node_modules/.package-lock.json ## compare with t
 micro: ## run the micro-benchmarks
 	cargo bench --locked
 
-check: tools $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) $(WEB) ## check formatting, lints, docs, protocol, page types, and the licences of dependencies
+check: tools $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) $(WEB) web/types/node_modules/.package-lock.json ## check formatting, lints, docs, protocol, page types, and the licences of dependencies
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 	$(TOOLS)/python/bin/buf lint
+	npm --prefix web/types run --silent check
 	npm --prefix web run --silent check
 	$(TOOLS)/bin/cargo-deny-$(CARGO_DENY) --locked check licenses bans sources
+
+page-types: web/types/node_modules/.package-lock.json ## generate web/src/api.d.ts after a change of the JSON that the pages read
+	ROLLCALL_BLESS=1 cargo test --locked --lib http::openapi
+	npm --prefix web/types run --silent generate
 
 prose: $(TOOLS)/bin/vale-$(VALE) ## check the English of documents, comments, logs and errors: PROSE="src/auth docs" selects paths
 	tests/prose/check $(PROSE)
@@ -95,7 +100,7 @@ tools: tests/node_modules/.package-lock.json ## install the programs that checks
 	tests/prepare
 
 clean: ## remove all build results and installed tools
-	rm -rf target dist web/dist web/node_modules tests/node_modules bench/peers/node/node_modules artifacts fuzz/target fuzz/corpus fuzz/artifacts
+	rm -rf target dist web/dist web/node_modules web/types/node_modules tests/node_modules bench/peers/node/node_modules artifacts fuzz/target fuzz/corpus fuzz/artifacts
 
 $(WEB): web/node_modules/.package-lock.json web/build.mjs $(wildcard web/src/*.ts web/src/*/*)
 	npm --prefix web run --silent build

@@ -49,7 +49,7 @@ pub struct NodeDocument<'a> {
     /// The node confirmed the rows that were cached, instead of sending them again.
     pub unchanged: bool,
     /// The reason of a missing reply; `null` if the node replied.
-    #[schema(value_type = Option<PeerError>)]
+    #[schema(value_type = Option<PeerError>, required)]
     pub error: Option<Cow<'a, str>>,
     /// The duration of the lookup, in milliseconds.
     #[schema(minimum = 0)]
@@ -74,6 +74,7 @@ pub struct RollCallDocument<'a> {
     /// The nodes that were asked.
     pub nodes: Vec<NodeDocument<'a>>,
     /// The number of sockets of nodes that did not reply; `null` if it cannot be known.
+    #[schema(required)]
     pub unresolved: Option<u64>,
     /// In no particular order.
     // The last field, because REST streams a long list after the other fields.

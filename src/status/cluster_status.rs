@@ -4,18 +4,22 @@
 
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
+use utoipa::ToSchema;
 
 /// The cluster as one node sees it: the body of `/_/status`, which `rollcall status` reads.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ClusterStatus {
     /// Every node answered and is active.
     pub well: bool,
     /// The time of the request to the nodes, RFC 3339.
+    #[schema(value_type = String, format = DateTime)]
     pub as_of: SmolStr,
     pub took_ms: f64,
     /// The id of the node that asked the others.
+    #[schema(value_type = String)]
     pub asked: SmolStr,
     /// `ok`, or the problem of that node with the directory.
+    #[schema(value_type = String)]
     pub directory: SmolStr,
     /// The sum over the nodes that answered.
     pub sockets: u64,
@@ -27,13 +31,17 @@ pub struct ClusterStatus {
     pub roll_calls: RollCallSeries,
 }
 
-/// One node. Without an answer, the fields of `report` are absent.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// One node. If it answered, the fields of `ReportedDetails` are part of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NodeRow {
+    #[schema(value_type = String)]
     pub id: SmolStr,
+    #[schema(value_type = String)]
     pub name: SmolStr,
+    #[schema(value_type = String)]
     pub mesh: SmolStr,
     /// The reason of a missing report: `deadline`, `refused`, `failed`, `overloaded`; `older`: its version has no `Describe`.
+    #[schema(value_type = Option<String>, required)]
     pub error: Option<SmolStr>,
     pub round_trip_ms: f64,
     /// The circuit breaker of the node is open: it missed several deadlines in a row.
@@ -41,15 +49,19 @@ pub struct NodeRow {
     /// The lease of the node was in the last listing that could be read.
     pub leased: bool,
     /// The time since the last contact over the mesh before this request; null without any.
+    #[schema(required)]
     pub heard_ms: Option<u64>,
     #[serde(flatten)]
+    #[schema(ignore)]
     pub report: Option<ReportedDetails>,
 }
 
 /// The details that only the node itself can report.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReportedDetails {
+    #[schema(value_type = String)]
     pub version: SmolStr,
+    #[schema(value_type = String, format = DateTime)]
     pub since: SmolStr,
     pub uptime_ms: u64,
     pub sockets: u64,
@@ -58,13 +70,15 @@ pub struct ReportedDetails {
     pub is_active: bool,
     pub whole: bool,
     pub draining: bool,
+    #[schema(required)]
     pub lease_left_ms: Option<u64>,
     pub roll_calls: RollCallSeries,
 }
 
 /// A room, and its sockets in the reports of the nodes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BusyRoom {
+    #[schema(value_type = String)]
     pub room: SmolStr,
     pub sockets: u64,
     /// An upper bound: a node reports only its busiest rooms, and may have sockets in this room without reporting it.
@@ -74,7 +88,7 @@ pub struct BusyRoom {
 }
 
 /// Roll calls of the last five minutes: one number for each complete bucket of time, earliest first.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RollCallSeries {
     pub bucket_ms: u64,
     /// The end of the latest bucket, in milliseconds since the Unix epoch.
@@ -88,10 +102,12 @@ pub struct RollCallSeries {
 }
 
 /// The last complete minute.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LastMinute {
     pub per_second: f64,
     pub incomplete: u64,
+    #[schema(required)]
     pub p50_ms: Option<f64>,
+    #[schema(required)]
     pub p99_ms: Option<f64>,
 }

@@ -81,7 +81,7 @@ function showChoice(all: NodeStatus[]): void {
 
 function showCharts(): void {
   if (!last) return;
-  const node = last.nodes.find((one) => one.id === of.value);
+  const node: NodeStatus | undefined = last.nodes.find((one) => one.id === of.value);
   const calls: RollCalls | undefined = node ? node.roll_calls : last.roll_calls;
   byId("no-calls").hidden = calls !== undefined;
   byId("charts").hidden = calls === undefined;

@@ -1,34 +1,11 @@
 // The roll as the server returns it: its type, its request, and the interval of requests. Requests
 // never overlap, and pause while the tab is hidden.
 
+import type { RollCall as Roll } from "./api";
 import { ask } from "./ask";
 import { encodeName } from "./names";
 
-export interface User {
-  id_socket: string;
-  id_user: string;
-  node: string;
-}
-
-export interface NodeAnswer {
-  id: string;
-  name: string;
-  vouched: number;
-  unchanged: boolean;
-  error: string | null;
-  took_ms: number;
-}
-
-export interface Roll {
-  room: string;
-  complete: boolean;
-  as_of: string;
-  took_ms: number;
-  source: string;
-  nodes: NodeAnswer[];
-  unresolved: number | null;
-  users: User[];
-}
+export type { LocatedSocket as User, Node as NodeAnswer, RollCall as Roll } from "./api";
 
 const PERIOD_MS = 1000;
 

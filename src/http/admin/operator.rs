@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::State;
 use axum::response::Redirect;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -17,7 +18,7 @@ use crate::http::config::PublicHttpConfig;
 use crate::http::defaults::{method_not_allowed, revalidate};
 use crate::http::{page, rest};
 use crate::roll_call::{MAX_DEADLINE, RollCall};
-use crate::status::StatusCollector;
+use crate::status::{ClusterStatus, StatusCollector};
 
 /// Low, because each of these requests asks every node.
 const MAX_CONCURRENT_REQUESTS: u32 = 16;
@@ -42,9 +43,17 @@ pub fn data_routes(roll_call: RollCall, status: StatusCollector, deadline: Durat
         concurrency_limit: limit.clone(),
     };
     Router::new()
-        .route("/_/status", get(async move || Json(status.status().await)))
+        .route("/_/status", get(cluster_status).with_state(status))
         .route("/_/rooms/{room}", get(rest::roll_call))
         .route_layer(limit)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(Arc::new(config))
+}
+
+/// The status of the cluster
+///
+/// Every node that this node knows reports itself, within a second.
+#[utoipa::path(get, path = "/_/status", responses((status = 200, body = ClusterStatus)))]
+pub async fn cluster_status(State(collector): State<StatusCollector>) -> Json<ClusterStatus> {
+    Json(collector.status().await)
 }

@@ -1,76 +1,19 @@
 // The status of the cluster as the server returns it: its type, its request, and the interval of
 // requests. While the server does not respond, the interval grows.
 
+import type { ClusterStatus, NodeRow, ReportedDetails } from "../api";
 import { ask, Unanswered } from "../ask";
 
-export interface Minute {
-  per_second: number;
-  incomplete: number;
-  p50_ms: number | null;
-  p99_ms: number | null;
-}
-
-/** One number for each bucket of time, the earliest first. */
-export interface RollCalls {
-  bucket_ms: number;
-  until_ms: number;
-  calls: number[];
-  incomplete: number[];
-  p50_ms: (number | null)[];
-  p99_ms: (number | null)[];
-  last_minute: Minute;
-}
-
-/** The report of a node about itself. */
-export interface Said {
-  version: string;
-  since: string;
-  uptime_ms: number;
-  sockets: number;
-  rooms: number;
-  counts: boolean;
-  whole: boolean;
-  draining: boolean;
-  lease_left_ms: number | null;
-  roll_calls: RollCalls;
-}
+export type { BusyRoom, ClusterStatus as Status, RollCallSeries as RollCalls } from "../api";
 
 /** A node. The fields of its report are missing if it has not responded. */
-export interface NodeStatus extends Partial<Said> {
-  id: string;
-  name: string;
-  mesh: string;
-  error: string | null;
-  round_trip_ms: number;
-  circuit_open: boolean;
-  leased: boolean;
-  heard_ms: number | null;
-}
-
-export interface BusyRoom {
-  room: string;
-  sockets: number;
-  most: number;
-  nodes: number;
-}
-
-export interface Status {
-  well: boolean;
-  as_of: string;
-  took_ms: number;
-  asked: string;
-  directory: string;
-  sockets: number;
-  nodes: NodeStatus[];
-  busiest_rooms: BusyRoom[];
-  roll_calls: RollCalls;
-}
+export type NodeStatus = NodeRow & Partial<ReportedDetails>;
 
 const PERIOD_MS = 2_000;
 const LONGEST_PERIOD_MS = 16_000;
 
 /** Whether the node has responded. */
-export function hasSaid(node: NodeStatus): node is NodeStatus & Said {
+export function hasSaid(node: NodeStatus): node is NodeRow & ReportedDetails {
   return node.error === null;
 }
 
@@ -78,7 +21,7 @@ export function hasSaid(node: NodeStatus): node is NodeStatus & Said {
  * Requests the status periodically, except while the tab is hidden. `fail` gets the delay of the
  * next attempt in milliseconds.
  */
-export function keepAsking(show: (status: Status) => void, fail: (why: Unanswered, again: number) => void): void {
+export function keepAsking(show: (status: ClusterStatus) => void, fail: (why: Unanswered, again: number) => void): void {
   let timer = 0;
   let asking = false;
   let period = PERIOD_MS;
@@ -88,7 +31,7 @@ export function keepAsking(show: (status: Status) => void, fail: (why: Unanswere
     if (asking || document.hidden) return;
     asking = true;
     try {
-      const status = await ask<Status>("/_/status", "a status", ({ nodes, busiest_rooms, roll_calls }) =>
+      const status = await ask<ClusterStatus>("/_/status", "a status", ({ nodes, busiest_rooms, roll_calls }) =>
         Array.isArray(nodes) && Array.isArray(busiest_rooms) && typeof roll_calls === "object",
       );
       period = PERIOD_MS;

@@ -27,6 +27,8 @@ let sockets = [];
 before(async () => {
   browser = await Browser.launch();
   cluster = await Cluster.start();
+  const { status } = await get(cluster.nodes[0].admin, "/_/assets/operator.js");
+  assert.equal(status, 200, "the binary contains no page: run `npm run build` in web/, then build it again");
   sockets = await Promise.all(
     ["Ada", "Blaise", "Emmy"].map(async (id_user, index) => {
       const room = index === 0 ? ["Maths", "<b>x</b>"] : ["Maths"];

@@ -118,5 +118,6 @@ test("grpcurl needs the token of the mesh", async (t) => {
   assert.notEqual(refused.code, 0);
   assert.match(refused.stderr, /no valid token of this mesh/);
   const listed = await run(programs.grpcurl, ["-plaintext", node.mesh, "list"]);
-  assert.deepEqual([listed.code === 0, listed.stdout], [false, ""]);
+  assert.notEqual(listed.code, 0);
+  assert.equal(listed.stdout, "");
 });

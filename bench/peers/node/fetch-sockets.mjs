@@ -1,8 +1,8 @@
 // Peer: socket.io 4 with its Redis adapter, `fetchSockets`.
 //
 // Technique: scatter and gather over Redis pub/sub. The node that got the HTTP request publishes
-// one request, every other node answers with all its sockets of the room, and the adapter waits
-// for as many answers as the channel has subscribers.
+// one request, and every other node answers with all its sockets of the room. The adapter waits for
+// as many answers as the channel has subscribers.
 
 import { createAdapter } from '@socket.io/redis-adapter';
 import { createClient } from 'redis';

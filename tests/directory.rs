@@ -171,7 +171,7 @@ async fn a_faulty_directory_without_faults_keeps_the_contract() {
 }
 
 #[tokio::test]
-async fn a_faulty_directory_fails_as_it_is_told() {
+async fn a_faulty_directory_fails_as_configured() {
     let memory = MemoryDirectory::new();
     let (faulty, other) = (FaultyDirectory::new(memory.clone()), FaultyDirectory::new(memory.clone()));
     let node = NodeId::new_process();
@@ -206,7 +206,7 @@ async fn a_faulty_directory_fails_as_it_is_told() {
 }
 
 #[tokio::test]
-async fn a_memory_that_is_flushed_or_rolled_back_begins_another_life_when_a_node_enters() {
+async fn a_flushed_or_rolled_back_memory_gets_a_new_epoch() {
     let memory = MemoryDirectory::new();
     let (one, two) = (NodeId::new_process(), NodeId::new_process());
     assert_eq!(memory.nodes().await.unwrap().epoch, None, "readers begin none");
@@ -242,7 +242,7 @@ async fn redis_keeps_the_contract_and_leaves_only_the_epoch() {
 }
 
 #[tokio::test]
-async fn redis_entries_have_the_names_and_the_types_that_people_look_for() {
+async fn redis_entries_have_the_documented_names_and_types() {
     let server = RedisServer::start_aged().await;
     let directory = RedisDirectory::open(&server.url(), "rollcall:", false).unwrap();
     let looking = async {
@@ -276,7 +276,7 @@ async fn redis_entries_have_the_names_and_the_types_that_people_look_for() {
 }
 
 #[tokio::test]
-async fn without_redis_every_call_ends_at_once_and_a_url_of_another_kind_is_refused() {
+async fn without_redis_calls_fail_at_once_and_other_urls_are_refused() {
     let nobody = RedisDirectory::open("redis://127.0.0.1:1", "rollcall:", false).unwrap();
     assert!(matches!(nobody.owners(&room("a")).await, Err(DirectoryError::Unanswered(_))));
     assert!(RedisDirectory::open("http://127.0.0.1", "rollcall:", false).is_err());
@@ -295,14 +295,14 @@ async fn redis_contract(url: &str, access: &RedisAccess) {
 }
 
 #[tokio::test]
-async fn the_servers_are_of_the_kind_that_was_asked_for() {
+async fn the_server_is_the_requested_program() {
     let server = RedisServer::start_aged().await;
     let about: String = redis::cmd("INFO").query_async(&mut server.connection().await).await.unwrap();
     assert_eq!(about.contains("valkey_version:"), redis_program().contains("valkey"), "{about}");
 }
 
 #[tokio::test]
-async fn a_master_that_sentinels_know_keeps_the_contract() {
+async fn a_master_found_by_sentinels_keeps_the_contract() {
     let master = RedisServer::start().await;
     let sentinels = Sentinels::over(&master, 0).await;
     redis_contract(&sentinels.url(), &RedisAccess::default()).await;
@@ -310,7 +310,7 @@ async fn a_master_that_sentinels_know_keeps_the_contract() {
 }
 
 #[tokio::test]
-async fn a_cluster_of_three_masters_keeps_the_contract_in_one_slot_and_with_the_acl_of_the_readme() {
+async fn a_redis_cluster_keeps_the_contract_with_the_documented_acl() {
     let mut shards = Shards::start().await;
     let folder = TempDir::new().unwrap();
     let password = folder.path().join("password");
@@ -369,7 +369,7 @@ async fn a_cluster_of_three_masters_keeps_the_contract_in_one_slot_and_with_the_
 }
 
 #[tokio::test]
-async fn a_master_that_still_takes_writes_is_left_when_the_sentinels_name_another() {
+async fn a_writable_master_is_left_when_sentinels_name_another() {
     let (old, new) = (RedisServer::start().await, RedisServer::start().await);
     let sentinels = Sentinels::over(&old, 0).await;
     let directory = RedisDirectory::open(&sentinels.url(), "rollcall:", false).unwrap();
@@ -394,7 +394,7 @@ async fn a_master_that_still_takes_writes_is_left_when_the_sentinels_name_anothe
 }
 
 #[tokio::test]
-async fn sentinels_that_hang_or_are_gone_do_not_cost_the_time_of_a_call() {
+async fn hung_or_dead_sentinels_do_not_delay_a_call() {
     let master = RedisServer::start().await;
     let mut sentinels = Sentinels::over(&master, 0).await;
     sentinels.0[0].stop().await;
@@ -410,7 +410,7 @@ async fn sentinels_that_hang_or_are_gone_do_not_cost_the_time_of_a_call() {
 }
 
 #[tokio::test]
-async fn sentinels_have_users_of_their_own() {
+async fn sentinels_have_their_own_users() {
     let master = RedisServer::start().await;
     let document = include_str!("../docs/REDIS.md").split_whitespace().collect::<Vec<_>>().join(" ");
     let rules = "-@all +sentinel|master";
@@ -442,7 +442,7 @@ async fn sentinels_have_users_of_their_own() {
 }
 
 #[tokio::test]
-async fn what_is_not_what_the_url_says_is_refused_with_what_mends_it() {
+async fn a_server_of_another_kind_is_refused_with_the_remedy() {
     let plain = RedisServer::start().await;
     let node = RedisServer::cluster_node().await;
     let monitor = format!("sentinel monitor main {} {} 1", plain.address.ip(), plain.address.port());
@@ -491,7 +491,7 @@ async fn while_connected<T>(
 }
 
 #[tokio::test]
-async fn an_epoch_that_was_made_under_another_process_is_never_believed() {
+async fn an_epoch_made_under_another_redis_process_is_not_trusted() {
     let server = RedisServer::start_aged().await;
     connected(&server, async |directory, mut redis| {
         let made_elsewhere = format!("0123456789abcdef@{}", "a".repeat(40));
@@ -516,7 +516,7 @@ async fn an_epoch_that_was_made_under_another_process_is_never_believed() {
 }
 
 #[tokio::test]
-async fn what_other_programs_have_written_is_skipped_and_counted() {
+async fn keys_of_other_programs_are_skipped_and_counted() {
     let server = RedisServer::start_aged().await;
     let anomalies = Anomalies::default();
     let directory = RedisDirectory::open(&server.url(), "rollcall:", false).unwrap();

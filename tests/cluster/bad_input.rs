@@ -126,7 +126,7 @@ async fn an_auth_payload_of_more_than_a_message_ends_the_transport() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_auth_payload_that_cannot_be_read_is_refused_and_not_ignored() {
+async fn an_unreadable_auth_payload_is_refused() {
     let cluster = Cluster::start(1, Index::memory()).await;
     let address = cluster.nodes[0].public;
     // Half a surrogate pair is what JavaScript can send and nobody can read.
@@ -138,7 +138,7 @@ async fn an_auth_payload_that_cannot_be_read_is_refused_and_not_ignored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_packet_of_more_than_a_message_or_that_is_none_ends_the_transport() {
+async fn an_oversized_or_malformed_packet_ends_the_transport() {
     let cluster = Cluster::start(1, Index::memory()).await;
     let large = format!("42[\"join\",\"{}\"]", "x".repeat(64 << 10));
     let deep = format!("42[\"join\",{}", "[".repeat(60 << 10));
@@ -187,7 +187,7 @@ async fn attachments_of_more_than_a_message_in_all_end_the_transport() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frames_of_one_message_are_not_gathered_for_ever() {
+async fn fragments_of_a_message_are_collected_up_to_a_limit() {
     let cluster = Cluster::start(1, Index::memory()).await;
     let socket = connected(cluster.nodes[0].public, "id_user=foo&room=a").await;
     let tokio_tungstenite::MaybeTlsStream::Plain(mut stream) = socket.into_inner() else {
@@ -207,7 +207,7 @@ async fn frames_of_one_message_are_not_gathered_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_that_are_too_long_or_not_utf8_are_refused_by_their_codes_in_the_query_and_in_the_payload() {
+async fn names_too_long_or_not_utf8_are_refused_with_their_error_code() {
     let cluster = Cluster::start(1, Index::memory()).await;
     let address = cluster.nodes[0].public;
     let (longest, too_long, two_bytes) = ("x".repeat(256), "x".repeat(257), "%C3%A9".repeat(129));
@@ -258,7 +258,7 @@ async fn an_event_that_names_no_room_is_acknowledged_with_its_code() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn raw_bytes_that_are_not_utf8_go_no_further_than_the_connection() {
+async fn bytes_that_are_not_utf8_end_only_their_connection() {
     let cluster = Cluster::start(1, Index::memory()).await;
     let address = cluster.nodes[0].public;
     for target in [
@@ -302,7 +302,7 @@ async fn a_path_that_names_no_room_is_a_bad_request_on_every_route() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_body_is_not_waited_for_and_not_taken_in() {
+async fn a_request_body_is_neither_awaited_nor_read() {
     let cluster = Cluster::start(1, Index::memory()).await;
     let chunk = vec![b'x'; 64 << 10];
     for (request, expected) in [
@@ -331,7 +331,7 @@ async fn a_request_body_is_not_waited_for_and_not_taken_in() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_of_the_longest_ids_are_looked_up_and_one_more_is_refused() {
+async fn a_lookup_takes_ten_thousand_of_the_longest_ids_and_no_more() {
     let cluster = Cluster::start(1, Index::memory()).await;
     let client = Client::connect(cluster.nodes[0].public, "foo", &["a"]).await.unwrap();
     let mut ids: Vec<String> = (1..MAX_LOOKUP_IDS).map(|number| format!("{number:064}")).collect();
@@ -368,7 +368,7 @@ async fn a_request_over_the_limit_is_refused_before_it_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_version_of_another_incarnation_is_refused_and_one_from_the_future_is_answered_with_all_rows() {
+async fn a_foreign_version_is_refused_and_a_future_one_gets_all_rows() {
     let cluster = Cluster::start(1, Index::memory()).await;
     let client = Client::connect(cluster.nodes[0].public, "foo", &["a"]).await.unwrap();
     let roster = &cluster.nodes[0].roster;
@@ -398,7 +398,7 @@ async fn a_version_of_another_incarnation_is_refused_and_one_from_the_future_is_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn garbage_on_the_mesh_port_ends_its_connection_alone() {
+async fn garbage_on_the_mesh_port_ends_only_its_connection() {
     let cluster = Cluster::start(1, Index::memory()).await;
     let mut good = mesh(&cluster);
     let garbage: Vec<u8> = (0..200_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
@@ -434,7 +434,7 @@ async fn garbage_on_the_mesh_port_ends_its_connection_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn other_protocols_on_the_http_port_end_their_connections_alone() {
+async fn other_protocols_on_the_http_port_end_their_connection() {
     let cluster = Cluster::start(1, Index::memory()).await;
     for bytes in [
         &b"PRI * HTTP/2.0\r\n"[..],
@@ -455,7 +455,7 @@ async fn other_protocols_on_the_http_port_end_their_connections_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_status_with_a_name_that_no_node_has_is_an_invalid_argument_and_changes_nothing() {
+async fn a_status_with_an_invalid_name_is_an_invalid_argument() {
     let cluster = Cluster::start(1, Index::memory()).await;
     let mut client = mesh(&cluster);
     let status = || Status {

@@ -36,7 +36,7 @@ fn said(all: [bool; 3]) -> BTreeMap<String, bool> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_tells_its_rows_again_only_when_they_changed() {
+async fn a_node_sends_its_rows_again_only_after_a_change() {
     let cluster = Cluster::start(3, Index::redis().await).await;
     let mut clients = Vec::new();
     for node in &cluster.nodes {
@@ -72,7 +72,7 @@ async fn lookup(cluster: &Cluster, known_version: Option<u64>, takes_changes: bo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_change_in_a_room_of_a_thousand_is_one_row_on_the_wire_for_whoever_takes_changes() {
+async fn one_change_in_a_room_of_a_thousand_is_one_row_on_the_wire() {
     let cluster = Cluster::start(2, Index::memory()).await;
     let sit = |id: &str, user| cluster.nodes[0].seat(id, user, "Maths");
     let mut seats: BTreeMap<String, Registration> =
@@ -118,7 +118,7 @@ async fn a_change_in_a_room_of_a_thousand_is_one_row_on_the_wire_for_whoever_tak
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_who_holds_the_answer_is_told_that_it_is_still_true() {
+async fn a_caller_with_the_current_answer_gets_304() {
     let cluster = Cluster::start(2, Index::redis().await).await;
     let client = Client::connect(cluster.nodes[0].public, "ann", &["Maths"]).await.unwrap();
     let tag = etag(&cluster.get(0, "/Maths/users").await).expect("a complete answer has one");
@@ -146,7 +146,7 @@ async fn a_caller_who_holds_the_answer_is_told_that_it_is_still_true() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_incomplete_answer_has_no_tag_and_is_told_whatever_the_caller_holds() {
+async fn an_incomplete_answer_has_no_etag_and_is_never_a_304() {
     let cluster = Cluster::start(1, Index::redis().await).await;
     let client = Client::connect(cluster.nodes[0].public, "ann", &["Maths"]).await.unwrap();
     let tag = etag(&cluster.get(0, "/Maths/users").await).unwrap();

@@ -201,7 +201,7 @@ fn fill(node: &ClusterNode, room: &str, numbers: Range<usize>) -> Vec<Registrati
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_owner_is_asked_once_and_nobody_else() {
+async fn each_owner_is_asked_once_and_no_other_node() {
     let metered = Metered::start(4).await;
     let nodes = &metered.cluster.nodes;
     let (stay, go) = (fill(&nodes[1], "Maths", 0..50), fill(&nodes[2], "Maths", 0..50));
@@ -222,7 +222,7 @@ async fn each_owner_is_asked_once_and_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unchanged_owner_costs_a_small_message_and_a_changed_one_its_own_rows_or_what_changed() {
+async fn an_owner_sends_its_rows_or_its_changes_or_a_small_message() {
     let metered = Metered::start(3).await;
     let nodes = &metered.cluster.nodes;
     let (_few, _many) = (fill(&nodes[1], "Maths", 0..5), fill(&nodes[2], "Maths", 0..2_000));
@@ -247,7 +247,7 @@ async fn an_unchanged_owner_costs_a_small_message_and_a_changed_one_its_own_rows
 
 /// `MONITOR`, unlike the counts of `INFO commandstats`, tells a roll call's commands from what nodes do all the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_reads_the_owner_set_and_the_epoch_however_large_the_room() {
+async fn redis_reads_only_owners_and_epoch_for_a_room_of_any_size() {
     const CALLS: usize = 10;
     let cluster = Cluster::start(2, Index::redis().await).await;
     let server = cluster.index.server();

@@ -201,7 +201,7 @@ async fn a_polling_client_gets_a_signed_session_id() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_reads_speaks_closes_or_takes_over_with_an_id_that_was_not_given_to_it() {
+async fn a_session_cannot_be_used_with_an_id_that_was_guessed() {
     let cluster = Cluster::holding(2, Index::memory(), POLLING).await;
     let [address, other] = [0, 1].map(|node| cluster.nodes[node].public);
     let (victim, id) = Session::connect(address, "foo", "a").await;
@@ -257,7 +257,7 @@ async fn the_session_id_of_a_websocket_opens_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_goes_on_over_a_websocket_under_the_same_socket_id() {
+async fn a_session_upgraded_to_websocket_keeps_its_socket_id() {
     let cluster = Cluster::holding(1, Index::memory(), POLLING).await;
     let address = cluster.nodes[0].public;
     let (session, id) = Session::connect(address, "foo", "a").await;
@@ -284,7 +284,7 @@ async fn a_session_goes_on_over_a_websocket_under_the_same_socket_id() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_of_socket_io_2_are_let_in_over_websocket_and_told_so() {
+async fn clients_of_socket_io_2_connect_over_websocket_with_a_notice() {
     let cluster = Cluster::holding(1, Index::memory(), POLLING).await;
     let address = cluster.nodes[0].public;
     let url = format!("http://{address}/socket.io/?EIO=3&transport=polling&id_user=foo&room=a");
@@ -299,7 +299,7 @@ async fn clients_of_socket_io_2_are_let_in_over_websocket_and_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_goes_while_it_polls_is_gone_at_once_on_whichever_node_it_polls() {
+async fn a_client_that_disconnects_while_polling_is_removed_at_once() {
     let cluster = Cluster::holding(2, Index::memory(), POLLING).await;
     let nodes = [0, 1].map(|node| cluster.nodes[node].public);
     for polled in nodes {
@@ -314,7 +314,7 @@ async fn a_client_that_goes_while_it_polls_is_gone_at_once_on_whichever_node_it_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_polls_at_once_end_the_session_on_whichever_nodes_they_come_in() {
+async fn two_concurrent_polls_end_the_session_on_any_nodes() {
     let cluster = Cluster::holding(2, Index::memory(), POLLING).await;
     let nodes = [0, 1].map(|node| cluster.nodes[node].public);
     for second in nodes {
@@ -329,7 +329,7 @@ async fn two_polls_at_once_end_the_session_on_whichever_nodes_they_come_in() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_polls_no_more_is_gone_when_its_heartbeat_fails() {
+async fn a_client_that_stops_polling_is_removed_by_its_heartbeat() {
     let limits = SocketIoConfig {
         ping_interval: Duration::from_millis(300),
         ping_timeout: Duration::from_millis(500),
@@ -347,7 +347,7 @@ async fn a_client_that_polls_no_more_is_gone_when_its_heartbeat_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_too_large_or_no_packet_is_refused() {
+async fn an_oversized_or_malformed_payload_is_refused() {
     let cluster = Cluster::holding(1, Index::memory(), POLLING).await;
     let address = cluster.nodes[0].public;
     let (session, id) = Session::connect(address, "foo", "a").await;
@@ -373,7 +373,7 @@ async fn what_is_too_large_or_no_packet_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_stops_lets_polling_clients_go_so_that_they_come_back_elsewhere() {
+async fn polling_clients_of_a_stopping_node_reconnect_elsewhere() {
     let mut cluster = Cluster::holding(2, Index::memory(), POLLING).await;
     let address = cluster.nodes[0].public;
     let mut polls = Vec::new();
@@ -400,7 +400,7 @@ async fn a_node_that_stops_lets_polling_clients_go_so_that_they_come_back_elsewh
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pages_of_the_origins_named_may_poll_and_no_others() {
+async fn only_pages_of_the_configured_origins_may_poll() {
     let cluster = Cluster::holding(1, Index::memory(), POLLING).await;
     let url = format!("http://{}/socket.io/?EIO=4&transport=polling&id_user=foo&room=a", cluster.nodes[0].public);
     let client = reqwest::Client::new();
@@ -412,7 +412,7 @@ async fn pages_of_the_origins_named_may_poll_and_no_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_flag_nobody_polls() {
+async fn polling_is_refused_without_its_flag() {
     let cluster = Cluster::start(1, Index::memory()).await;
     let url = format!("http://{}/socket.io/?EIO=4&transport=polling&id_user=foo&room=a", cluster.nodes[0].public);
     assert_eq!(answer(reqwest::Client::new().get(&url)).await.0, 400);
@@ -422,7 +422,7 @@ async fn without_the_flag_nobody_polls() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_request_of_a_session_may_come_in_on_another_node() {
+async fn each_request_of_a_session_may_arrive_on_another_node() {
     let cluster = Cluster::holding(4, Index::memory(), POLLING).await;
     let nodes: Vec<_> = cluster.nodes.iter().map(|node| node.public).collect();
     let session = Session::open(nodes[0], "id_user=foo&room=a").await;
@@ -449,7 +449,7 @@ async fn each_request_of_a_session_may_come_in_on_another_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_stops_ends_its_sessions_wherever_they_poll_and_those_of_others_poll_on_elsewhere() {
+async fn a_stopping_node_ends_its_own_sessions_on_every_node() {
     let mut cluster = Cluster::holding(3, Index::memory(), POLLING).await;
     let [stops, stays, last] = [0, 1, 2].map(|node| cluster.nodes[node].public);
     let (ends, _) = Session::connect(stops, "ends", "a").await;
@@ -468,7 +468,7 @@ async fn a_node_that_stops_ends_its_sessions_wherever_they_poll_and_those_of_oth
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn polls_that_wait_on_another_node_are_in_nobodys_way() {
+async fn forwarded_polls_that_wait_do_not_block_other_requests() {
     const MANY: usize = 600;
     let cluster = Cluster::holding(2, Index::memory(), POLLING).await;
     let [here, there] = [0, 1].map(|node| cluster.nodes[node].public);
@@ -491,7 +491,7 @@ async fn polls_that_wait_on_another_node_are_in_nobodys_way() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_mesh_hands_on_to_sessions_and_to_nothing_else() {
+async fn the_mesh_forwards_to_sessions_only() {
     let cluster = Cluster::holding(1, Index::memory(), POLLING).await;
     let (session, id) = Session::connect(cluster.nodes[0].public, "foo", "a").await;
     let mut mesh = PollingServiceClient::new(link(&cluster));

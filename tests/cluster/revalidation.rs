@@ -152,7 +152,7 @@ impl Asking {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_questions_share_a_stream_and_each_gets_its_own_answer() {
+async fn many_lookups_share_a_stream_and_each_gets_its_own_answer() {
     let asking = Asking::of(|questions| Ok(questions.map(|question| question.map(answer)).boxed()));
     assert_eq!(asking.way("first").await, "call", "nobody knew yet that there is a peer");
     asking.streams().await;
@@ -195,7 +195,7 @@ async fn a_traced_lookup_takes_the_stream_and_sends_its_context() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_comes_too_late_is_not_taken_for_that_to_the_next_question() {
+async fn a_late_answer_is_not_taken_for_that_of_the_next_lookup() {
     let asking = Asking::of(|questions| {
         let slowly = questions.then(|question| async {
             let answer = question.map(answer)?;
@@ -215,7 +215,7 @@ async fn an_answer_that_comes_too_late_is_not_taken_for_that_to_the_next_questio
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_knows_no_such_stream_or_talks_nonsense_over_it_is_asked_by_calls_for_good() {
+async fn a_peer_without_the_stream_or_with_bad_answers_gets_calls() {
     let scripts: [(&str, Script); 7] = [
         ("of an older version", |_| Err(Status::unimplemented("what is that?"))),
         ("broken", |_| Err(Status::internal("no"))),
@@ -261,7 +261,7 @@ async fn a_peer_that_knows_no_such_stream_or_talks_nonsense_over_it_is_asked_by_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_the_peer_ends_is_opened_anew_and_what_was_asked_over_it_is_answered() {
+async fn a_stream_ended_by_the_peer_is_reopened_and_lookups_answered() {
     let scripts: [Script; 2] = [
         |questions| Ok(questions.take(3).map(|question| question.map(answer)).boxed()),
         // As if the token were not one any more.
@@ -287,7 +287,7 @@ async fn a_stream_that_the_peer_ends_is_opened_anew_and_what_was_asked_over_it_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_answers_each_question_from_what_is_there_or_leaves_it_to_a_call() {
+async fn a_node_answers_a_lookup_or_leaves_it_to_a_call() {
     let cluster = Cluster::start(1, Index::memory()).await;
     let node = &cluster.nodes[0];
     let mut seats = vec![node.seat("s-0", "ann", "small")];

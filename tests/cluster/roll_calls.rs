@@ -32,18 +32,18 @@ macro_rules! over_both {
 
 over_both![
     every_node_lists_the_users_of_all_four,
-    an_empty_room_is_an_empty_list_from_nobody_but_the_node_asked,
+    an_empty_room_is_answered_by_the_receiving_node_alone,
     only_owners_are_asked,
     one_user_may_have_many_sockets,
-    odd_names_are_listed_as_they_are,
-    a_socket_may_be_in_64_rooms_and_no_more,
-    a_join_is_listed_everywhere_from_its_acknowledgement_on,
-    joining_and_leaving_while_asking_never_shows_a_wrong_row,
+    unusual_names_are_listed_unchanged,
+    a_socket_may_be_in_at_most_64_rooms,
+    a_join_is_listed_everywhere_once_acknowledged,
+    joins_and_leaves_during_roll_calls_show_no_wrong_row,
     events_sent_together_take_effect_in_their_order,
-    a_leave_and_a_connect_in_one_write_leave_nothing_behind,
-    a_node_that_stops_is_forgotten_and_its_clients_are_let_go,
-    a_retired_incarnation_is_followed_by_the_next_without_a_wrong_answer,
-    who_was_let_go_is_not_listed_by_whoever_asks_at_once,
+    a_leave_and_a_connect_in_one_write_leave_no_entry,
+    a_stopped_node_is_removed_and_its_clients_disconnected,
+    no_answer_is_wrong_between_two_incarnations,
+    a_disconnected_socket_is_missing_from_the_next_answer,
 ];
 
 fn pairs(of: &[(&Client, &str)]) -> BTreeSet<(String, String)> {
@@ -86,7 +86,7 @@ async fn every_node_lists_the_users_of_all_four(index: Index) {
     cluster.stop().await;
 }
 
-async fn an_empty_room_is_an_empty_list_from_nobody_but_the_node_asked(index: Index) {
+async fn an_empty_room_is_answered_by_the_receiving_node_alone(index: Index) {
     let cluster = Cluster::start(2, index).await;
     until("everybody is whole", || async { asked(&cluster, "nobody-here").await == 1 }).await;
     assert_eq!(cluster.users(0, "nobody-here").await, (true, BTreeSet::new()));
@@ -121,7 +121,7 @@ async fn one_user_may_have_many_sockets(index: Index) {
     cluster.stop().await;
 }
 
-async fn odd_names_are_listed_as_they_are(index: Index) {
+async fn unusual_names_are_listed_unchanged(index: Index) {
     let cluster = Cluster::start(2, index).await;
     let longest = "é".repeat(128);
     for name in ["café au lait", "a/b", "100%", "a?b#c", "数学", "\"quoted\"", "users", "socket.io-fans", &longest] {
@@ -138,7 +138,7 @@ async fn odd_names_are_listed_as_they_are(index: Index) {
     cluster.stop().await;
 }
 
-async fn a_socket_may_be_in_64_rooms_and_no_more(index: Index) {
+async fn a_socket_may_be_in_at_most_64_rooms(index: Index) {
     let cluster = Cluster::start(2, index).await;
     let rooms: Vec<String> = (0..64).map(|number| format!("room-{number}")).collect();
     let names: Vec<&str> = rooms.iter().map(String::as_str).collect();
@@ -156,7 +156,7 @@ async fn a_socket_may_be_in_64_rooms_and_no_more(index: Index) {
     cluster.stop().await;
 }
 
-async fn a_join_is_listed_everywhere_from_its_acknowledgement_on(index: Index) {
+async fn a_join_is_listed_everywhere_once_acknowledged(index: Index) {
     let cluster = Cluster::start(4, index).await;
     for turn in 0..100 {
         // A room of its own each time: the first join of a room is the one that has to wait for the directory.
@@ -175,7 +175,7 @@ async fn a_join_is_listed_everywhere_from_its_acknowledgement_on(index: Index) {
     cluster.stop().await;
 }
 
-async fn joining_and_leaving_while_asking_never_shows_a_wrong_row(index: Index) {
+async fn joins_and_leaves_during_roll_calls_show_no_wrong_row(index: Index) {
     let cluster = Cluster::start(3, index).await;
     let stays = Client::connect(cluster.nodes[0].public, "stays", &["busy"]).await.unwrap();
     let comes = Client::connect(cluster.nodes[1].public, "comes", &["elsewhere"]).await.unwrap();
@@ -229,7 +229,7 @@ async fn events_sent_together_take_effect_in_their_order(index: Index) {
     cluster.stop().await;
 }
 
-async fn a_leave_and_a_connect_in_one_write_leave_nothing_behind(index: Index) {
+async fn a_leave_and_a_connect_in_one_write_leave_no_entry(index: Index) {
     let cluster = Cluster::start(2, index).await;
     for _ in 0..50 {
         let mut socket = open(cluster.nodes[0].public, "id_user=foo&room=again", "").await;
@@ -246,7 +246,7 @@ async fn a_leave_and_a_connect_in_one_write_leave_nothing_behind(index: Index) {
     cluster.stop().await;
 }
 
-async fn a_node_that_stops_is_forgotten_and_its_clients_are_let_go(index: Index) {
+async fn a_stopped_node_is_removed_and_its_clients_disconnected(index: Index) {
     let mut cluster = Cluster::start(3, index).await;
     let stays = Client::connect(cluster.nodes[0].public, "stays", &["a"]).await.unwrap();
     let leaves = Client::connect(cluster.nodes[2].public, "leaves", &["a", "b"]).await.unwrap();
@@ -264,7 +264,7 @@ async fn a_node_that_stops_is_forgotten_and_its_clients_are_let_go(index: Index)
     }
 }
 
-async fn a_retired_incarnation_is_followed_by_the_next_without_a_wrong_answer(index: Index) {
+async fn no_answer_is_wrong_between_two_incarnations(index: Index) {
     let cluster = Cluster::start(3, index).await;
     let client = Client::connect(cluster.nodes[0].public, "foo", &["a"]).await.unwrap();
     let expected = pairs(&[(&client, "foo")]);
@@ -284,7 +284,7 @@ async fn a_retired_incarnation_is_followed_by_the_next_without_a_wrong_answer(in
     cluster.stop().await;
 }
 
-async fn who_was_let_go_is_not_listed_by_whoever_asks_at_once(index: Index) {
+async fn a_disconnected_socket_is_missing_from_the_next_answer(index: Index) {
     let mut cluster = Cluster::start(2, index).await;
     let mut clients = Vec::new();
     for number in 0..40 {
@@ -312,7 +312,7 @@ async fn lookup(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lookup_that_makes_no_sense_is_an_invalid_argument() {
+async fn a_malformed_lookup_is_an_invalid_argument() {
     let cluster = Cluster::start(1, Index::memory()).await;
     let id = cluster.nodes[0].roster.incarnation().to_string();
     let room = || LookupSocketsRequest { room: "a".into(), ..Default::default() };
@@ -340,7 +340,7 @@ async fn a_lookup_that_makes_no_sense_is_an_invalid_argument() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_known_version_is_answered_without_rows_until_the_room_changes() {
+async fn a_known_version_gets_no_rows_until_the_room_changes() {
     let cluster = Cluster::start(1, Index::memory()).await;
     let client = Client::connect(cluster.nodes[0].public, "foo", &["a"]).await.unwrap();
     let ask = |known: Option<u64>| LookupSocketsRequest {
@@ -362,7 +362,7 @@ async fn a_known_version_is_answered_without_rows_until_the_room_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_thousand_rows_of_one_node_are_one_rpc_and_one_answer() {
+async fn a_hundred_thousand_rows_of_a_node_are_one_rpc() {
     const ROWS: usize = 100_000;
     let cluster = Cluster::start(2, Index::redis().await).await;
     let seat = |number| cluster.nodes[0].seat(&format!("socket-{number:09}"), &format!("user-{number}"), "crowd");
@@ -457,7 +457,7 @@ async fn come_and_go(address: std::net::SocketAddr, turn: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twenty_thousand_sockets_that_come_and_go_leave_nothing_behind() {
+async fn twenty_thousand_short_lived_sockets_leave_nothing_behind() {
     let cluster = Cluster::start(4, Index::redis().await).await;
     let addresses: Vec<_> = cluster.nodes.iter().map(|node| node.public).collect();
     futures::stream::iter(0..20_000_usize)
@@ -477,7 +477,7 @@ async fn twenty_thousand_sockets_that_come_and_go_leave_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_away_is_an_incomplete_answer_and_heals_by_itself() {
+async fn a_redis_outage_makes_answers_incomplete_until_it_ends() {
     let mut cluster = Cluster::start(2, Index::redis().await).await;
     let client = Client::connect(cluster.nodes[0].public, "foo", &["a"]).await.unwrap();
     let expected = pairs(&[(&client, "foo")]);
@@ -511,7 +511,7 @@ async fn redis_away_is_an_incomplete_answer_and_heals_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flushed_index_is_not_believed_by_nodes_that_have_not_spoken_for_long() {
+async fn nodes_without_recent_contact_do_not_trust_a_flushed_index() {
     let cluster = Cluster::start(4, Index::redis().await).await;
     let client = Client::connect(cluster.nodes[3].public, "foo", &["a"]).await.unwrap();
     let expected = pairs(&[(&client, "foo")]);
@@ -533,7 +533,7 @@ async fn a_flushed_index_is_not_believed_by_nodes_that_have_not_spoken_for_long(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_socket_that_goes_while_it_waits_for_the_directory_is_not_kept() {
+async fn a_socket_that_disconnects_before_its_ownership_is_removed() {
     let cluster = Cluster::start(1, Index::redis().await).await;
     let joins = Client::connect(cluster.nodes[0].public, "joins", &["home"]).await.unwrap();
     let mut redis = cluster.index.server().connection().await;
@@ -596,7 +596,7 @@ async fn every_error_is_a_problem_document() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn refused_clients_are_told_why_and_leave_nothing() {
+async fn refused_clients_get_a_reason_and_leave_nothing_behind() {
     let cluster = Cluster::start(1, Index::memory()).await;
     let address = cluster.nodes[0].public;
     for (query, auth, code) in [

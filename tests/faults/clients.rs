@@ -39,7 +39,7 @@ async fn rude(cluster: &ProcessCluster, node: usize) -> WebSocketStream<TcpStrea
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_falls_silent_is_out_after_its_ping_timeout() {
+async fn a_silent_client_is_removed_after_its_ping_timeout() {
     let cluster = ProcessCluster::start(2, Options::default().with(&PINGS)).await;
     let _polite = cluster.connect(0, "polite", &["a"]).await;
     let _silent = rude(&cluster, 0).await;
@@ -75,7 +75,7 @@ async fn flood(transport: &mut WebSocketStream<TcpStream>, most: usize) -> usize
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_that_flood_and_do_not_read_are_out_and_cost_no_memory_and_no_time_of_others() {
+async fn clients_that_flood_without_reading_are_disconnected() {
     const RUDE: usize = 2;
     const BYTES: usize = 24 << 20;
     /// Far less than what is sent, and what is answered.
@@ -124,7 +124,7 @@ async fn clients_that_flood_and_do_not_read_are_out_and_cost_no_memory_and_no_ti
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_stops_reading_with_full_buffers_is_out_after_its_ping_timeout() {
+async fn a_client_with_full_buffers_is_removed_after_its_timeout() {
     let cluster = ProcessCluster::start(2, Options::default().with(&PINGS)).await;
     let _polite = cluster.connect(1, "polite", &["a"]).await;
     let mut transport = rude(&cluster, 0).await;
@@ -136,7 +136,7 @@ async fn a_client_that_stops_reading_with_full_buffers_is_out_after_its_ping_tim
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_storm_of_newborns_passes_the_comparison_of_the_roster() {
+async fn a_storm_of_new_sockets_does_not_fail_the_roster_check() {
     let cluster = ProcessCluster::start(2, Options::default()).await;
     let mut stays = Vec::new();
     for node in 0..2 {

@@ -7,7 +7,7 @@ use testkit::watch::{Watch, percentile, unanswered};
 use testkit::{until, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_very_next_roll_call_after_a_kill_has_no_row_of_the_dead_node_and_names_it_while_its_lease_lives() {
+async fn the_first_roll_call_after_a_kill_has_no_row_of_the_dead_node() {
     let mut cluster = ProcessCluster::start(3, Options::default()).await;
     let _here = cluster.connect(0, "here", &["a"]).await;
     let _gone = [cluster.connect(2, "gone-1", &["a"]).await, cluster.connect(2, "gone-2", &["a"]).await];
@@ -50,7 +50,7 @@ async fn a_refused_connection_does_not_cost_the_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_restarted_on_the_same_address_is_a_node_of_its_own() {
+async fn a_process_restarted_on_the_same_address_is_a_new_node() {
     let mut cluster = ProcessCluster::start(3, Options::lease(3)).await;
     let _here = cluster.connect(0, "here", &["a"]).await;
     let _gone = cluster.connect(2, "gone", &["a"]).await;
@@ -70,7 +70,7 @@ async fn a_process_restarted_on_the_same_address_is_a_node_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_nodes_but_one_die_and_the_last_one_goes_on() {
+async fn the_last_of_four_nodes_continues_alone() {
     let mut cluster = ProcessCluster::start(4, Options::default()).await;
     let _here = cluster.connect(0, "here", &["a"]).await;
     let mut gone = Vec::new();

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 const BACK_WITHIN: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hung_node_is_named_and_counted_within_the_deadline_and_then_costs_a_probe() {
+async fn a_hung_node_is_named_within_the_deadline_then_only_probed() {
     let cluster = ProcessCluster::start(3, Options::lease(8)).await;
     let mut clients = Vec::new();
     for (node, count) in [(0, 1), (1, 2), (2, 3)] {
@@ -71,7 +71,7 @@ async fn a_hung_node_is_named_and_counted_within_the_deadline_and_then_costs_a_p
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_stopped_past_its_lease_is_left_out_and_returns_as_a_new_incarnation_with_its_whole_roster() {
+async fn a_node_stopped_past_its_lease_returns_as_a_new_incarnation() {
     let cluster = ProcessCluster::start(3, Options::default()).await;
     let mut clients = Vec::new();
     for number in 0..20 {
@@ -99,7 +99,7 @@ async fn a_node_stopped_past_its_lease_is_left_out_and_returns_as_a_new_incarnat
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn handshakes_that_waited_in_the_kernel_for_longer_than_the_lease_are_listed_once_acknowledged() {
+async fn handshakes_queued_in_the_kernel_past_the_lease_are_listed() {
     let cluster = ProcessCluster::start(3, Options::default()).await;
     let before = cluster.connect(2, "before", &["a"]).await;
     cluster.stop(2).await;
@@ -134,7 +134,7 @@ async fn handshakes_that_waited_in_the_kernel_for_longer_than_the_lease_are_list
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flush_and_then_a_peer_that_hangs_for_half_a_second_hide_nobody() {
+async fn a_flush_followed_by_a_hung_peer_hides_no_socket() {
     let cluster = ProcessCluster::start(3, Options::default()).await;
     let mut clients = Vec::new();
     for node in 0..3 {
@@ -154,7 +154,7 @@ async fn a_flush_and_then_a_peer_that_hangs_for_half_a_second_hide_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_is_asked_and_stopped_in_the_middle_tells_no_old_truth() {
+async fn a_node_stopped_during_a_lookup_sends_no_stale_answer() {
     let cluster = ProcessCluster::start(3, Options::default()).await;
     let _first = cluster.connect(0, "first", &["a"]).await;
     let watch = Watch::start(&cluster, &[2], &["a"]);

@@ -51,12 +51,12 @@ async fn two_nodes_cut_from_each_other(mode: Mode) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_nodes_whose_connections_are_cut_are_incomplete_about_each_other_and_heal() {
+async fn two_nodes_with_cut_connections_are_incomplete_and_recover() {
     two_nodes_cut_from_each_other(Mode::Cut).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_nodes_that_hear_nothing_of_each_other_are_incomplete_about_each_other_and_heal() {
+async fn two_nodes_with_lost_packets_are_incomplete_and_recover() {
     two_nodes_cut_from_each_other(Mode::Held).await;
 }
 
@@ -78,17 +78,17 @@ async fn a_node_cut_off_from_redis_alone(mode: Mode) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_cut_off_from_redis_alone_keeps_its_sockets_listed_everywhere_and_takes_new_ones() {
+async fn a_node_cut_off_from_redis_keeps_its_sockets_listed() {
     a_node_cut_off_from_redis_alone(Mode::Cut).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_to_whom_redis_hangs_keeps_its_sockets_listed_everywhere_and_takes_new_ones() {
+async fn a_node_with_a_hung_redis_link_keeps_its_sockets_listed() {
     a_node_cut_off_from_redis_alone(Mode::Held).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_cannot_hear_a_node_without_a_lease_never_calls_an_answer_complete_that_lacks_it() {
+async fn an_answer_that_lacks_an_unreachable_node_is_incomplete() {
     let (cluster, clients) = three().await;
     let watch = Watch::start(&cluster, &[0, 1, 2], &["all", "on-2", "nobody"]);
     cluster.link_to_redis(2, Mode::Cut);
@@ -152,17 +152,17 @@ async fn a_node_cut_off_from_everybody(mode: Mode) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_cut_off_from_everybody_lets_its_sockets_go_and_comes_back_when_healed() {
+async fn an_isolated_node_disconnects_its_sockets_and_recovers() {
     a_node_cut_off_from_everybody(Mode::Cut).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_hears_nothing_of_anybody_lets_its_sockets_go_and_comes_back_when_healed() {
+async fn a_node_without_any_packets_disconnects_and_recovers() {
     a_node_cut_off_from_everybody(Mode::Held).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_link_is_waited_for_within_the_deadline() {
+async fn a_slow_link_is_awaited_within_the_deadline() {
     let (cluster, clients) = three().await;
     let watch = Watch::start(&cluster, &[0, 1, 2], &["all"]);
     cluster.link(0, 1, Mode::Delayed(Duration::from_millis(60)));

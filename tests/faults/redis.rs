@@ -79,7 +79,7 @@ fn told_once(cluster: &ProcessCluster) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_hangs_and_goes_on() {
+async fn redis_hangs_and_resumes() {
     let (cluster, mut clients) = three(Options::default()).await;
     let watch = watch(&cluster);
     cluster.redis.stop().await;
@@ -135,7 +135,7 @@ async fn redis_is_flushed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flush_at_any_moment_of_a_roll_call_hides_nobody() {
+async fn a_flush_at_any_moment_of_a_roll_call_hides_no_socket() {
     let (cluster, _clients) = three(Options::lease(1)).await;
     let watch = watch(&cluster);
     // Some of these fall between a claim and its answer, and between the reads of a roll call.
@@ -173,7 +173,7 @@ async fn redis_is_restarted_from_an_old_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_is_promoted_that_lacks_the_last_claims() {
+async fn a_promoted_replica_lacks_the_last_ownerships() {
     let (mut cluster, mut clients) = three(Options::proxied()).await;
     let replica = RedisServer::replica_of(&cluster.redis).await;
     let watch = watch(&cluster);
@@ -193,7 +193,7 @@ async fn a_replica_is_promoted_that_lacks_the_last_claims() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_became_a_replica_is_the_same_as_away() {
+async fn a_redis_that_became_a_replica_counts_as_unavailable() {
     let (cluster, mut clients) = three(Options::default()).await;
     let watch = watch(&cluster);
     cluster.redis.demote().await;
@@ -204,7 +204,7 @@ async fn a_redis_that_became_a_replica_is_the_same_as_away() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_is_out_of_memory_is_the_same_as_away() {
+async fn a_redis_out_of_memory_counts_as_unavailable() {
     let (cluster, mut clients) = three(Options::default()).await;
     let watch = watch(&cluster);
     cluster.redis.config("maxmemory", "1").await;
@@ -214,7 +214,7 @@ async fn a_redis_that_is_out_of_memory_is_the_same_as_away() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_cannot_save_is_the_same_as_away() {
+async fn a_redis_that_cannot_save_counts_as_unavailable() {
     let (cluster, mut clients) = three(Options::default()).await;
     let watch = watch(&cluster);
     cluster.redis.break_saving().await;
@@ -242,7 +242,7 @@ async fn writes_are_refused(cluster: &ProcessCluster, clients: &mut Vec<TrackedC
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_is_still_loading_is_the_same_as_away() {
+async fn a_redis_that_is_still_loading_counts_as_unavailable() {
     let (mut cluster, mut clients) = three(Options::default()).await;
     // Something to load, one key in a millisecond.
     let mut filling = redis::pipe();
@@ -262,7 +262,7 @@ async fn a_redis_that_is_still_loading_is_the_same_as_away() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_may_evict_is_refused_at_the_start_with_the_line_that_mends_it() {
+async fn a_redis_that_may_evict_is_refused_with_the_remedy() {
     let mut cluster = ProcessCluster::prepare(Options::default()).await;
     cluster.redis.config("maxmemory-policy", "allkeys-lru").await;
     let node = cluster.launch().await;
@@ -280,7 +280,7 @@ async fn a_redis_that_may_evict_is_used_when_that_is_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_comes_back_evicting_is_not_used_until_it_is_mended() {
+async fn a_redis_that_returns_evicting_is_not_used_until_fixed() {
     let (mut cluster, mut clients) = three(Options::default()).await;
     let watch = watch(&cluster);
     cluster.redis.restart_from(&[], &["--maxmemory-policy", "volatile-ttl"]);
@@ -295,7 +295,7 @@ async fn a_redis_that_comes_back_evicting_is_not_used_until_it_is_mended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_started_while_redis_is_away_says_so_and_serves_as_soon_as_it_is_there() {
+async fn a_node_started_without_redis_serves_once_redis_is_up() {
     let mut cluster = ProcessCluster::prepare(Options::default()).await;
     cluster.redis.kill();
     let node = cluster.launch().await;
@@ -346,7 +346,7 @@ async fn a_node_that_joined_just_before_redis_died_is_known_to_all() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_room_that_empties_and_fills_again_while_redis_hangs_is_never_lost() {
+async fn a_room_refilled_while_redis_hangs_is_never_lost() {
     let (cluster, clients) = three(Options::default()).await;
     let watch = watch(&cluster);
     let client = &clients[0];
@@ -374,7 +374,7 @@ async fn a_room_that_empties_and_fills_again_while_redis_hangs_is_never_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_removal_that_is_late_takes_no_newer_claim_away() {
+async fn a_late_removal_does_not_delete_a_newer_ownership() {
     let (cluster, clients) = three(Options::proxied()).await;
     let watch = watch(&cluster);
     let client = &clients[0];

@@ -70,7 +70,7 @@ async fn seated() -> (Cluster, Vec<Registration>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_redis_says_what_the_nodes_say_nothing_is_found() {
+async fn an_index_that_matches_the_nodes_has_no_differences() {
     let (cluster, _seats) = seated().await;
     let audited = audit(cluster.index.server(), &[]).await;
     assert_eq!(audited.code, 0, "{}", audited.report);
@@ -86,7 +86,7 @@ async fn where_redis_says_what_the_nodes_say_nothing_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_differs_is_told_by_its_kind() {
+async fn each_kind_of_difference_is_reported() {
     let (cluster, _seats) = seated().await;
     let redis = cluster.index.server();
     let [one, two] = [0, 1].map(|node| cluster.nodes[node].roster.incarnation());
@@ -129,7 +129,7 @@ async fn whatever_differs_is_told_by_its_kind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_comes_and_goes_meanwhile_is_no_difference() {
+async fn changes_during_an_audit_are_no_differences() {
     let (cluster, mut seats) = seated().await;
     let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
     let node = &cluster.nodes[0];
@@ -162,7 +162,7 @@ async fn what_comes_and_goes_meanwhile_is_no_difference() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_does_not_answer_is_named_and_nothing_is_said_of_what_it_has() {
+async fn an_audit_names_a_silent_node_and_judges_none_of_its_rows() {
     let redis = RedisServer::start_aged().await;
     let start = || Process::launch(serve().args(["--identity", "query", "--redis", &redis.url(), "--lease", "60s"]));
     let (silent, answers) = (start(), start());
@@ -181,7 +181,7 @@ async fn a_node_that_does_not_answer_is_named_and_nothing_is_said_of_what_it_has
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_killed_node_has_left_is_abandoned_until_a_roll_call_comes_by() {
+async fn entries_of_a_killed_node_are_abandoned_until_a_roll_call() {
     let redis = RedisServer::start_aged().await;
     let start = || Process::launch(serve().args(["--identity", "query", "--redis", &redis.url(), "--lease", "1s"]));
     let (mut dies, stays) = (start(), start());
@@ -200,7 +200,7 @@ async fn what_a_killed_node_has_left_is_abandoned_until_a_roll_call_comes_by() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_redis_does_not_know_is_found_by_way_of_those_that_know_it() {
+async fn a_node_missing_in_redis_is_found_through_its_peers() {
     let (cluster, _seats) = seated().await;
     let forgetful = RedisServer::start_aged().await;
     let known = cluster.nodes[0].roster.incarnation();
@@ -219,7 +219,7 @@ async fn a_node_that_redis_does_not_know_is_found_by_way_of_those_that_know_it()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_closed_mesh_tells_only_who_may_ask() {
+async fn a_closed_mesh_answers_only_an_authorized_audit() {
     let (redis, folder) = (RedisServer::start_aged().await, TempDir::new().unwrap());
     let [token, other] =
         ["mesh.token", "other.token"].map(|name| folder.path().join(name).to_str().unwrap().to_owned());
@@ -238,7 +238,7 @@ async fn a_closed_mesh_tells_only_who_may_ask() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_cannot_be_read_is_no_clean_audit() {
+async fn an_unreadable_redis_is_not_a_clean_audit() {
     let redis = RedisServer::start_aged().await;
     // What a node needs, and not what an audit needs.
     let node = "on >secret ~rollcall:* resetchannels -@all +info +time +get +set +del +exists +expire +unlink +sadd +srem \

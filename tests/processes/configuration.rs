@@ -191,7 +191,7 @@ fn in_order_of_rank(flag: &Arg) {
 }
 
 #[test]
-fn every_flag_means_the_same_in_the_environment_and_in_a_file_and_is_outranked_in_order() {
+fn a_flag_means_the_same_on_the_command_line_and_elsewhere() {
     let flags = flags();
     assert!(flags.len() > 40, "they are found");
     // Nearly all of it is starting programs.
@@ -217,7 +217,7 @@ fn without_sources(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_is_printed_is_a_file_that_means_the_same() {
+fn the_printed_configuration_is_an_equivalent_file() {
     let folder = TempDir::new().unwrap();
     let tokens =
         ["--identity=jwt", "--jwt-key=a b#'\"\\\u{e9}", "--jwt-issuer=a,b", "--trusted-proxy=none", "--threads=2"];
@@ -238,7 +238,7 @@ fn what_is_printed_is_a_file_that_means_the_same() {
 }
 
 #[test]
-fn it_says_where_each_value_came_from() {
+fn the_origin_of_each_value_is_printed() {
     let folder = TempDir::new().unwrap();
     let file = private(folder.path(), "a.toml", "# Ours.\nlease = \"7s\"\nlog = \"debug\"\ncors-origin = []\n");
     let mut command = program();
@@ -260,7 +260,7 @@ fn it_says_where_each_value_came_from() {
 }
 
 #[test]
-fn no_secret_is_printed_from_wherever_it_came() {
+fn no_secret_is_printed_from_any_origin() {
     let folder = TempDir::new().unwrap();
     for (name, value) in [
         ("redis", "redis://:hunter2@a"),
@@ -287,7 +287,7 @@ fn no_secret_is_printed_from_wherever_it_came() {
 }
 
 #[test]
-fn what_is_wrong_is_one_line_and_exit_code_2_of_serve_and_of_config() {
+fn an_invalid_configuration_is_one_line_and_exit_code_2() {
     let folder = TempDir::new().unwrap();
     for (lines, named) in [
         ("leese = \"5s\"\n", "a.toml:1: `leese` is not a flag of `rollcall serve`: did you mean `lease`?\n"),
@@ -308,7 +308,7 @@ fn what_is_wrong_is_one_line_and_exit_code_2_of_serve_and_of_config() {
 }
 
 #[tokio::test]
-async fn a_node_runs_by_its_file() {
+async fn a_node_runs_with_a_configuration_file() {
     let folder = TempDir::new().unwrap();
     let lines = ["listen", "mesh-listen", "admin-listen"].map(|flag| format!("{flag} = \"127.0.0.1:0\"\n")).concat();
     let lines = format!("identity = \"query\"\nnode-name = \"of-the-file\"\n{lines}");
@@ -319,7 +319,7 @@ async fn a_node_runs_by_its_file() {
 }
 
 #[test]
-fn every_line_of_the_example_works_those_in_comments_too() {
+fn every_line_of_the_example_file_works() {
     let example = repository().join("deploy/rollcall.toml");
     told(&program().arg("config").arg("--config").arg(&example).output().unwrap());
     let folder = TempDir::new().unwrap();
@@ -335,7 +335,7 @@ fn every_line_of_the_example_works_those_in_comments_too() {
 }
 
 #[test]
-fn shells_take_the_completions() {
+fn shells_accept_the_completions() {
     for (shell, least) in [("bash", 10_000), ("zsh", 10_000), ("fish", 5_000), ("elvish", 5_000), ("powershell", 5_000)]
     {
         let script = told(&program().args(["completions", shell]).output().unwrap());
@@ -354,7 +354,7 @@ fn shells_take_the_completions() {
 }
 
 #[test]
-fn there_is_a_page_of_the_manual_for_every_command_and_troff_has_no_complaints() {
+fn every_command_has_a_valid_manual_page() {
     let folder = TempDir::new().unwrap();
     let mut command = program();
     // What is set where they are made is not in them.

@@ -40,7 +40,7 @@ async fn ten_thousand_sockets_of_one_process_are_listed_by_another() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_stops_does_not_wait_for_those_who_could_go_on_asking() {
+async fn a_stopping_node_does_not_wait_for_open_mesh_streams() {
     let redis = RedisServer::start_aged().await;
     let mut process = start(&redis).await;
     let _client = Client::connect(process.public, "foo", &["a"]).await.unwrap();
@@ -54,7 +54,7 @@ async fn a_node_that_stops_does_not_wait_for_those_who_could_go_on_asking() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_head_that_never_ends_is_not_waited_for() {
+async fn a_request_head_that_never_ends_times_out() {
     let redis = RedisServer::start_aged().await;
     let process = start(&redis).await;
     for half in ["", "GET /Maths/users HTTP/1.1\r\nHost: a\r\nX-Slow: "] {
@@ -68,7 +68,7 @@ async fn a_request_head_that_never_ends_is_not_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_node_is_named_while_its_lease_lives_and_then_left_out_and_repaired() {
+async fn a_killed_node_is_named_until_its_lease_ends_then_removed() {
     let redis = RedisServer::start_aged().await;
     let (mut dies, stays) = (start(&redis).await, start(&redis).await);
     let _gone = Client::connect(dies.public, "gone", &["a"]).await.unwrap();
@@ -99,7 +99,7 @@ async fn a_killed_node_is_named_while_its_lease_lives_and_then_left_out_and_repa
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_falls_silent_is_out_after_its_ping_timeout() {
+async fn a_silent_client_is_removed_after_its_ping_timeout() {
     // Engine.IO: a ping every 25 s, and 20 s for the answer. The first ping comes at once.
     const SILENT_FOR: Duration = Duration::from_secs(60);
     let redis = RedisServer::start_aged().await;
@@ -116,7 +116,7 @@ async fn a_client_that_falls_silent_is_out_after_its_ping_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn garbage_is_answered_or_closed_and_the_node_goes_on() {
+async fn garbage_is_refused_and_the_node_continues() {
     let redis = RedisServer::start_aged().await;
     let process = start(&redis).await;
     let garbage: Vec<u8> = (0..200_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();

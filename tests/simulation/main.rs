@@ -53,7 +53,7 @@ fn run(seeds: impl Iterator<Item = u64> + Send, flaw: Flaw) -> (Tally, Option<St
 }
 
 #[test]
-fn every_answer_is_true_whatever_breaks_and_everything_heals() {
+fn every_answer_is_true_under_faults_and_the_cluster_recovers() {
     if let Ok(seed) = env::var("ROLLCALL_SEED") {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).without_time().init();
@@ -72,17 +72,17 @@ fn every_answer_is_true_whatever_breaks_and_everything_heals() {
 }
 
 #[test]
-fn an_asker_that_takes_every_answer_for_complete_is_found_out() {
+fn a_node_that_calls_every_answer_complete_is_detected() {
     found_out(Flaw::GullibleAsker);
 }
 
 #[test]
-fn an_edge_that_does_not_wait_before_it_acknowledges_is_found_out() {
+fn an_edge_that_acknowledges_too_early_is_detected() {
     found_out(Flaw::HastyEdge);
 }
 
 #[test]
-fn an_index_that_loses_claims_unnoticed_is_found_out() {
+fn an_index_that_silently_loses_ownerships_is_detected() {
     found_out(Flaw::ForgetfulIndex);
 }
 

@@ -54,7 +54,7 @@ async fn connect(socket: &mut Socket) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_has_so_many_clients_by_whatever_transport_and_one_more_is_told_to_come_later() {
+async fn clients_per_address_are_limited_on_both_transports() {
     let cluster = node(Limits { sockets_per_address: Some(3), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let first = Client::connect(address, "foo", &["a"]).await.unwrap();
@@ -88,7 +88,7 @@ async fn let_in(address: SocketAddr, user: &str) -> Socket {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_place_is_free_again_whatever_way_its_client_went() {
+async fn a_slot_is_free_again_after_any_kind_of_disconnect() {
     let cluster = node(Limits { sockets_per_address: Some(1), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     for way in ["close", "fin", "reset", "leaves first", "says nothing", "is refused"] {
@@ -121,7 +121,7 @@ async fn a_place_is_free_again_whatever_way_its_client_went() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_gives_itself_out_as_another_address_without_a_trusted_proxy() {
+async fn without_a_trusted_proxy_no_client_can_forge_its_address() {
     let cluster = node(Limits { sockets_per_address: Some(1), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let _first = websocket(address, "foo", &[("x-forwarded-for", "203.0.113.1")]).await.unwrap();
@@ -135,7 +135,7 @@ async fn nobody_gives_itself_out_as_another_address_without_a_trusted_proxy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn behind_a_trusted_proxy_each_client_is_counted_by_what_the_proxy_says() {
+async fn a_trusted_proxy_names_the_address_that_is_limited() {
     let proxies = TrustedProxies::new(["127.0.0.0/8".parse::<IpNet>().unwrap()]);
     let cluster = node(Limits { trusted_proxies: proxies, sockets_per_address: Some(1), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
@@ -153,7 +153,7 @@ async fn behind_a_trusted_proxy_each_client_is_counted_by_what_the_proxy_says() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_that_opens_sessions_too_fast_waits_and_others_do_not() {
+async fn the_session_rate_of_an_address_does_not_delay_others() {
     let proxies = TrustedProxies::new(["127.0.0.1".parse::<IpAddr>().unwrap().into()]);
     let cluster =
         node(Limits { trusted_proxies: proxies, handshake_rate: Some(Rate::new(1, 5)), ..Limits::default() }).await;
@@ -178,7 +178,7 @@ async fn an_address_that_opens_sessions_too_fast_waits_and_others_do_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_user_has_so_many_sockets_however_many_come_at_the_same_time() {
+async fn sockets_per_user_are_limited_also_when_they_race() {
     let cluster = node(Limits { sockets_per_user: Some(3), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let coming = join_all((0..30).map(|_| Client::connect(address, "foo", &["a"]))).await;
@@ -198,7 +198,7 @@ async fn a_user_has_so_many_sockets_however_many_come_at_the_same_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_comes_back_at_once_finds_its_place() {
+async fn a_client_that_reconnects_at_once_gets_a_slot() {
     let cluster = node(Limits { sockets_per_user: Some(1), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     for turn in 0..50 {

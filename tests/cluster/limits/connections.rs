@@ -55,7 +55,7 @@ fn crowd(cluster: &Cluster) -> Vec<Registration> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn so_many_connections_are_open_and_one_more_is_told_to_come_later() {
+async fn one_connection_over_the_limit_gets_503_with_retry_after() {
     let cluster = node(Limits { connections: Some(3), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let client = Client::connect(address, "foo", &["a"]).await.unwrap();
@@ -81,7 +81,7 @@ async fn so_many_connections_are_open_and_one_more_is_told_to_come_later() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_that_is_turned_away_and_says_nothing_takes_nothing_from_those_inside() {
+async fn silent_rejected_connections_do_not_disturb_connected_clients() {
     let cluster = node(Limits { connections: Some(2), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let client = Client::connect(address, "foo", &["a"]).await.unwrap();
@@ -104,7 +104,7 @@ async fn a_crowd_that_is_turned_away_and_says_nothing_takes_nothing_from_those_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_has_so_many_connections_and_others_are_not_concerned() {
+async fn connections_per_address_are_limited_per_address() {
     let cluster = node(Limits { connections_per_address: Some(2), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let (one, other) = ([127, 0, 0, 2], [127, 0, 0, 3]);
@@ -119,7 +119,7 @@ async fn an_address_has_so_many_connections_and_others_are_not_concerned() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_connections_of_a_trusted_proxy_are_not_counted_by_its_address() {
+async fn connections_of_a_trusted_proxy_have_no_address_limit() {
     let proxies = TrustedProxies::new(["127.0.0.2/32".parse::<IpNet>().unwrap()]);
     let cluster =
         node(Limits { trusted_proxies: proxies, connections_per_address: Some(2), ..Limits::default() }).await;
@@ -136,7 +136,7 @@ async fn the_connections_of_a_trusted_proxy_are_not_counted_by_its_address() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_head_beyond_its_size_or_of_a_thousand_lines_is_answered_431() {
+async fn an_oversized_request_head_is_answered_431() {
     let cluster = node(Limits { head_size: 8 << 10, ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let ask = |more: &str| format!("GET /a/users HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{more}\r\n");
@@ -155,7 +155,7 @@ async fn a_head_beyond_its_size_or_of_a_thousand_lines_is_answered_431() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_beyond_its_size_ends_its_connection_or_is_answered_413() {
+async fn an_oversized_message_ends_its_connection_or_gets_413() {
     let cluster = node(Limits { message_size: 1 << 10, ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let auth = |bytes: usize| serde_json::json!({"padding": "x".repeat(bytes)}).to_string();
@@ -180,7 +180,7 @@ async fn a_message_beyond_its_size_ends_its_connection_or_is_answered_413() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_sends_a_request_byte_by_byte_is_not_waited_for() {
+async fn a_request_sent_byte_by_byte_times_out() {
     let cluster = node(Limits { head_timeout: SOON, ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let opened =
@@ -221,7 +221,7 @@ async fn whoever_sends_a_request_byte_by_byte_is_not_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_websocket_on_which_nobody_connects_is_ended() {
+async fn a_websocket_without_a_connect_packet_is_closed() {
     let cluster = node(Limits { connect_timeout: Duration::from_millis(500), ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let mut socket = websocket(address, "foo", &[]).await.unwrap();
@@ -243,7 +243,7 @@ async fn a_websocket_on_which_nobody_connects_is_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_takes_a_byte_now_and_then_is_cut_off_and_a_quick_one_gets_all() {
+async fn a_slow_reader_is_disconnected_and_a_fast_one_gets_all() {
     let cluster = node(Limits { answer_timeout: SOON, ..Limits::default() }).await;
     let address = cluster.nodes[0].public;
     let crowd = crowd(&cluster);
@@ -265,7 +265,7 @@ async fn a_reader_that_takes_a_byte_now_and_then_is_cut_off_and_a_quick_one_gets
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tls_handshake_that_is_not_done_is_not_waited_for_and_counts() {
+async fn an_unfinished_tls_handshake_times_out_and_takes_a_slot() {
     let limits = Limits { head_timeout: SOON, connections: Some(1), ..Limits::default() };
     let server = ConnectionServer::new(ConnectionRegistry::default(), PATIENCE, PATIENCE, &limits);
     let listener = listen_anywhere();

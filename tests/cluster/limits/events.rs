@@ -52,7 +52,7 @@ async fn flood(address: SocketAddr, packets: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_beyond_the_rate_are_refused_by_their_code_and_who_goes_on_is_disconnected() {
+async fn events_over_the_rate_are_refused_then_the_client_is_cut() {
     let cluster = slow_node().await;
     let address = cluster.nodes[0].public;
     let client = Client::connect(address, "foo", &["a"]).await.unwrap();
@@ -86,7 +86,7 @@ async fn events_beyond_the_rate_are_refused_by_their_code_and_who_goes_on_is_dis
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_whatever_kind_ends_its_transport_alone() {
+async fn a_flood_of_any_kind_ends_only_its_transport() {
     let cluster = slow_node().await;
     let address = cluster.nodes[0].public;
     for packets in [
@@ -126,7 +126,7 @@ async fn a_flood_in_one_request_of_a_polling_client_ends_its_session() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_what_is_no_event_is_read_slowly_and_the_others_are_not() {
+async fn a_flood_of_other_packets_is_throttled_for_its_sender_only() {
     const RATE: u32 = 4 << 10;
     let bytes = NonZeroU32::new(RATE);
     let cluster = node(Limits { websocket_read_rate: bytes, ..Limits::default() }).await;
@@ -153,7 +153,7 @@ async fn a_flood_of_what_is_no_event_is_read_slowly_and_the_others_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_clients_do_by_default_is_never_too_much() {
+async fn the_default_traffic_of_a_client_is_within_the_limits() {
     let cluster = node(Limits::default()).await;
     let client = Client::connect(cluster.nodes[0].public, "foo", &["a"]).await.unwrap();
     for room in 0..63 {

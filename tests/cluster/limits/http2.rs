@@ -122,7 +122,7 @@ async fn a_thousand_headers_are_answered_431_and_some_are_fine() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_whose_reader_takes_nothing_is_reset_and_the_others_go_on() {
+async fn a_stalled_stream_is_reset_and_other_streams_continue() {
     let port = Port::open(&Limits { answer_timeout: SOON, ..Limits::default() });
     let mut client = port.client().await.ready().await.unwrap();
     let (response, _) = client.send_request(get("/large"), true).unwrap();
@@ -155,7 +155,7 @@ async fn a_connection_has_a_hundred_streams() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_that_are_opened_only_to_be_reset_end_their_connection() {
+async fn streams_opened_only_to_be_reset_end_their_connection() {
     let port = Port::open(&Limits::default());
     let mut stream = port.connect().await;
     let mut bytes = [PREFACE, SETTINGS].concat();
@@ -178,7 +178,7 @@ async fn streams_that_are_opened_only_to_be_reset_end_their_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_agrees_on_http2_and_does_not_begin_it_is_not_waited_for() {
+async fn a_client_without_an_http2_preface_times_out() {
     let port = Port::open(&Limits { head_timeout: SOON, ..Limits::default() });
     for begins in [&b""[..], &PREFACE[..16]] {
         let mut stream = port.connect().await;
@@ -192,7 +192,7 @@ async fn who_agrees_on_http2_and_does_not_begin_it_is_not_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_connection_too_many_is_told_so_over_http2() {
+async fn a_connection_over_the_limit_is_refused_over_http2() {
     let port = Port::open(&Limits { connections: Some(1), ..Limits::default() });
     let mut first = port.client().await.ready().await.unwrap();
     let (response, _) = first.send_request(get("/small"), true).unwrap();

@@ -43,7 +43,7 @@ fn valve(to: SocketAddr, open: watch::Receiver<bool>) -> SocketAddr {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_roll_call_too_many_is_refused_at_once_while_others_hang_and_then_all_are_answered() {
+async fn a_roll_call_over_the_limit_is_refused_while_others_hang() {
     const AT_ONCE: usize = 4;
     const HANG: Duration = Duration::from_secs(4);
     let limits = Limits { concurrent_roll_calls: AT_ONCE as u32, ..Limits::default() };
@@ -97,7 +97,7 @@ async fn one_roll_call_too_many_is_refused_at_once_while_others_hang_and_then_al
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_nobody_reads_does_not_count_as_a_request() {
+async fn an_unread_answer_does_not_hold_a_request_permit() {
     let cluster = node(Limits { concurrent_roll_calls: 1, ..Limits::default() }).await;
     let mut unread = Vec::new();
     for _ in 0..20 {

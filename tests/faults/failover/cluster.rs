@@ -26,7 +26,7 @@ async fn the_master_of_the_slot_is_killed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes long: make failover"]
-async fn the_master_of_the_slot_hangs_and_goes_on_when_another_has_taken_over() {
+async fn a_hung_cluster_master_resumes_after_its_replacement() {
     let (mut scene, replica, _others) = start().await;
     scene.cluster.redis.stop().await;
     scene.clients_come("late").await;
@@ -39,7 +39,7 @@ async fn the_master_of_the_slot_hangs_and_goes_on_when_another_has_taken_over() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes long: make failover"]
-async fn the_slot_goes_to_the_replica_of_a_master_that_is_well() {
+async fn a_healthy_cluster_master_is_replaced() {
     let (mut scene, replica, _others) = start().await;
     fail_over(&replica).await;
     scene.clients_come("late").await;

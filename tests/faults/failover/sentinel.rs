@@ -15,7 +15,7 @@ async fn start() -> (Scene, RedisServer, Sentinels) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes long: make failover"]
-async fn the_master_that_sentinels_know_is_killed() {
+async fn the_sentinel_master_is_killed() {
     let (mut scene, replica, _sentinels) = start().await;
     scene.cluster.redis.kill();
     scene.clients_come("late").await;
@@ -26,7 +26,7 @@ async fn the_master_that_sentinels_know_is_killed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes long: make failover"]
-async fn the_master_that_sentinels_know_hangs_and_goes_on_when_another_has_taken_over() {
+async fn a_hung_sentinel_master_resumes_after_its_replacement() {
     let (mut scene, replica, _sentinels) = start().await;
     scene.cluster.redis.stop().await;
     scene.clients_come("late").await;
@@ -41,7 +41,7 @@ async fn the_master_that_sentinels_know_hangs_and_goes_on_when_another_has_taken
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes long: make failover"]
-async fn sentinels_replace_a_master_that_is_well() {
+async fn sentinels_replace_a_healthy_master() {
     let (mut scene, replica, sentinels) = start().await;
     sentinels.fail_over().await;
     scene.clients_come("late").await;

@@ -68,7 +68,7 @@ const INVALID: &str = "Bearer realm=\"rollcall\", error=\"invalid_token\"";
 const INSUFFICIENT: &str = "Bearer realm=\"rollcall\", error=\"insufficient_scope\"";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn open_asks_nobody_and_looks_at_no_token() {
+async fn open_access_ignores_tokens() {
     let cluster = cluster(AccessPolicy::default()).await;
     for route in ROUTES {
         for authorization in [None, Some("Bearer nonsense"), Some("Basic Zm9vOmJhcg==")] {
@@ -82,7 +82,7 @@ async fn open_asks_nobody_and_looks_at_no_token() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_named_token_calls_every_roll_and_nothing_else_calls_any() {
+async fn only_a_configured_token_may_call_the_roll_of_every_room() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("tokens");
     std::fs::write(&file, format!("dashboard: {ONE}\nbilling: {OTHER}\n")).unwrap();
@@ -124,7 +124,7 @@ async fn a_named_token_calls_every_roll_and_nothing_else_calls_any() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_calls_the_rolls_that_it_says_and_no_other() {
+async fn a_token_may_call_the_roll_of_its_rooms_only() {
     let cluster = by_jwt().await;
     let bearer = |more: Value| format!("Bearer {}", token(&more));
     for route in ROUTES {
@@ -163,7 +163,7 @@ async fn a_token_calls_the_rolls_that_it_says_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_held_answer_is_confirmed_to_whoever_may_have_it_alone() {
+async fn a_304_is_sent_only_to_an_authorized_caller() {
     let cluster = by_jwt().await;
     let _seat = cluster.nodes[0].seat("socket", "foo", "Maths");
     let all = format!("Bearer {}", token(&json!({"roll_call": ["*"]})));
@@ -184,7 +184,7 @@ async fn a_held_answer_is_confirmed_to_whoever_may_have_it_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pages_of_an_allowed_origin_may_send_a_token_and_read_what_is_wrong_with_it() {
+async fn pages_of_an_allowed_origin_may_send_tokens_and_read_errors() {
     let cluster = by_jwt().await;
     let url = format!("http://{}/Maths/users", cluster.nodes[0].public);
     for (origin, allowed) in [("https://allowed.example", true), ("https://other.example", false)] {

@@ -64,7 +64,7 @@ async fn answer_to_header(address: SocketAddr, authorization: &str, auth: &str) 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_a_client_is_stands_in_its_token() {
+async fn the_token_names_the_user_of_a_client() {
     let cluster = cluster(2).await;
     let client = Client::with(cluster.nodes[0].public, "", &with(&token(&json!({})))).await.unwrap();
     let named = with(&token(&json!({"sub": "bar"})));
@@ -77,7 +77,7 @@ async fn who_a_client_is_stands_in_its_token() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_refusal_has_its_code_and_tells_an_attacker_nothing() {
+async fn every_refusal_has_a_code_and_no_details() {
     let cluster = cluster(1).await;
     let address = cluster.nodes[0].public;
     let genuine = token(&json!({}));
@@ -134,7 +134,7 @@ async fn a_token_in_the_query_is_not_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_that_can_set_headers_may_show_their_token_there() {
+async fn a_client_may_send_its_token_in_a_header() {
     let cluster = cluster(1).await;
     let address = cluster.nodes[0].public;
     let genuine = token(&json!({}));
@@ -157,7 +157,7 @@ async fn clients_that_can_set_headers_may_show_their_token_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_limits_what_may_be_joined_later_too() {
+async fn a_token_also_limits_later_joins() {
     let cluster = cluster(1).await;
     let limited = token(&json!({"rooms": ["Maths", "team-*"]}));
     let client = Client::with(cluster.nodes[0].public, "", &with(&limited)).await.unwrap();
@@ -174,7 +174,7 @@ async fn a_token_limits_what_may_be_joined_later_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_key_counts_from_when_its_file_changes_and_one_that_makes_no_sense_never_does() {
+async fn a_changed_key_file_is_reloaded_and_a_malformed_one_is_not() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("key");
     std::fs::write(&file, SECRET).unwrap();
@@ -194,7 +194,7 @@ async fn a_new_key_counts_from_when_its_file_changes_and_one_that_makes_no_sense
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn polling_clients_show_their_token_in_either_place_on_whichever_node() {
+async fn polling_clients_may_send_their_token_to_any_node() {
     let limits = SocketIoConfig { transports: Transports::WebsocketAndPolling, ..SocketIoConfig::default() };
     let access = by(verifier(SECRET, TokenRules::default()));
     let cluster = Cluster::admitting(2, Index::memory(), limits, access).await;

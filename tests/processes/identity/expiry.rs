@@ -77,7 +77,7 @@ async fn connected(address: SocketAddr, seconds: i64) -> Socket {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_socket_ends_with_its_token_and_without_a_word_that_would_keep_its_client_away() {
+async fn a_socket_ends_with_its_token_and_its_client_reconnects() {
     let cluster = cluster(Duration::ZERO, Transports::Websocket).await;
     let address = cluster.nodes[0].public;
     let (short, long) = (auth(SHORT), Client::with(address, "", &auth(3600)).await.unwrap());
@@ -96,7 +96,7 @@ async fn a_socket_ends_with_its_token_and_without_a_word_that_would_keep_its_cli
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_socket_may_outstay_its_token_by_the_grace_and_nobody_may_come_in_then() {
+async fn the_grace_period_keeps_sockets_and_admits_no_new_ones() {
     let cluster = cluster(Duration::from_secs(3600), Transports::Websocket).await;
     let address = cluster.nodes[0].public;
     let short = auth(SHORT);
@@ -110,7 +110,7 @@ async fn a_socket_may_outstay_its_token_by_the_grace_and_nobody_may_come_in_then
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_came_again_on_its_transport_with_a_newer_token_stays_for_as_long_as_that_says() {
+async fn a_newer_token_on_the_same_transport_extends_the_session() {
     let cluster = cluster(Duration::ZERO, Transports::Websocket).await;
     let address = cluster.nodes[0].public;
     let mut renewed = connected(address, SHORT).await;
@@ -128,7 +128,7 @@ async fn a_client_that_came_again_on_its_transport_with_a_newer_token_stays_for_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_polling_client_ends_with_its_token_too() {
+async fn a_polling_session_also_ends_with_its_token() {
     let cluster = cluster(Duration::ZERO, Transports::WebsocketAndPolling).await;
     let address = cluster.nodes[0].public;
     let base = format!("http://{address}/socket.io/?EIO=4&transport=polling");

@@ -10,7 +10,7 @@ fn refused(contents: impl AsRef<[u8]>) -> Error {
 }
 
 #[test]
-fn a_secret_takes_the_hashes_that_it_is_long_enough_for() {
+fn a_secret_supports_the_hashes_it_is_long_enough_for() {
     use Algorithm::{HS256, HS384, HS512};
     for (length, algorithms) in
         [(32, vec![HS256]), (47, vec![HS256]), (48, vec![HS256, HS384]), (64, vec![HS256, HS384, HS512])]
@@ -27,7 +27,7 @@ fn a_secret_takes_the_hashes_that_it_is_long_enough_for() {
 }
 
 #[test]
-fn what_everybody_may_know_is_no_secret() {
+fn a_public_key_or_known_text_is_not_taken_as_a_secret() {
     let ec = Issuer::es256();
     let body = |pem: &str| pem.lines().filter(|line| !line.starts_with("-----")).collect::<Vec<_>>().join("\n");
     let set = json!({"keys": [ec.jwk("a")]}).to_string();
@@ -45,7 +45,7 @@ fn what_everybody_may_know_is_no_secret() {
 }
 
 #[test]
-fn a_pem_that_is_no_public_key_is_refused_by_what_it_is() {
+fn a_pem_that_is_not_a_public_key_is_refused_by_its_kind() {
     let certificate = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap().cert.pem();
     assert_eq!(refused(RSA_PEM), Error::Private);
     assert_eq!(refused(format!("{RSA_PUBLIC_PEM}{RSA_PEM}")), Error::Private);
@@ -67,7 +67,7 @@ fn a_pem_that_is_no_public_key_is_refused_by_what_it_is() {
 }
 
 #[test]
-fn of_a_set_the_keys_that_can_be_used_are_taken_and_none_is_a_secret() {
+fn only_usable_public_keys_of_a_set_are_taken() {
     let (rsa, ec, ed) = (Issuer::rsa("RS256"), Issuer::es256(), Issuer::ed25519());
     let with = |mut jwk: serde_json::Value, key: &str, value: serde_json::Value| {
         jwk[key] = value;

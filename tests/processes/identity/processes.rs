@@ -49,7 +49,7 @@ fn refused(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> S
 }
 
 #[test]
-fn a_start_without_fit_keys_is_refused_in_one_line_that_shows_none_of_them() {
+fn unsuitable_keys_are_refused_in_one_line_without_secrets() {
     let folder = TempDir::new().unwrap();
     let here = folder.path();
     for (name, contents) in [
@@ -85,7 +85,7 @@ fn a_start_without_fit_keys_is_refused_in_one_line_that_shows_none_of_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_that_a_client_or_a_caller_shows_gets_into_the_log() {
+async fn no_token_of_a_client_or_caller_is_logged() {
     let folder = TempDir::new().unwrap();
     let secret = "a-secret-of-the-issuer-that-nobody-prints";
     let named = "a-token-of-the-dashboard-that-nobody-prints";
@@ -116,7 +116,7 @@ async fn nothing_that_a_client_or_a_caller_shows_gets_into_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_come_by_https_from_whoever_the_machine_trusts_and_from_nobody_else() {
+async fn keys_are_fetched_over_https_from_trusted_servers_only() {
     let folder = TempDir::new().unwrap();
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
@@ -167,7 +167,7 @@ async fn keys_come_by_https_from_whoever_the_machine_trusts_and_from_nobody_else
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_commands_of_the_readme_make_a_token_that_calls_a_roll() {
+async fn the_documented_commands_make_a_working_token() {
     let document = include_str!("../../../docs/AUTHENTICATION.md");
     let (_, part) = document.split_once(DOCUMENTED_COMMANDS).expect("the document has that section");
     let commands: Vec<&str> = part.lines().map_while(|line| (!line.starts_with("##")).then_some(line)).collect();

@@ -153,7 +153,7 @@ async fn ready(verifier: &TokenVerifier) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_that_is_new_is_found_when_the_first_token_names_it() {
+async fn a_new_key_is_fetched_when_a_token_names_it() {
     let (old, new) = (Issuer::es256(), Issuer::rsa("RS256"));
     let source = Source::start(set(&[old.jwk("old")]));
     let verifier = source.verifier(JwksIntervals { refresh: NEVER, early: NEVER, ..JwksIntervals::default() });
@@ -174,7 +174,7 @@ async fn a_key_that_is_new_is_found_when_the_first_token_names_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_that_was_taken_out_counts_no_more() {
+async fn a_removed_key_is_no_longer_accepted() {
     let (old, new) = (Issuer::es256(), Issuer::es384());
     let source = Source::start(set(&[old.jwk("old")]));
     let verifier = source.verifier(BRISK);
@@ -186,7 +186,7 @@ async fn a_key_that_was_taken_out_counts_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_names_its_key_unless_there_is_one_alone() {
+async fn a_token_names_its_key_unless_there_is_only_one() {
     let (one, other) = (Issuer::es256(), Issuer::ed25519());
     let source = Source::start(set(&[one.jwk("one")]));
     let pace = JwksIntervals { refresh: NEVER, early: NEVER, ..JwksIntervals::default() };
@@ -202,7 +202,7 @@ async fn a_token_names_its_key_unless_there_is_one_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_that_are_made_up_cause_no_storm() {
+async fn unknown_key_ids_do_not_cause_a_fetch_storm() {
     let issuer = Issuer::es256();
     let source = Source::start(set(&[issuer.jwk("one")]));
     let verifier = source.verifier(JwksIntervals { refresh: NEVER, early: NEVER, ..BRISK });
@@ -228,7 +228,7 @@ async fn keys_that_are_made_up_cause_no_storm() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_the_source_does_the_keys_that_it_gave_stay() {
+async fn a_failing_source_does_not_remove_its_keys() {
     let (issuer, next) = (Issuer::es256(), Issuer::es384());
     let source = Source::start(set(&[issuer.jwk("one")]));
     let verifier = source.verifier(BRISK);
@@ -251,7 +251,7 @@ async fn whatever_the_source_does_the_keys_that_it_gave_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_starts_without_its_source_and_sends_clients_and_callers_away_until_it_comes() {
+async fn a_node_starts_without_its_source_and_rejects_tokens() {
     let issuer = Issuer::ed25519();
     let address = {
         let listener = listen_anywhere();

@@ -36,7 +36,7 @@ async fn said(verifier: &TokenVerifier, token: &str) -> Claims {
 }
 
 #[tokio::test]
-async fn every_algorithm_is_taken_with_its_own_key_and_with_no_other() {
+async fn every_algorithm_is_accepted_with_its_own_key_only() {
     let issuers = issuers();
     for (key_of, key) in &issuers {
         let verifier = verifier(key, TokenRules::default());
@@ -58,7 +58,7 @@ async fn every_algorithm_is_taken_with_its_own_key_and_with_no_other() {
 }
 
 #[tokio::test]
-async fn a_public_key_is_nobodys_secret() {
+async fn a_public_key_is_never_an_hmac_secret() {
     let ec = Issuer::es256();
     for pem in [RSA_PUBLIC_PEM, ec.public_pem()] {
         let verifier = verifier(pem, TokenRules::default());
@@ -74,7 +74,7 @@ async fn a_public_key_is_nobodys_secret() {
 }
 
 #[tokio::test]
-async fn no_signature_is_no_signature_however_it_is_written() {
+async fn a_token_without_a_signature_is_refused_in_any_form() {
     for (issuer, key) in issuers() {
         let verifier = verifier(key, TokenRules::default());
         let genuine = issuer.token(&claims(&json!({})));
@@ -95,7 +95,7 @@ async fn no_signature_is_no_signature_however_it_is_written() {
 }
 
 #[tokio::test]
-async fn a_token_that_was_changed_anywhere_is_none() {
+async fn a_token_changed_anywhere_is_refused() {
     for (issuer, key) in [(Issuer::secret("HS256", SECRET), SECRET.to_vec()), {
         let issuer = Issuer::es256();
         let pem = issuer.public_pem().as_bytes().to_vec();
@@ -120,7 +120,7 @@ async fn a_token_that_was_changed_anywhere_is_none() {
 }
 
 #[tokio::test]
-async fn a_token_counts_in_its_time_and_a_little_longer() {
+async fn a_token_is_valid_in_its_time_with_some_leeway() {
     let (issuer, verifier) = by_secret();
     let token = |more: Value| issuer.token(&claims(&more));
     for good in [
@@ -152,7 +152,7 @@ async fn a_token_counts_in_its_time_and_a_little_longer() {
 }
 
 #[tokio::test]
-async fn issuer_and_audience_are_required_where_they_are_named_and_an_audience_is_never_ignored() {
+async fn a_configured_issuer_and_audience_are_required() {
     let issuer = Issuer::secret("HS256", SECRET);
     let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
     let named = TokenRules {
@@ -187,7 +187,7 @@ async fn issuer_and_audience_are_required_where_they_are_named_and_an_audience_i
 }
 
 #[tokio::test]
-async fn a_token_brings_no_key_of_its_own_and_demands_nothing() {
+async fn a_token_cannot_supply_its_own_key_or_extensions() {
     let (issuer, verifier) = by_secret();
     let forger = Issuer::rsa("RS256");
     for more in [
@@ -209,7 +209,7 @@ async fn a_token_brings_no_key_of_its_own_and_demands_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_too_long_or_no_token_at_all_is_refused_at_once() {
+async fn oversized_and_malformed_tokens_are_refused_at_once() {
     let (issuer, verifier) = by_secret();
     let padded = |bytes: usize| issuer.token(&claims(&json!({"pad": "x".repeat(bytes)})));
     let longest = padded(5_900);

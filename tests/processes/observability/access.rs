@@ -68,7 +68,7 @@ async fn is_open(node: &Process) {
 }
 
 #[tokio::test]
-async fn without_tokens_this_machine_reads_under_its_own_names_and_nobody_changes_anything() {
+async fn without_tokens_only_local_reads_are_allowed() {
     for listen in ["127.0.0.1:0", "127.0.0.2:0", "[::1]:0"] {
         let node = node(listen, None);
         is_open(&node).await;
@@ -95,7 +95,7 @@ async fn without_tokens_this_machine_reads_under_its_own_names_and_nobody_change
 }
 
 #[tokio::test]
-async fn off_loopback_and_without_tokens_nothing_but_probes_and_metrics_is_told() {
+async fn without_tokens_a_public_port_serves_probes_and_metrics_only() {
     let node = node("0.0.0.0:0", None);
     is_open(&node).await;
     for method in [Method::GET, Method::PUT] {
@@ -107,7 +107,7 @@ async fn off_loopback_and_without_tokens_nothing_but_probes_and_metrics_is_told(
 }
 
 #[tokio::test]
-async fn with_tokens_everything_under_the_underscore_takes_one_wherever_the_port_listens() {
+async fn with_tokens_every_admin_route_requires_one() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("tokens");
     fs::write(&file, format!("# operators\nops: {TOKEN}\nfriend: {OTHER}\n")).unwrap();
@@ -132,7 +132,7 @@ async fn with_tokens_everything_under_the_underscore_takes_one_wherever_the_port
 }
 
 #[tokio::test]
-async fn a_token_that_was_taken_out_of_the_file_opens_nothing_any_more() {
+async fn a_token_removed_from_the_file_is_rejected() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("tokens");
     fs::write(&file, format!("ops: {TOKEN}\n")).unwrap();

@@ -47,7 +47,7 @@ async fn status(mesh: SocketAddr, service: &str) -> ServingStatus {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_says_in_every_way_why_it_is_not_ready_and_when_it_is() {
+async fn every_probe_says_whether_a_node_is_ready_and_why_not() {
     let mut redis = RedisServer::start_aged().await;
     redis.kill();
     let node = ServeCommand::named("node-1").redis(&redis).with(&["--drain", "20s"]).launch();
@@ -94,7 +94,7 @@ async fn a_node_says_in_every_way_why_it_is_not_ready_and_when_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watcher_hears_that_a_node_goes_and_does_not_hold_it_up() {
+async fn a_health_watcher_sees_a_shutdown_and_does_not_delay_it() {
     let both = SocketIoConfig { transports: Transports::WebsocketAndPolling, ..SocketIoConfig::default() };
     let mut cluster = Cluster::holding(2, Index::memory(), both).await;
     let leaving = cluster.nodes.remove(0);
@@ -116,7 +116,7 @@ async fn a_watcher_hears_that_a_node_goes_and_does_not_hold_it_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_listens_there_a_probe_ends_in_time_with_one_line() {
+async fn a_probe_of_any_server_ends_in_time_with_one_line() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let silent = listen_anywhere();
     let answers: [&'static [u8]; 4] = [

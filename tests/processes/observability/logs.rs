@@ -30,7 +30,7 @@ async fn log(admin: SocketAddr, tokens: Option<&Path>, levels: &[&str]) -> (bool
 }
 
 #[tokio::test]
-async fn levels_are_told_and_changed_while_a_node_runs_by_whoever_has_a_token() {
+async fn log_levels_are_read_and_changed_with_a_token() {
     let folder = TempDir::new().unwrap();
     let (tokens, wrong) = (folder.path().join("tokens"), folder.path().join("wrong"));
     fs::write(&tokens, format!("ops: {TOKEN}\n")).unwrap();
@@ -89,7 +89,7 @@ async fn levels_are_told_and_changed_while_a_node_runs_by_whoever_has_a_token() 
 }
 
 #[tokio::test]
-async fn without_tokens_levels_are_told_on_this_machine_and_a_change_is_refused_with_what_to_do() {
+async fn without_tokens_log_levels_are_readable_locally_only() {
     let mut command = serve();
     command.args(["--identity", "query", "--log", "warn,rollcall=info"]);
     let node = Process::launch(&mut command);
@@ -102,7 +102,7 @@ async fn without_tokens_levels_are_told_on_this_machine_and_a_change_is_refused_
 }
 
 #[tokio::test]
-async fn as_json_every_line_is_one_object_whatever_is_in_it() {
+async fn every_json_log_line_is_one_object() {
     let mut command: Command = serve();
     command.args(["--identity", "query", "--log", "debug", "--drain", "1s"]).env("ROLLCALL_LOG_FORMAT", "json");
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();

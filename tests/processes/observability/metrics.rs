@@ -48,7 +48,7 @@ fn lint(text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_family_is_documented_and_named_as_prometheus_wants_it_and_the_numbers_move() {
+async fn every_metric_is_documented_well_named_and_updated() {
     let redis = RedisServer::start_aged().await;
     let (owner, asked) = (Process::start(&redis, "owner", LEASE).await, Process::start(&redis, "asked", LEASE).await);
     let mut clients = Vec::new();
@@ -135,7 +135,7 @@ async fn every_family_is_documented_and_named_as_prometheus_wants_it_and_the_num
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_hangs_and_dies_and_a_redis_that_goes_are_seen() {
+async fn metrics_show_a_hung_peer_a_dead_peer_and_a_lost_redis() {
     let redis = RedisServer::start_aged().await;
     let (owner, asked) = (Process::start(&redis, "owner", LEASE).await, Process::start(&redis, "asked", LEASE).await);
     let client = Client::connect(owner.public, "foo", &["a"]).await.unwrap();

@@ -130,7 +130,7 @@ fn families(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn promtool_accepts_the_configuration_and_each_alert_is_raised_by_its_fault() {
+fn promtool_accepts_the_rules_and_each_fault_raises_its_alert() {
     for (what, file) in
         [("check config", "prometheus.yml"), ("check rules", "alerts.yml"), ("test rules", "alerts_test.yml")]
     {
@@ -153,7 +153,7 @@ fn promtool_accepts_the_configuration_and_each_alert_is_raised_by_its_fault() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_real_prometheus_has_an_answer_to_every_query_and_a_cluster_that_is_well_raises_nothing() {
+async fn every_query_has_a_result_and_a_healthy_cluster_no_alert() {
     let redis = RedisServer::start_aged().await;
     let mut nodes = Vec::new();
     for number in 1..=4 {

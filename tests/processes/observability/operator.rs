@@ -44,7 +44,7 @@ fn row<'a>(status: &'a Value, name: &str) -> Option<&'a Value> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_node_tells_the_same_of_all_and_a_hanging_and_a_dead_one_are_named() {
+async fn every_node_reports_the_same_status_and_names_failed_nodes() {
     let redis = RedisServer::start_aged().await;
     let starting = ["node-1", "node-2", "node-3", "node-4"].map(|name| Process::start(&redis, name, LEASE));
     let mut nodes = futures::future::join_all(starting).await;
@@ -182,7 +182,7 @@ fn lie(listener: TcpListener, liar: Liar) -> JoinHandle<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn peers_that_tell_too_much_or_nonsense_or_nothing_are_named_and_cost_a_second_together() {
+async fn peers_with_bad_status_answers_are_named_within_a_second() {
     let node = Process::launch(serve().args(["--identity", "query", "--node-name", "own", "--lease", "60s"]));
     node.is_ready().await;
     type Lie = fn(&NodeId) -> Option<DescribeResponse>;
@@ -270,7 +270,7 @@ async fn peers_that_tell_too_much_or_nonsense_or_nothing_are_named_and_cost_a_se
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_admin_port_that_is_open_to_others_tells_nothing_of_rooms_and_users_without_a_token() {
+async fn a_public_admin_port_shows_no_rooms_without_a_token() {
     let folder = TempDir::new().unwrap();
     let tokens = folder.path().join("tokens").to_str().unwrap().to_owned();
     let node = |more: &[&str]| {
@@ -302,7 +302,7 @@ async fn an_admin_port_that_is_open_to_others_tells_nothing_of_rooms_and_users_w
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_answers_for_operators_are_for_no_cache_and_no_other_page_and_read_only() {
+async fn admin_answers_are_uncached_same_origin_and_read_only() {
     let node = Process::launch(serve().args(["--identity", "query", "--node-name", "own"]));
     node.is_ready().await;
     for path in ["/_/status", "/_/rooms/a"] {
@@ -328,7 +328,7 @@ async fn the_answers_for_operators_are_for_no_cache_and_no_other_page_and_read_o
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watcher_is_told_again_and_again_also_that_there_is_no_answer_any_more() {
+async fn the_watch_command_repeats_and_reports_a_lost_node() {
     let node = Process::launch(serve().args(["--identity", "query", "--node-name", "own"]));
     node.is_ready().await;
     let mut watching = rollcall();
@@ -350,7 +350,7 @@ async fn a_watcher_is_told_again_and_again_also_that_there_is_no_answer_any_more
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_listens_there_a_command_ends_in_time_with_one_line() {
+async fn a_command_to_any_server_ends_in_time_with_one_line() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let silent = listen_anywhere();
     let silent_at = silent.local_addr().unwrap();

@@ -24,7 +24,7 @@ fn id(headers: &HeaderMap) -> &str {
 }
 
 #[tokio::test]
-async fn every_answer_has_the_id_that_its_request_came_with_or_a_new_one() {
+async fn every_answer_has_the_request_id_given_or_a_new_one() {
     let mut command = serve();
     command.args(["--identity", "query", "--transports", "websocket,polling"]);
     let node = Process::launch(&mut command);
@@ -71,7 +71,7 @@ async fn every_answer_has_the_id_that_its_request_came_with_or_a_new_one() {
 }
 
 #[tokio::test]
-async fn a_problem_answered_to_head_has_no_body_that_would_spoil_the_connection() {
+async fn a_problem_answered_to_head_has_no_body() {
     let mut command = serve();
     command.args(["--identity", "query"]);
     let node = Process::launch(&mut command);
@@ -88,7 +88,7 @@ async fn a_problem_answered_to_head_has_no_body_that_would_spoil_the_connection(
 }
 
 #[tokio::test]
-async fn a_line_about_a_request_names_it_however_far_it_is_from_the_port() {
+async fn every_log_line_about_a_request_has_its_id() {
     let mut command = serve();
     command.args(["--identity", "query", "--log", "info,rollcall::roll_call=debug"]);
     let node = Process::launch(&mut command);

@@ -48,7 +48,7 @@ fn named<'a>(spans: &'a [Span], name: &str) -> Vec<&'a Span> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_trace_shows_a_roll_call_with_what_each_of_four_nodes_did_for_it() {
+async fn one_trace_shows_a_roll_call_across_four_nodes() {
     let (redis, collector, folder) = (RedisServer::start_aged().await, Collector::start(), TempDir::new().unwrap());
     let headers = folder.path().join("headers");
     fs::write(&headers, format!("authorization: Bearer {SECRET}\n")).unwrap();
@@ -142,7 +142,7 @@ async fn traced_conditional_lookups_belong_to_the_trace_of_the_caller() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_that_share_a_roll_call_link_to_it_unless_it_is_their_own() {
+async fn requests_that_share_a_roll_call_link_to_it() {
     let (redis, collector) = (RedisServer::start_aged().await, Collector::start());
     let (nodes, _clients) = cluster(&redis, &["--otlp-endpoint", &collector.endpoint, "--trace-ratio", "0"]).await;
     let mut number = 10;
@@ -170,7 +170,7 @@ async fn requests_that_share_a_roll_call_link_to_it_unless_it_is_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_that_hangs_or_is_gone_holds_up_nobody_and_is_complained_of_once() {
+async fn a_failing_collector_delays_nothing_and_is_logged_once() {
     let hanging = TcpListener::bind("127.0.0.1:0").unwrap();
     let gone = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -208,7 +208,7 @@ async fn a_collector_that_hangs_or_is_gone_holds_up_nobody_and_is_complained_of_
 }
 
 #[tokio::test]
-async fn nothing_is_exported_unless_a_flag_says_so() {
+async fn no_span_is_exported_without_the_flag() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());

@@ -18,7 +18,7 @@ fn said(output: &std::process::Output) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes_with_what_it_made_answer_for_each_other_also_one_that_was_added_later() {
+async fn nodes_with_generated_certificates_trust_each_other() {
     let (redis, folder) = (RedisServer::start_aged().await, Folder::new());
     let out = folder.text("certs");
     // Of one node that the others reach by its address, and one that they reach by its name.
@@ -45,7 +45,7 @@ async fn nodes_with_what_it_made_answer_for_each_other_also_one_that_was_added_l
 }
 
 #[test]
-fn keys_are_their_owners_alone_and_nothing_that_is_there_is_replaced_unasked() {
+fn generated_keys_are_private_and_no_file_is_overwritten() {
     let folder = Folder::new();
     let out = folder.path("certs");
     let make = |arguments: &[&str]| run(&[&["certs", "--out", out.to_str().unwrap()], arguments].concat());

@@ -46,7 +46,7 @@ fn localhost(authority: &Authority) -> Issued {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rest_by_http2_and_websocket_by_http1_are_on_one_port() {
+async fn http2_requests_and_http1_websockets_share_one_port() {
     let (authority, folder) = (Authority::new("public"), Folder::new());
     let node = serving(&folder, &localhost(&authority)).await;
     let both = ["h2", "http/1.1"];
@@ -73,7 +73,7 @@ async fn rest_by_http2_and_websocket_by_http1_are_on_one_port() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_page_lets_nothing_in_but_its_own() {
+async fn the_page_loads_only_its_own_resources() {
     let (authority, folder) = (Authority::new("public"), Folder::new());
     let node = serving(&folder, &localhost(&authority)).await;
     for path in ["/", "/Maths"] {
@@ -103,7 +103,7 @@ async fn shown(ca: &str, to: SocketAddr) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_certificate_is_shown_without_a_restart_and_one_that_makes_no_sense_is_not() {
+async fn a_new_certificate_is_served_and_a_malformed_one_is_not() {
     let (old, new, folder) = (Authority::new("old"), Authority::new("new"), Folder::new());
     let node = serving(&folder, &localhost(&old)).await;
     assert!(shown(&old.pem, node.public).await && !shown(&new.pem, node.public).await);
@@ -124,7 +124,7 @@ async fn a_new_certificate_is_shown_without_a_restart_and_one_that_makes_no_sens
 }
 
 #[test]
-fn files_that_cannot_be_served_with_are_refused_by_name() {
+fn unusable_certificate_files_are_refused_by_name() {
     let (authority, folder) = (Authority::new("public"), Folder::new());
     let (one, other) = (localhost(&authority), localhost(&authority));
     for (name, contents) in [("one.pem", &one.certificate), ("one.key", &one.key), ("other.key", &other.key)] {

@@ -15,7 +15,7 @@ fn here(authority: &Authority) -> Issued {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes_of_one_ca_with_one_token_answer_for_each_other_and_hand_on_polling_requests() {
+async fn nodes_with_one_ca_and_token_answer_and_forward_polls() {
     let redis = RedisServer::start_aged().await;
     let (authority, folders) = (Authority::new("mesh"), [(); 2].map(|()| Folder::new()));
     let start = |name, folder: &Folder| {
@@ -121,7 +121,7 @@ async fn a_node_of_an_open_mesh_is_refused_by_a_closed_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mesh_that_cannot_be_closed_as_asked_does_not_start() {
+async fn a_node_with_unusable_mesh_credentials_does_not_start() {
     let folder = Folder::new();
     let (mesh, other) = (Authority::new("mesh"), Authority::new("other"));
     let good = here(&mesh);

@@ -51,7 +51,7 @@ async fn with_certificates(authority: &Authority, folder: &Folder) -> Process {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_shows_no_certificate_of_the_mesh_gets_nothing_and_is_logged_once() {
+async fn a_client_without_a_mesh_certificate_is_refused_and_logged() {
     let (authority, folder) = (Authority::new("mesh"), Folder::new());
     let node = with_certificates(&authority, &folder).await;
     let expired = authority.issue("127.0.0.1", Time::Past);
@@ -147,7 +147,7 @@ async fn liar(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_listens_where_a_peer_should_is_told_nothing_without_its_certificate() {
+async fn an_impostor_without_the_certificate_receives_no_request() {
     let redis = RedisServer::start_aged().await;
     let (authority, folder) = (Authority::new("mesh"), Folder::new());
     let flags = folder.mesh(&authority.pem, &authority.issue("127.0.0.1", Time::Now));
@@ -175,7 +175,7 @@ async fn who_listens_where_a_peer_should_is_told_nothing_without_its_certificate
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_member_speaks_for_its_own_host_alone_and_asks_the_node_it_means() {
+async fn a_member_may_announce_only_its_own_host() {
     let (authority, folder, insider) = (Authority::new("mesh"), Folder::new(), Folder::new());
     let node = with_certificates(&authority, &folder).await;
     insider.mesh(&authority.pem, &authority.issue("127.0.0.2", Time::Now));
@@ -215,7 +215,7 @@ async fn a_member_speaks_for_its_own_host_alone_and_asks_the_node_it_means() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn handshakes_that_never_end_are_in_nobodys_way() {
+async fn unfinished_handshakes_do_not_block_other_peers() {
     let (authority, folder) = (Authority::new("mesh"), Folder::new());
     let node = with_certificates(&authority, &folder).await;
     // More than are worked on at once, and the first byte of a handshake each.

@@ -118,7 +118,7 @@ impl Drop for Guarded {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes_do_with_the_acl_of_the_readme_everything_that_they_do() {
+async fn nodes_need_no_more_than_the_documented_acl() {
     let document = include_str!("../../../docs/REDIS.md");
     let document = document.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(document.contains(ACL), "docs/REDIS.md says so, too");
@@ -149,7 +149,7 @@ async fn nodes_do_with_the_acl_of_the_readme_everything_that_they_do() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_part_of_the_acl_can_be_left_out() {
+async fn every_part_of_the_acl_is_needed() {
     for (left_out, what) in ACL.split(' ').filter(|part| part.starts_with('+')).map(|part| (part, &part[1..])) {
         let acl = ACL.replace(&format!(" {left_out}"), "").replace(left_out, "");
         let redis = Guarded::start(&format!("{acl} ")).await;
@@ -163,7 +163,7 @@ async fn no_part_of_the_acl_can_be_left_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_does_not_let_the_node_in_is_refused_with_what_mends_it() {
+async fn a_redis_that_rejects_the_node_is_reported_with_the_remedy() {
     let redis = Guarded::start(ACL).await;
     let (folder, other) = (Folder::new(), Authority::new("other"));
     let foreign = other.issue("rollcall", Time::Now);
@@ -197,7 +197,7 @@ async fn a_redis_that_does_not_let_the_node_in_is_refused_with_what_mends_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_password_that_changes_is_used_from_the_next_connection_on() {
+async fn a_changed_password_is_used_by_the_next_connection() {
     let redis = Guarded::start(ACL).await;
     let node = redis.node("one").ready().await;
     let client = Client::connect(node.public, "foo", &["a"]).await.unwrap();

@@ -63,7 +63,7 @@ impl Drop for GuardedSentinel {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_is_found_by_sentinels_that_ask_for_certificates_and_passwords_of_their_own() {
+async fn sentinels_with_their_own_tls_and_password_name_the_master() {
     let redis = Guarded::start(ACL).await;
     let sentinel = GuardedSentinel::start(&redis).await;
     let node = ServeCommand::named("one").with(&sentinel.flags(&redis, &[])).ready().await;
@@ -92,7 +92,7 @@ async fn a_master_is_found_by_sentinels_that_ask_for_certificates_and_passwords_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_is_asked_and_used_over_tls() {
+async fn a_redis_cluster_is_used_over_tls() {
     let acl = format!("{} +cluster|slots", ACL.replace("~rollcall:*", "~{rollcall}:*"));
     let bus = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let options = ["--cluster-enabled", "yes", "--tls-cluster", "yes", "--cluster-port", &bus];

@@ -66,7 +66,7 @@ async fn read_again(nodes: &[Process; 2], times: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_ca_takes_over_without_an_incomplete_answer_and_the_old_one_opens_nothing() {
+async fn a_new_ca_replaces_the_old_without_an_incomplete_answer() {
     let redis = RedisServer::start_aged().await;
     let (old, new, folders) = (Authority::new("old"), Authority::new("new"), [(); 2].map(|()| Folder::new()));
     let start = |name, folder: &Folder| {
@@ -115,7 +115,7 @@ async fn a_new_ca_takes_over_without_an_incomplete_answer_and_the_old_one_opens_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_token_takes_over_without_an_incomplete_answer_and_the_old_one_opens_nothing() {
+async fn a_new_token_replaces_the_old_without_an_incomplete_answer() {
     let redis = RedisServer::start_aged().await;
     let folders = [(); 2].map(|()| Folder::new());
     let start = |name, folder: &Folder| {
@@ -155,7 +155,7 @@ async fn a_new_token_takes_over_without_an_incomplete_answer_and_the_old_one_ope
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_that_make_no_sense_leave_in_use_what_there_was() {
+async fn malformed_files_leave_the_previous_version_in_use() {
     let redis = RedisServer::start_aged().await;
     let (authority, folders) = (Authority::new("mesh"), [(); 2].map(|()| Folder::new()));
     let start = |name, folder: &Folder| {

@@ -13,7 +13,7 @@ const TOKEN: &str = "tok-3141592653589793238462643383279";
 const REDIS_URL: &str = "redis://me:url-hunter2@127.0.0.1:1";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_secret_is_logged_or_on_a_command_line_of_nodes_that_use_them_all() {
+async fn no_secret_is_logged_or_on_a_command_line() {
     let redis = Guarded::start(ACL).await;
     let (authority, folder) = (Authority::new("mesh"), Folder::new());
     let issued = authority.issue("127.0.0.1", Time::Now);
@@ -46,7 +46,7 @@ async fn no_secret_is_logged_or_on_a_command_line_of_nodes_that_use_them_all() {
 }
 
 #[test]
-fn no_secret_of_the_environment_is_in_help_an_error_or_a_log() {
+fn no_secret_of_the_environment_is_in_help_errors_or_logs() {
     let folder = Folder::new();
     folder.write("short", "hunter2-token");
     let refused = |start: ServeCommand| start.env("ROLLCALL_REDIS", REDIS_URL).refused();

@@ -43,7 +43,7 @@ async fn log_levels_are_read_and_changed_with_a_token() {
     assert_eq!(log(node.admin, Some(&tokens), &[]).await, told("info"));
     assert_eq!(node.ask("/a/users").await.status(), 200);
 
-    for (tokens, why) in [(None, "requires a token"), (Some(wrong.as_path()), "this is no token")] {
+    for (tokens, why) in [(None, "requires a token"), (Some(wrong.as_path()), "invalid token")] {
         for levels in [&[][..], &["debug"]] {
             let (well, said) = log(node.admin, tokens, levels).await;
             assert!(!well && said.contains(why), "{said}");

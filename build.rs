@@ -29,7 +29,7 @@ fn compile_proto(out: &Path) -> Result<(), Box<dyn Error>> {
 fn embed_built(out: &Path) -> Result<(), Box<dyn Error>> {
     let dist = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("web/dist");
     println!("cargo:rerun-if-changed={}", dist.display());
-    let mut source = format!("pub const BUILT: Option<[(&str, &[u8]); {}]> = ", BUILT.len());
+    let mut source = format!("pub(crate) const BUILT: Option<[(&str, &[u8]); {}]> = ", BUILT.len());
     if BUILT.iter().all(|file| dist.join(file).is_file()) {
         source.push_str("Some([");
         for file in BUILT {

@@ -16,7 +16,7 @@ use crate::{ROWS, room, row};
 
 const OWNERS: usize = 4;
 
-pub fn rows(criterion: &mut Criterion) {
+pub(crate) fn rows(criterion: &mut Criterion) {
     let rows: Vec<Row> = (0..ROWS).map(row).collect();
     criterion.bench_function("serialize a snapshot of 2500 rows", |bencher| {
         bencher.iter_batched(|| rows.clone(), |rows| SerializedRows::new(1, rows), BatchSize::SmallInput);
@@ -28,7 +28,7 @@ pub fn rows(criterion: &mut Criterion) {
     });
 }
 
-pub fn users(criterion: &mut Criterion) {
+pub(crate) fn users(criterion: &mut Criterion) {
     let room = room("Maths");
     let snapshot =
         |owner: usize| Arc::new(SerializedRows::new(1, (owner * ROWS..(owner + 1) * ROWS).map(row).collect()));

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{ROWS, join, node_info, room};
 
-pub fn lookup(criterion: &mut Criterion) {
+pub(crate) fn lookup(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let roster = Roster::new(NodeId::new_process());
     let (node, room) = (roster.incarnation(), room("Maths"));

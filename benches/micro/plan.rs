@@ -20,7 +20,7 @@ const LEASE: Duration = Duration::from_secs(3600);
 /// Other nodes with sockets in the room.
 const OWNERS: usize = 3;
 
-pub fn plan(criterion: &mut Criterion) {
+pub(crate) fn plan(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let mut group = criterion.benchmark_group("view and plan");
     for nodes in [4, 64] {

@@ -27,7 +27,7 @@ const JOINS: usize = 1_000;
 /// Longer than the benchmark, because nothing renews the lease between two measurements.
 const LEASE: Duration = Duration::from_secs(3600);
 
-pub fn flush(criterion: &mut Criterion) {
+pub(crate) fn flush(criterion: &mut Criterion) {
     // One thread: with two, the second would spin in `wait_until_listed`, and the result would include the scheduler's
     // time slices.
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();

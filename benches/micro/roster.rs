@@ -9,7 +9,7 @@ use crate::{ROWS, join, room};
 /// Sockets of another room on the same node, which must not affect the result.
 const OTHER_SOCKETS: usize = 50_000;
 
-pub fn snapshot(criterion: &mut Criterion) {
+pub(crate) fn snapshot(criterion: &mut Criterion) {
     let roster = Roster::new(NodeId::new_process());
     let (measured, other) = (room("Maths"), room("Physics"));
     let _registrations = [join(&roster, &measured, 0..ROWS), join(&roster, &other, ROWS..ROWS + OTHER_SOCKETS)];

@@ -27,20 +27,20 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 /// No access to devices and sensors.
 const PERMISSIONS: &str = "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()";
 
-pub async fn front() -> impl IntoResponse {
+pub(crate) async fn front() -> impl IntoResponse {
     page(FRONT)
 }
 
-pub async fn room(_valid: RoomPath) -> impl IntoResponse {
+pub(crate) async fn room(_valid: RoomPath) -> impl IntoResponse {
     page(ROOM)
 }
 
 /// The operators' page, on the admin port.
-pub async fn operator() -> impl IntoResponse {
+pub(crate) async fn operator() -> impl IntoResponse {
     page(OPERATOR)
 }
 
-pub async fn asset(Path(asset): Path<String>) -> Result<impl IntoResponse, Problem> {
+pub(crate) async fn asset(Path(asset): Path<String>) -> Result<impl IntoResponse, Problem> {
     let built = BUILT.iter().flatten().copied();
     let files = [("style.css", STYLE), ("icon.svg", ICON)];
     let found = built.chain(files).find(|(name, _)| *name == asset);

@@ -113,13 +113,13 @@ fn milliseconds(duration: Duration) -> f64 {
 }
 
 /// The rate limit applies to responses with more bytes of rows, which is a room of about 18,000 sockets.
-pub const MIN_LARGE_BYTES: usize = 1 << 20;
+pub(crate) const MIN_LARGE_BYTES: usize = 1 << 20;
 /// The size of a chunk.
-pub const CHUNK_BYTES: usize = 64 << 10;
+pub(crate) const CHUNK_BYTES: usize = 64 << 10;
 const CHUNK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A body of these chunks. `length`: the total in bytes, if it is known.
-pub fn chunked_body<I>(chunks: JsonArrayChunks<I>, length: Option<usize>) -> Body
+pub(crate) fn chunked_body<I>(chunks: JsonArrayChunks<I>, length: Option<usize>) -> Body
 where
     I: Iterator<Item = Bytes> + Send + Unpin + 'static,
 {

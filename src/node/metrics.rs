@@ -51,7 +51,7 @@ impl MetricsScrape {
     ///
     /// # Panics
     /// When called twice for one registry.
-    pub fn new(metrics: Metrics, sources: MetricSources) -> Arc<Self> {
+    pub(crate) fn new(metrics: Metrics, sources: MetricSources) -> Arc<Self> {
         let registry = &metrics.registry;
         let build_info =
             registry.gauges("rollcall_build_info", "Always 1; the label is the version of the program.", &["version"]);
@@ -68,7 +68,7 @@ impl MetricsScrape {
     ///
     /// # Errors
     /// When a metric cannot be encoded, which is a bug.
-    pub fn text(&self) -> prometheus::Result<String> {
+    pub(crate) fn text(&self) -> prometheus::Result<String> {
         // One scrape at a time: two concurrent updates would add the same difference to a counter twice.
         let read = self.read.lock();
         let (state, system) = &*read;

@@ -39,7 +39,7 @@ pub(super) struct RunningNode {
 }
 
 impl RunningNode {
-    pub async fn shut_down(mut self, drain: Duration) {
+    pub(crate) async fn shut_down(mut self, drain: Duration) {
         let NodeCore { roster, membership, reconciler, directory, background, .. } = &self.core;
         info!(?drain, "stopping");
         let step_timeout = drain.mul_f64(STEP_SHARE).min(MAX_STEP_TIMEOUT);

@@ -67,7 +67,7 @@ struct NodeReply {
 }
 
 impl FanOut {
-    pub async fn execute(&self, room: &Room, until: Instant) -> RollCallAnswer {
+    pub(crate) async fn execute(&self, room: &Room, until: Instant) -> RollCallAnswer {
         let as_of = Timestamp::now();
         let started = Instant::now();
         let deadline = until - started;

@@ -33,7 +33,7 @@ use crate::oracle::Flaw;
 use crate::world::{Record, Shared};
 
 /// Short, so that a seed sees many of them run out.
-pub const LEASE: Duration = Duration::from_secs(2);
+pub(crate) const LEASE: Duration = Duration::from_secs(2);
 const RELEASE_DELAY: Duration = Duration::from_millis(400);
 /// As at the socket edge.
 const SETTLE_WITHIN: Duration = Duration::from_secs(4);
@@ -50,7 +50,7 @@ const CACHE: u64 = 16 << 10;
 
 /// What the world tells a host.
 #[derive(Debug, Clone)]
-pub enum Order {
+pub(crate) enum Order {
     Come { socket: SocketId, rooms: Vec<Room> },
     Join { socket: SocketId, room: Room },
     Leave { socket: SocketId, room: Room },
@@ -60,7 +60,7 @@ pub enum Order {
 }
 
 /// A node that runs.
-pub struct Life {
+pub(crate) struct Life {
     pub core: NodeCore,
     pub orders: mpsc::UnboundedSender<Order>,
     pub presences: BTreeMap<SocketId, Registration>,
@@ -68,7 +68,7 @@ pub struct Life {
 
 /// One host, from crash to crash.
 #[derive(Clone)]
-pub struct Host {
+pub(crate) struct Host {
     pub number: usize,
     pub directory: std::sync::Arc<FaultyDirectory>,
     /// `None` while it does not run.
@@ -77,12 +77,12 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         format!("node-{}", self.number)
     }
 
     /// The software of the host.
-    pub async fn run(self) -> turmoil::Result {
+    pub(crate) async fn run(self) -> turmoil::Result {
         let mesh = format!("{}:{PORT}", self.name());
         let node_info = NodeInfo {
             name: NodeName::from_any(&self.name()),
@@ -162,14 +162,14 @@ impl Host {
     }
 
     /// Nothing of it runs any more.
-    pub fn ended(&self) {
+    pub(crate) fn ended(&self) {
         self.shared.oracle.borrow_mut().ended(self.number);
         drop(self.life.borrow_mut().take());
     }
 
     /// Looks for whom this host's sockets count now: with a lease for everybody, and without one for those to whom it
     /// is not dead. That is who vouches for it, and whoever can hear of it from a node that does and has a lease itself.
-    pub fn look(&self, hosts: &[Self]) {
+    pub(crate) fn look(&self, hosts: &[Self]) {
         let life = self.life.borrow();
         let Some(Life { core, .. }) = life.as_ref() else { return };
         let (node, membership) = (core.roster.incarnation(), &core.membership);

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 use turmoil::net::{TcpListener, TcpStream};
 
-pub const PORT: u16 = 7000;
+pub(crate) const PORT: u16 = 7000;
 
 /// An hour, so that no age is cut off at the start of the clock.
 const START: Duration = Duration::from_secs(3600);
@@ -31,7 +31,7 @@ thread_local! {
 }
 
 /// A simulation begins in this thread: the clock goes on from where the last one left it.
-pub fn begin_time() {
+pub(crate) fn begin_time() {
     static REPLACE: Once = Once::new();
     REPLACE.call_once(|| rollcall::clock::simulate(now));
     BEGAN.set(LATEST.get());
@@ -45,12 +45,12 @@ fn now() -> Duration {
     LATEST.get()
 }
 
-pub fn connect(mesh: SmolStr) -> BoxFuture<'static, io::Result<Box<dyn Io>>> {
+pub(crate) fn connect(mesh: SmolStr) -> BoxFuture<'static, io::Result<Box<dyn Io>>> {
     async move { Ok(Box::new(TcpStream::connect(mesh.as_str()).await?) as Box<dyn Io>) }.boxed()
 }
 
 /// The connections that this host accepts.
-pub async fn listen() -> io::Result<impl Stream<Item = io::Result<Accepted>>> {
+pub(crate) async fn listen() -> io::Result<impl Stream<Item = io::Result<Accepted>>> {
     let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
     Ok(unfold(listener, |listener| async {
         let accepted = listener.accept().await.map(|(stream, _)| Accepted(stream));
@@ -58,7 +58,7 @@ pub async fn listen() -> io::Result<impl Stream<Item = io::Result<Accepted>>> {
     }))
 }
 
-pub struct Accepted(TcpStream);
+pub(crate) struct Accepted(TcpStream);
 
 impl Connected for Accepted {
     type ConnectInfo = ();

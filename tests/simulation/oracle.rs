@@ -10,7 +10,7 @@ use rollcall::roll_call::answer::RollCallAnswer;
 
 /// What is wrong on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flaw {
+pub(crate) enum Flaw {
     None,
     /// Whoever asks takes every answer for complete.
     GullibleAsker,
@@ -21,7 +21,7 @@ pub enum Flaw {
 }
 
 /// A place in the order of everything that happens.
-pub type Moment = u64;
+pub(crate) type Moment = u64;
 
 /// One socket in one room, from the moment it is in the roster.
 struct Seat {
@@ -36,7 +36,7 @@ struct Seat {
 }
 
 #[derive(Default)]
-pub struct Oracle {
+pub(crate) struct Oracle {
     moment: Moment,
     seats: Vec<Seat>,
     /// By host and who asks: since when it counts, if it does.
@@ -45,18 +45,18 @@ pub struct Oracle {
 
 impl Oracle {
     /// Now, which is later than every moment before.
-    pub fn now(&mut self) -> Moment {
+    pub(crate) fn now(&mut self) -> Moment {
         self.moment += 1;
         self.moment
     }
 
-    pub fn joined(&mut self, host: usize, socket: &SocketId, room: &Room) {
+    pub(crate) fn joined(&mut self, host: usize, socket: &SocketId, room: &Room) {
         let joined = self.now();
         let (room, socket) = (room.clone(), socket.clone());
         self.seats.push(Seat { host, room, socket, joined, acknowledged: None, left: None });
     }
 
-    pub fn acknowledged(&mut self, socket: &SocketId, room: &Room) {
+    pub(crate) fn acknowledged(&mut self, socket: &SocketId, room: &Room) {
         let now = self.now();
         for seat in self.seats.iter_mut().filter(|seat| seat.is(socket, room) && seat.left.is_none()) {
             seat.acknowledged.get_or_insert(now);
@@ -64,7 +64,7 @@ impl Oracle {
     }
 
     /// The socket left the room, or every room.
-    pub fn left(&mut self, socket: &SocketId, room: Option<&Room>) {
+    pub(crate) fn left(&mut self, socket: &SocketId, room: Option<&Room>) {
         let now = self.now();
         let leaves = |seat: &Seat| seat.socket == *socket && room.is_none_or(|room| seat.room == *room);
         for seat in self.seats.iter_mut().filter(|seat| leaves(seat)) {
@@ -73,7 +73,7 @@ impl Oracle {
     }
 
     /// Whatever was on the host is gone.
-    pub fn ended(&mut self, host: usize) {
+    pub(crate) fn ended(&mut self, host: usize) {
         let now = self.now();
         for seat in self.seats.iter_mut().filter(|seat| seat.host == host) {
             seat.left.get_or_insert(now);
@@ -82,7 +82,7 @@ impl Oracle {
     }
 
     /// A node counts for whoever asks from when it may acknowledge sockets until it does not count any more.
-    pub fn counts(&mut self, host: usize, asker: usize, counts: bool, may_acknowledge: bool) {
+    pub(crate) fn counts(&mut self, host: usize, asker: usize, counts: bool, may_acknowledge: bool) {
         if !counts {
             self.counting.remove(&(host, asker));
         } else if may_acknowledge && !self.counting.contains_key(&(host, asker)) {
@@ -92,14 +92,14 @@ impl Oracle {
     }
 
     /// Who is in the room now, with the host.
-    pub fn present(&self, room: &Room) -> BTreeSet<(usize, SocketId)> {
+    pub(crate) fn present(&self, room: &Room) -> BTreeSet<(usize, SocketId)> {
         let present = self.seats.iter().filter(|seat| seat.room == *room && seat.left.is_none());
         present.map(|seat| (seat.host, seat.socket.clone())).collect()
     }
 
     /// What is wrong with the answer to a roll call of `asker` that began at `began` and ends now. An answer that is not
     /// `complete` may miss anybody.
-    pub fn judge(&self, asker: usize, answer: &RollCallAnswer, complete: bool, began: Moment) -> Vec<String> {
+    pub(crate) fn judge(&self, asker: usize, answer: &RollCallAnswer, complete: bool, began: Moment) -> Vec<String> {
         let room = &answer.room;
         let mut wrong = Vec::new();
         let mut listed = BTreeSet::new();

@@ -52,7 +52,7 @@ const AT_ONCE: &str = "an index in memory answers at once";
 const TOLD_MOST: usize = 150;
 
 /// What the hosts of one simulation share.
-pub struct Shared {
+pub(crate) struct Shared {
     pub flaw: Flaw,
     pub oracle: RefCell<Oracle>,
     pub tally: RefCell<Tally>,
@@ -64,14 +64,14 @@ pub struct Shared {
     wrong: RefCell<Option<String>>,
 }
 
-pub struct Record {
+pub(crate) struct Record {
     pub host: usize,
     pub answer: Arc<RollCallAnswer>,
 }
 
 /// What was simulated.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub(crate) struct Tally {
     pub seeds: u64,
     pub calls: u64,
     pub complete: u64,
@@ -98,7 +98,7 @@ struct World {
 ///
 /// # Errors
 /// What went wrong, and what had happened.
-pub fn run(seed: u64, flaw: Flaw) -> Result<Tally, String> {
+pub(crate) fn run(seed: u64, flaw: Flaw) -> Result<Tally, String> {
     network::begin_time();
     let mut random = StdRng::seed_from_u64(seed);
     let latency = *LATENCIES_MS.choose(&mut random).expect("not empty");
@@ -437,20 +437,20 @@ impl Host {
 
 impl Shared {
     /// Looks at which hosts count.
-    pub fn look(&self) {
+    pub(crate) fn look(&self) {
         let hosts = self.hosts.borrow();
         hosts.iter().for_each(|host| host.look(&hosts));
     }
 
     /// Remembers what happened, to be told if something goes wrong.
-    pub fn note(&self, what: &str) {
+    pub(crate) fn note(&self, what: &str) {
         let time = self.time.get();
         tracing::info!(target: "simulation", "{time:?} {what}");
         self.happened.borrow_mut().push(format!("{time:?} {what}"));
     }
 
     /// Something is wrong; the first counts.
-    pub fn wrong(&self, what: &str) {
+    pub(crate) fn wrong(&self, what: &str) {
         self.note(&format!("WRONG: {what}"));
         self.wrong.borrow_mut().get_or_insert_with(|| what.to_owned());
     }
@@ -467,7 +467,7 @@ impl Shared {
 }
 
 impl Tally {
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.seeds += other.seeds;
         self.calls += other.calls;
         self.complete += other.complete;
@@ -478,7 +478,7 @@ impl Tally {
         self.time += other.time;
     }
 
-    pub fn called(&mut self, answer: &RollCallAnswer) {
+    pub(crate) fn called(&mut self, answer: &RollCallAnswer) {
         self.calls += 1;
         self.complete += u64::from(answer.complete);
         self.rows += answer.len() as u64;

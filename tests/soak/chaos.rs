@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const TOLD: usize = 12;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// A node is killed, and started again after a while.
     Kill,
     /// A node is stopped for less than its lease.
@@ -36,7 +36,7 @@ pub enum Fault {
 }
 
 /// What was done.
-pub struct Faults {
+pub(crate) struct Faults {
     random: StdRng,
     choice: Vec<Fault>,
     done: BTreeMap<Fault, usize>,
@@ -44,7 +44,7 @@ pub struct Faults {
 }
 
 impl Fault {
-    pub const ALL: [Self; 7] =
+    pub(crate) const ALL: [Self; 7] =
         [Self::Kill, Self::Stop, Self::StopLong, Self::Drain, Self::Flush, Self::RedisStop, Self::RedisKill];
 
     fn name(self) -> &'static str {
@@ -59,7 +59,7 @@ impl Fault {
         }
     }
 
-    pub fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|fault| fault.name() == name)
     }
 
@@ -76,7 +76,7 @@ struct Act {
 }
 
 impl Faults {
-    pub fn new(seed: u64, choice: &[Fault]) -> Self {
+    pub(crate) fn new(seed: u64, choice: &[Fault]) -> Self {
         let random = StdRng::seed_from_u64(seed);
         Self { random, choice: choice.to_vec(), done: BTreeMap::new(), told: Vec::new() }
     }
@@ -85,7 +85,7 @@ impl Faults {
     ///
     /// # Errors
     /// When a node does not come back.
-    pub async fn next(&mut self, cluster: &mut ProcessCluster, scene: &Scene) -> Result<(), String> {
+    pub(crate) async fn next(&mut self, cluster: &mut ProcessCluster, scene: &Scene) -> Result<(), String> {
         let first = self.act(cluster, None);
         let other = !first.fault.is_redis();
         let second = self.random.random_bool(0.3).then(|| self.act(cluster, Some(other)));
@@ -173,7 +173,7 @@ impl Faults {
     }
 
     /// The faults that were done last, with when.
-    pub fn last(&self) -> String {
+    pub(crate) fn last(&self) -> String {
         self.told[self.told.len().saturating_sub(TOLD)..].join("; ")
     }
 }

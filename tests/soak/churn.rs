@@ -26,7 +26,7 @@ const TOLD_MOST: usize = 20;
 
 /// What everybody on the scene shares. Cheap to clone.
 #[derive(Clone)]
-pub struct Scene(Arc<Shared>);
+pub(crate) struct Scene(Arc<Shared>);
 
 struct Shared {
     doors: Vec<Door>,
@@ -41,7 +41,7 @@ struct Shared {
 
 /// What became of the roll calls.
 #[derive(Default)]
-pub struct Checked {
+pub(crate) struct Checked {
     calls: usize,
     complete: usize,
     /// Requests to a node on its way down or up, which may fail.
@@ -52,7 +52,7 @@ pub struct Checked {
 }
 
 impl Scene {
-    pub fn new(cluster: &ProcessCluster) -> Self {
+    pub(crate) fn new(cluster: &ProcessCluster) -> Self {
         Self(Arc::new(Shared {
             doors: cluster.doors(),
             down: cluster.nodes.iter().map(|_| AtomicBool::new(false)).collect(),
@@ -63,7 +63,7 @@ impl Scene {
         }))
     }
 
-    pub fn set_down(&self, node: usize, down: bool) {
+    pub(crate) fn set_down(&self, node: usize, down: bool) {
         self.0.down[node].store(down, Ordering::SeqCst);
     }
 
@@ -72,7 +72,7 @@ impl Scene {
     }
 
     /// From now on clients stay as they are, and come back where they were let go.
-    pub fn rest(&self) {
+    pub(crate) fn rest(&self) {
         self.0.rest.store(true, Ordering::SeqCst);
     }
 
@@ -80,7 +80,7 @@ impl Scene {
         self.0.rest.load(Ordering::SeqCst)
     }
 
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.0.connections.load(Ordering::Relaxed)
     }
 }
@@ -98,7 +98,7 @@ fn some_time(random: &mut StdRng, least: u64, most: u64) -> Duration {
 }
 
 /// One user: connects somewhere, moves between rooms, goes in some way or is let go, and comes back.
-pub async fn client(scene: Scene, seed: u64, stop: CancellationToken) {
+pub(crate) async fn client(scene: Scene, seed: u64, stop: CancellationToken) {
     let mut random = StdRng::seed_from_u64(seed);
     let user = format!("user-{seed}");
     while !stop.is_cancelled() {
@@ -156,7 +156,7 @@ async fn live(scene: &Scene, client: TrackedClient, mut rooms: Vec<String>, rand
 }
 
 /// Asks, and has the oracle judge each answer when everything about it is known.
-pub async fn ask(scene: Scene, checked: Arc<Mutex<Checked>>, seed: u64, stop: CancellationToken) {
+pub(crate) async fn ask(scene: Scene, checked: Arc<Mutex<Checked>>, seed: u64, stop: CancellationToken) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut unjudged: Vec<Call> = Vec::new();
     let mut held: HashMap<(usize, String), Held> = HashMap::new();
@@ -220,15 +220,15 @@ impl Checked {
         }
     }
 
-    pub fn calls(&self) -> usize {
+    pub(crate) fn calls(&self) -> usize {
         self.calls
     }
 
-    pub fn complete(&self) -> usize {
+    pub(crate) fn complete(&self) -> usize {
         self.complete
     }
 
-    pub fn violations(&self) -> &[String] {
+    pub(crate) fn violations(&self) -> &[String] {
         &self.violations
     }
 }

@@ -32,19 +32,19 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Runs the streams of a connection, and drops each after `stream_timeout`.
 #[derive(Debug, Clone, Copy)]
-pub struct StreamExecutor {
+pub(crate) struct StreamExecutor {
     pub stream_timeout: Duration,
 }
 
 /// A body whose data frames have at most [`MAX_CHUNK`] bytes.
-pub struct ChunkedBody<B> {
+pub(crate) struct ChunkedBody<B> {
     body: B,
     /// The rest of the last frame of `body`.
     rest: Bytes,
 }
 
 /// Settings of an HTTP/2 server connection. `keep_alive_timeout` is how long a peer may take to answer a ping.
-pub fn builder(
+pub(crate) fn builder(
     executor: StreamExecutor,
     max_head_size: u32,
     keep_alive_timeout: Duration,
@@ -75,7 +75,7 @@ where
 }
 
 impl<B> ChunkedBody<B> {
-    pub fn new(body: B) -> Self {
+    pub(crate) fn new(body: B) -> Self {
         Self { body, rest: Bytes::new() }
     }
 }

@@ -25,7 +25,7 @@ use crate::edge::limits::connection_limiter::ConnectionPermit;
 /// The burst of a WebSocket, in seconds of its read rate.
 const READ_BURST_SECONDS: u32 = 8;
 
-pub struct TrackedStream {
+pub(crate) struct TrackedStream {
     stream: TcpStream,
     registered: RegisteredHandle,
     watchdog: WriteWatchdog,
@@ -50,7 +50,7 @@ struct ReadRateLimiter {
 impl TrackedStream {
     /// `answer_timeout` bounds how slowly the peer may read, and `read_rate` how many bytes per second are read from a
     /// WebSocket.
-    pub fn new(
+    pub(crate) fn new(
         stream: TcpStream,
         registered: RegisteredHandle,
         answer_timeout: Duration,
@@ -157,7 +157,7 @@ const MIN_PROGRESS: usize = 1 << 20;
 const MIN_IDLE: Duration = Duration::from_secs(1);
 
 /// Watches the writes of one connection.
-pub struct WriteWatchdog {
+pub(crate) struct WriteWatchdog {
     timeout: Duration,
     /// `None` until a write has to wait for the first time.
     blocked: Option<Box<BlockedWrite>>,
@@ -172,7 +172,7 @@ struct BlockedWrite {
 }
 
 impl WriteWatchdog {
-    pub fn new(timeout: Duration) -> Self {
+    pub(crate) fn new(timeout: Duration) -> Self {
         Self { timeout, blocked: None }
     }
 
@@ -180,7 +180,7 @@ impl WriteWatchdog {
     ///
     /// # Errors
     /// [`io::ErrorKind::TimedOut`] when the peer read too little in time; the caller closes the connection.
-    pub fn on_write(&mut self, written: &Poll<io::Result<usize>>, context: &mut Context<'_>) -> io::Result<()> {
+    pub(crate) fn on_write(&mut self, written: &Poll<io::Result<usize>>, context: &mut Context<'_>) -> io::Result<()> {
         match (written, &mut self.blocked) {
             (Poll::Ready(Ok(bytes)), Some(blocked)) => {
                 blocked.progress += bytes;
@@ -204,7 +204,7 @@ impl WriteWatchdog {
     }
 
     /// Notes that nothing is left to write.
-    pub fn on_flush(&mut self) {
+    pub(crate) fn on_flush(&mut self) {
         if let Some(blocked) = &mut self.blocked {
             blocked.drained_at.get_or_insert_with(Instant::now);
         }

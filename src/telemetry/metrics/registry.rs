@@ -94,7 +94,7 @@ pub(crate) struct ProcessMetrics {
 }
 
 impl ProcessMetrics {
-    pub fn define(registry: &MetricRegistry) -> Self {
+    pub(crate) fn define(registry: &MetricRegistry) -> Self {
         let gauge = |name: &str, help: &str| registry.gauge(name, help);
         Self {
             cpu: registry.fraction_counter("process_cpu_seconds_total", "CPU time of the process, in seconds."),
@@ -115,7 +115,7 @@ impl ProcessMetrics {
         }
     }
 
-    pub fn read(&self, runtime: &Handle) {
+    pub(crate) fn read(&self, runtime: &Handle) {
         let metrics = runtime.metrics();
         let workers = metrics.num_workers();
         set(&self.workers, workers);

@@ -17,7 +17,7 @@ const HEALED_WITHIN: Duration = Duration::from_secs(8);
 const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(30);
 const ALL: [usize; 3] = [0, 1, 2];
 
-pub struct Scene {
+pub(crate) struct Scene {
     pub cluster: ProcessCluster,
     clients: Vec<TrackedClient>,
     watch: Watch,
@@ -27,7 +27,7 @@ pub struct Scene {
 
 impl Scene {
     /// Nodes with this `--redis` over this master, with sockets in a common room and in one of each node's own.
-    pub async fn start(master: RedisServer, url: String, prefix: &'static str) -> Self {
+    pub(crate) async fn start(master: RedisServer, url: String, prefix: &'static str) -> Self {
         let options = Options { redis: Some(url), prefix, ..Options::default() };
         let cluster = ProcessCluster::start_over(master, 3, options).await;
         let mut clients = Vec::new();
@@ -43,7 +43,7 @@ impl Scene {
     }
 
     /// New sockets come on every node and are listed by all.
-    pub async fn clients_come(&mut self, when: &str) {
+    pub(crate) async fn clients_come(&mut self, when: &str) {
         for node in ALL {
             let room = format!("{when}-{node}");
             self.clients.push(self.cluster.connect(node, when, &["all", &room]).await);
@@ -54,7 +54,7 @@ impl Scene {
     }
 
     /// Ends when the successor is the master and holds the whole index. Returns the old one.
-    pub async fn taken_over_by(&mut self, successor: RedisServer) -> RedisServer {
+    pub(crate) async fn taken_over_by(&mut self, successor: RedisServer) -> RedisServer {
         let took = within(TAKEN_OVER_WITHIN, "it is promoted", || successor.says("role:master")).await;
         let old = std::mem::replace(&mut self.cluster.redis, successor);
         let healed = self.cluster.healed(&ALL, HEALED_WITHIN).await;
@@ -64,12 +64,12 @@ impl Scene {
     }
 
     /// Ends when the old master has become a replica of the new one.
-    pub async fn stands_back(&self, old: &RedisServer) {
+    pub(crate) async fn stands_back(&self, old: &RedisServer) {
         within(TAKEN_OVER_WITHIN, "the old master follows", || old.says("role:slave")).await;
     }
 
     /// No answer in all the time was wrong, late or missing; nobody has lost a socket; and answers come from the index.
-    pub async fn end(self) {
+    pub(crate) async fn end(self) {
         self.cluster.healed(&ALL, HEALED_WITHIN).await;
         assert!(self.clients.iter().all(|client| !client.has_ended()), "sockets stay");
         assert_eq!(self.cluster.oracle.disconnects(), 0);

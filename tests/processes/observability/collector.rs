@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use testkit::programs::{repository, tools};
 
 /// Killed with the value.
-pub struct Collector {
+pub(crate) struct Collector {
     process: Child,
     pub endpoint: String,
     lines: Arc<Mutex<Vec<String>>>,
@@ -17,7 +17,7 @@ pub struct Collector {
 
 /// A span as it came in.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Span {
+pub(crate) struct Span {
     pub resource: Map<String, Value>,
     pub headers: Map<String, Value>,
     pub trace: String,
@@ -34,12 +34,12 @@ pub struct Span {
 }
 
 /// As OpenTelemetry numbers them.
-pub const INTERNAL: u8 = 1;
-pub const SERVER: u8 = 2;
-pub const CLIENT: u8 = 3;
+pub(crate) const INTERNAL: u8 = 1;
+pub(crate) const SERVER: u8 = 2;
+pub(crate) const CLIENT: u8 = 3;
 
 impl Collector {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let mut process = Command::new(tools().join("python/bin/python"))
             .arg(repository().join("tests/processes/observability/collector.py"))
             .stdout(Stdio::piped())
@@ -56,25 +56,25 @@ impl Collector {
     }
 
     /// Everything that came in, as it was.
-    pub fn raw(&self) -> String {
+    pub(crate) fn raw(&self) -> String {
         self.lines.lock().unwrap().join("\n")
     }
 
-    pub fn spans(&self) -> Vec<Span> {
+    pub(crate) fn spans(&self) -> Vec<Span> {
         self.lines.lock().unwrap().iter().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    pub fn of_trace(&self, trace: &str) -> Vec<Span> {
+    pub(crate) fn of_trace(&self, trace: &str) -> Vec<Span> {
         self.spans().into_iter().filter(|span| span.trace == trace).collect()
     }
 }
 
 impl Span {
-    pub fn node(&self) -> &str {
+    pub(crate) fn node(&self) -> &str {
         self.resource["service.instance.id"].as_str().unwrap()
     }
 
-    pub fn has(&self, attribute: &str, value: impl Into<Value>) -> bool {
+    pub(crate) fn has(&self, attribute: &str, value: impl Into<Value>) -> bool {
         self.attributes.get(attribute) == Some(&value.into())
     }
 }

@@ -10,14 +10,14 @@ use testkit::process::{ServeCommand, complete};
 use testkit::redis_server::own_ip;
 use testkit::until;
 
-pub const PASSWORD: &str = "correct-horse-battery-staple";
-pub const SECOND_PASSWORD: &str = "another-horse-another-staple";
+pub(crate) const PASSWORD: &str = "correct-horse-battery-staple";
+pub(crate) const SECOND_PASSWORD: &str = "another-horse-another-staple";
 /// What docs/REDIS.md says that a node's user needs.
-pub const ACL: &str = "~rollcall:* resetchannels -@all +info +time +get +set +del +exists +expire +unlink +sadd +srem \
+pub(crate) const ACL: &str = "~rollcall:* resetchannels -@all +info +time +get +set +del +exists +expire +unlink +sadd +srem \
                        +smembers +scard +evalsha +script|load";
 
 /// A redis-server that speaks TLS alone, asks for a certificate, and lets nobody in who does not name itself.
-pub struct Guarded {
+pub(crate) struct Guarded {
     process: Child,
     pub address: SocketAddr,
     /// Where it is reached, too, and which its certificate does not name.
@@ -26,11 +26,11 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    pub async fn start(acl: &str) -> Self {
+    pub(crate) async fn start(acl: &str) -> Self {
         Self::start_with(acl, &[]).await
     }
 
-    pub async fn start_with(acl: &str, options: &[&str]) -> Self {
+    pub(crate) async fn start_with(acl: &str, options: &[&str]) -> Self {
         let (authority, folder) = (Authority::new("redis"), Folder::new());
         let [ip, unnamed] = [(); 2].map(|()| Ipv4Addr::from(own_ip()));
         let server = authority.issue(&ip.to_string(), Time::Now);
@@ -68,12 +68,12 @@ impl Guarded {
         server
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("rediss://{}", self.address)
     }
 
     /// What `redis-cli` prints for the administrator.
-    pub fn cli(&self, arguments: &[&str]) -> String {
+    pub(crate) fn cli(&self, arguments: &[&str]) -> String {
         let output = Command::new("redis-cli")
             .args(["-h", &self.address.ip().to_string(), "-p", &self.address.port().to_string(), "--tls"])
             .args(["--cacert", &self.folder.text("ca.pem")])
@@ -86,7 +86,7 @@ impl Guarded {
     }
 
     /// What a node is told, but for these, which are left out where they are empty.
-    pub fn flags(&self, replaced: &[(&str, &str)]) -> Vec<String> {
+    pub(crate) fn flags(&self, replaced: &[(&str, &str)]) -> Vec<String> {
         let mut flags = vec![("--redis", self.url()), ("--redis-user", "rollcall".to_owned())];
         for (flag, file) in [
             ("--redis-password-file", "password"),
@@ -105,7 +105,7 @@ impl Guarded {
         flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
     }
 
-    pub fn node(&self, name: &str) -> ServeCommand {
+    pub(crate) fn node(&self, name: &str) -> ServeCommand {
         ServeCommand::named(name).with(&self.flags(&[]))
     }
 }

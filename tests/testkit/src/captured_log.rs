@@ -10,6 +10,12 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct CapturedLog(Arc<File>);
 
+impl Default for CapturedLog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl CapturedLog {
     pub fn new() -> Self {
         Self(Arc::new(tempfile::tempfile().unwrap()))

@@ -66,6 +66,12 @@ impl Authority {
 /// The files of one node.
 pub struct Folder(TempDir);
 
+impl Default for Folder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Folder {
     pub fn new() -> Self {
         Self(TempDir::new().unwrap())

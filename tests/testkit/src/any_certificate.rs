@@ -1,4 +1,4 @@
-//! A TLS client that accepts any certificate, for tests of what the server does.
+//! A TLS client that accepts any certificate, for tests of the server's side of a handshake.
 
 use std::sync::Arc;
 

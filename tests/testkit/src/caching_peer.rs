@@ -1,4 +1,4 @@
-//! A peer of a node that has cached one of its rooms, and revalidates it over connections of its own.
+//! A mesh peer that has cached one room of a node. It revalidates the cached room over its own connections.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -24,18 +24,18 @@ pub struct CachingPeer {
 }
 
 impl CachingPeer {
-    /// The node has one socket in the room.
+    /// Caches the room. The node must have exactly one socket in it.
     pub async fn of(node: SocketAddr, room: &str, security: Security) -> Self {
         let mesh: SmolStr = node.to_string().into();
         let mut client = PeerChannel::secured(&mesh, connect_tcp, security.clone()).unwrap().client();
         let request = LookupSocketsRequest { room: room.into(), ..Default::default() };
-        let told = client.lookup_sockets(request).await.unwrap().into_inner();
-        assert_eq!(told.sockets.len(), 1);
-        let (node, room) = (NodeId::parse(&told.node_id).unwrap(), Room::parse(room).unwrap());
-        Self { peers: Peers::secured(security), mesh, node, room, version: told.version }
+        let reply = client.lookup_sockets(request).await.unwrap().into_inner();
+        assert_eq!(reply.sockets.len(), 1);
+        let (node, room) = (NodeId::parse(&reply.node_id).unwrap(), Room::parse(room).unwrap());
+        Self { peers: Peers::secured(security), mesh, node, room, version: reply.version }
     }
 
-    /// Asks with the cached version; the node must answer that nothing has changed.
+    /// Sends the cached version; the node must answer that nothing has changed.
     pub async fn revalidate(&self) -> Result<(), PeerError> {
         match self.peers.lookup(&self.mesh, &self.node, &self.room, Some(self.version), PATIENCE).await? {
             PeerReply::Snapshot(part) => assert_eq!(part.update, RowsUpdate::Unchanged),
@@ -44,7 +44,7 @@ impl CachingPeer {
         Ok(())
     }
 
-    /// The first lookup is a unary call. It opens the stream that later ones use.
+    /// Revalidates often enough to use a stream: the first lookup is a unary call and opens the stream of later lookups.
     pub async fn revalidate_repeatedly(&self) {
         for _ in 0..20 {
             self.revalidate().await.unwrap();

@@ -1,5 +1,7 @@
-//! The standard error of processes, captured in a file. No task of ours copies it, so what a node logs before it answers is
-//! there when the answer arrives.
+//! The standard error of processes, captured in a file.
+//!
+//! The process writes to the file directly, without a task that copies. A line that a node logs before it answers is
+//! therefore in the file when the answer arrives.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -30,12 +32,12 @@ impl CapturedLog {
     pub fn text(&self) -> String {
         let mut written = vec![0; self.0.metadata().unwrap().len() as usize];
         self.0.read_exact_at(&mut written, 0).unwrap();
-        let whole = written.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
-        written.truncate(whole);
+        let complete = written.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        written.truncate(complete);
         String::from_utf8(written).unwrap()
     }
 
-    /// How many lines contain this text.
+    /// The number of lines that contain this text.
     pub fn count(&self, part: &str) -> usize {
         self.text().lines().filter(|line| line.contains(part)).count()
     }

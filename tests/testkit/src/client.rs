@@ -15,7 +15,7 @@ use crate::{PATIENCE, text};
 
 pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Opens a WebSocket with this handshake query and sends `40` with this payload; nothing is read yet.
+/// Opens a WebSocket with this handshake query and sends `40` with this payload. Reads nothing.
 pub async fn open(address: SocketAddr, query: &str, auth: &str) -> Socket {
     let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket&{query}");
     let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
@@ -23,7 +23,7 @@ pub async fn open(address: SocketAddr, query: &str, auth: &str) -> Socket {
     socket
 }
 
-/// A client that answers pings and can join, leave and go.
+/// A client that answers pings, can join and leave rooms, and can drop its connection.
 pub struct Client {
     pub id: String,
     commands: mpsc::UnboundedSender<(String, oneshot::Sender<Value>)>,
@@ -31,7 +31,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects; the message of a `connect_error` otherwise.
+    /// Connects. The error is the message of the server's `connect_error`.
     pub async fn connect(address: SocketAddr, user: &str, rooms: &[&str]) -> Result<Self, String> {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("id_user", user);
@@ -57,7 +57,7 @@ impl Client {
             }
         };
         let (commands, inbox) = mpsc::unbounded_channel();
-        let task = tokio::spawn(converse(socket, inbox));
+        let task = tokio::spawn(drive(socket, inbox));
         Ok(Self { id, commands, task })
     }
 
@@ -81,13 +81,13 @@ impl Client {
         timeout(PATIENCE, self.task).await.expect("closed in time").unwrap();
     }
 
-    /// Goes without a word.
+    /// Drops the connection without a close frame.
     pub fn drop_connection(self) {
         self.task.abort();
     }
 }
 
-async fn converse(mut socket: Socket, mut inbox: mpsc::UnboundedReceiver<(String, oneshot::Sender<Value>)>) {
+async fn drive(mut socket: Socket, mut inbox: mpsc::UnboundedReceiver<(String, oneshot::Sender<Value>)>) {
     let mut acks: Vec<Option<oneshot::Sender<Value>>> = Vec::new();
     loop {
         tokio::select! {

@@ -1,6 +1,6 @@
-//! Nodes in this process through the production entry point, over one index.
+//! Nodes inside the test process, started through the production entry point, that share one index.
 //!
-//! Owns the nodes and their index: in memory, or in a Redis of their own.
+//! Owns the nodes and their index: in memory, or in a Redis server of the test.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::redis_server::RedisServer;
 use crate::{PATIENCE, listen_anywhere, text, until};
 
-/// What the nodes of a test share.
+/// The index that the nodes of a test share.
 pub enum Index {
     Memory(Arc<MemoryDirectory>),
     Redis(RedisServer),
@@ -75,7 +75,7 @@ pub struct ClusterNode {
 }
 
 impl ClusterNode {
-    /// A socket that is in the room for as long as what is returned, without a client.
+    /// Registers a socket in the room without a client. Dropping the registration removes the socket.
     pub fn seat(&self, socket: &str, user: &str, room: &str) -> Registration {
         let (socket, user) = (SocketId::parse(socket).unwrap(), UserId::parse(user).unwrap());
         self.roster.register(socket, user, &[Room::parse(room).unwrap()])
@@ -98,22 +98,22 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts `count` nodes, each ready and known to all.
+    /// Starts `count` nodes, one after another, each of them ready.
     pub async fn start(count: usize, index: Index) -> Self {
         Self::holding(count, index, SocketIoConfig::default()).await
     }
 
-    /// The same with nodes that hold their clients to these limits.
+    /// As [`Self::start`], with this Socket.IO configuration.
     pub async fn holding(count: usize, index: Index, clients: SocketIoConfig) -> Self {
         Self::admitting(count, index, clients, AccessPolicy::default()).await
     }
 
-    /// The same with nodes that let in, and answer, whom this says.
+    /// As [`Self::holding`], with this access policy for clients and requests.
     pub async fn admitting(count: usize, index: Index, clients: SocketIoConfig, access: AccessPolicy) -> Self {
         Self::of(count, index, clients, access, Limits::default()).await
     }
 
-    /// The same with nodes that hold everybody to these limits.
+    /// As [`Self::holding`], with these limits for every connection.
     pub async fn bounded(count: usize, index: Index, clients: SocketIoConfig, limits: Limits) -> Self {
         Self::of(count, index, clients, AccessPolicy::default(), limits).await
     }
@@ -132,7 +132,7 @@ impl Cluster {
         self.add_behind(mesh, advertised).await;
     }
 
-    /// Starts a node that the others reach at `advertised`, from where whatever listens there leads to `mesh`.
+    /// Starts a node that advertises `advertised` to its peers. A listener there must forward to `mesh`.
     pub async fn add_behind(&mut self, mesh: TcpListener, advertised: SocketAddr) {
         let public = listen_anywhere();
         let name = format!("node-{}", self.nodes.len() + 1);
@@ -140,7 +140,7 @@ impl Cluster {
             name: NodeName::parse(&name).unwrap(),
             mesh_advertise: advertised.to_string(),
             lease: config::DEFAULT_LEASE,
-            // The tests share two cores with everything they start.
+            // Other tests and servers compete for the processor, so that a peer may answer late.
             deadline: roll_call::MAX_DEADLINE,
             drain: Duration::from_secs(2),
             cache: roll_call::cache::DEFAULT_CACHE_BYTES,
@@ -169,7 +169,7 @@ impl Cluster {
         self.http.get(format!("http://{}{path}", self.nodes[node].public)).send().await.unwrap()
     }
 
-    /// Whether the answer is complete, and its (socket, user) pairs; a pair that is listed twice fails the test.
+    /// Whether the answer is complete, and its (socket, user) pairs. A duplicate pair fails the test.
     pub async fn users(&self, node: usize, room: &str) -> (bool, BTreeSet<(String, String)>) {
         let room = percent_encoding::utf8_percent_encode(room, percent_encoding::NON_ALPHANUMERIC);
         let response = self.get(node, &format!("/{room}/users")).await;

@@ -1,4 +1,4 @@
-//! Whoever issues tokens, or forges them: keys of every kind, what they look like to others, and tokens with any head.
+//! A token issuer, honest or forging: keys of every supported algorithm, their public forms, and tokens with any header.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,10 +21,10 @@ use tempfile::TempDir;
 pub const RSA_PEM: &str = include_str!("../keys/rsa.pem");
 pub const RSA_PUBLIC_PEM: &str = include_str!("../keys/rsa.public.pem");
 pub const RSA_1024_PUBLIC_PEM: &str = include_str!("../keys/rsa-1024.public.pem");
-/// A curve that is not supported. Its points are as long as those of P-256.
+/// A curve that is not supported. Its points have the length of P-256 points, so that the length cannot reject it.
 pub const SECP256K1_PUBLIC_PEM: &str = include_str!("../keys/secp256k1.public.pem");
 
-/// A key, and the algorithm it signs by.
+/// A signing key and its algorithm.
 pub struct Issuer {
     pub algorithm: &'static str,
     key: Key,
@@ -38,12 +38,12 @@ enum Key {
     Ed25519(Ed25519KeyPair),
 }
 
-/// Seconds since 1970, and so many more.
+/// The time `seconds` from now, as seconds since 1970.
 pub fn from_now(seconds: i64) -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap() + seconds
 }
 
-/// What a token of `foo` says that is good for an hour, with more or other claims.
+/// Claims of a token for user `foo` that expires in an hour. `more` adds or replaces claims.
 pub fn claims(more: &Value) -> Value {
     let mut claims = json!({"sub": "foo", "exp": from_now(3600)});
     claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -52,16 +52,16 @@ pub fn claims(more: &Value) -> Value {
 
 impl Issuer {
     pub fn secret(algorithm: &'static str, secret: &[u8]) -> Self {
-        let by = match algorithm {
+        let digest = match algorithm {
             "HS256" => hmac::HMAC_SHA256,
             "HS384" => hmac::HMAC_SHA384,
             _ => hmac::HMAC_SHA512,
         };
-        Self { algorithm, key: Key::Secret(hmac::Key::new(by, secret)), public_pem: String::new() }
+        Self { algorithm, key: Key::Secret(hmac::Key::new(digest, secret)), public_pem: String::new() }
     }
 
     pub fn rsa(algorithm: &'static str) -> Self {
-        let by: &'static dyn RsaEncoding = match algorithm {
+        let encoding: &'static dyn RsaEncoding = match algorithm {
             "RS256" => &RSA_PKCS1_SHA256,
             "RS384" => &RSA_PKCS1_SHA384,
             "RS512" => &RSA_PKCS1_SHA512,
@@ -71,7 +71,7 @@ impl Issuer {
         };
         let body: String = RSA_PEM.lines().filter(|line| !line.starts_with("-----")).collect();
         let pair = RsaKeyPair::from_pkcs8(&BASE64_STANDARD.decode(body).unwrap()).unwrap();
-        Self { algorithm, key: Key::Rsa(pair, by), public_pem: RSA_PUBLIC_PEM.to_owned() }
+        Self { algorithm, key: Key::Rsa(pair, encoding), public_pem: RSA_PUBLIC_PEM.to_owned() }
     }
 
     pub fn es256() -> Self {
@@ -90,11 +90,11 @@ impl Issuer {
 
     fn ecdsa(
         algorithm: &'static str,
-        made_by: &'static rcgen::SignatureAlgorithm,
-        signs_by: &'static EcdsaSigningAlgorithm,
+        generated_for: &'static rcgen::SignatureAlgorithm,
+        signing: &'static EcdsaSigningAlgorithm,
     ) -> Self {
-        let pair = rcgen::KeyPair::generate_for(made_by).unwrap();
-        let key = EcdsaKeyPair::from_pkcs8(signs_by, &pair.serialize_der(), &SystemRandom::new()).unwrap();
+        let pair = rcgen::KeyPair::generate_for(generated_for).unwrap();
+        let key = EcdsaKeyPair::from_pkcs8(signing, &pair.serialize_der(), &SystemRandom::new()).unwrap();
         Self { algorithm, key: Key::Ecdsa(key), public_pem: pair.public_key_pem() }
     }
 
@@ -103,11 +103,11 @@ impl Issuer {
         &self.public_pem
     }
 
-    /// The public key as it stands in a set.
+    /// The public key as an entry of a JWKS document.
     pub fn jwk(&self, id: &str) -> Value {
         let text = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
         let mut jwk = match &self.key {
-            Key::Secret(_) => panic!("a secret is in no set"),
+            Key::Secret(_) => panic!("a JWKS document has no secrets"),
             Key::Rsa(pair, _) => {
                 let public = PublicKeyComponents::<Vec<u8>>::from(pair.public());
                 json!({"kty": "RSA", "n": text(&public.n), "e": text(&public.e)})
@@ -131,16 +131,16 @@ impl Issuer {
         self.with_head(&json!({"alg": self.algorithm, "kid": id}), claims)
     }
 
-    /// Whatever the head says, it is signed with this key.
+    /// Signs with this key, even when `alg` or `kid` of the header name another one.
     pub fn with_head(&self, head: &Value, claims: &Value) -> String {
         let text = unsigned(head, claims);
         let random = SystemRandom::new();
         let message = text.as_bytes();
         let signature = match &self.key {
             Key::Secret(key) => hmac::sign(key, message).as_ref().to_vec(),
-            Key::Rsa(pair, by) => {
+            Key::Rsa(pair, encoding) => {
                 let mut signature = vec![0; pair.public().modulus_len()];
-                pair.sign(*by, &random, message, &mut signature).unwrap();
+                pair.sign(*encoding, &random, message, &mut signature).unwrap();
                 signature
             }
             Key::Ecdsa(pair) => pair.sign(&random, message).unwrap().as_ref().to_vec(),
@@ -150,13 +150,13 @@ impl Issuer {
     }
 }
 
-/// Head and claims, and no signature.
+/// Header and claims of a token, encoded, without a signature.
 pub fn unsigned(head: &Value, claims: &Value) -> String {
     let part = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
     format!("{}.{}", part(head), part(claims))
 }
 
-/// Checks tokens with the key in this file.
+/// A verifier that reads this key from a file.
 pub fn verifier(key: impl AsRef<[u8]>, rules: TokenRules) -> TokenVerifier {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("key");

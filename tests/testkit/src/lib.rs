@@ -1,8 +1,8 @@
-//! What the test binaries share: Redis servers, nodes in this process, nodes as processes, clients, an oracle that judges
+//! The library of the test binaries: Redis servers, nodes as tasks or as processes, clients, an oracle that judges
 //! answers, a TCP proxy, certificates and tokens.
 //!
-//! Owns every process that it starts: dropping a value ends it. Owns no test. Nothing here sleeps for a result:
-//! [`until`] polls a condition and fails after [`PATIENCE`].
+//! Owns every process that it starts: dropping the value kills the process. Owns no test. No function sleeps for a fixed
+//! time to wait for a result: [`until`] polls a condition and fails after [`PATIENCE`].
 
 pub mod any_certificate;
 pub mod caching_peer;
@@ -34,7 +34,7 @@ use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-/// A listener on a loopback port that the system chooses.
+/// A listener on a loopback port that the kernel chooses.
 pub fn listen_anywhere() -> TcpListener {
     listen(SocketAddr::from(([127, 0, 0, 1], 0)), false).unwrap()
 }

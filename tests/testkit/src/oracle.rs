@@ -1,10 +1,13 @@
-//! The oracle: it knows every client, what was done to every process, and so what a roll call may and must list.
+//! The oracle knows every client and every signal to a process. From these it derives the sockets that a roll call may
+//! list and those that it must list.
 //!
-//! Owns the histories and the judgement. A roll call that was asked and answered at known moments *must*, when it says
-//! it is complete, list every socket that was acknowledged before it was asked and was still there when it was
-//! answered, on a node that counted all the while; and it *may*, complete or not, list nothing but sockets that can
-//! have been there at one moment of it. What is not known to the moment (how soon a node notices that a client went,
-//! when a node that was stopped past its lease is out and in again) is left open by a bound.
+//! Owns the histories and the judgement. A roll call lasts from its request to its answer:
+//! - A complete answer *must* list a socket that was acknowledged before the request and still connected at the answer,
+//!   on a node that was an active member all the time.
+//! - Any answer *may* list only sockets that were possibly connected at some moment of the roll call.
+//!
+//! Two delays have no exact moment, only a bound. A node needs time to notice that a client has disconnected. A node
+//! that was stopped for longer than its lease needs time to rejoin.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -12,21 +15,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// A node that runs notices within this time that a client went, on a machine that has other things to do.
-const GOING_WITHIN: Duration = Duration::from_secs(3);
-/// A client may see the end of its transport so much later than its node had let go of it. Roll calls are judged when
-/// this has passed.
+/// A running node notices a disconnected client within this time, on a loaded machine.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A client sees the end of its transport at most this long after its node released the socket. The oracle judges a roll
+/// call only when this time has passed.
 pub const SEEING_WITHIN: Duration = Duration::from_millis(1500);
-/// A node that was stopped past its lease is in again so long after it went on.
-const BACK_WITHIN: Duration = Duration::from_secs(3);
-/// Histories of sockets that went are kept for so long.
-const KEPT: Duration = Duration::from_secs(120);
+/// A node that was stopped for longer than its lease has rejoined within this time after it resumed.
+const REJOIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// The oracle keeps the history of a disconnected socket for this time.
+const HISTORY_RETENTION: Duration = Duration::from_secs(120);
 
 /// One process of the cluster, over its whole life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProcessId(usize);
 
-/// The process that a node is at present. Cheap to clone.
+/// The current process of a node, which changes when the node is restarted. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Present(Arc<AtomicUsize>);
 
@@ -44,7 +47,7 @@ impl Present {
     }
 }
 
-/// A span of time; without an end it still lasts.
+/// A span of time. A span without an end has not ended yet.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     from: Instant,
@@ -55,17 +58,17 @@ struct Span {
 struct Process {
     name: String,
     stopped: Vec<Span>,
-    /// When it did not count although it ran: cut off, by a scenario that knows.
+    /// Spans in which the process ran but was no active member, for example because a scenario cut its links.
     out: Vec<Span>,
-    /// From when `kill -9` was about to be sent, to when the process was gone.
+    /// From just before `kill -9` to the end of the process.
     killed: Option<Span>,
 }
 
-/// One socket's stay in one room.
+/// One socket's membership of one room, from the request to join to the acknowledged leave.
 #[derive(Debug, Clone)]
 struct Stay {
     room: String,
-    asked_for: Instant,
+    requested: Instant,
     acknowledged: Option<Instant>,
     leaving: Option<Instant>,
     left: Option<Instant>,
@@ -76,9 +79,9 @@ struct Life {
     user: String,
     process: ProcessId,
     stays: Vec<Stay>,
-    /// When the client began to go, by whatever way.
+    /// When the client began to disconnect, in any way.
     going: Option<Instant>,
-    /// When it saw that its transport had ended.
+    /// When the client saw that its transport had ended.
     ended: Option<Instant>,
 }
 
@@ -87,7 +90,7 @@ struct Record {
     began: Instant,
     processes: Vec<Process>,
     sockets: HashMap<String, Life>,
-    /// Socket.IO disconnects by the server: nobody should ever see one.
+    /// Socket.IO disconnect packets from the server. No scenario expects one.
     disconnects: usize,
 }
 
@@ -100,11 +103,11 @@ pub struct Oracle(Arc<Mutex<Record>>);
 pub struct Row {
     pub socket: String,
     pub user: String,
-    /// The name of the node, where the answer says it.
+    /// The name of the node, in answers that have it.
     pub node: Option<String>,
 }
 
-/// A roll call as the one who asked saw it.
+/// A roll call from the view of the HTTP client that requested it.
 #[derive(Debug, Clone)]
 pub struct Call {
     pub room: String,
@@ -114,7 +117,7 @@ pub struct Call {
     pub deadline: Duration,
     pub complete: bool,
     pub rows: Vec<Row>,
-    /// What else is worth telling when it was wrong.
+    /// Further details for the failure message.
     pub about: String,
 }
 
@@ -125,29 +128,32 @@ impl Span {
 }
 
 impl Process {
-    /// Whether it may have been out at some moment between these two, for a socket acknowledged at `acknowledged`.
-    fn may_be_out(&self, lease: Duration, acknowledged: Instant, asked: Instant, answered: Instant) -> bool {
+    /// Whether the process was possibly inactive at some moment from `asked` to `answered`. Only a socket that was
+    /// acknowledged before a stop can be missing because of that stop.
+    fn may_be_inactive(&self, lease: Duration, acknowledged: Instant, asked: Instant, answered: Instant) -> bool {
         let stopped = self.stopped.iter().any(|stop| {
-            // Its lease may have been renewed a fifth of it ago or, on a busy machine, a bit more.
-            let out = stop.from + lease * 7 / 10;
-            let lapsed = stop.to.is_none_or(|to| to > out);
-            // A node that was stopped acknowledges nothing before it is in again.
+            // A node renews its lease every fifth of it, and somewhat later on a loaded machine. At the stop, up to three
+            // tenths of the lease may have passed.
+            let expires = stop.from + lease * 7 / 10;
+            let expired = stop.to.is_none_or(|to| to > expires);
+            // A node whose lease expired acknowledges no client before it has rejoined.
             let before = stop.to.is_none_or(|to| acknowledged < to);
-            let out = Span { from: out, to: stop.to.map(|to| to + BACK_WITHIN) };
-            lapsed && before && out.overlaps(asked, answered)
+            let inactive = Span { from: expires, to: stop.to.map(|to| to + REJOIN_TIMEOUT) };
+            expired && before && inactive.overlaps(asked, answered)
         });
-        stopped || self.out.iter().any(|out| out.overlaps(asked, answered))
+        stopped || self.out.iter().any(|span| span.overlaps(asked, answered))
     }
 
-    /// When a client that went at `went` has been noticed at the latest; `None` while that cannot be said.
-    fn noticed(&self, went: Instant) -> Option<Instant> {
-        let mut by = went + GOING_WITHIN;
+    /// The latest moment at which the node notices a client that disconnected at `disconnected`. `None` while the process
+    /// is stopped, because the moment depends on when it resumes.
+    fn noticed(&self, disconnected: Instant) -> Option<Instant> {
+        let mut latest = disconnected + DISCONNECT_TIMEOUT;
         for stop in &self.stopped {
-            if stop.overlaps(went, by) {
-                by = by.max(stop.to? + GOING_WITHIN);
+            if stop.overlaps(disconnected, latest) {
+                latest = latest.max(stop.to? + DISCONNECT_TIMEOUT);
             }
         }
-        Some(by)
+        Some(latest)
     }
 }
 
@@ -176,7 +182,7 @@ impl Oracle {
         self.lock().processes[process.0].stopped.push(Span { from: Instant::now(), to: None });
     }
 
-    /// To be told *after* the process went on.
+    /// Call this *after* the process has resumed: the span must cover the whole stop.
     pub fn went_on(&self, process: ProcessId) {
         let mut record = self.lock();
         if let Some(stop) = record.processes[process.0].stopped.last_mut() {
@@ -184,7 +190,7 @@ impl Oracle {
         }
     }
 
-    /// From now on it need not be listed, whatever it says itself.
+    /// Records that the process is no active member from now on, although it runs. Answers need not list its sockets.
     pub fn out(&self, process: ProcessId) {
         self.lock().processes[process.0].out.push(Span { from: Instant::now(), to: None });
     }
@@ -196,19 +202,19 @@ impl Oracle {
         }
     }
 
-    /// To be told before the signal…
+    /// Call this before the signal, and [`Self::killed`] after the end of the process.
     pub fn killing(&self, process: ProcessId) {
         self.lock().processes[process.0].killed = Some(Span { from: Instant::now(), to: None });
     }
 
-    /// …and when the process is gone.
+    /// Call this after the process has ended.
     pub fn killed(&self, process: ProcessId) {
         if let Some(killed) = &mut self.lock().processes[process.0].killed {
             killed.to = Some(Instant::now());
         }
     }
 
-    /// To be told before the client asks to be connected.
+    /// Call this before the client sends its connect packet.
     pub fn connecting(&self, socket: &str, user: &str, process: ProcessId, rooms: &[String]) {
         let mut record = self.lock();
         let life = Life { user: user.to_owned(), process, stays: Vec::new(), going: None, ended: None };
@@ -228,12 +234,12 @@ impl Oracle {
         }
     }
 
-    /// To be told before the client asks.
+    /// Call this before the client sends the event.
     pub fn joining(&self, socket: &str, room: &str) {
-        let asked_for = Instant::now();
+        let requested = Instant::now();
         if let Some(life) = self.lock().sockets.get_mut(socket) {
             let room = room.to_owned();
-            life.stays.push(Stay { room, asked_for, acknowledged: None, leaving: None, left: None });
+            life.stays.push(Stay { room, requested, acknowledged: None, leaving: None, left: None });
         }
     }
 
@@ -241,7 +247,7 @@ impl Oracle {
         self.change(socket, room, |stay| stay.acknowledged = Some(Instant::now()));
     }
 
-    /// To be told before the client asks.
+    /// Call this before the client sends the event.
     pub fn leaving(&self, socket: &str, room: &str) {
         self.change(socket, room, |stay| stay.leaving = Some(Instant::now()));
     }
@@ -258,14 +264,14 @@ impl Oracle {
         }
     }
 
-    /// To be told before the client goes.
+    /// Call this before the client begins to disconnect.
     pub fn going(&self, socket: &str) {
         if let Some(life) = self.lock().sockets.get_mut(socket) {
             life.going.get_or_insert_with(Instant::now);
         }
     }
 
-    /// The client's transport has ended.
+    /// Records that the client's transport has ended.
     pub fn ended(&self, socket: &str) {
         let now = Instant::now();
         let mut record = self.lock();
@@ -278,12 +284,12 @@ impl Oracle {
         self.lock().disconnects += 1;
     }
 
-    /// How many Socket.IO disconnects clients have received.
+    /// The number of Socket.IO disconnect packets that clients have received.
     pub fn disconnects(&self) -> usize {
         self.lock().disconnects
     }
 
-    /// Whether it has been stopped, or killed, at some moment between these two.
+    /// Whether the process was stopped or killed at some moment from `from` to `to`.
     pub fn was_disturbed(&self, process: ProcessId, from: Instant, to: Instant) -> bool {
         let record = self.lock();
         let process = &record.processes[process.0];
@@ -294,23 +300,23 @@ impl Oracle {
         self.lock().processes[process.0].stopped.last().is_some_and(|stop| stop.to.is_none())
     }
 
-    /// The sockets that are acknowledged in the room and have not begun to go, on whatever node.
+    /// The sockets on any node that are acknowledged in the room and have not begun to leave or to disconnect.
     pub fn present(&self, room: &str) -> BTreeSet<String> {
         let record = self.lock();
-        let there = |life: &Life| {
-            let stays = |stay: &Stay| stay.room == room && stay.acknowledged.is_some() && stay.leaving.is_none();
-            life.going.is_none() && life.ended.is_none() && life.stays.iter().any(stays)
+        let present = |life: &Life| {
+            let member = |stay: &Stay| stay.room == room && stay.acknowledged.is_some() && stay.leaving.is_none();
+            life.going.is_none() && life.ended.is_none() && life.stays.iter().any(member)
         };
-        record.sockets.iter().filter(|(_, life)| there(life)).map(|(socket, _)| socket.clone()).collect()
+        record.sockets.iter().filter(|(_, life)| present(life)).map(|(socket, _)| socket.clone()).collect()
     }
 
-    /// Every room that a socket has been in.
+    /// Every room that has had a socket.
     pub fn rooms(&self) -> BTreeSet<String> {
         let record = self.lock();
         record.sockets.values().flat_map(|life| life.stays.iter().map(|stay| stay.room.clone())).collect()
     }
 
-    /// What is wrong with an answer. To be asked when [`SEEING_WITHIN`] has passed since it came.
+    /// The errors of an answer. Call this when [`SEEING_WITHIN`] has passed since the answer.
     pub fn judge(&self, call: &Call, slack: Duration) -> Vec<String> {
         let record = self.lock();
         let mut wrong = Vec::new();
@@ -321,25 +327,33 @@ impl Oracle {
                 wrong.push(format!("{socket} is listed twice"));
             }
             let Some(life) = record.sockets.get(socket) else {
-                wrong.push(format!("{socket} ({}) is nobody's socket", row.user));
+                wrong.push(format!("{socket} ({}) is not the socket of any client", row.user));
                 continue;
             };
             if life.user != row.user {
-                wrong.push(format!("{socket} is said to be {}: {}", row.user, record.tell(socket, life, call)));
+                wrong.push(format!(
+                    "{socket} is listed with user {}: {}",
+                    row.user,
+                    record.describe(socket, life, call)
+                ));
             }
             let process = &record.processes[life.process.0];
             if row.node.as_ref().is_some_and(|node| *node != process.name) {
-                wrong.push(format!("{socket} is said to be on {:?}: {}", row.node, record.tell(socket, life, call)));
+                wrong.push(format!(
+                    "{socket} is listed on node {:?}: {}",
+                    row.node,
+                    record.describe(socket, life, call)
+                ));
             }
-            if !life.stays.iter().any(|stay| record.may(life, stay, call)) {
-                wrong.push(format!("EXTRA {}", record.tell(socket, life, call)));
+            if !life.stays.iter().any(|stay| record.may_list(life, stay, call)) {
+                wrong.push(format!("EXTRA {}", record.describe(socket, life, call)));
             }
         }
         if call.complete {
             for (socket, life) in &record.sockets {
-                let must = life.stays.iter().any(|stay| record.must(life, stay, call));
+                let must = life.stays.iter().any(|stay| record.must_list(life, stay, call));
                 if must && !listed.contains(socket.as_str()) {
-                    wrong.push(format!("MISSING {}", record.tell(socket, life, call)));
+                    wrong.push(format!("MISSING {}", record.describe(socket, life, call)));
                 }
             }
         }
@@ -368,23 +382,23 @@ impl Oracle {
         wrong.iter().map(|wrong| format!("{wrong}\n    in {context}")).collect()
     }
 
-    /// Forgets sockets that went long ago.
+    /// Forgets sockets that disconnected long ago.
     pub fn forget_old(&self) {
         self.lock().sockets.retain(|_, life| {
-            let went = life.going.or(life.ended);
-            went.is_none_or(|went| went.elapsed() < KEPT)
+            let disconnected = life.going.or(life.ended);
+            disconnected.is_none_or(|moment| moment.elapsed() < HISTORY_RETENTION)
         });
     }
 
-    /// Seconds since the oracle was made: how its messages name moments.
+    /// Seconds since the oracle was created. Its messages name moments in these seconds.
     pub fn clock(&self) -> f64 {
         self.lock().began.elapsed().as_secs_f64()
     }
 }
 
 impl Record {
-    /// Whether a complete answer must list it.
-    fn must(&self, life: &Life, stay: &Stay, call: &Call) -> bool {
+    /// Whether a complete answer must list this socket in this room.
+    fn must_list(&self, life: &Life, stay: &Stay, call: &Call) -> bool {
         let process = &self.processes[life.process.0];
         let Some(acknowledged) = stay.acknowledged.filter(|moment| *moment <= call.asked) else { return false };
         let after = |moment: Option<Instant>| moment.is_none_or(|moment| moment > call.answered);
@@ -393,41 +407,42 @@ impl Record {
             && after(life.going)
             && life.ended.is_none_or(|ended| ended > call.answered + SEEING_WITHIN)
             && after(process.killed.map(|killed| killed.from))
-            && !process.may_be_out(self.lease, acknowledged, call.asked, call.answered)
+            && !process.may_be_inactive(self.lease, acknowledged, call.asked, call.answered)
     }
 
-    /// Whether an answer may list it.
-    fn may(&self, life: &Life, stay: &Stay, call: &Call) -> bool {
+    /// Whether an answer may list this socket in this room.
+    fn may_list(&self, life: &Life, stay: &Stay, call: &Call) -> bool {
         let process = &self.processes[life.process.0];
-        let gone = |moment: Option<Instant>| moment.is_some_and(|moment| moment < call.asked);
-        let went = life.going.into_iter().chain(life.ended).min();
+        let before = |moment: Option<Instant>| moment.is_some_and(|moment| moment < call.asked);
+        let disconnected = life.going.into_iter().chain(life.ended).min();
         stay.room == call.room
-            && stay.asked_for <= call.answered
-            && !gone(stay.left)
-            && !gone(process.killed.and_then(|killed| killed.to))
-            && !gone(went.and_then(|went| process.noticed(went)))
+            && stay.requested <= call.answered
+            && !before(stay.left)
+            && !before(process.killed.and_then(|killed| killed.to))
+            && !before(disconnected.and_then(|moment| process.noticed(moment)))
     }
 
-    fn tell(&self, socket: &str, life: &Life, call: &Call) -> String {
+    /// The history of a socket, for the failure message.
+    fn describe(&self, socket: &str, life: &Life, call: &Call) -> String {
         let at = |moment: Instant| (moment - self.began).as_secs_f64();
-        let maybe = |what: &str, moment: Option<Instant>| {
-            moment.map(|moment| format!(", {what} {:.3}", at(moment))).unwrap_or_default()
+        let maybe = |event: &str, moment: Option<Instant>| {
+            moment.map(|moment| format!(", {event} {:.3}", at(moment))).unwrap_or_default()
         };
         let process = &self.processes[life.process.0];
         let mut text = format!("{socket} ({}) on {}", life.user, process.name);
         for stay in life.stays.iter().filter(|stay| stay.room == call.room) {
-            let _ = write!(text, ", asked for {:.3}", at(stay.asked_for));
+            let _ = write!(text, ", requested {:.3}", at(stay.requested));
             text += &maybe("acknowledged", stay.acknowledged);
             text += &maybe("leaving", stay.leaving);
             text += &maybe("left", stay.left);
         }
-        text += &maybe("going", life.going);
-        text += &maybe("ended", life.ended);
+        text += &maybe("disconnecting", life.going);
+        text += &maybe("transport ended", life.ended);
         for stop in &process.stopped {
-            let _ = write!(text, "; stopped {:.3}{}", at(stop.from), maybe("went on", stop.to));
+            let _ = write!(text, "; stopped {:.3}{}", at(stop.from), maybe("resumed", stop.to));
         }
         for out in &process.out {
-            let _ = write!(text, "; out {:.3}{}", at(out.from), maybe("in", out.to));
+            let _ = write!(text, "; inactive {:.3}{}", at(out.from), maybe("active", out.to));
         }
         text += &maybe("process killed", process.killed.map(|killed| killed.from));
         text

@@ -1,4 +1,4 @@
-//! Certificates of every kind: good ones, and those that must not be accepted.
+//! Certificate authorities, certificates and TLS ends for tests, valid and invalid.
 
 use std::fs;
 use std::io;
@@ -42,28 +42,28 @@ pub enum Time {
 
 impl Authority {
     pub fn new(name: &str) -> Self {
-        let mut terms = CertificateParams::new(Vec::new()).unwrap();
-        terms.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        terms.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        terms.distinguished_name.push(DnType::CommonName, name);
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
-        let pem = terms.self_signed(&key).unwrap().pem();
-        Self { pem, issuer: Issuer::new(terms, key) }
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { pem, issuer: Issuer::new(params, key) }
     }
 
-    /// For both ends of a connection.
+    /// A certificate for TLS servers and TLS clients.
     pub fn issue(&self, name: &str, time: Time) -> Issued {
-        let mut terms = CertificateParams::new([name.to_owned()]).unwrap();
-        terms.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         if let Time::Past = time {
-            terms.not_after = date_time_ymd(2020, 1, 1);
+            params.not_after = date_time_ymd(2020, 1, 1);
         }
         let key = KeyPair::generate().unwrap();
-        Issued { certificate: terms.signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
+        Issued { certificate: params.signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
     }
 }
 
-/// The files of one node.
+/// The certificate files of one node, in a temporary folder.
 pub struct Folder(TempDir);
 
 impl Default for Folder {
@@ -85,7 +85,7 @@ impl Folder {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// Swaps the file, as whoever rotates it does.
+    /// Replaces the file with a rename, as an atomic rotation does.
     pub fn write(&self, name: &str, contents: &str) -> String {
         let next = self.path("next");
         fs::write(&next, contents).unwrap();
@@ -93,7 +93,7 @@ impl Folder {
         self.text(name)
     }
 
-    /// Certificates of a mesh as files, and the flags that name them.
+    /// Writes the mesh certificates to files. Returns the flags that name the files.
     pub fn mesh(&self, ca: &str, issued: &Issued) -> Vec<String> {
         self.write("ca.pem", ca);
         self.write("node.pem", &issued.certificate);
@@ -102,14 +102,14 @@ impl Folder {
         flags.iter().flat_map(|(flag, file)| [(*flag).to_owned(), self.text(file)]).collect()
     }
 
-    /// The same as a node opens them.
+    /// Opens the files of [`Self::mesh`] as a node does.
     pub fn security(&self, advertised: &str) -> Security {
         let [ca, certificate, key] = ["ca.pem", "node.pem", "node.key"].map(|name| self.path(name));
         Security::open(Some(CertificateFiles { ca, certificate, key }), None, Some(advertised)).unwrap()
     }
 }
 
-/// A connection that shows this certificate, if any, and accepts whatever the other end shows. Comes from `source`.
+/// A TLS connection from `source` that presents this certificate, if any, and accepts any server certificate.
 pub async fn connect(
     source: [u8; 4],
     to: std::net::SocketAddr,
@@ -128,7 +128,7 @@ pub async fn connect(
     TlsConnector::from(Arc::new(config)).connect(ServerName::from(to.ip()), stream).await
 }
 
-/// What serves with this certificate, and asks nobody for one.
+/// A TLS acceptor that presents this certificate and requests none from clients.
 pub fn acceptor(shown: &Issued) -> TlsAcceptor {
     let config = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
     let mut config = config.with_no_client_auth().with_cert_resolver(certified(shown));
@@ -136,7 +136,7 @@ pub fn acceptor(shown: &Issued) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// A client of https that trusts this CA and offers these protocols.
+/// A TLS client that trusts this CA and offers these ALPN protocols.
 pub fn trusting(ca: &str, protocols: &[&str]) -> TlsConnector {
     let roots: RootCertStore = pem::roots(Path::new("ca"), ca.as_bytes()).unwrap();
     let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();

@@ -1,6 +1,6 @@
-//! One `rollcall serve` process as an operator runs it, with addresses of its own and everything that it logs.
+//! One `rollcall serve` process as an operator runs it, with its own addresses and its whole log.
 //!
-//! Owns the process: it is killed with the value. [`ServeCommand`] builds its command line.
+//! Owns the process: dropping the value kills it. [`ServeCommand`] builds its command line.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -16,7 +16,7 @@ use crate::redis_server::RedisServer;
 use crate::samples::Samples;
 use crate::{PATIENCE, signals, text, until};
 
-/// A running node. It is killed with the value.
+/// A running node. Dropping the value kills it.
 pub struct Process {
     pub child: Child,
     pub name: String,
@@ -26,10 +26,10 @@ pub struct Process {
     log: CapturedLog,
 }
 
-/// The command line and the environment of a node. The system picks its addresses.
+/// The command line and the environment of a node. The kernel chooses its ports.
 pub struct ServeCommand(Command);
 
-/// What a node knows of a room: whether that is all, who did not answer and why, and the sockets.
+/// A roll call's answer. `unanswered` names the nodes that did not answer, with reasons; a complete answer has none.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Roll {
     pub unanswered: Option<String>,
@@ -41,14 +41,14 @@ pub fn complete(sockets: &[&str]) -> Roll {
     Roll { unanswered: None, sockets: sockets.iter().map(|socket| (*socket).to_owned()).collect() }
 }
 
-/// The program.
+/// The `rollcall` program, with plain output.
 pub fn rollcall() -> Command {
     let mut command = Command::new(rollcall_binary());
     command.env("NO_COLOR", "1");
     command
 }
 
-/// `rollcall serve` on addresses that the system picks, unless the environment says otherwise afterwards.
+/// `rollcall serve` on ports that the kernel chooses. The caller may override the environment variables.
 pub fn serve() -> Command {
     let mut command = rollcall();
     let any = "127.0.0.1:0";
@@ -59,14 +59,14 @@ pub fn serve() -> Command {
 }
 
 impl ServeCommand {
-    /// A node that takes the user from the query, with the name that it gives itself.
+    /// A node with the default node name that takes the user from the query.
     pub fn unnamed() -> Self {
         let mut command = serve();
         command.args(["--identity", "query"]);
         Self(command)
     }
 
-    /// The same with this name.
+    /// As [`Self::unnamed`], with this node name.
     pub fn named(name: &str) -> Self {
         Self::unnamed().with(&["--node-name", name])
     }
@@ -85,17 +85,17 @@ impl ServeCommand {
         self.with(&["--redis", &redis.url()])
     }
 
-    /// With a mesh port that is known before it starts.
+    /// Fixes the mesh port, for tests that must know it before the node starts.
     pub fn mesh_on(self, port: u16) -> Self {
         self.env("ROLLCALL_MESH_LISTEN", &format!("127.0.0.1:{port}"))
     }
 
-    /// Starts the node, and returns when it listens. It need not be ready yet.
+    /// Starts the node and returns when it listens, which is before it is ready.
     pub fn launch(mut self) -> Process {
         Process::launch(&mut self.0)
     }
 
-    /// Starts the node, and returns when it is ready.
+    /// Starts the node and returns when it is ready.
     pub async fn ready(self) -> Process {
         let node = self.launch();
         node.is_ready().await;
@@ -117,15 +117,19 @@ impl ServeCommand {
             }
             std::thread::sleep(Duration::from_millis(10));
         };
-        let mut said = String::new();
-        stderr.read_to_string(&mut said).unwrap();
-        assert!(status.code().is_some_and(|code| code != 0), "it is not refused ({status}):\n{said}");
-        said
+        let mut output = String::new();
+        stderr.read_to_string(&mut output).unwrap();
+        assert!(
+            status.code().is_some_and(|code| code != 0),
+            "the node did not exit with an error ({status}):\n{output}"
+        );
+        output
     }
 }
 
 impl Process {
-    /// Starts a node, and returns when it listens. It need not be ready yet. It must log what it logs by default.
+    /// Starts a node and returns when it listens, which is before it is ready. Reads the addresses from the log, which
+    /// must therefore have the default level.
     pub fn launch(command: &mut Command) -> Self {
         let (log, began) = (CapturedLog::new(), Instant::now());
         let mut child = command.stderr(log.writer()).spawn().unwrap();
@@ -134,7 +138,7 @@ impl Process {
                 break line.to_owned();
             }
             let runs = child.try_wait().unwrap().is_none() && began.elapsed() < PATIENCE;
-            assert!(runs, "it does not start:\n{}", log.text());
+            assert!(runs, "the node did not start:\n{}", log.text());
             std::thread::sleep(Duration::from_millis(2));
         };
         let field = |name: &str| {
@@ -146,15 +150,16 @@ impl Process {
         Self { child, name: field("name="), public, mesh, admin, log }
     }
 
-    /// Starts a node over this Redis, with `more` flags, and returns when it is ready.
+    /// Starts a node with this Redis and further flags, and returns when it is ready.
     pub async fn start(redis: &RedisServer, name: &str, more: &[&str]) -> Self {
         ServeCommand::named(name).redis(redis).with(more).ready().await
     }
 
-    /// Returns when it is ready.
+    /// Returns when the node is ready.
     pub async fn is_ready(&self) {
         let url = format!("http://{}/readyz", self.admin);
-        until("ready", || async { reqwest::get(&url).await.is_ok_and(|answer| answer.status() == 200) }).await;
+        until("the node is ready", || async { reqwest::get(&url).await.is_ok_and(|answer| answer.status() == 200) })
+            .await;
     }
 
     pub fn log(&self) -> String {
@@ -162,30 +167,30 @@ impl Process {
     }
 
     /// The lines of the log that contain this text.
-    pub fn logged(&self, what: &str) -> Vec<String> {
-        self.log().lines().filter(|line| line.contains(what)).map(ToOwned::to_owned).collect()
+    pub fn logged(&self, part: &str) -> Vec<String> {
+        self.log().lines().filter(|line| line.contains(part)).map(ToOwned::to_owned).collect()
     }
 
     /// Waits until a line of the log contains this text.
-    pub async fn logs(&self, what: &str) {
-        until(&format!("{} logs {what}", self.name), || async { !self.logged(what).is_empty() }).await;
+    pub async fn logs(&self, part: &str) {
+        until(&format!("{} logs {part}", self.name), || async { !self.logged(part).is_empty() }).await;
     }
 
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// SIGSTOP.
+    /// Sends SIGSTOP.
     pub async fn stop(&self) {
         signals::stop(&self.child).await;
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub fn resume(&self) {
         signals::resume(&self.child);
     }
 
-    /// SIGTERM.
+    /// Sends SIGTERM.
     pub fn terminate(&self) {
         signals::terminate(&self.child);
     }
@@ -204,7 +209,7 @@ impl Process {
         reqwest::get(format!("http://{}{path}", self.public)).await.unwrap()
     }
 
-    /// The short answer of the public port.
+    /// The answer of `/{room}/users` on the public port.
     pub async fn roll(&self, room: &str) -> Roll {
         self.roll_at(&format!("/{room}/users?deadline_ms=5000")).await
     }

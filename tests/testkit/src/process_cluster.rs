@@ -1,7 +1,7 @@
-//! A cluster of `rollcall serve` processes: started, signalled, started again at the same address, and asked.
+//! A cluster of `rollcall serve` processes, which tests start, signal, restart at the same address, and query.
 //!
-//! Owns the processes and what they wrote to standard error, which is printed when the test fails. Every node has
-//! addresses of its own, so none is taken while it is down. With [`Options::proxied`] the links between nodes, and from
+//! Owns the processes and their logs, and prints the logs when the test fails. Every node has its own IP address, so no
+//! other program takes its ports while it is down. With [`Options::proxied`] the connections between nodes, and from
 //! each node to Redis, lead through proxies.
 
 use std::collections::BTreeSet;
@@ -25,20 +25,20 @@ use crate::redis_server::{RedisServer, own_ip};
 use crate::tracked_client::{Door, Refused, TrackedClient};
 use crate::{PATIENCE, POLL_INTERVAL, mesh_client, signals, text, until};
 
-/// So many clusters run at once: more would make each other late.
-const CLUSTERS: usize = 3;
-static PLACES: Semaphore = Semaphore::const_new(CLUSTERS);
+/// The number of clusters at a time. With more, the nodes compete for the processor and answer late.
+const MAX_CLUSTERS: usize = 3;
+static CLUSTER_PERMITS: Semaphore = Semaphore::const_new(MAX_CLUSTERS);
 
-/// How the nodes of a cluster are started.
+/// The settings of a cluster's nodes.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub lease: Duration,
     pub deadline: Duration,
-    /// Links lead through proxies.
+    /// Whether links lead through proxies.
     pub proxied: bool,
-    /// What the nodes are told instead of the address of the Redis.
+    /// A `--redis` URL to use instead of the address of [`ProcessCluster::redis`].
     pub redis: Option<String>,
-    /// What the keys begin with.
+    /// The prefix of the Redis keys.
     pub prefix: &'static str,
     /// Further arguments.
     pub more: Vec<String>,
@@ -66,13 +66,13 @@ impl Options {
     }
 }
 
-/// One node, across the processes it has been.
+/// One node, across restarts of its process.
 pub struct ProcessNode {
     pub name: String,
     pub public: SocketAddr,
     pub mesh: SocketAddr,
     pub admin: SocketAddr,
-    /// What the oracle knows its present process as.
+    /// The oracle's id of the current process.
     pub process: Present,
     pub log: CapturedLog,
     child: Option<Child>,
@@ -89,10 +89,10 @@ impl ProcessNode {
     }
 
     fn running(&self) -> &Child {
-        self.child.as_ref().expect("it runs")
+        self.child.as_ref().expect("the node runs")
     }
 
-    /// The memory it has in use, in bytes.
+    /// The resident memory of the process, in bytes.
     pub fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -110,7 +110,7 @@ impl ProcessNode {
         self.child = Some(command.spawn().unwrap());
     }
 
-    /// The exit status, once it has one.
+    /// The exit status, if the process has ended.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.child.as_mut()?.try_wait().unwrap()
     }
@@ -128,14 +128,14 @@ impl Drop for ProcessNode {
     }
 }
 
-/// The proxies of a cluster: one in front of each node's mesh, and one in front of Redis for each node.
+/// The proxies of a cluster: one in front of each node's mesh port, and one in front of Redis for each node.
 struct Proxies {
     processes: Processes,
     mesh: Vec<Proxy>,
     redis: Vec<Proxy>,
 }
 
-/// Nodes over one Redis.
+/// Nodes that share one Redis.
 pub struct ProcessCluster {
     pub redis: RedisServer,
     pub nodes: Vec<ProcessNode>,
@@ -143,7 +143,7 @@ pub struct ProcessCluster {
     pub options: Options,
     asker: Asker,
     proxies: Option<Proxies>,
-    _place: SemaphorePermit<'static>,
+    _permit: SemaphorePermit<'static>,
 }
 
 impl ProcessCluster {
@@ -152,7 +152,7 @@ impl ProcessCluster {
         Self::start_over(RedisServer::start().await, count, options).await
     }
 
-    /// The same over a Redis that is there already.
+    /// As [`Self::start`], with a Redis that already runs.
     pub async fn start_over(redis: RedisServer, count: usize, options: Options) -> Self {
         let mut cluster = Self::prepare_over(redis, options).await;
         for _ in 0..count {
@@ -163,21 +163,21 @@ impl ProcessCluster {
         cluster
     }
 
-    /// A Redis and no nodes yet.
+    /// Starts a Redis and no nodes.
     pub async fn prepare(options: Options) -> Self {
         Self::prepare_over(RedisServer::start().await, options).await
     }
 
     async fn prepare_over(redis: RedisServer, options: Options) -> Self {
-        let place = PLACES.acquire().await.expect("nobody closes it");
+        let permit = CLUSTER_PERMITS.acquire().await.expect("the semaphore is never closed");
         let oracle = Oracle::new(options.lease);
         let proxied = options.proxied;
         let proxies = proxied.then(|| Proxies { processes: Processes::default(), mesh: Vec::new(), redis: Vec::new() });
         let asker = Asker::new(options.deadline);
-        Self { redis, nodes: Vec::new(), oracle, options, asker, proxies, _place: place }
+        Self { redis, nodes: Vec::new(), oracle, options, asker, proxies, _permit: permit }
     }
 
-    /// Starts one more node, and does not wait until it is ready.
+    /// Starts one more node without waiting until it is ready.
     pub async fn launch(&mut self) -> usize {
         let number = self.nodes.len();
         let ip = own_ip();
@@ -215,12 +215,12 @@ impl ProcessCluster {
         number
     }
 
-    /// Ends when these nodes are ready, and each calls the roll of an unknown room complete without asking a peer.
+    /// Ends when these nodes are ready and each answers for an empty room completely, from the directory alone.
     pub async fn settled(&self, nodes: &[usize]) {
         for node in nodes {
-            until("it is ready", || self.ready(*node)).await;
+            until("the node is ready", || self.ready(*node)).await;
         }
-        until("they know each other", || async {
+        until("the nodes know each other", || async {
             let calls = join_all(nodes.iter().map(|node| self.call(*node, "nobody-is-here"))).await;
             calls.iter().all(|(full, call)| call.complete && full["source"] == "directory")
         })
@@ -232,11 +232,11 @@ impl ProcessCluster {
         self.asker.http.get(url).send().await.is_ok_and(|answer| answer.status() == 200)
     }
 
-    /// `kill -9`. Returns when it is gone.
+    /// Sends SIGKILL. Returns when the process has ended.
     pub fn kill(&mut self, node: usize) {
         let node = &mut self.nodes[node];
         self.oracle.killing(node.process.get());
-        let mut child = node.child.take().expect("it runs");
+        let mut child = node.child.take().expect("the node runs");
         child.kill().unwrap();
         child.wait().unwrap();
         self.oracle.killed(node.process.get());
@@ -245,7 +245,7 @@ impl ProcessCluster {
         }
     }
 
-    /// Starts a process at the same addresses, after the last one ended.
+    /// Starts a new process at the same addresses. The previous one must have ended.
     pub fn restart(&mut self, node: usize) {
         let number = node;
         let node = &mut self.nodes[node];
@@ -256,26 +256,26 @@ impl ProcessCluster {
         }
     }
 
-    /// SIGSTOP. Returns when it stands still.
+    /// Sends SIGSTOP. Returns when every thread has stopped.
     pub async fn stop(&self, node: usize) {
         let node = &self.nodes[node];
         self.oracle.stopping(node.process.get());
         signals::stop(node.running()).await;
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub fn resume(&self, node: usize) {
         let node = &self.nodes[node];
         signals::resume(node.running());
         self.oracle.went_on(node.process.get());
     }
 
-    /// SIGTERM.
+    /// Sends SIGTERM.
     pub fn terminate(&self, node: usize) {
         signals::terminate(self.nodes[node].running());
     }
 
-    /// Ends when the process has ended by itself.
+    /// Waits until the process exits.
     pub async fn exited(&mut self, node: usize) -> ExitStatus {
         let began = Instant::now();
         loop {
@@ -290,12 +290,12 @@ impl ProcessCluster {
         }
     }
 
-    /// The link from one node to another, in this direction.
+    /// Sets the mode of the link from one node to another, in this direction only.
     pub fn link(&self, from: usize, to: usize, mode: Mode) {
         self.proxies.as_ref().expect("the cluster is proxied").mesh[to].set(from, mode);
     }
 
-    /// Both directions between two nodes.
+    /// Sets the mode of the link between two nodes, in both directions.
     pub fn between(&self, one: usize, other: usize, mode: Mode) {
         self.link(one, other, mode);
         self.link(other, one, mode);
@@ -305,7 +305,7 @@ impl ProcessCluster {
         self.proxies.as_ref().expect("the cluster is proxied").redis[from].set(from, mode);
     }
 
-    /// Every node's way to Redis leads to this server from now on.
+    /// Redirects every node's Redis connections to this server.
     pub fn point_to(&self, server: &RedisServer) {
         for proxy in &self.proxies.as_ref().expect("the cluster is proxied").redis {
             proxy.point_to(server.address);
@@ -314,60 +314,60 @@ impl ProcessCluster {
 
     pub async fn connect(&self, node: usize, user: &str, rooms: &[&str]) -> TrackedClient {
         let connected = TrackedClient::connect(&self.oracle, &self.nodes[node].door(), user, rooms).await;
-        connected.unwrap_or_else(|refused| panic!("{user} was not let in by node {node}: {refused:?}"))
+        connected.unwrap_or_else(|refused| panic!("node {node} refused {user}: {refused:?}"))
     }
 
     pub async fn try_connect(&self, node: usize, user: &str, rooms: &[&str]) -> Result<TrackedClient, Refused> {
         TrackedClient::connect(&self.oracle, &self.nodes[node].door(), user, rooms).await
     }
 
-    /// Connects as clients do that are turned away: they try again.
+    /// Connects, and retries when the node refuses, as real clients do.
     pub async fn persist(&self, node: usize, user: &str, rooms: &[&str]) -> TrackedClient {
         let began = Instant::now();
         loop {
             match self.try_connect(node, user, rooms).await {
                 Ok(client) => return client,
-                Err(refused) => assert!(began.elapsed() < PATIENCE, "{user} is not let in: {refused:?}"),
+                Err(refused) => assert!(began.elapsed() < PATIENCE, "node {node} still refuses {user}: {refused:?}"),
             }
             sleep(POLL_INTERVAL * 5).await;
         }
     }
 
-    /// The full answer of a node, as it came and as the oracle takes it.
+    /// The full answer of a node: its JSON body, and the roll call for the oracle to judge.
     pub async fn call(&self, node: usize, room: &str) -> (Value, Call) {
-        let (status, full, call) = self.asker.ask(&self.nodes[node].door(), room).await.expect("it answers");
+        let (status, full, call) = self.asker.ask(&self.nodes[node].door(), room).await.expect("the node answers");
         assert_eq!(status, 200, "{full}");
         (full, call)
     }
 
-    /// Whoever is listed, complete or not.
+    /// The sockets that the node lists, in a complete or partial answer.
     pub async fn rows(&self, node: usize, room: &str) -> BTreeSet<String> {
         sockets(&self.call(node, room).await.1)
     }
 
-    /// Whether each of these nodes lists exactly who is there, complete or not.
+    /// Whether each of these nodes lists exactly the present sockets, in a complete or partial answer.
     pub async fn all_listed(&self, nodes: &[usize], room: &str) -> bool {
-        self.all_tell(nodes, room, |_| true).await
+        self.all_list_present(nodes, room, |_| true).await
     }
 
-    /// Whether each of these nodes lists exactly who is there, and answers well. What another one said is printed, for
-    /// whoever reads why a test failed.
-    async fn all_tell(&self, nodes: &[usize], room: &str, well: impl Fn(&Call) -> bool) -> bool {
+    /// Whether each of these nodes lists exactly the present sockets, in an acceptable answer. Prints every other answer,
+    /// because the output of a failed test should show it.
+    async fn all_list_present(&self, nodes: &[usize], room: &str, acceptable: impl Fn(&Call) -> bool) -> bool {
         let expected = self.oracle.present(room);
         let answers = join_all(nodes.iter().map(|node| self.call(*node, room))).await;
-        let wrong = answers.iter().filter(|(_, call)| sockets(call) != expected || !well(call));
+        let wrong = answers.iter().filter(|(_, call)| sockets(call) != expected || !acceptable(call));
         wrong.inspect(|(full, _)| eprintln!("{room} is {expected:?}, and not {full}")).count() == 0
     }
 
-    /// Ends when each of these nodes gives the complete and right answer, and Redis says the same as all rosters;
-    /// fails when that takes longer than `bound`. Returns how long it took.
+    /// Ends when each of these nodes answers completely and correctly, and Redis agrees with all rosters. Fails after
+    /// `bound`. Returns the duration.
     pub async fn healed(&self, nodes: &[usize], bound: Duration) -> Duration {
         let began = Instant::now();
         loop {
             let mut missing = self.differences(nodes).await;
             for room in self.oracle.rooms() {
                 if !self.agree(nodes, &room).await {
-                    missing.push(format!("the nodes do not all list {room}, and complete"));
+                    missing.push(format!("not every node lists {room} completely and correctly"));
                 }
             }
             if missing.is_empty() {
@@ -378,16 +378,16 @@ impl ProcessCluster {
         }
     }
 
-    /// The complete answer is exactly these; anything else is `None`.
+    /// The sockets of a complete answer; `None` when the answer is partial.
     pub async fn listed(&self, node: usize, room: &str) -> Option<BTreeSet<String>> {
         let (_, call) = self.call(node, room).await;
         let listed = sockets(&call);
         call.complete.then_some(listed)
     }
 
-    /// Whether these nodes all give a complete answer that is exactly who is there, as far as the clients know.
+    /// Whether each of these nodes lists exactly the present sockets, in a complete answer.
     pub async fn agree(&self, nodes: &[usize], room: &str) -> bool {
-        self.all_tell(nodes, room, |call| call.complete).await
+        self.all_list_present(nodes, room, |call| call.complete).await
     }
 
     pub fn asker(&self) -> Asker {
@@ -398,7 +398,7 @@ impl ProcessCluster {
         self.nodes.iter().map(ProcessNode::door).collect()
     }
 
-    /// What the node itself says about a room over the mesh: its present id, and its sockets.
+    /// The node's own roster of a room, from the mesh: its current node id, and its sockets.
     pub async fn roster(&self, node: usize, room: &str) -> Option<(String, BTreeSet<String>)> {
         let mut mesh = mesh_client(self.nodes[node].mesh);
         let request = LookupSocketsRequest { room: room.to_owned(), ..Default::default() };
@@ -406,8 +406,7 @@ impl ProcessCluster {
         Some((answer.node_id, answer.sockets.into_iter().map(|socket| socket.id_socket).collect()))
     }
 
-    /// What differs between Redis and the rosters of these nodes, in every room there ever was: nothing, when the index
-    /// is whole.
+    /// The differences between Redis and the rosters of these nodes, in every room that has had a socket.
     pub async fn differences(&self, nodes: &[usize]) -> Vec<String> {
         let prefix = self.options.prefix;
         let mut differences = Vec::new();
@@ -438,7 +437,7 @@ impl ProcessCluster {
     }
 }
 
-/// Asks for the roll. Cheap to clone.
+/// An HTTP client that requests roll calls. Cheap to clone.
 #[derive(Clone)]
 pub struct Asker {
     http: reqwest::Client,
@@ -451,7 +450,7 @@ impl Asker {
         Self { http, deadline }
     }
 
-    /// The status, the body, and what the oracle should judge; fails when the connection does.
+    /// The status, the JSON body, and the roll call for the oracle to judge. The error is that of the connection.
     pub async fn ask(&self, door: &Door, room: &str) -> reqwest::Result<(u16, Value, Call)> {
         let path = utf8_percent_encode(room, NON_ALPHANUMERIC);
         let process = door.process.get();
@@ -480,7 +479,7 @@ impl Asker {
     }
 }
 
-/// A short answer that was complete, to be asked about again.
+/// A complete short answer with its entity tag, for a conditional request.
 #[derive(Clone)]
 pub struct Held {
     tag: String,
@@ -488,8 +487,8 @@ pub struct Held {
 }
 
 impl Asker {
-    /// The short answer: its status (200, also where it was 304 and `held` still holds), what the oracle should judge,
-    /// and what to hold.
+    /// The short answer: its status, the roll call for the oracle to judge, and the value to hold for the next request.
+    /// Status 304 confirms `held`, and counts as 200 with the rows of `held`.
     pub async fn ask_briefly(
         &self,
         door: &Door,
@@ -533,14 +532,14 @@ impl Asker {
     }
 }
 
-/// Whoever an answer lists.
+/// The sockets that an answer lists.
 fn sockets(call: &Call) -> BTreeSet<String> {
     let listed: BTreeSet<String> = call.rows.iter().map(|row| row.socket.clone()).collect();
     assert_eq!(listed.len(), call.rows.len(), "a socket is listed twice");
     listed
 }
 
-/// Ports nobody listens on, each another one. The address is this node's own, so nobody takes them meanwhile.
+/// Distinct free ports. The IP address belongs to this node, so no other program takes the ports before the node starts.
 fn free<const COUNT: usize>(ip: IpAddr) -> [SocketAddr; COUNT] {
     let held = [(); COUNT].map(|()| std::net::TcpListener::bind((ip, 0)).unwrap());
     held.map(|listener| listener.local_addr().unwrap())

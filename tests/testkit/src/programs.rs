@@ -1,4 +1,4 @@
-//! Programs that tests run: where they are, and how one is run to its end.
+//! Programs that tests run: their paths, and a function that runs one to its end.
 
 use std::env;
 use std::io::Read;
@@ -11,11 +11,11 @@ pub fn repository() -> &'static Path {
     here.ancestors().nth(2).expect("the crate is in tests/testkit")
 }
 
-/// The `rollcall` binary. Cargo builds it before it runs an integration test, into the folder above that of the test.
+/// The `rollcall` binary. Cargo builds it before an integration test runs, into the parent of the test's folder.
 pub fn rollcall_binary() -> PathBuf {
     let test = env::current_exe().unwrap();
     let binary = test.ancestors().nth(2).expect("test binaries are in target/<profile>/deps").join("rollcall");
-    assert!(binary.exists(), "there is no {}; `cargo build` makes it", binary.display());
+    assert!(binary.exists(), "{} does not exist; run `cargo build`", binary.display());
     binary
 }
 
@@ -24,12 +24,12 @@ pub fn tools() -> PathBuf {
     repository().join(env::var_os("ROLLCALL_TOOLS").map_or_else(|| "target/tools".into(), PathBuf::from))
 }
 
-/// redis-server, or the program that stands for it: `make test-valkey` sets `ROLLCALL_REDIS_SERVER`.
+/// redis-server or a compatible program: `make test-valkey` sets `ROLLCALL_REDIS_SERVER`.
 pub fn redis_program() -> String {
     env::var("ROLLCALL_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
 }
 
-/// A program of Prometheus: the one that `make tools` unpacked, or the system's.
+/// A program of Prometheus: from the folder of `make tools` if it exists there, otherwise from `PATH`.
 pub fn prometheus(program: &str) -> Command {
     let unpacked = tools().join("prometheus/usr/bin").join(program);
     Command::new(if unpacked.exists() { unpacked } else { program.into() })
@@ -39,8 +39,8 @@ pub fn prometheus(program: &str) -> Command {
 pub fn run(command: &mut Command) -> (bool, String) {
     let running = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = running.expect("the program is needed for the tests; `make tools` installs it");
-    let mut said = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    (child.wait().unwrap().success(), said)
+    let mut output = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+    child.stderr.take().unwrap().read_to_string(&mut output).unwrap();
+    (child.wait().unwrap().success(), output)
 }

@@ -1,8 +1,8 @@
-//! A TCP proxy that breaks links: it stands in front of one address, and for each link that leads there (from one node)
-//! it passes bytes, resets connections, holds them as if packets were dropped, or passes them late.
+//! A TCP proxy that injects network faults in front of one address. A link is the set of connections from one node. Per
+//! link, the proxy forwards bytes, delays them, holds them as if packets were lost, or resets the connections.
 //!
-//! Owns the connections through it. Which node a connection comes from is looked up in `/proc`: the process that owns
-//! the connecting socket. A proxy that serves one node alone needs no look-up.
+//! Owns the connections through it. It finds the node of a connection in `/proc`, by the process that owns the connecting
+//! socket. A proxy of a single node needs no look-up.
 
 use std::collections::HashMap;
 use std::fs;
@@ -17,26 +17,27 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-/// The most bytes of one chunk, and the most chunks that are on their way.
-const CHUNK: usize = 16 << 10;
-const CHUNKS: usize = 256;
+/// The maximum size of a chunk in bytes.
+const MAX_CHUNK_BYTES: usize = 16 << 10;
+/// The maximum number of chunks in flight per direction of a connection.
+const MAX_CHUNKS: usize = 256;
 
-/// What a link does with its connections.
+/// The treatment of a link's connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Open,
-    /// Connections are reset, and so are new ones.
+    /// Present and new connections are reset.
     Cut,
-    /// Connections are taken and stay, and nothing passes until the link is open again.
+    /// Connections are accepted and stay open, but no byte passes until the mode changes.
     Held,
-    /// Every chunk passes this much later.
+    /// Every chunk passes after this delay.
     Delayed(Duration),
 }
 
-/// The link that a connection belongs to, by where it comes from.
+/// The mode of each link, by the number of the node it comes from.
 type Links = Arc<Mutex<HashMap<usize, watch::Sender<Mode>>>>;
 
-/// Which processes connections may come from, with the number of the link each has.
+/// The processes that may connect, with the link number of each.
 #[derive(Clone, Default)]
 pub struct Processes(Arc<Mutex<HashMap<u32, usize>>>);
 
@@ -68,19 +69,19 @@ fn inode(peer: SocketAddr, local: SocketAddr) -> Option<String> {
     })
 }
 
-/// An address as `/proc/net/tcp` writes it: the bytes of the IP address in the order of this machine.
+/// An address in the format of `/proc/net/tcp`, which writes the IP address in native byte order.
 fn in_proc(address: SocketAddr) -> Option<String> {
     let IpAddr::V4(ip) = address.ip() else { return None };
     Some(format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port()))
 }
 
 fn owns(pid: u32, inode: &str) -> bool {
-    let wanted = format!("socket:[{inode}]");
+    let expected = format!("socket:[{inode}]");
     let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    files.flatten().any(|file| fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == wanted.as_str()))
+    files.flatten().any(|file| fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == expected.as_str()))
 }
 
-/// Who connects to a proxy.
+/// The nodes that connect to a proxy.
 #[derive(Clone)]
 pub enum Callers {
     /// One node, over the link of this number.
@@ -89,7 +90,7 @@ pub enum Callers {
     Many(Processes),
 }
 
-/// Runs until it is dropped.
+/// A running proxy. Dropping it ends the proxy and its connections.
 pub struct Proxy {
     pub address: SocketAddr,
     links: Links,
@@ -108,12 +109,12 @@ impl Proxy {
         Self { address, links, target, _tasks: tasks }
     }
 
-    /// From now on the link from node `from` does this.
+    /// Sets the mode of the link from node `from`.
     pub fn set(&self, from: usize, mode: Mode) {
         link(&self.links, from).send_replace(mode);
     }
 
-    /// New connections lead there, and the present ones are reset.
+    /// Forwards new connections to `target`, and resets the present ones.
     pub fn point_to(&self, target: SocketAddr) {
         self.target.send_replace(target);
     }
@@ -135,7 +136,7 @@ async fn accept(listener: TcpListener, callers: Callers, links: Links, target: w
             Callers::One(from) => Some(*from),
             Callers::Many(processes) => stream.local_addr().ok().and_then(|local| processes.link(peer, local)),
         };
-        // Nobody's: the process is gone already.
+        // No known process owns the socket: the process has ended already.
         let Some(from) = from else {
             reset(stream);
             continue;
@@ -149,7 +150,7 @@ fn reset(stream: TcpStream) {
     drop(stream);
 }
 
-/// Carries one connection until an end closes it, or the link is cut.
+/// Forwards one connection until an end closes it, the link is cut, or the target changes.
 async fn carry(caller: TcpStream, mut mode: watch::Receiver<Mode>, mut target: watch::Receiver<SocketAddr>) {
     let mut cut = mode.clone();
     let address = *target.borrow_and_update();
@@ -164,36 +165,36 @@ async fn carry(caller: TcpStream, mut mode: watch::Receiver<Mode>, mut target: w
     let Some(callee) = callee else { return reset(caller) };
     for stream in [&caller, &callee] {
         let _ = stream.set_nodelay(true);
-        // Whoever drops it resets the connection; an orderly end was shut down before.
+        // A drop then resets the connection. An orderly end is not affected, because `pump` has shut down the stream.
         let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
     }
     let (from_caller, to_caller) = split(caller);
     let (from_callee, to_callee) = split(callee);
-    let there = pump(from_caller, to_callee, mode.clone());
+    let forth = pump(from_caller, to_callee, mode.clone());
     let back = pump(from_callee, to_caller, mode);
     tokio::select! {
-        _ = async { tokio::join!(there, back) } => {}
+        _ = async { tokio::join!(forth, back) } => {}
         _ = cut.wait_for(|mode| *mode == Mode::Cut) => {}
         _ = target.changed() => {}
     }
 }
 
-/// Carries one direction. Ends when its source has ended and everything was passed on.
+/// Forwards one direction. Ends when the source has ended and every chunk has been written.
 async fn pump(mut from: ReadHalf<TcpStream>, mut to: WriteHalf<TcpStream>, mut mode: watch::Receiver<Mode>) {
-    let (sender, mut chunks) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS);
+    let (sender, mut chunks) = mpsc::channel::<(Instant, Vec<u8>)>(MAX_CHUNKS);
     let mut reading = mode.clone();
     let read = async move {
-        let mut chunk = vec![0; CHUNK];
+        let mut chunk = vec![0; MAX_CHUNK_BYTES];
         loop {
             let _ = reading.wait_for(|mode| *mode != Mode::Held).await;
             let count = tokio::select! {
                 read = from.read(&mut chunk) => read.unwrap_or(0),
                 _ = reading.changed() => continue,
             };
-            let late = if let Mode::Delayed(by) = *reading.borrow() { by } else { Duration::ZERO };
-            if count == 0 || sender.send((Instant::now() + late, chunk[..count].to_vec())).await.is_err() {
-                // The end is as late as the rest.
-                sleep_until(Instant::now() + late).await;
+            let delay = if let Mode::Delayed(delay) = *reading.borrow() { delay } else { Duration::ZERO };
+            if count == 0 || sender.send((Instant::now() + delay, chunk[..count].to_vec())).await.is_err() {
+                // The end of the stream is delayed like its chunks.
+                sleep_until(Instant::now() + delay).await;
                 return from;
             }
         }
@@ -210,6 +211,6 @@ async fn pump(mut from: ReadHalf<TcpStream>, mut to: WriteHalf<TcpStream>, mut m
         let _ = to.shutdown().await;
         to
     };
-    // Both halves are kept until both directions are done.
+    // Dropping a half early could reset the other direction, so that both halves live until both directions have ended.
     let _halves = tokio::join!(read, write);
 }

@@ -1,8 +1,8 @@
-//! A redis-server that can be killed, stopped, emptied, rolled back, demoted, and started again at the same address; alone,
-//! as a node of a Cluster, or as a Sentinel.
+//! A redis-server process that tests kill, stop, empty, roll back, demote, and restart at the same address. It runs as a
+//! single server, as a node of a Redis Cluster, or as a Sentinel.
 //!
-//! Owns the process and its folder. The address is one that nothing else of this machine connects from, so it is still
-//! free when the next process wants it.
+//! Owns the process and its folder. The IP address belongs to this server, and no other program connects from it. The
+//! port is therefore still free when the next process binds it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,12 +20,13 @@ use tokio::time::timeout;
 use crate::programs::redis_program;
 use crate::{signals, until};
 
-/// The longest a command of a test may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// The maximum duration of a Redis command in a test.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 
 static ADDRESSES: AtomicU8 = AtomicU8::new(1);
 
-/// A loopback address of this test process's own. Whoever connects to one does so from 127.0.0.1.
+/// A loopback address that only this test process uses. Outgoing connections use 127.0.0.1, so they cannot occupy a port
+/// of this address.
 pub fn own_ip() -> [u8; 4] {
     let pid = std::process::id();
     let number = ADDRESSES.fetch_add(1, Ordering::Relaxed);
@@ -35,7 +36,7 @@ pub fn own_ip() -> [u8; 4] {
 pub struct RedisServer {
     process: Option<Child>,
     pub address: SocketAddr,
-    /// Of a node of a Cluster: where the others reach it.
+    /// The cluster bus port, of a node of a Redis Cluster.
     pub bus: u16,
     folder: TempDir,
 }
@@ -45,14 +46,14 @@ impl RedisServer {
         Self::start_with(&[]).await
     }
 
-    /// The same with an index that began long ago, so that nodes need not wait for others that may come back to it.
+    /// As [`Self::start`], with an index that began long ago, so that nodes need not wait for peers to return to it.
     pub async fn start_aged() -> Self {
         let server = Self::start().await;
         server.age().await;
         server
     }
 
-    /// Writes an epoch that began long ago.
+    /// Writes an index epoch that began long ago.
     pub async fn age(&self) {
         let about: String = self.run(redis::cmd("INFO").arg("server")).await;
         let run_id = about.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap().trim();
@@ -67,14 +68,14 @@ impl RedisServer {
         server
     }
 
-    /// A node of a Cluster that consists of itself alone, and has no slots.
+    /// A node of a Redis Cluster that knows no other node and has no slots.
     pub async fn cluster_node() -> Self {
         let mut server = Self::place();
         let bus = std::net::TcpListener::bind((server.address.ip(), 0)).unwrap();
         server.bus = bus.local_addr().unwrap().port();
         drop(bus);
         let (ip, bus) = (server.address.ip().to_string(), server.bus.to_string());
-        // Whoever it connects to would otherwise take it to be where it connects from.
+        // Without an announced address, peers would use the source address of its connections.
         server.launch(&[
             "--cluster-enabled",
             "yes",
@@ -89,18 +90,18 @@ impl RedisServer {
         server
     }
 
-    /// A Sentinel that watches nobody yet.
+    /// A Sentinel that monitors no master yet.
     pub async fn sentinel(configuration: &str) -> Self {
         let mut server = Self::place();
         let (ip, port) = (server.address.ip(), server.address.port());
         let configuration = format!("sentinel announce-ip {ip}\nsentinel announce-port {port}\n{configuration}\n");
         fs::write(server.configuration(), configuration).unwrap();
         server.launch(&[]);
-        until("it listens", || async { tokio::net::TcpStream::connect(server.address).await.is_ok() }).await;
+        until("the Sentinel listens", || async { tokio::net::TcpStream::connect(server.address).await.is_ok() }).await;
         server
     }
 
-    /// An address that nobody listens on, and a folder.
+    /// Reserves a free address and a folder, without a process.
     fn place() -> Self {
         let free = std::net::TcpListener::bind(SocketAddr::from((own_ip(), 0))).unwrap();
         Self { process: None, address: free.local_addr().unwrap(), bus: 0, folder: TempDir::new().unwrap() }
@@ -132,10 +133,10 @@ impl RedisServer {
         self.process = Some(process.expect("redis-server is needed for the tests; `make tools` installs it"));
     }
 
-    /// Ends when it answers, with its data loaded.
+    /// Ends when the server answers, with its data loaded.
     pub async fn answering(&self) {
         until("redis-server answers", || async {
-            let Ok(Ok(mut connection)) = timeout(ANSWER_WITHIN, self.try_connection()).await else { return false };
+            let Ok(Ok(mut connection)) = timeout(COMMAND_TIMEOUT, self.try_connection()).await else { return false };
             redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
         })
         .await;
@@ -147,8 +148,8 @@ impl RedisServer {
 
     async fn try_connection(&self) -> redis::RedisResult<MultiplexedConnection> {
         let patient = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(ANSWER_WITHIN))
-            .set_response_timeout(Some(ANSWER_WITHIN));
+            .set_connection_timeout(Some(COMMAND_TIMEOUT))
+            .set_response_timeout(Some(COMMAND_TIMEOUT));
         redis::Client::open(self.url()).unwrap().get_multiplexed_async_connection_with_config(&patient).await
     }
 
@@ -169,10 +170,10 @@ impl RedisServer {
     }
 
     fn running(&self) -> &Child {
-        self.process.as_ref().expect("it runs")
+        self.process.as_ref().expect("redis-server runs")
     }
 
-    /// It hangs, with its connections open, until [`Self::resume`].
+    /// Sends SIGSTOP: the server hangs, with its connections open, until [`Self::resume`].
     pub async fn stop(&self) {
         signals::stop(self.running()).await;
     }
@@ -181,7 +182,7 @@ impl RedisServer {
         signals::resume(self.running());
     }
 
-    /// `kill -9`.
+    /// Sends SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
@@ -189,7 +190,7 @@ impl RedisServer {
         }
     }
 
-    /// Starts it again, with nothing in it.
+    /// Restarts the server without data.
     pub async fn restart_empty(&mut self) {
         self.kill();
         let _ = fs::remove_file(self.dump());
@@ -197,13 +198,13 @@ impl RedisServer {
         self.answering().await;
     }
 
-    /// What is in it now.
+    /// The present data, as an RDB file.
     pub async fn snapshot(&self) -> Vec<u8> {
         self.run::<()>(&mut redis::cmd("SAVE")).await;
         fs::read(self.dump()).unwrap()
     }
 
-    /// Starts it again with what was in it once, and ends before it has loaded that. Of nothing, it starts empty.
+    /// Restarts the server with the data of `snapshot`, or without data if that is empty. Returns before it has loaded.
     pub fn restart_from(&mut self, snapshot: &[u8], options: &[&str]) {
         self.kill();
         if snapshot.is_empty() {
@@ -214,17 +215,17 @@ impl RedisServer {
         self.launch(options);
     }
 
-    /// Whether it answers that it has not loaded its data yet.
+    /// Whether the server answers `LOADING`.
     pub async fn is_loading(&self) -> bool {
         let Ok(mut connection) = self.try_connection().await else { return false };
         let answer = redis::cmd("GET").arg("anything").query_async::<Option<String>>(&mut connection).await;
         answer.is_err_and(|error| error.code() == Some("LOADING"))
     }
 
-    /// Makes its background saves fail, and so its writes.
+    /// Makes background saves fail. Redis then refuses writes.
     pub async fn break_saving(&self) {
         self.config("save", "3600 1000000").await;
-        // A snapshot cannot take the place of a folder that is not empty.
+        // Redis renames the new snapshot to this path. The rename fails while the path is a folder that is not empty.
         fs::create_dir_all(self.dump().join("in the way")).unwrap();
         self.save_in_background("err").await;
     }
@@ -244,7 +245,7 @@ impl RedisServer {
         .await;
     }
 
-    /// Makes it a replica of nobody who answers: it keeps its data and refuses writes.
+    /// Makes the server a replica of an unreachable master: it keeps its data and refuses writes.
     pub async fn demote(&self) {
         self.run::<()>(redis::cmd("REPLICAOF").arg("127.0.0.1").arg("1")).await;
     }
@@ -253,7 +254,7 @@ impl RedisServer {
         self.run::<()>(redis::cmd("REPLICAOF").arg("NO").arg("ONE")).await;
     }
 
-    /// Whether `INFO` holds this.
+    /// Whether the output of `INFO` contains this text.
     pub async fn says(&self, about: &str) -> bool {
         let Ok(mut connection) = self.try_connection().await else { return false };
         let answer = redis::cmd("INFO").query_async::<String>(&mut connection).await;

@@ -1,7 +1,7 @@
-//! Redis as people run it: a master with a replica that three Sentinels watch, and a Cluster of three masters.
+//! Redis topologies of production: a master with replicas and three Sentinels, and a Redis Cluster of three masters.
 //!
-//! Owns how they are put together and what they say of each other. Times are short, so that a failover takes seconds.
-//! [`RedisServer`] has the processes.
+//! Owns their setup and the failovers between them. Timeouts are short, so that a failover takes seconds.
+//! [`RedisServer`] owns the processes.
 
 use std::net::SocketAddr;
 
@@ -11,21 +11,22 @@ use redis::Cmd;
 use crate::redis_server::RedisServer;
 use crate::until;
 
-/// What the Sentinels know the master as.
+/// The Sentinels' name of the master.
 pub const NAME: &str = "roll";
-/// What the keys begin with on a Cluster.
+/// The key prefix on a Redis Cluster. Its hash tag puts all keys into one slot.
 pub const TAGGED: &str = "{rollcall}:";
 
-const RANGES: [(u16, u16); 3] = [(0, 5460), (5461, 10_922), (10_923, 16_383)];
+/// The slots of each master.
+const SLOT_RANGES: [(u16, u16); 3] = [(0, 5460), (5461, 10_922), (10_923, 16_383)];
 
-/// The Sentinels.
+/// Three Sentinels.
 pub struct Sentinels(pub Vec<RedisServer>);
 
-/// The nodes of a Cluster.
+/// The nodes of a Redis Cluster.
 pub struct Shards {
-    /// The master that has the slot of the keys.
+    /// The master of the keys' slot.
     pub owner: RedisServer,
-    /// The masters that have the other slots.
+    /// The masters of the other slots.
     pub others: Vec<RedisServer>,
 }
 
@@ -42,14 +43,14 @@ fn ip_and_port(address: SocketAddr) -> String {
 }
 
 impl Sentinels {
-    /// Three that know each other, this master, and each replica that it has.
+    /// Starts three Sentinels that monitor this master. Returns when they know each other and its replicas.
     pub async fn over(master: &RedisServer, replicas: usize) -> Self {
         let sentinels = Self(join_all((0..3).map(|_| RedisServer::sentinel(""))).await);
         sentinels.monitor(master).await;
         let (others, replicas) = (2.to_string(), replicas.to_string());
         for sentinel in &sentinels.0 {
-            until("they know each other and the replicas", || async {
-                let fields = about(sentinel).await;
+            until("the Sentinels know each other and the replicas", || async {
+                let fields = master_fields(sentinel).await;
                 fields.contains(&("num-other-sentinels".to_owned(), others.clone()))
                     && fields.contains(&("num-slaves".to_owned(), replicas.clone()))
             })
@@ -58,24 +59,24 @@ impl Sentinels {
         sentinels
     }
 
-    /// Watch this master, which they do not know yet.
+    /// Makes the Sentinels monitor this master, which they do not know yet.
     pub async fn monitor(&self, master: &RedisServer) {
         for sentinel in &self.0 {
             let monitor = format!("SENTINEL MONITOR {NAME} {} 2", ip_and_port(master.address));
             sentinel.run::<()>(&mut command(&monitor)).await;
-            let times = format!("SENTINEL SET {NAME} down-after-milliseconds 500 failover-timeout 3000");
-            sentinel.run::<()>(&mut command(&times)).await;
+            let timeouts = format!("SENTINEL SET {NAME} down-after-milliseconds 500 failover-timeout 3000");
+            sentinel.run::<()>(&mut command(&timeouts)).await;
         }
     }
 
-    /// Forget the master.
+    /// Makes the Sentinels forget the master.
     pub async fn forget(&self) {
         for sentinel in &self.0 {
             sentinel.run::<()>(&mut command(&format!("SENTINEL REMOVE {NAME}"))).await;
         }
     }
 
-    /// Begin a failover although the master is well.
+    /// Begins a failover although the master is healthy.
     pub async fn fail_over(&self) {
         self.0[0].run::<()>(&mut command(&format!("SENTINEL FAILOVER {NAME}"))).await;
     }
@@ -86,16 +87,16 @@ impl Sentinels {
     }
 }
 
-/// What a Sentinel says of the master.
-async fn about(sentinel: &RedisServer) -> Vec<(String, String)> {
+/// A Sentinel's fields of the master.
+async fn master_fields(sentinel: &RedisServer) -> Vec<(String, String)> {
     sentinel.run(&mut command(&format!("SENTINEL MASTER {NAME}"))).await
 }
 
 impl Shards {
     pub async fn start() -> Self {
-        let mut masters = join_all(RANGES.map(|_| RedisServer::cluster_node())).await;
+        let mut masters = join_all(SLOT_RANGES.map(|_| RedisServer::cluster_node())).await;
         let mut epoch = 0;
-        for (master, (first, last)) in masters.iter().zip(RANGES) {
+        for (master, (first, last)) in masters.iter().zip(SLOT_RANGES) {
             epoch += 1;
             master.run::<()>(&mut command(&format!("CLUSTER SET-CONFIG-EPOCH {epoch}"))).await;
             master.run::<()>(&mut command(&format!("CLUSTER ADDSLOTSRANGE {first} {last}"))).await;
@@ -103,11 +104,11 @@ impl Shards {
         }
         join_all(masters.iter().map(|master| knows(master, 3))).await;
         let slot: u16 = masters[0].run(&mut command(&format!("CLUSTER KEYSLOT {TAGGED}epoch"))).await;
-        let owner = RANGES.iter().position(|(first, last)| (*first..=*last).contains(&slot)).unwrap();
+        let owner = SLOT_RANGES.iter().position(|(first, last)| (*first..=*last).contains(&slot)).unwrap();
         Self { owner: masters.remove(owner), others: masters }
     }
 
-    /// One more node, which has what the owner has.
+    /// Adds a replica of the owner that has caught up.
     pub async fn replica(&self) -> RedisServer {
         let replica = RedisServer::cluster_node().await;
         meet(&self.owner, &replica).await;
@@ -116,8 +117,8 @@ impl Shards {
         let owner = id(&self.owner).await;
         replica.run::<()>(&mut command(&format!("CLUSTER REPLICATE {owner}"))).await;
         until("the replica has caught up", || replica.says("master_link_status:up")).await;
-        // Who votes must know whose replica it is.
-        until("the others know", || async {
+        // The other masters vote in a failover. Each must know first that this node is a replica of the owner.
+        until("the other masters know the replica", || async {
             let list = async |node: &RedisServer| node.run::<String>(&mut command("CLUSTER NODES")).await;
             let lists = join_all(self.others.iter().map(list)).await;
             lists.iter().all(|list| list.lines().any(|line| line.contains("slave") && line.contains(&owner)))
@@ -126,15 +127,15 @@ impl Shards {
         replica
     }
 
-    /// Gives the slot of the keys, which must be empty, from its owner to another master.
+    /// Moves the keys' slot, which must be empty, from its owner to another master.
     pub async fn move_slot(&mut self) {
         let slot: u16 = self.owner.run(&mut command(&format!("CLUSTER KEYSLOT {TAGGED}epoch"))).await;
-        let heir = self.others.remove(0);
-        let give = format!("CLUSTER SETSLOT {slot} NODE {}", id(&heir).await);
-        for node in [&heir, &self.owner].into_iter().chain(&self.others) {
-            node.run::<()>(&mut command(&give)).await;
+        let new_owner = self.others.remove(0);
+        let assign = format!("CLUSTER SETSLOT {slot} NODE {}", id(&new_owner).await);
+        for node in [&new_owner, &self.owner].into_iter().chain(&self.others) {
+            node.run::<()>(&mut command(&assign)).await;
         }
-        self.others.push(std::mem::replace(&mut self.owner, heir));
+        self.others.push(std::mem::replace(&mut self.owner, new_owner));
     }
 
     pub fn url(&self) -> String {
@@ -144,7 +145,7 @@ impl Shards {
     }
 }
 
-/// Begins a failover to this replica of a Cluster although its master is well.
+/// Begins a failover to this replica of a Redis Cluster although its master is healthy.
 pub async fn fail_over(replica: &RedisServer) {
     replica.run::<()>(&mut command("CLUSTER FAILOVER")).await;
 }
@@ -158,10 +159,10 @@ async fn id(node: &RedisServer) -> String {
     node.run(&mut command("CLUSTER MYID")).await
 }
 
-/// Ends when a node knows so many and that every slot is somebody's.
+/// Ends when a node knows `count` nodes and every slot has a master.
 async fn knows(node: &RedisServer, count: usize) {
     let known = format!("cluster_known_nodes:{count}\r");
-    until("the Cluster is whole", || async {
+    until("the Redis Cluster is complete", || async {
         let about: String = node.run(&mut command("CLUSTER INFO")).await;
         about.contains("cluster_state:ok") && about.contains(&known)
     })

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// Values by the name and labels of their sample, as the exposition format writes them.
+/// The value of each sample, by its name and labels in the exposition format.
 pub struct Samples(BTreeMap<String, f64>);
 
 impl Samples {
@@ -14,12 +14,12 @@ impl Samples {
         Self(samples.collect())
     }
 
-    /// The value of a sample. Its labels are in alphabetical order.
+    /// The value of a sample. `name` includes the labels, in alphabetical order.
     pub fn get(&self, name: &str) -> Option<f64> {
         self.0.get(name).copied()
     }
 
-    /// The sum of all samples of this name that have all of these labels, as in `peer="node-1"`.
+    /// The sum of the samples with this name and all of these labels, for example `peer="node-1"`.
     pub fn sum(&self, name: &str, labels: &[&str]) -> f64 {
         let of_name = self.0.iter().filter(|(sample, _)| sample.split('{').next() == Some(name));
         of_name.filter(|(sample, _)| labels.iter().all(|label| sample.contains(label))).map(|(_, value)| value).sum()

@@ -1,7 +1,7 @@
-//! The crowd: raw Socket.IO clients over WebSocket that tell the oracle what they do and what they see.
+//! Socket.IO clients over WebSocket that report their actions and observations to the oracle.
 //!
-//! Owns one connection and one task per client. A client knows its socket id before it asks to be connected, from the
-//! Engine.IO open packet, so no row can name a socket that the oracle has not heard of.
+//! Owns one connection and one task per client. A client reads its socket id from the Engine.IO open packet, and reports
+//! it before it sends the connect packet. The oracle therefore knows every socket that a row can name.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -20,33 +20,33 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 use crate::oracle::{Oracle, Present};
 use crate::text;
 
-/// Longer than any node lets a client wait.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// Longer than every timeout of a node.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where clients connect to, and who is behind it at present. Cheap to clone.
+/// The public address of a node and its current process. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Door {
     pub address: SocketAddr,
     pub process: Present,
 }
 
-/// A way to go.
+/// The ways in which a client disconnects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Going {
     /// A WebSocket close frame.
     Close,
-    /// A Socket.IO disconnect: the transport stays a moment longer.
+    /// A Socket.IO disconnect packet: the transport ends a moment later.
     Leave,
-    /// The connection is closed without a word.
+    /// The TCP connection is closed without a close frame.
     Drop,
-    /// The connection is reset.
+    /// The TCP connection is reset.
     Reset,
 }
 
-/// Why a client was not let in.
+/// The reason why a client could not connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refused {
-    /// Nobody listens.
+    /// The TCP connection failed.
     Unreachable,
     /// An HTTP status instead of a WebSocket.
     Status(u16),
@@ -77,11 +77,11 @@ impl TrackedClient {
         let rooms: Vec<String> = rooms.iter().map(|room| (*room).to_owned()).collect();
         let query = query(user, &rooms);
         let stream = TcpStream::connect(door.address).await.map_err(|_| Refused::Unreachable)?;
-        // Looked up now: whoever was behind the door before could not have taken the connection.
+        // Read after the TCP connect: an earlier process cannot have accepted this connection.
         let process = door.process.get();
         let _ = stream.set_nodelay(true);
         let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket&{query}", door.address);
-        let mut transport = match patient(client_async(url, stream)).await {
+        let mut transport = match in_time(client_async(url, stream)).await {
             Ok((transport, _)) => transport,
             Err(tokio_tungstenite::tungstenite::Error::Http(answer)) => {
                 return Err(Refused::Status(answer.status().as_u16()));
@@ -98,22 +98,17 @@ impl TrackedClient {
         }
         oracle.connected(&socket);
         let (commands, inbox) = mpsc::unbounded_channel();
-        let (over, ended) = watch::channel(false);
-        let conversation = Conversation {
-            oracle: oracle.clone(),
-            socket: socket.clone(),
-            transport,
-            waiting: HashMap::new(),
-            sent: 0,
-        };
+        let (end, ended) = watch::channel(false);
+        let connection =
+            Connection { oracle: oracle.clone(), socket: socket.clone(), transport, waiting: HashMap::new(), sent: 0 };
         tokio::spawn(async move {
-            conversation.hold(inbox).await;
-            over.send_replace(true);
+            connection.drive(inbox).await;
+            end.send_replace(true);
         });
         Ok(Self { socket, user: user.to_owned(), oracle: oracle.clone(), commands, ended })
     }
 
-    /// Whether it was acknowledged: not when the transport ended before.
+    /// Whether the node acknowledged the join before the transport ended.
     pub async fn join(&self, room: &str) -> bool {
         self.oracle.joining(&self.socket, room);
         let joined = self.emit("join", room).await;
@@ -123,7 +118,7 @@ impl TrackedClient {
         joined
     }
 
-    /// Whether it was acknowledged.
+    /// Whether the node acknowledged the leave before the transport ended.
     pub async fn leave(&self, room: &str) -> bool {
         self.oracle.leaving(&self.socket, room);
         let left = self.emit("leave", room).await;
@@ -138,7 +133,7 @@ impl TrackedClient {
         if self.commands.send(Command::Emit { event, room: room.to_owned(), acknowledged }).is_err() {
             return false;
         }
-        match patient(answer).await {
+        match in_time(answer).await {
             Ok(answer) => {
                 assert_eq!(answer, json!({"ok": true}), "{event} {room}");
                 true
@@ -147,18 +142,18 @@ impl TrackedClient {
         }
     }
 
-    /// Goes that way, and ends when the connection is closed on this side.
+    /// Disconnects in this way. Ends when the client has closed the connection.
     pub async fn go(mut self, going: Going) {
         self.oracle.going(&self.socket);
         let _ = self.commands.send(Command::Go(going));
-        let _ = patient(self.ended.wait_for(|ended| *ended)).await;
+        let _ = in_time(self.ended.wait_for(|ended| *ended)).await;
     }
 
     pub fn has_ended(&self) -> bool {
         *self.ended.borrow()
     }
 
-    /// Ends when the transport has ended.
+    /// Waits until the transport has ended.
     pub async fn ended(&self) {
         let _ = self.ended.clone().wait_for(|ended| *ended).await;
     }
@@ -180,13 +175,13 @@ fn query(user: &str, rooms: &[String]) -> String {
     query.finish()
 }
 
-async fn patient<T>(what: impl Future<Output = T>) -> T {
-    timeout(ANSWER_WITHIN, what).await.expect("an answer, or an end")
+async fn in_time<T>(operation: impl Future<Output = T>) -> T {
+    timeout(ANSWER_TIMEOUT, operation).await.expect("the node answers or closes the transport in time")
 }
 
-/// The next message; `None` when the transport has ended.
+/// The next message, or `None` when the transport has ended.
 async fn next(transport: &mut Transport) -> Option<String> {
-    let message = patient(transport.next()).await?.ok()?;
+    let message = in_time(transport.next()).await?.ok()?;
     message.into_text().ok().map(|text| text.to_string())
 }
 
@@ -206,7 +201,7 @@ async fn admitted(transport: &mut Transport) -> Result<(), Refused> {
     }
 }
 
-struct Conversation {
+struct Connection {
     oracle: Oracle,
     socket: String,
     transport: Transport,
@@ -214,8 +209,8 @@ struct Conversation {
     sent: u64,
 }
 
-impl Conversation {
-    async fn hold(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
+impl Connection {
+    async fn drive(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
         loop {
             tokio::select! {
                 command = inbox.recv() => match command {
@@ -228,14 +223,14 @@ impl Conversation {
                         }
                     }
                     Some(Command::Go(going)) => {
-                        self.go(going).await;
+                        self.disconnect(going).await;
                         break;
                     }
                     None => break,
                 },
                 message = self.transport.next() => {
                     let Some(Ok(Message::Text(message))) = message else { break };
-                    if !self.hear(&message).await {
+                    if !self.receive(&message).await {
                         break;
                     }
                 }
@@ -244,7 +239,8 @@ impl Conversation {
         self.oracle.ended(&self.socket);
     }
 
-    async fn hear(&mut self, message: &str) -> bool {
+    /// Handles one message. Returns whether the transport is still usable.
+    async fn receive(&mut self, message: &str) -> bool {
         if message == "2" {
             return self.transport.send(Message::text("3")).await.is_ok();
         }
@@ -261,7 +257,7 @@ impl Conversation {
         true
     }
 
-    async fn go(&mut self, going: Going) {
+    async fn disconnect(&mut self, going: Going) {
         match going {
             Going::Close => {
                 let _ = timeout(Duration::from_secs(1), self.transport.close(None)).await;

@@ -1,7 +1,7 @@
-//! A watch: roll calls of some rooms on some nodes, all the time, from its start to its end, every one of them judged.
+//! A watch requests roll calls of given rooms on given nodes, continuously from its start to its end, and judges each.
 //!
-//! Owns the asking and the figures. Scenarios keep one running while they break things, so that "not one answer in
-//! between was wrong" is part of each.
+//! Owns the requests and their results. A scenario keeps a watch running while it injects faults. The watch then asserts
+//! that no answer in between was wrong.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,12 +19,12 @@ use crate::process_cluster::{Asker, ProcessCluster};
 use crate::tracked_client::Door;
 use crate::until;
 
-/// How long each asker rests between two roll calls.
+/// The pause between two requests to the same node.
 const PAUSE: Duration = Duration::from_millis(10);
-/// No answer is later than its deadline by more than this, on a machine that has other things to do.
+/// An answer exceeds its deadline by at most this, on a loaded machine.
 pub const SLACK: Duration = Duration::from_millis(750);
 
-/// One roll call that was answered with a roll.
+/// One roll call that the node answered with status 200.
 pub struct Answered {
     pub call: Call,
     pub full: Value,
@@ -33,13 +33,13 @@ pub struct Answered {
 #[derive(Default)]
 struct Seen {
     answered: Vec<Answered>,
-    /// Statuses other than 200, with when they were asked for.
+    /// Statuses other than 200, with the time of the request.
     other: Vec<(Instant, SocketAddr, u16)>,
-    /// Requests whose connection failed.
+    /// Requests whose connection failed, with their time.
     failed: Vec<(Instant, SocketAddr)>,
 }
 
-/// See the module.
+/// A running watch.
 pub struct Watch {
     oracle: Oracle,
     asking: Vec<Asking>,
@@ -48,7 +48,7 @@ pub struct Watch {
     tasks: JoinSet<()>,
 }
 
-/// What a watch saw.
+/// The results of a watch.
 pub struct Report {
     pub answered: Vec<Answered>,
     pub other: Vec<(Instant, SocketAddr, u16)>,
@@ -56,7 +56,7 @@ pub struct Report {
 }
 
 impl Watch {
-    /// Asks each of these nodes about each of these rooms in turn. A node that is stopped is not asked.
+    /// Requests the rooms in turn from each of these nodes. A stopped node gets no request.
     pub fn start(cluster: &ProcessCluster, nodes: &[usize], rooms: &[&str]) -> Self {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let stop = CancellationToken::new();
@@ -75,36 +75,36 @@ impl Watch {
         Self { oracle: cluster.oracle.clone(), asking, seen, stop, tasks }
     }
 
-    /// Asks each of its nodes about this room at once, besides what it asks anyway.
+    /// Requests this room from all nodes at once, in addition to the requests of the watch.
     pub async fn asks_now(&self, room: &str) {
         join_all(self.asking.iter().map(|asking| asking.ask(room))).await;
     }
 
-    /// Ends when one more answer has come, so that the next question is on its way or about to be.
+    /// Waits for one more answer. The next request then has been sent or is about to be sent.
     pub async fn sees_another(&self) {
         let count = || self.seen.lock().unwrap().answered.len();
         let before = count();
         until("another answer", || async { count() > before }).await;
     }
 
-    /// Stops asking, and fails if any answer was wrong or late.
+    /// Stops the requests, and fails if any answer was wrong or late.
     pub async fn end(self) -> Report {
         self.end_within(SLACK).await
     }
 
-    /// Stops asking, and fails if any answer was wrong, or later than its deadline by more than this.
+    /// Stops the requests, and fails if any answer was wrong or exceeded its deadline by more than `slack`.
     pub async fn end_within(mut self, slack: Duration) -> Report {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
         let Seen { answered, other, failed } = std::mem::take(&mut *self.seen.lock().unwrap());
         if let Some(last) = answered.iter().map(|answered| answered.call.answered).max() {
-            // Clients may see only now that they had been let go before.
+            // A client may see the end of its transport some time after its node released the socket.
             sleep(SEEING_WITHIN.saturating_sub(last.elapsed())).await;
         }
         let wrong: Vec<String> =
             answered.iter().flat_map(|answered| self.oracle.judge(&answered.call, slack)).collect();
         assert!(wrong.is_empty(), "{} of {} answers are wrong:\n{}", wrong.len(), answered.len(), wrong.join("\n"));
-        assert!(!answered.is_empty(), "nothing was asked");
+        assert!(!answered.is_empty(), "the watch got no answer");
         Report { answered, other, failed }
     }
 }
@@ -128,7 +128,7 @@ impl Asking {
         }
     }
 
-    /// Asks, unless the node is stopped.
+    /// Sends one request, unless the node is stopped.
     async fn ask(&self, room: &str) {
         if self.oracle.is_stopped(self.door.process.get()) {
             return;
@@ -145,12 +145,12 @@ impl Asking {
 }
 
 impl Report {
-    /// Those that were asked between these two moments.
+    /// The roll calls that were requested and answered from `from` to `to`.
     pub fn between(&self, from: Instant, to: Instant) -> impl Iterator<Item = &Answered> {
         self.answered.iter().filter(move |answered| answered.call.asked >= from && answered.call.answered <= to)
     }
 
-    /// Everything that was asked was answered with a roll.
+    /// Asserts that every request was answered with status 200.
     pub fn all_answered(&self) {
         assert!(self.other.is_empty(), "statuses: {:?}", self.other);
         assert!(self.failed.is_empty(), "failed: {:?}", self.failed);
@@ -162,22 +162,22 @@ impl Answered {
         self.call.answered - self.call.asked
     }
 
-    /// Who did not answer, and why.
+    /// The nodes that did not answer, with reasons.
     pub fn unanswered(&self) -> BTreeMap<String, String> {
         unanswered(&self.full)
     }
 }
 
-/// Who did not answer, and why, in a full answer.
+/// The nodes that did not answer, with reasons, in a full answer.
 pub fn unanswered(full: &Value) -> BTreeMap<String, String> {
     let nodes = full["nodes"].as_array().into_iter().flatten();
     let silent = nodes.filter_map(|node| Some((node["name"].as_str()?.to_owned(), node["error"].as_str()?.to_owned())));
     silent.collect()
 }
 
-/// The time that so many in a hundred did not exceed.
+/// The percentile of the times, by the nearest-rank method.
 pub fn percentile(mut times: Vec<Duration>, percent: usize) -> Duration {
-    assert!(!times.is_empty(), "nothing was measured");
+    assert!(!times.is_empty(), "no time was measured");
     times.sort_unstable();
     times[(times.len() * percent).div_ceil(100).max(1) - 1]
 }

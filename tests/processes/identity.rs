@@ -1,5 +1,5 @@
-//! Verified identity and who may call the roll: what a token must be, what each forged one comes to, where keys come
-//! from while their source misbehaves, what clients and callers are told, and the binary as an operator runs it.
+//! Verified identity and API access: the token checks, forged tokens, key sources that fail, the answers to clients and
+//! callers, and the binary with the flags of an operator.
 
 mod callers;
 mod clients;

@@ -1,4 +1,4 @@
-//! Who may call the roll: each kind of access with everything that a caller can present.
+//! API access to roll calls: each access mode with every kind of credential that a caller can present.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).map_or("", |value| value.to_str().unwrap())
 }
 
-/// Status, challenge, and the members of the problem; what caches may do with it is checked.
+/// Checks the cache headers of a problem, and returns its status, its challenge and its members.
 async fn problem(response: Response) -> (u16, String, Value) {
     let headers = response.headers().clone();
     let status = response.status().as_u16();
@@ -104,21 +104,21 @@ async fn only_a_configured_token_may_call_the_roll_of_every_room() {
         }
         is_refused(&cluster, &format!("{path}?access_token={ONE}&token={ONE}"), None, 401, UNKNOWN).await;
     }
-    // Nobody learns what is a room, or what can be asked, before it is known who asks.
+    // Authorization comes before validation, so that an unknown caller learns nothing about rooms or parameters.
     for path in ["/_/users", "/Maths/users?deadline_ms=never", "/%FF/users"] {
         is_refused(&cluster, path, None, 401, UNKNOWN).await;
         assert_eq!(call(&cluster, path, Some(&format!("Bearer {ONE}"))).await.status(), 400, "{path}");
     }
-    // What shows nobody is open.
+    // The page and its assets show no user, so they need no token.
     for path in ["/", "/Maths", "/_/assets/style.css"] {
         assert_eq!(call(&cluster, path, None).await.status(), 200, "{path}");
     }
-    // A file that makes no sense changes nothing; a good one does, for both who is in it and who is not any more.
+    // An invalid token file changes nothing. A valid one adds its new tokens and revokes the tokens that it lacks.
     std::fs::write(&file, format!("dashboard: {ONE}\nbroken\n")).unwrap();
     assert_eq!(call(&cluster, "/Maths/users", Some(&format!("Bearer {OTHER}"))).await.status(), 200);
-    std::fs::write(&file, format!("dashboard: {ONE}\nnew: a-new-token-for-somebody\n")).unwrap();
+    std::fs::write(&file, format!("dashboard: {ONE}\nnew: a-new-token-of-a-caller\n")).unwrap();
     let status = async |token: &str| call(&cluster, "/Maths/users", Some(&format!("Bearer {token}"))).await.status();
-    until("the new token counts", || async { status("a-new-token-for-somebody").await == 200 }).await;
+    until("the new token is accepted", || async { status("a-new-token-of-a-caller").await == 200 }).await;
     assert_eq!((status(ONE).await.as_u16(), status(OTHER).await.as_u16()), (200, 401));
     cluster.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Clients of a cluster that takes tokens: who gets in, into which rooms, and what the others are told.
+//! Clients of a cluster with `--identity jwt`: the accepted ones, their rooms, and the codes of the refusals.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -27,13 +27,18 @@ fn token(more: &Value) -> String {
     Issuer::secret("HS256", SECRET).token(&claims(more))
 }
 
-fn by(verifier: TokenVerifier) -> AccessPolicy {
+fn jwt_access(verifier: TokenVerifier) -> AccessPolicy {
     AccessPolicy { identity: IdentityMode::Jwt { verifier, grace: Duration::ZERO }, callers: ApiAuth::Anyone }
 }
 
 async fn cluster(count: usize) -> Cluster {
-    Cluster::admitting(count, Index::memory(), SocketIoConfig::default(), by(verifier(SECRET, TokenRules::default())))
-        .await
+    Cluster::admitting(
+        count,
+        Index::memory(),
+        SocketIoConfig::default(),
+        jwt_access(verifier(SECRET, TokenRules::default())),
+    )
+    .await
 }
 
 /// The payload of a client that shows this token.
@@ -43,11 +48,11 @@ fn with(token: &str) -> String {
 
 /// The code, and the whole message, by which a client is refused.
 async fn refusal(address: SocketAddr, query: &str, auth: &str) -> (String, String) {
-    let message = Client::with(address, query, auth).await.err().expect("it is refused");
+    let message = Client::with(address, query, auth).await.err().expect("the node refuses the client");
     (message.split_once(": ").expect("a code and an advice").0.to_owned(), message)
 }
 
-/// What a WebSocket with this header is answered after `40`.
+/// Connects with this header, sends `40`, and returns the answer of the node.
 async fn answer_to_header(address: SocketAddr, authorization: &str, auth: &str) -> String {
     let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket&room=Maths");
     let mut request = url.into_client_request().unwrap();
@@ -68,8 +73,8 @@ async fn the_token_names_the_user_of_a_client() {
     let cluster = cluster(2).await;
     let client = Client::with(cluster.nodes[0].public, "", &with(&token(&json!({})))).await.unwrap();
     let named = with(&token(&json!({"sub": "bar"})));
-    let says_the_same = Client::with(cluster.nodes[1].public, "id_user=bar", &named).await.unwrap();
-    let expected = [(client.id.clone(), "foo".to_owned()), (says_the_same.id.clone(), "bar".to_owned())];
+    let renamed = Client::with(cluster.nodes[1].public, "id_user=bar", &named).await.unwrap();
+    let expected = [(client.id.clone(), "foo".to_owned()), (renamed.id.clone(), "bar".to_owned())];
     for node in 0..2 {
         assert_eq!(cluster.users(node, "Maths").await, (true, BTreeSet::from(expected.clone())));
     }
@@ -84,7 +89,7 @@ async fn every_refusal_has_a_code_and_no_details() {
     let expired = token(&json!({"exp": from_now(-3600)}));
     let forged = Issuer::secret("HS256", OTHER_SECRET).token(&claims(&json!({})));
     let late = token(&json!({"nbf": from_now(3600)}));
-    let meant_for_others = token(&json!({"aud": "mail"}));
+    let other_audience = token(&json!({"aud": "mail"}));
     let limited = token(&json!({"rooms": ["Physics", "team-*"]}));
     for (query, auth, code) in [
         ("room=Maths", "{}".to_owned(), "token_missing"),
@@ -96,7 +101,7 @@ async fn every_refusal_has_a_code_and_no_details() {
         ("room=Maths", format!("{{\"token\":\"{genuine}"), "token_invalid"),
         ("", with(&forged), "token_invalid"),
         ("", with(&late), "token_invalid"),
-        ("", with(&meant_for_others), "token_invalid"),
+        ("", with(&other_audience), "token_invalid"),
         ("", with(&"x".repeat(20_000)), "token_invalid"),
         ("", with(&expired), "token_expired"),
         ("id_user=bar", with(&genuine), "id_user_forbidden"),
@@ -113,8 +118,8 @@ async fn every_refusal_has_a_code_and_no_details() {
             assert!(!message.contains(secret), "{message}");
         }
     }
-    // Whatever is wrong with a token, what is said of it is the same.
-    let all = [refusal(address, "", &with(&forged)).await, refusal(address, "", &with(&meant_for_others)).await];
+    // A forged token and a token for another audience get the same message, so that a refusal reveals nothing.
+    let all = [refusal(address, "", &with(&forged)).await, refusal(address, "", &with(&other_audience)).await];
     assert_eq!(all[0], all[1]);
     assert_eq!(cluster.nodes[0].roster.size().sockets, 0);
     cluster.stop().await;
@@ -151,7 +156,7 @@ async fn a_client_may_send_its_token_in_a_header() {
         let answer = answer_to_header(address, &header, &auth).await;
         assert!(answer.starts_with("44") && answer.contains(code), "{header}: {answer}");
     }
-    // The payload's counts before the header's.
+    // A token in the auth payload takes precedence over a token in the header.
     assert!(answer_to_header(address, "Bearer x", &with(&genuine)).await.starts_with("40"));
     cluster.stop().await;
 }
@@ -169,7 +174,7 @@ async fn a_token_also_limits_later_joins() {
     }
     assert_eq!(client.join("team-7").await, json!({"ok": true}));
     assert_eq!(cluster.users(0, "team-7").await.1.len(), 1);
-    assert_eq!(client.leave("Physics").await, json!({"ok": true}), "leaving a room one is not in is fine");
+    assert_eq!(client.leave("Physics").await, json!({"ok": true}), "leaving a room without a join before is no error");
     cluster.stop().await;
 }
 
@@ -179,7 +184,7 @@ async fn a_changed_key_file_is_reloaded_and_a_malformed_one_is_not() {
     let file = folder.path().join("key");
     std::fs::write(&file, SECRET).unwrap();
     let keys = Reloadable::open(vec![file.clone()], |contents| Ok(KeySet::of_file(&contents[0])?)).unwrap();
-    let access = by(TokenVerifier::new(KeySource::File(keys), TokenRules::default()));
+    let access = jwt_access(TokenVerifier::new(KeySource::File(keys), TokenRules::default()));
     let cluster = Cluster::admitting(1, Index::memory(), SocketIoConfig::default(), access).await;
     let address = cluster.nodes[0].public;
     let (old, new) = (token(&json!({})), Issuer::secret("HS256", OTHER_SECRET).token(&claims(&json!({}))));
@@ -187,16 +192,16 @@ async fn a_changed_key_file_is_reloaded_and_a_malformed_one_is_not() {
     std::fs::write(&file, "too short").unwrap();
     assert_eq!(refusal(address, "", &with(&new)).await.0, "token_invalid");
     std::fs::write(&file, OTHER_SECRET).unwrap();
-    until("the new key counts", || async { Client::with(address, "", &with(&new)).await.is_ok() }).await;
+    until("the new key is in use", || async { Client::with(address, "", &with(&new)).await.is_ok() }).await;
     assert_eq!(refusal(address, "", &with(&old)).await.0, "token_invalid");
-    assert_eq!(stays.join("Physics").await, json!({"ok": true}), "who is in stays in");
+    assert_eq!(stays.join("Physics").await, json!({"ok": true}), "connected sockets stay");
     cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn polling_clients_may_send_their_token_to_any_node() {
     let limits = SocketIoConfig { transports: Transports::WebsocketAndPolling, ..SocketIoConfig::default() };
-    let access = by(verifier(SECRET, TokenRules::default()));
+    let access = jwt_access(verifier(SECRET, TokenRules::default()));
     let cluster = Cluster::admitting(2, Index::memory(), limits, access).await;
     let [address, other] = [0, 1].map(|node| cluster.nodes[node].public);
     let genuine = token(&json!({}));
@@ -227,7 +232,7 @@ async fn polling_clients_may_send_their_token_to_any_node() {
                 cluster.http.post(&url).body("3").send().await.unwrap();
             }
         };
-        let heard = timeout(PATIENCE, heard).await.expect("it is let in or refused");
+        let heard = timeout(PATIENCE, heard).await.expect("the node accepts or refuses the client");
         assert!(heard.contains(expected), "{heard}");
     }
     assert_eq!(cluster.nodes[0].roster.size().sockets, 2);

@@ -1,5 +1,5 @@
-//! Sockets whose token expires: their rows go, their transport ends in the way that official clients come back from, and
-//! nobody else's does.
+//! Sockets whose token expires: the node removes their rows and closes their transport so that official clients
+//! reconnect. Sockets with a valid token stay.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -18,14 +18,13 @@ use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 const SECRET: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
-/// From when a token is made here until it is over: enough to connect and be listed on a machine that stands still for
-/// some seconds.
-const SHORT: i64 = 8;
-/// socketioxide answers a connect a moment before it is done with it, and until then ignores whatever connect comes next.
-/// Nothing tells when that is over.
-const SETTLED_AFTER: Duration = Duration::from_millis(500);
+/// The lifetime of a short token in seconds: enough to connect and to be listed, even if the machine stalls for a while.
+const SHORT_LIFETIME: i64 = 8;
+/// socketioxide acknowledges a connect before it has finished it, and ignores a second connect until then. No event
+/// reports that it has finished.
+const CONNECT_DELAY: Duration = Duration::from_millis(500);
 
-/// The payload of a client whose token is over in so many seconds, the leeway included.
+/// The payload of a client whose token expires after `seconds`, with the leeway.
 fn auth(seconds: i64) -> String {
     let claims = claims(&json!({"exp": from_now(seconds - LEEWAY as i64)}));
     json!({"token": Issuer::secret("HS256", SECRET).token(&claims), "room": "Maths"}).to_string()
@@ -52,7 +51,7 @@ async fn hear(socket: &mut Socket, prefix: &str) {
     timeout(PATIENCE, heard).await.expect("a packet in time");
 }
 
-/// Whatever is said until the transport ends.
+/// All messages until the transport closes.
 async fn rest(mut socket: Socket) -> Vec<String> {
     let mut heard = Vec::new();
     let ended = async {
@@ -60,7 +59,7 @@ async fn rest(mut socket: Socket) -> Vec<String> {
             heard.push(message.into_text().map(|text| text.to_string()).unwrap_or_default());
         }
     };
-    timeout(PATIENCE, ended).await.expect("the transport ends");
+    timeout(PATIENCE, ended).await.expect("the node closes the transport");
     heard
 }
 
@@ -80,18 +79,18 @@ async fn connected(address: SocketAddr, seconds: i64) -> Socket {
 async fn a_socket_ends_with_its_token_and_its_client_reconnects() {
     let cluster = cluster(Duration::ZERO, Transports::Websocket).await;
     let address = cluster.nodes[0].public;
-    let (short, long) = (auth(SHORT), Client::with(address, "", &auth(3600)).await.unwrap());
+    let (short, long) = (auth(SHORT_LIFETIME), Client::with(address, "", &auth(3600)).await.unwrap());
     let mut socket = open(address, "", &short).await;
     hear(&mut socket, "40{").await;
     assert_eq!(sockets(&cluster).await, 2);
     let heard = rest(socket).await;
-    // The rows went before the transport did.
+    // The node removes the rows before it closes the transport.
     assert_eq!(cluster.users(0, "Maths").await.1, BTreeSet::from([(long.id.clone(), "foo".to_owned())]));
     assert!(heard.iter().all(|message| !message.starts_with("41") && !message.starts_with('1')), "{heard:?}");
-    let again = Client::with(address, "", &short).await.err().expect("it is refused");
+    let again = Client::with(address, "", &short).await.err().expect("the node refuses the expired token");
     assert!(again.starts_with("token_expired: "), "{again}");
-    assert!(Client::with(address, "", &auth(3600)).await.is_ok(), "with a new token it comes back");
-    assert_eq!(long.join("Physics").await, json!({"ok": true}), "others stay");
+    assert!(Client::with(address, "", &auth(3600)).await.is_ok(), "a client with a new token connects");
+    assert_eq!(long.join("Physics").await, json!({"ok": true}), "sockets with a valid token stay");
     cluster.stop().await;
 }
 
@@ -99,7 +98,7 @@ async fn a_socket_ends_with_its_token_and_its_client_reconnects() {
 async fn the_grace_period_keeps_sockets_and_admits_no_new_ones() {
     let cluster = cluster(Duration::from_secs(3600), Transports::Websocket).await;
     let address = cluster.nodes[0].public;
-    let short = auth(SHORT);
+    let short = auth(SHORT_LIFETIME);
     let client = Client::with(address, "", &short).await.unwrap();
     until("the token expires", || async {
         Client::with(address, "", &short).await.is_err_and(|message| message.starts_with("token_expired: "))
@@ -113,13 +112,13 @@ async fn the_grace_period_keeps_sockets_and_admits_no_new_ones() {
 async fn a_newer_token_on_the_same_transport_extends_the_session() {
     let cluster = cluster(Duration::ZERO, Transports::Websocket).await;
     let address = cluster.nodes[0].public;
-    let mut renewed = connected(address, SHORT).await;
-    sleep(SETTLED_AFTER).await;
+    let mut renewed = connected(address, SHORT_LIFETIME).await;
+    sleep(CONNECT_DELAY).await;
     renewed.send(Message::text("41")).await.unwrap();
     renewed.send(Message::text(format!("40{}", auth(3600)))).await.unwrap();
     hear(&mut renewed, "40{").await;
-    // Whoever came with a token that is over later than the first tells when that one is.
-    let later = connected(address, SHORT + 1).await;
+    // The second socket has a token that expires after the first token. When it closes, the first token has expired.
+    let later = connected(address, SHORT_LIFETIME + 1).await;
     rest(later).await;
     renewed.send(Message::text("427[\"join\",\"Physics\"]")).await.unwrap();
     hear(&mut renewed, "437[{\"ok\":true}]").await;
@@ -135,7 +134,7 @@ async fn a_polling_session_also_ends_with_its_token() {
     let opened = cluster.http.get(&base).send().await.unwrap().text().await.unwrap();
     let sid = text(&serde_json::from_str(opened.strip_prefix('0').unwrap()).unwrap(), "sid");
     let url = format!("{base}&sid={sid}");
-    cluster.http.post(&url).body(format!("40{}", auth(SHORT))).send().await.unwrap();
+    cluster.http.post(&url).body(format!("40{}", auth(SHORT_LIFETIME))).send().await.unwrap();
     let (mut was_in, mut heard) = (false, String::new());
     let ended = async {
         loop {

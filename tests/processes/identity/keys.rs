@@ -1,4 +1,4 @@
-//! What is fit to be a key, and what is said of anything else.
+//! Accepted keys (secrets, PEM, JWKS) and the errors for other contents.
 
 use jsonwebtoken::Algorithm;
 use rollcall::auth::keys::{Error, KeySet};
@@ -6,7 +6,7 @@ use serde_json::json;
 use testkit::issuer::{Issuer, RSA_1024_PUBLIC_PEM, RSA_PEM, RSA_PUBLIC_PEM, SECP256K1_PUBLIC_PEM};
 
 fn refused(contents: impl AsRef<[u8]>) -> Error {
-    KeySet::of_file(contents.as_ref()).expect_err("it is refused")
+    KeySet::of_file(contents.as_ref()).expect_err("the key set is invalid")
 }
 
 #[test]
@@ -20,7 +20,7 @@ fn a_secret_supports_the_hashes_it_is_long_enough_for() {
             assert_eq!(keys.algorithms(), algorithms, "{length} {end:?}");
         }
     }
-    assert!(KeySet::of_file(&[0xff; 32]).is_ok(), "it need not be a text");
+    assert!(KeySet::of_file(&[0xff; 32]).is_ok(), "a secret may be binary");
     for (short, length) in [("", 0), ("\n", 0), ("hunter2\n", 7), ("0123456789abcdef0123456789abcde\n", 31)] {
         assert_eq!(refused(short), Error::SecretTooShort(length));
     }

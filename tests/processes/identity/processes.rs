@@ -1,5 +1,5 @@
-//! The binary as an operator runs it: the documented commands, what is refused at start, keys that come by https, and
-//! nothing of a secret in what it prints.
+//! The binary with the flags of an operator: the documented commands, the errors at start, keys from an https URL, and
+//! an output without secrets.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -19,7 +19,7 @@ use testkit::{PATIENCE, listen_anywhere, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 
-/// The heading of the section whose commands are run here.
+/// The heading of the section whose commands a test runs.
 const DOCUMENTED_COMMANDS: &str = "## First token";
 
 /// Starts a node that logs everything.
@@ -39,12 +39,12 @@ fn node(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Comm
     command
 }
 
-/// What a start that is refused prints.
+/// Runs a node that must fail at start, and returns its output.
 fn refused(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> String {
     let Output { status, stdout, stderr } = node(folder, arguments, environment).stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8(stderr).unwrap();
     assert!(!status.success() && stdout.is_empty(), "{text}");
-    assert_eq!(text.lines().count(), 1, "one line: {text}");
+    assert_eq!(text.lines().count(), 1, "the error is one line: {text}");
     text
 }
 
@@ -87,8 +87,8 @@ fn unsuitable_keys_are_refused_in_one_line_without_secrets() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_token_of_a_client_or_caller_is_logged() {
     let folder = TempDir::new().unwrap();
-    let secret = "a-secret-of-the-issuer-that-nobody-prints";
-    let named = "a-token-of-the-dashboard-that-nobody-prints";
+    let secret = "a-secret-of-the-issuer-that-is-never-printed";
+    let named = "a-token-of-the-dashboard-that-is-never-printed";
     std::fs::write(folder.path().join("key"), secret).unwrap();
     std::fs::write(folder.path().join("tokens"), format!("dashboard: {named}\n")).unwrap();
     let arguments = ["--identity", "jwt", "--jwt-key", "key", "--api-access", "token", "--api-token-file", "tokens"];
@@ -106,7 +106,8 @@ async fn no_token_of_a_client_or_caller_is_logged() {
         (200.try_into().unwrap(), 401)
     );
     let said = ["rejected a token", "authorized a roll call request caller=dashboard", "rejected an unknown API token"];
-    until("the log is written", || async { said.iter().all(|said| node.log().contains(said)) }).await;
+    until("the node has logged all three requests", || async { said.iter().all(|said| node.log().contains(said)) })
+        .await;
     let log = node.log();
     let signature = |token: &str| token.rsplit_once('.').unwrap().1.to_owned();
     for shown in [secret, named, &signature(&good), &signature(&forged)] {
@@ -158,7 +159,10 @@ async fn keys_are_fetched_over_https_from_trusted_servers_only() {
     let other = generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap().cert.pem();
     std::fs::write(&trusted, other).unwrap();
     let node = begin(folder.path(), &arguments, &[("SSL_CERT_FILE", trusted.to_str().unwrap())]);
-    until("it says so", || async { node.log().contains("cannot fetch JWKS; rejecting all tokens") }).await;
+    until("the node logs that it has no keys", || async {
+        node.log().contains("cannot fetch JWKS; rejecting all tokens")
+    })
+    .await;
     let (status, readiness) = readiness(&node).await;
     assert_eq!((status, &readiness["ready"]), (503, &json!(false)));
     assert!(readiness["identity"].as_str().unwrap().contains("no keys yet"), "{readiness}");
@@ -169,7 +173,7 @@ async fn keys_are_fetched_over_https_from_trusted_servers_only() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_documented_commands_make_a_working_token() {
     let document = include_str!("../../../docs/AUTHENTICATION.md");
-    let (_, part) = document.split_once(DOCUMENTED_COMMANDS).expect("the document has that section");
+    let (_, part) = document.split_once(DOCUMENTED_COMMANDS).expect("docs/AUTHENTICATION.md has the section");
     let commands: Vec<&str> = part.lines().map_while(|line| (!line.starts_with("##")).then_some(line)).collect();
     let commands: Vec<&str> = commands.iter().filter_map(|line| line.strip_prefix("    ")).collect();
     assert!(commands.len() > 5, "{commands:?}");

@@ -1,4 +1,4 @@
-//! KeySource from a URL, while what is at the URL answers, rotates, hangs, lies, floods and dies.
+//! `KeySource` over a JWKS URL whose server answers, rotates its keys, hangs, sends invalid answers, floods or dies.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,8 +21,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-/// It is asked as often as a test can wait for, and early at once.
-const BRISK: JwksIntervals = JwksIntervals {
+/// Intervals short enough for a test, with an immediate fetch for an unknown key.
+const SHORT_INTERVALS: JwksIntervals = JwksIntervals {
     refresh: Duration::from_millis(50),
     retry: Duration::from_millis(50),
     early: Duration::ZERO,
@@ -34,16 +34,16 @@ const NEVER: Duration = Duration::from_secs(3600);
 enum Mode {
     Answers(String),
     Says(&'static str),
-    /// Takes the request, and says nothing.
+    /// Accepts the request, and never answers.
     Hangs,
-    /// Begins an answer that goes on for ever.
+    /// Sends an answer without an end.
     Floods,
-    /// Sends a byte now and then.
+    /// Sends one byte per pause, so that the body never ends.
     Drips,
     HangsUp,
 }
 
-/// Something at a URL.
+/// The JWKS server of a test.
 struct Source {
     url: Url,
     mode: Arc<Mutex<Mode>>,
@@ -81,10 +81,10 @@ impl Source {
         self.asked.load(Ordering::SeqCst)
     }
 
-    /// Ends when it was asked again, twice: once since now at least.
-    async fn is_asked(&self) {
+    /// Waits for two more requests, since the first one may have begun before this call.
+    async fn fetched_again(&self) {
         let before = self.asked();
-        until("it is asked again", || async { self.asked() >= before + 2 }).await;
+        until("the node fetches the JWKS again", || async { self.asked() >= before + 2 }).await;
     }
 
     fn verifier(&self, pace: JwksIntervals) -> TokenVerifier {
@@ -131,7 +131,7 @@ fn set(keys: &[Value]) -> Mode {
     Mode::Answers(json!({"keys": keys}).to_string())
 }
 
-/// What a source does instead of its work.
+/// All faults of a source.
 fn faults() -> Vec<Mode> {
     let mut faults: Vec<Mode> = [
         "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n",
@@ -149,7 +149,7 @@ fn faults() -> Vec<Mode> {
 }
 
 async fn ready(verifier: &TokenVerifier) {
-    until("the keys are there", || async { verifier.is_ready() }).await;
+    until("the verifier has its keys", || async { verifier.is_ready() }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -161,28 +161,31 @@ async fn a_new_key_is_fetched_when_a_token_names_it() {
     let (by_old, by_new) = (old.named_token("old", &claims(&json!({}))), new.named_token("new", &claims(&json!({}))));
     assert_eq!(verifier.verify(&by_old).await.unwrap().user.as_str(), "foo");
     source.becomes(set(&[old.jwk("old"), new.jwk("new")]));
-    // A whole crowd that comes with it: no more than one request may be made for all of them.
+    // Many clients present the new key at once. The verifier makes one request for all of them.
     let crowd = join_all((0..200).map(|_| verifier.verify(&by_new))).await;
     assert!(crowd.iter().all(Result::is_ok), "{crowd:?}");
     assert_eq!(source.asked(), 2);
     assert!(verifier.verify(&by_old).await.is_ok());
-    // With a name that is known, a key takes what it takes.
+    // A known `kid` selects its own key, so a signature of another key is invalid without a fetch.
     for forged in [new.named_token("old", &claims(&json!({}))), old.named_token("new", &claims(&json!({})))] {
         assert!(matches!(verifier.verify(&forged).await, Err(AuthError::Invalid(_))));
     }
-    assert_eq!(source.asked(), 2, "nothing that a newer set would mend");
+    assert_eq!(source.asked(), 2, "a known kid causes no fetch");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removed_key_is_no_longer_accepted() {
     let (old, new) = (Issuer::es256(), Issuer::es384());
     let source = Source::start(set(&[old.jwk("old")]));
-    let verifier = source.verifier(BRISK);
+    let verifier = source.verifier(SHORT_INTERVALS);
     ready(&verifier).await;
     let token = old.named_token("old", &claims(&json!({})));
     assert!(verifier.verify(&token).await.is_ok());
     source.becomes(set(&[new.jwk("new")]));
-    until("it is out", || async { matches!(verifier.verify(&token).await, Err(AuthError::Invalid(_))) }).await;
+    until("the verifier rejects the removed key", || async {
+        matches!(verifier.verify(&token).await, Err(AuthError::Invalid(_)))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -205,7 +208,7 @@ async fn a_token_names_its_key_unless_there_is_only_one() {
 async fn unknown_key_ids_do_not_cause_a_fetch_storm() {
     let issuer = Issuer::es256();
     let source = Source::start(set(&[issuer.jwk("one")]));
-    let verifier = source.verifier(JwksIntervals { refresh: NEVER, early: NEVER, ..BRISK });
+    let verifier = source.verifier(JwksIntervals { refresh: NEVER, early: NEVER, ..SHORT_INTERVALS });
     ready(&verifier).await;
     let attacks = (0..500).map(|number| {
         let (verifier, forged) =
@@ -217,36 +220,45 @@ async fn unknown_key_ids_do_not_cause_a_fetch_storm() {
         denied.iter().all(|denied| matches!(denied, Err(AuthError::Invalid(_) | AuthError::Unavailable))),
         "{denied:?}"
     );
-    assert!(denied.iter().any(|denied| matches!(denied, Err(AuthError::Invalid(_)))), "one request was made for them");
-    // Again, when no more may be made: nobody waits for long, and it cannot be known.
+    assert!(
+        denied.iter().any(|denied| matches!(denied, Err(AuthError::Invalid(_)))),
+        "the verifier makes one request for all of them"
+    );
+    // No further request is allowed now: the verifier answers `Unavailable` without a long wait.
     let began = Instant::now();
     let forged = issuer.named_token("made up", &claims(&json!({})));
     assert_eq!(verifier.verify(&forged).await, Err(AuthError::Unavailable));
-    assert!(began.elapsed() < BRISK.timeout * 3);
+    assert!(began.elapsed() < SHORT_INTERVALS.timeout * 3);
     assert_eq!(source.asked(), 2);
-    assert!(verifier.verify(&issuer.named_token("one", &claims(&json!({})))).await.is_ok(), "who has a key gets in");
+    assert!(
+        verifier.verify(&issuer.named_token("one", &claims(&json!({})))).await.is_ok(),
+        "a token with a known key is accepted"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failing_source_does_not_remove_its_keys() {
     let (issuer, next) = (Issuer::es256(), Issuer::es384());
     let source = Source::start(set(&[issuer.jwk("one")]));
-    let verifier = source.verifier(BRISK);
+    let verifier = source.verifier(SHORT_INTERVALS);
     ready(&verifier).await;
     let good = issuer.named_token("one", &claims(&json!({})));
     let unknown = next.named_token("next", &claims(&json!({})));
     for fault in faults() {
         source.becomes(fault);
-        source.is_asked().await;
+        source.fetched_again().await;
         let began = Instant::now();
         assert!(verifier.verify(&good).await.is_ok());
-        assert!(began.elapsed() < BRISK.timeout / 2, "nobody waits for a source that is down");
-        // It may be a key that is new: nobody can say that it is wrong.
+        assert!(
+            began.elapsed() < SHORT_INTERVALS.timeout / 2,
+            "a token with a known key does not wait for a failed source"
+        );
+        // The key may be new, so the verifier cannot reject the token as invalid.
         assert_eq!(verifier.verify(&unknown).await, Err(AuthError::Unavailable));
-        assert!(began.elapsed() < BRISK.timeout * 3);
+        assert!(began.elapsed() < SHORT_INTERVALS.timeout * 3);
     }
     source.becomes(set(&[next.jwk("next")]));
-    until("it is back", || async { verifier.verify(&unknown).await.is_ok() }).await;
+    until("the new key is accepted", || async { verifier.verify(&unknown).await.is_ok() }).await;
     assert!(verifier.verify(&good).await.is_err());
 }
 
@@ -257,7 +269,7 @@ async fn a_node_starts_without_its_source_and_rejects_tokens() {
         let listener = listen_anywhere();
         listener.local_addr().unwrap()
     };
-    let jwks = Jwks::new(format!("http://{address}/keys").parse().unwrap(), BRISK).unwrap();
+    let jwks = Jwks::new(format!("http://{address}/keys").parse().unwrap(), SHORT_INTERVALS).unwrap();
     let verifier = TokenVerifier::new(KeySource::Url(jwks), TokenRules::default());
     let identity = IdentityMode::Jwt { verifier: verifier.clone(), grace: Duration::ZERO };
     let access = AccessPolicy { identity, callers: ApiAuth::Jwt(verifier.clone()) };
@@ -281,9 +293,10 @@ async fn a_node_starts_without_its_source_and_rejects_tokens() {
     let rows: Vec<Value> = users().await.unwrap().json().await.unwrap();
     assert_eq!(rows, [json!({"id_socket": client.id, "id_user": "foo"})]);
 
-    // A key that may be new, while nobody can tell: the transport ends without a word, and the client tries again.
+    // The key may be new while the source is down: the node closes the transport without an error packet, and the
+    // client tries again.
     source.becomes(Mode::HangsUp);
-    source.is_asked().await;
+    source.fetched_again().await;
     let unknown = json!({"token": issuer.named_token("next", &claims(&json!({}))), "room": "Maths"}).to_string();
     let mut socket = open(node, "", &unknown).await;
     let ended = async {
@@ -292,7 +305,7 @@ async fn a_node_starts_without_its_source_and_rejects_tokens() {
             assert!(!message.starts_with("44") && !message.starts_with("41"), "{message}");
         }
     };
-    timeout(PATIENCE, ended).await.expect("the transport ends");
-    assert_eq!(client.join("Physics").await, json!({"ok": true}), "who is in stays in");
+    timeout(PATIENCE, ended).await.expect("the node closes the transport");
+    assert_eq!(client.join("Physics").await, json!({"ok": true}), "connected sockets stay");
     cluster.stop().await;
 }

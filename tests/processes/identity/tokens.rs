@@ -1,4 +1,4 @@
-//! What a token must be to count, and what a forged one comes to.
+//! The checks of the token verifier, with valid, expired, malformed and forged tokens.
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
@@ -22,7 +22,7 @@ fn issuers() -> Vec<(Issuer, Vec<u8>)> {
     secrets.into_iter().chain(public).collect()
 }
 
-fn by_secret() -> (Issuer, TokenVerifier) {
+fn hmac_pair() -> (Issuer, TokenVerifier) {
     (Issuer::secret("HS256", SECRET), verifier(SECRET, TokenRules::default()))
 }
 
@@ -31,7 +31,7 @@ async fn invalid(verifier: &TokenVerifier, token: &str, what: &str) {
     assert!(matches!(checked, Err(AuthError::Invalid(_))), "{what}: {checked:?}");
 }
 
-async fn said(verifier: &TokenVerifier, token: &str) -> Claims {
+async fn accepted(verifier: &TokenVerifier, token: &str) -> Claims {
     verifier.verify(token).await.unwrap()
 }
 
@@ -44,11 +44,11 @@ async fn every_algorithm_is_accepted_with_its_own_key_only() {
             let token = issuer.token(&claims(&json!({})));
             let what = format!("{} with the key of {}", issuer.algorithm, key_of.algorithm);
             if key == signed_with {
-                assert_eq!(said(&verifier, &token).await.user.as_str(), "foo", "{what}");
+                assert_eq!(accepted(&verifier, &token).await.user.as_str(), "foo", "{what}");
             } else {
                 invalid(&verifier, &token, &what).await;
             }
-            // The name of an algorithm that the key takes makes a signature of another one no better.
+            // A head that names the algorithm of the key does not make a signature of another algorithm valid.
             if key_of.algorithm != issuer.algorithm {
                 let head = json!({"alg": key_of.algorithm});
                 invalid(&verifier, &issuer.with_head(&head, &claims(&json!({}))), &format!("{what}, renamed")).await;
@@ -103,7 +103,7 @@ async fn a_token_changed_anywhere_is_refused() {
     }] {
         let verifier = verifier(key, TokenRules::default());
         let genuine = issuer.token(&claims(&json!({})));
-        said(&verifier, &genuine).await;
+        accepted(&verifier, &genuine).await;
         for place in 0..genuine.len() {
             let mut changed = genuine.clone().into_bytes();
             changed[place] ^= 1;
@@ -111,7 +111,7 @@ async fn a_token_changed_anywhere_is_refused() {
             invalid(&verifier, &changed, &format!("changed at {place}")).await;
             invalid(&verifier, &genuine[..place], &format!("cut at {place}")).await;
         }
-        // The claims of one with the signature of another.
+        // The claims of one token with the signature of another token.
         let other = issuer.token(&claims(&json!({"sub": "bar"})));
         let (message, _) = other.rsplit_once('.').unwrap();
         let (_, signature) = genuine.rsplit_once('.').unwrap();
@@ -121,7 +121,7 @@ async fn a_token_changed_anywhere_is_refused() {
 
 #[tokio::test]
 async fn a_token_is_valid_in_its_time_with_some_leeway() {
-    let (issuer, verifier) = by_secret();
+    let (issuer, verifier) = hmac_pair();
     let token = |more: Value| issuer.token(&claims(&more));
     for good in [
         json!({"exp": from_now(5)}),
@@ -132,7 +132,7 @@ async fn a_token_is_valid_in_its_time_with_some_leeway() {
         json!({"exp": u64::MAX}),
     ] {
         let exp = claims(&good)["exp"].as_u64().unwrap();
-        assert_eq!(said(&verifier, &token(good)).await.expires, exp);
+        assert_eq!(accepted(&verifier, &token(good)).await.expires, exp);
     }
     for over in [from_now(-LEEWAY_SECONDS - 5), from_now(-86_400), 0] {
         assert_eq!(verifier.verify(&token(json!({"exp": over}))).await, Err(AuthError::Expired));
@@ -148,7 +148,7 @@ async fn a_token_is_valid_in_its_time_with_some_leeway() {
     ] {
         invalid(&verifier, &token(wrong.clone()), &wrong.to_string()).await;
     }
-    invalid(&verifier, &issuer.token(&json!({"sub": "foo"})), "it never expires").await;
+    invalid(&verifier, &issuer.token(&json!({"sub": "foo"})), "the token has no exp").await;
 }
 
 #[tokio::test]
@@ -164,7 +164,7 @@ async fn a_configured_issuer_and_audience_are_required() {
     let plain = verifier(SECRET, TokenRules::default());
     let token = |more: Value| issuer.token(&claims(&more));
     for good in [json!({"iss": "us", "aud": "rollcall"}), json!({"iss": "them", "aud": ["mail", "chat"]})] {
-        assert_eq!(said(&strict, &token(good)).await.user.as_str(), "foo");
+        assert_eq!(accepted(&strict, &token(good)).await.user.as_str(), "foo");
     }
     for wrong in [
         json!({}),
@@ -180,15 +180,15 @@ async fn a_configured_issuer_and_audience_are_required() {
     ] {
         invalid(&strict, &token(wrong.clone()), &wrong.to_string()).await;
     }
-    assert_eq!(said(&plain, &token(json!({"iss": "anybody"}))).await.user.as_str(), "foo");
-    for meant_for_others in [json!({"aud": "mail"}), json!({"aud": ["mail"]}), json!({"aud": []}), json!({"aud": 7})] {
-        invalid(&plain, &token(meant_for_others.clone()), &meant_for_others.to_string()).await;
+    assert_eq!(accepted(&plain, &token(json!({"iss": "anybody"}))).await.user.as_str(), "foo");
+    for other_audience in [json!({"aud": "mail"}), json!({"aud": ["mail"]}), json!({"aud": []}), json!({"aud": 7})] {
+        invalid(&plain, &token(other_audience.clone()), &other_audience.to_string()).await;
     }
 }
 
 #[tokio::test]
 async fn a_token_cannot_supply_its_own_key_or_extensions() {
-    let (issuer, verifier) = by_secret();
+    let (issuer, verifier) = hmac_pair();
     let forger = Issuer::rsa("RS256");
     for more in [
         json!({"jwk": forger.jwk("own")}),
@@ -200,9 +200,9 @@ async fn a_token_cannot_supply_its_own_key_or_extensions() {
         let mut head = json!({"alg": "RS256"});
         head.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         invalid(&verifier, &forger.with_head(&head, &claims(&json!({}))), &more.to_string()).await;
-        // The same beside a genuine signature changes nothing.
+        // The same header beside a genuine signature changes nothing.
         head["alg"] = json!("HS256");
-        assert_eq!(said(&verifier, &issuer.with_head(&head, &claims(&json!({})))).await.user.as_str(), "foo");
+        assert_eq!(accepted(&verifier, &issuer.with_head(&head, &claims(&json!({})))).await.user.as_str(), "foo");
     }
     let head = json!({"alg": "HS256", "crit": ["exp"]});
     invalid(&verifier, &issuer.with_head(&head, &claims(&json!({}))), "crit").await;
@@ -210,11 +210,11 @@ async fn a_token_cannot_supply_its_own_key_or_extensions() {
 
 #[tokio::test]
 async fn oversized_and_malformed_tokens_are_refused_at_once() {
-    let (issuer, verifier) = by_secret();
+    let (issuer, verifier) = hmac_pair();
     let padded = |bytes: usize| issuer.token(&claims(&json!({"pad": "x".repeat(bytes)})));
     let longest = padded(5_900);
     assert!(longest.len() > MAX_TOKEN_BYTES - 300 && longest.len() <= MAX_TOKEN_BYTES);
-    said(&verifier, &longest).await;
+    accepted(&verifier, &longest).await;
     for too_long in [padded(6_200), padded(1 << 20)] {
         assert_eq!(verifier.verify(&too_long).await, Err(AuthError::Invalid("the token is too long")));
     }
@@ -223,7 +223,7 @@ async fn oversized_and_malformed_tokens_are_refused_at_once() {
         invalid(&verifier, nothing, nothing).await;
         invalid(&verifier, &format!("{nothing}.e30."), nothing).await;
     }
-    // Claims that are no object, or deep, although genuine.
+    // Claims that are not a JSON object, with a valid signature.
     for claims in [json!("foo"), json!(["foo"]), json!(null), json!(7)] {
         invalid(&verifier, &issuer.token(&claims), &claims.to_string()).await;
     }
@@ -234,6 +234,6 @@ async fn another_claim_can_be_the_user() {
     let issuer = Issuer::secret("HS256", SECRET);
     let verifier = verifier(SECRET, TokenRules { user_claim: "email".to_owned(), ..TokenRules::default() });
     let token = issuer.token(&claims(&json!({"email": "foo@example.org"})));
-    assert_eq!(said(&verifier, &token).await.user.as_str(), "foo@example.org");
-    invalid(&verifier, &issuer.token(&claims(&json!({}))), "it has a sub alone").await;
+    assert_eq!(accepted(&verifier, &token).await.user.as_str(), "foo@example.org");
+    invalid(&verifier, &issuer.token(&claims(&json!({}))), "the token has no email claim").await;
 }

@@ -1,4 +1,4 @@
-//! Who is trusted, shown by real processes: the closed mesh, https, and Redis behind TLS and a login.
+//! Trust between real processes: the closed mesh, https, and Redis with TLS and a login.
 //!
 //! `pki` makes certificates of every kind, `process` runs the binary and keeps what it logs.
 

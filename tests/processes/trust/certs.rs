@@ -1,4 +1,4 @@
-//! `rollcall certs`: what it makes is what nodes use, and nothing that is there is lost.
+//! `rollcall certs`: nodes accept the certificates that it creates, and it replaces no file without `--force`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -21,16 +21,16 @@ fn said(output: &std::process::Output) -> String {
 async fn nodes_with_generated_certificates_trust_each_other() {
     let (redis, folder) = (RedisServer::start_aged().await, Folder::new());
     let out = folder.text("certs");
-    // Of one node that the others reach by its address, and one that they reach by its name.
+    // The peers reach one node by its address, and the other node by its host name.
     let mut nodes = Vec::new();
     for (name, names) in [("one", "127.0.0.1"), ("other", "localhost,127.0.0.2")] {
         let output = run(&["certs", "--out", &out, names]);
         assert!(output.status.success(), "{}", said(&output));
         let said = String::from_utf8(output.stdout).unwrap();
-        // As it says, word by word.
+        // The test uses the printed flags word by word.
         let line = said.lines().find(|line| line.starts_with("for ")).unwrap();
         let flags: Vec<&str> = line.split_once(": ").unwrap().1.split(' ').collect();
-        assert_eq!(said.contains("created a CA"), nodes.is_empty(), "the CA is made once");
+        assert_eq!(said.contains("created a CA"), nodes.is_empty(), "only the first run creates a CA");
         nodes.push(ServeCommand::named(name).redis(&redis).with(&flags));
     }
     let mut nodes = nodes.into_iter();
@@ -58,7 +58,7 @@ fn generated_keys_are_private_and_no_file_is_overwritten() {
         assert_eq!(fs::metadata(out.join(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
     }
     let before = (read("ca.pem"), read("ca.key"), read("node-1.internal.key"));
-    // One of two is there: neither is written.
+    // One of the two certificates exists: the command writes neither.
     let refused = make(&["node-2.internal", "node-1.internal"]);
     assert!(!refused.status.success() && said(&refused).contains("node-1.internal.pem exists already; --force"));
     assert!(!out.join("node-2.internal.pem").exists());
@@ -79,7 +79,7 @@ fn generated_keys_are_private_and_no_file_is_overwritten() {
     let refused = make(&["node-3.internal"]);
     assert!(!refused.status.success() && said(&refused).contains("is missing"), "{}", said(&refused));
     assert_eq!(read("ca.pem"), before.0);
-    // The key of another CA.
+    // A CA key that does not match the CA certificate is an error.
     let other = folder.path("other");
     assert!(run(&["certs", "--out", other.to_str().unwrap(), "x"]).status.success());
     fs::copy(other.join("ca.key"), out.join("ca.key")).unwrap();

@@ -1,4 +1,4 @@
-//! Https for clients: REST by HTTP/2 and WebSocket by HTTP/1.1 on one port, and certificates that change while it runs.
+//! Https for clients: REST over HTTP/2 and WebSocket over HTTP/1.1 on one port, and certificates that change at run time.
 
 use std::net::SocketAddr;
 
@@ -19,7 +19,7 @@ async fn connect(ca: &str, to: SocketAddr, protocols: &[&str]) -> TlsStream<TcpS
     trusting(ca, protocols).connect(name, stream).await.unwrap()
 }
 
-/// What is answered over HTTP/2, which ALPN must have chosen.
+/// Sends a GET over HTTP/2, which ALPN must have chosen, and returns the answer.
 async fn get(stream: TlsStream<TcpStream>, path: &str) -> (StatusCode, HeaderMap, Vec<u8>) {
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     let (mut requests, connection) = h2::client::handshake(stream).await.unwrap();
@@ -68,7 +68,7 @@ async fn http2_requests_and_http1_websockets_share_one_port() {
     assert_eq!(headers["strict-transport-security"], "max-age=31536000");
     assert_eq!(headers["x-content-type-options"], "nosniff");
     assert_eq!(headers["cross-origin-resource-policy"], "same-origin");
-    // Who speaks http to it is not answered.
+    // A plain http request gets no answer on the https port.
     assert!(reqwest::get(format!("http://{}/a/users", node.public)).await.is_err());
 }
 
@@ -91,7 +91,7 @@ async fn the_page_loads_only_its_own_resources() {
             page.split("<script").skip(1).any(|script| !script.starts_with(" src=") && !script.contains(" src="));
         assert!(!inline && !page.contains("style=") && !page.contains(" onclick"), "{page}");
     }
-    // Without TLS nobody is told to come by https.
+    // A node without TLS must not send the HSTS header.
     let plain = ServeCommand::named("plain").ready().await;
     let answer = reqwest::get(format!("http://{}/", plain.public)).await.unwrap();
     assert!(!answer.headers().contains_key("strict-transport-security"));
@@ -113,13 +113,13 @@ async fn a_new_certificate_is_served_and_a_malformed_one_is_not() {
     assert!(shown(&old.pem, node.public).await);
     let issued = localhost(&new);
     folder.write("public.pem", &issued.certificate);
-    // Until its key is there, too, the old one is shown.
+    // The certificate and the key no longer match, so the node keeps the old pair until the new key exists.
     node.logs("public.key is not that of the certificate").await;
     assert!(shown(&old.pem, node.public).await);
     folder.write("public.key", &issued.key);
-    until("the new certificate is shown", || shown(&new.pem, node.public)).await;
+    until("the node presents the new certificate", || shown(&new.pem, node.public)).await;
     assert!(!shown(&old.pem, node.public).await);
-    assert_eq!(get(staying, "/a/users").await.0, StatusCode::OK, "who was connected before stays");
+    assert_eq!(get(staying, "/a/users").await.0, StatusCode::OK, "an open connection stays open");
     assert!(!node.log().contains("PRIVATE KEY"));
 }
 

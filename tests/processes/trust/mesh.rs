@@ -1,5 +1,5 @@
-//! The closed mesh among nodes: those that belong to it answer, and those that do not get nothing, are reported with a
-//! reason, and are logged once.
+//! The closed mesh: members answer each other. A node outside the mesh gets no rows, appears in answers with a reason,
+//! and causes one log line.
 
 use testkit::client::Client;
 use testkit::pki::{Authority, Folder, Issued, Time};
@@ -32,7 +32,7 @@ async fn nodes_with_one_ca_and_token_answer_and_forward_polls() {
     for node in [&one, &other] {
         assert_eq!(node.roll("a").await, complete(&[&client.id]), "{}", node.name);
     }
-    // A session that one has, and whose every request comes in on the other.
+    // One node has the polling session, and every request of the session arrives at the other node.
     let http = reqwest::Client::new();
     let url = |node: &Process, sid: &str| {
         format!("http://{}/socket.io/?EIO=4&transport=polling&id_user=bar&room=b{sid}", node.public)
@@ -41,7 +41,7 @@ async fn nodes_with_one_ca_and_token_answer_and_forward_polls() {
     let opened: serde_json::Value = serde_json::from_str(opened.strip_prefix('0').unwrap()).unwrap();
     let url = url(&other, &format!("&sid={}", opened["sid"].as_str().unwrap()));
     assert_eq!(http.post(&url).body("40").send().await.unwrap().text().await.unwrap(), "ok");
-    until("it is connected through the other", || async {
+    until("the client is connected through the other node", || async {
         http.get(&url).send().await.unwrap().text().await.unwrap().contains("40{")
     })
     .await;
@@ -51,7 +51,7 @@ async fn nodes_with_one_ca_and_token_answer_and_forward_polls() {
     }
 }
 
-/// Two nodes of one Redis that do not trust each other: neither gets a row of the other, both say so, once.
+/// Two nodes of one Redis that do not trust each other: neither gets a row of the other, and each logs it once.
 async fn strangers(one: ServeCommand, other: ServeCommand, says: [&str; 2]) {
     let (one, other) = (one.ready().await, other.launch());
     let client = Client::connect(one.public, "foo", &["a"]).await.unwrap();
@@ -61,9 +61,9 @@ async fn strangers(one: ServeCommand, other: ServeCommand, says: [&str; 2]) {
         roll.unanswered == Some("other=refused".to_owned())
     })
     .await;
-    until("the stranger knows of the others, and gets nothing", || async {
+    until("the stranger knows the other node, and gets no rows", || async {
         let answer = reqwest::get(format!("http://{}/a/users", other.public)).await.unwrap();
-        // A node that nobody has answered yet does not even answer for itself.
+        // A node without any answer from a peer answers no roll call, not even with its own rows.
         let refused = answer.headers().get("rollcall-unanswered").is_some_and(|value| value == "one=refused");
         assert!(!answer.text().await.unwrap().contains(&client.id));
         refused
@@ -110,7 +110,7 @@ async fn a_node_of_an_open_mesh_is_refused_by_a_closed_one() {
     let closed = ServeCommand::named("one").redis(&redis).with(&["--mesh-token-file", &folder.write("token", TOKEN)]);
     let (closed, open) = (closed.ready().await, ServeCommand::named("other").redis(&redis).launch());
     let client = Client::connect(closed.public, "foo", &["a"]).await.unwrap();
-    until("the open one gets nothing", || async {
+    until("the node of the open mesh gets no rows", || async {
         let answer = reqwest::get(format!("http://{}/a/users", open.public)).await.unwrap();
         let refused = answer.headers().get("rollcall-unanswered").is_some_and(|value| value == "one=refused");
         assert!(!answer.text().await.unwrap().contains(&client.id));

@@ -1,4 +1,4 @@
-//! What outsiders try on the mesh port, and what they try to be taken for.
+//! Attacks on the mesh port: connections without valid credentials, and impostors that claim the address of a node.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-/// What an HTTP/2 client says first, and its settings.
+/// The connection preface of an HTTP/2 client with an empty SETTINGS frame.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 fn lookup() -> LookupSocketsRequest {
     LookupSocketsRequest { room: "a".into(), ..Default::default() }
 }
 
-/// What is heard after beginning to speak HTTP/2, until the other end closes.
+/// Sends the HTTP/2 preface, and returns all bytes that the peer sends before it closes.
 async fn heard(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Vec<u8> {
     let _ = stream.write_all(PREFACE).await;
     let mut heard = Vec::new();
@@ -55,7 +55,7 @@ async fn a_client_without_a_mesh_certificate_is_refused_and_logged() {
     let (authority, folder) = (Authority::new("mesh"), Folder::new());
     let node = with_certificates(&authority, &folder).await;
     let expired = authority.issue("127.0.0.1", Time::Past);
-    // Of a CA that calls itself the same.
+    // The forged certificate comes from another CA with the same name.
     let forged = Authority::new("mesh").issue("127.0.0.1", Time::Now);
     let cases = [(None, "CertificateRequired"), (Some(&expired), "expired"), (Some(&forged), "BadSignature")];
     for ((shown, says), number) in cases.into_iter().zip(1..) {
@@ -71,7 +71,7 @@ async fn a_client_without_a_mesh_certificate_is_refused_and_logged() {
         assert!(line.contains("rejected a mesh connection: mTLS handshake failed"), "{line}");
     }
     for _ in 0..3 {
-        // Without TLS: an alert at most.
+        // A connection without TLS gets a TLS alert at most.
         assert!(heard(from([127, 0, 1, 9], node.mesh).await).await.len() < 16);
     }
     node.logs("peer=127.0.1.9:").await;
@@ -79,7 +79,7 @@ async fn a_client_without_a_mesh_certificate_is_refused_and_logged() {
     let mut member = PeerChannel::secured(&node.mesh.to_string().into(), connect_tcp, folder.security("127.0.0.1:1"))
         .unwrap()
         .client();
-    assert!(member.lookup_sockets(lookup()).await.is_ok(), "who shows one is answered");
+    assert!(member.lookup_sockets(lookup()).await.is_ok(), "a client with a member certificate gets an answer");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,17 +110,17 @@ async fn without_the_token_no_service_of_the_mesh_answers() {
     assert_eq!(node.logged("rejected a mesh call without a valid token").len(), 1);
 }
 
-/// Somebody who is in the index under this name and listens, with this certificate or none.
-async fn liar(
+/// An impostor that the index lists under this name, and that listens with this certificate or without TLS.
+async fn impostor(
     redis: &RedisServer,
     number: usize,
     name: &str,
     shown: Option<&pki::Issued>,
-    taken_in: &Arc<AtomicUsize>,
+    received: &Arc<AtomicUsize>,
 ) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mesh = listener.local_addr().unwrap();
-    let (acceptor, taken_in) = (shown.map(pki::acceptor), Arc::clone(taken_in));
+    let (acceptor, received) = (shown.map(pki::acceptor), Arc::clone(received));
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -131,7 +131,7 @@ async fn liar(
                 Some(acceptor) => {
                     if let Ok(mut stream) = acceptor.accept(stream).await {
                         let mut said = [0; 1];
-                        taken_in.fetch_add(stream.read(&mut said).await.unwrap_or_default(), Ordering::Relaxed);
+                        received.fetch_add(stream.read(&mut said).await.unwrap_or_default(), Ordering::Relaxed);
                     }
                 }
             }
@@ -152,23 +152,23 @@ async fn an_impostor_without_the_certificate_receives_no_request() {
     let (authority, folder) = (Authority::new("mesh"), Folder::new());
     let flags = folder.mesh(&authority.pem, &authority.issue("127.0.0.1", Time::Now));
     let node = ServeCommand::named("one").redis(&redis).with(&flags).ready().await;
-    let taken_in = Arc::new(AtomicUsize::new(0));
-    let liars = [
+    let received = Arc::new(AtomicUsize::new(0));
+    let impostors = [
         ("expired", Some(authority.issue("127.0.0.1", Time::Past))),
         ("forged", Some(Authority::new("mesh").issue("127.0.0.1", Time::Now))),
         ("elsewhere", Some(authority.issue("127.0.0.2", Time::Now))),
         ("plain", None),
     ];
-    for (number, (name, shown)) in liars.iter().enumerate() {
-        liar(&redis, number, name, shown.as_ref(), &taken_in).await;
+    for (number, (name, shown)) in impostors.iter().enumerate() {
+        impostor(&redis, number, name, shown.as_ref(), &received).await;
     }
-    for (name, _) in &liars {
+    for (name, _) in &impostors {
         let refused = format!("{name}=refused");
         until(&refused, || async { node.roll("a").await.unanswered.is_some_and(|said| said.contains(&refused)) }).await;
     }
-    assert_eq!(taken_in.load(Ordering::Relaxed), 0, "no liar was told anything");
+    assert_eq!(received.load(Ordering::Relaxed), 0, "no impostor received a request");
     let says = "mTLS handshake with a peer failed";
-    assert_eq!(node.logged(says).len(), liars.len(), "{}", node.log());
+    assert_eq!(node.logged(says).len(), impostors.len(), "{}", node.log());
     for what in ["certificate expired", "BadSignature", "not valid for name", "corrupt"] {
         assert_eq!(node.logged(says).iter().filter(|line| line.contains(what)).count(), 1, "{what}: {}", node.log());
     }
@@ -196,8 +196,8 @@ async fn a_member_may_announce_only_its_own_host() {
     assert_eq!(node.logged("rejected a status: the certificate of the peer does not name the host").len(), 1);
     let own = AnnounceRequest { status: Some(status("127.0.0.2:7001")) };
     let said = member.announce(own).await.unwrap().into_inner().status.unwrap();
-    assert!(said.members.iter().any(|member| member.name == "insider"), "its own word is taken");
-    // A node that is elsewhere, at the insider's own host.
+    assert!(said.members.iter().any(|member| member.name == "insider"), "a member may announce its own host");
+    // An announcement of another node at the host of the insider.
     let honest = PeerChannel::secured(&mesh.as_str().into(), connect_tcp, folder.security("127.0.0.1:1")).unwrap();
     let named = |id: &str, mesh: &str| Status { node_id: id.into(), ..status(mesh) };
     let first = AnnounceRequest { status: Some(named("00000000000000aa-1", "127.0.0.1:7001")) };
@@ -218,7 +218,7 @@ async fn a_member_may_announce_only_its_own_host() {
 async fn unfinished_handshakes_do_not_block_other_peers() {
     let (authority, folder) = (Authority::new("mesh"), Folder::new());
     let node = with_certificates(&authority, &folder).await;
-    // More than are worked on at once, and the first byte of a handshake each.
+    // More connections than the node handshakes at once. Every second one sends the first byte of a handshake.
     let mut silent = Vec::new();
     for number in 0..600 {
         let mut stream = from([127, 0, 1, 1], node.mesh).await;
@@ -229,14 +229,15 @@ async fn unfinished_handshakes_do_not_block_other_peers() {
         if number % 100 == 99 {
             let link = PeerChannel::secured(&node.mesh.to_string().into(), connect_tcp, folder.security("127.0.0.1:1"))
                 .unwrap();
-            // Connecting takes 400 ms at most, or fails.
-            link.client().lookup_sockets(lookup()).await.expect("a member is let in meanwhile");
+            // A connect that takes longer than 400 ms fails.
+            link.client().lookup_sockets(lookup()).await.expect("the node accepts a member meanwhile");
         }
     }
     let mut ended = 0;
     for mut stream in silent {
         let mut said = Vec::new();
-        let _ = timeout(PATIENCE, stream.read_to_end(&mut said)).await.expect("each is given up in time");
+        let _ =
+            timeout(PATIENCE, stream.read_to_end(&mut said)).await.expect("the node closes each connection in time");
         ended += 1;
     }
     assert_eq!(ended, 600);

@@ -1,5 +1,5 @@
-//! Redis behind TLS and a login: a node gets in with what it needs and no more, and where it does not, it says what mends
-//! it.
+//! Redis with TLS and a login: a node needs only the documented ACL. An error of Redis leads to a message with the
+//! remedy.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
@@ -12,15 +12,15 @@ use testkit::until;
 
 pub(crate) const PASSWORD: &str = "correct-horse-battery-staple";
 pub(crate) const SECOND_PASSWORD: &str = "another-horse-another-staple";
-/// What docs/REDIS.md says that a node's user needs.
+/// The ACL rules of a node, as docs/REDIS.md documents them.
 pub(crate) const ACL: &str = "~rollcall:* resetchannels -@all +info +time +get +set +del +exists +expire +unlink +sadd +srem \
                        +smembers +scard +evalsha +script|load";
 
-/// A redis-server that speaks TLS alone, asks for a certificate, and lets nobody in who does not name itself.
+/// A redis-server that accepts only TLS, and requires a client certificate and a user name.
 pub(crate) struct Guarded {
     process: Child,
     pub address: SocketAddr,
-    /// Where it is reached, too, and which its certificate does not name.
+    /// A second address of the server, which its certificate does not name.
     unnamed: SocketAddr,
     pub folder: Folder,
 }
@@ -72,7 +72,7 @@ impl Guarded {
         format!("rediss://{}", self.address)
     }
 
-    /// What `redis-cli` prints for the administrator.
+    /// Runs `redis-cli` as administrator, and returns its output.
     pub(crate) fn cli(&self, arguments: &[&str]) -> String {
         let output = Command::new("redis-cli")
             .args(["-h", &self.address.ip().to_string(), "-p", &self.address.port().to_string(), "--tls"])
@@ -85,7 +85,7 @@ impl Guarded {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// What a node is told, but for these, which are left out where they are empty.
+    /// The flags of a node, with `replaced` values. An empty value removes its flag.
     pub(crate) fn flags(&self, replaced: &[(&str, &str)]) -> Vec<String> {
         let mut flags = vec![("--redis", self.url()), ("--redis-user", "rollcall".to_owned())];
         for (flag, file) in [
@@ -121,30 +121,30 @@ impl Drop for Guarded {
 async fn nodes_need_no_more_than_the_documented_acl() {
     let document = include_str!("../../../docs/REDIS.md");
     let document = document.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(document.contains(ACL), "docs/REDIS.md says so, too");
+    assert!(document.contains(ACL), "docs/REDIS.md documents these rules");
     let redis = Guarded::start(ACL).await;
     let (one, other) = tokio::join!(redis.node("one").ready(), redis.node("other").ready());
     let client = Client::connect(one.public, "foo", &["a", "b"]).await.unwrap();
     assert_eq!(other.roll("a").await, complete(&[&client.id]));
-    until("its sockets are listed", || async { redis.cli(&["KEYS", "*"]).contains(":room:") }).await;
+    until("the index lists the sockets of the node", || async { redis.cli(&["KEYS", "*"]).contains(":room:") }).await;
     assert!(redis.cli(&["KEYS", "*"]).lines().all(|key| key.starts_with("rollcall:")));
-    // A dead node is repaired, an empty room given back.
+    // The other nodes remove the entries of a dead node, and a node releases an empty room.
     let dies = redis.node("dies").ready().await;
     let _gone = Client::connect(dies.public, "bar", &["a"]).await.unwrap();
     assert_eq!(other.roll("a").await.sockets.len(), 2);
     drop(dies);
-    until("the dead is repaired", || async {
+    until("the index has no entry of the dead node", || async {
         other.roll("a").await == complete(&[&client.id])
             && redis.cli(&["SMEMBERS", "rollcall:owners:a"]).lines().count() == 1
             && redis.cli(&["SMEMBERS", "rollcall:nodes"]).lines().count() == 2
     })
     .await;
     client.leave("b").await;
-    until("the room is given back", || async { redis.cli(&["EXISTS", "rollcall:owners:b"]).trim() == "0" }).await;
+    until("the node releases the room", || async { redis.cli(&["EXISTS", "rollcall:owners:b"]).trim() == "0" }).await;
     for node in [&one, &other] {
         assert_eq!(node.logged("WARN"), Vec::<String>::new());
     }
-    // Redis itself has nothing to complain of either.
+    // Redis denied no command either.
     assert_eq!(redis.cli(&["ACL", "LOG"]).trim(), "");
 }
 
@@ -168,7 +168,7 @@ async fn a_redis_that_rejects_the_node_is_reported_with_the_remedy() {
     let (folder, other) = (Folder::new(), Authority::new("other"));
     let foreign = other.issue("rollcall", Time::Now);
     let file = |name: &str, contents: &str| folder.write(name, contents);
-    // What is no Redis, and says so.
+    // A web server, which does not speak the protocol of Redis.
     let web = ServeCommand::named("web").ready().await;
     let cases = [
         (vec![("--redis-ca", file("ca", &other.pem))], "pass its CA with --redis-ca"),
@@ -207,7 +207,7 @@ async fn a_changed_password_is_used_by_the_next_connection() {
     let complained = node.logged("cannot use redis");
     assert!(complained.len() == 1 && complained[0].contains("--redis-password-file"), "{complained:?}");
     redis.folder.write("password", SECOND_PASSWORD);
-    until("it is back", || async { node.logged("connected to redis").len() == 2 }).await;
-    until("its answers are complete", || async { node.roll("a").await == complete(&[&client.id]) }).await;
+    until("the node reconnects", || async { node.logged("connected to redis").len() == 2 }).await;
+    until("the answers of the node are complete", || async { node.roll("a").await == complete(&[&client.id]) }).await;
     assert!(!node.log().contains(PASSWORD) && !node.log().contains(SECOND_PASSWORD));
 }

@@ -1,4 +1,4 @@
-//! Sentinels and a Cluster behind TLS and a login: what finds the master is trusted as little as the master.
+//! Sentinels and a Redis Cluster with TLS and a login: Sentinels must authenticate in the same way as the master.
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
@@ -12,7 +12,7 @@ use super::redis_access::{ACL, Guarded, PASSWORD};
 
 const SENTINEL_PASSWORD: &str = "sentinel-horse-battery";
 
-/// A Sentinel that watches a guarded Redis, is reached by TLS alone, and has a user of its own for nodes.
+/// A Sentinel that watches a guarded Redis, accepts only TLS, and has its own user for nodes.
 struct GuardedSentinel {
     process: Child,
     address: SocketAddr,
@@ -35,7 +35,7 @@ impl GuardedSentinel {
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is needed for the tests; `make tools` installs it");
-        until("it listens", || async { tokio::net::TcpStream::connect(address).await.is_ok() }).await;
+        until("the Sentinel listens", || async { tokio::net::TcpStream::connect(address).await.is_ok() }).await;
         folder.write("sentinel-password", SENTINEL_PASSWORD);
         Self { process, address }
     }
@@ -99,12 +99,12 @@ async fn a_redis_cluster_is_used_over_tls() {
     let redis = Guarded::start_with(&acl, &options).await;
     redis.cli(&["CONFIG", "SET", "cluster-announce-ip", &redis.address.ip().to_string()]);
     redis.cli(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
-    until("the Cluster is whole", || async { redis.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok") }).await;
+    until("the Cluster is ok", || async { redis.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok") }).await;
     let url = format!("rediss-cluster://{}", redis.address);
     let node = ServeCommand::named("one").with(&redis.flags(&[("--redis", &url)])).ready().await;
     let client = Client::connect(node.public, "foo", &["a"]).await.unwrap();
     assert_eq!(node.roll("a").await, complete(&[&client.id]));
-    until("its sockets are listed", || async { redis.cli(&["KEYS", "*"]).contains(":room:") }).await;
+    until("the index lists the sockets of the node", || async { redis.cli(&["KEYS", "*"]).contains(":room:") }).await;
     assert!(redis.cli(&["KEYS", "*"]).lines().all(|key| key.starts_with("{rollcall}:")));
     assert_eq!(redis.cli(&["ACL", "LOG"]).trim(), "");
     assert_eq!(node.logged("WARN"), Vec::<String>::new());

@@ -1,5 +1,5 @@
-//! Certificates and tokens of the mesh that change while nodes run: no answer is incomplete meanwhile, and what was
-//! taken away opens nothing any more, on no connection.
+//! Certificates and tokens of the mesh that change while nodes run: every answer stays complete, and revoked
+//! credentials fail on new and on open connections.
 
 use std::fs;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ fn lookup() -> LookupSocketsRequest {
     LookupSocketsRequest { room: "a".into(), ..Default::default() }
 }
 
-/// Asks every node again and again, and fails when an answer is not complete or not that of this client.
+/// Calls the roll on every node in a loop, and fails if an answer is not complete or lists other sockets.
 struct Asking {
     done: Arc<AtomicBool>,
     task: JoinHandle<usize>,
@@ -75,7 +75,7 @@ async fn a_new_ca_replaces_the_old_without_an_incomplete_answer() {
     let (one, other) = tokio::join!(start("one", &folders[0]), start("other", &folders[1]));
     let nodes = Arc::new([one, other]);
     let client = Client::connect(nodes[0].public, "foo", &["a"]).await.unwrap();
-    // Whoever got hold of a certificate of the old CA, and keeps a connection.
+    // A thief has a certificate of the old CA, and keeps a connection open.
     let thief = Folder::new();
     thief.mesh(&old.pem, &old.issue("127.0.0.1", Time::Now));
     let mesh = nodes[0].mesh.to_string();
@@ -87,29 +87,33 @@ async fn a_new_ca_replaces_the_old_without_an_incomplete_answer() {
     patient.revalidate_repeatedly().await;
 
     let asking = Asking::begin(&nodes, &client);
-    // In the order that docs/SECURITY.md says: both CAs, then the new certificates, then the new CA alone.
+    // The order of docs/SECURITY.md: both CAs, then the new certificates, then only the new CA.
     for folder in &folders {
         folder.write("ca.pem", &format!("{}{}", old.pem, new.pem));
     }
     read_again(&nodes, 1).await;
     for folder in &folders {
         let issued = new.issue("127.0.0.1", Time::Now);
-        // Read in between, the two do not fit, and what there was stays in use.
+        // A reload between the two writes finds a key that does not match, and the node keeps the previous version.
         folder.write("node.key", &issued.key);
         folder.write("node.pem", &issued.certificate);
     }
     read_again(&nodes, 2).await;
-    assert_eq!(stolen.lookup_sockets(lookup()).await.unwrap().into_inner().sockets.len(), 1, "it counts until now");
+    assert_eq!(
+        stolen.lookup_sockets(lookup()).await.unwrap().into_inner().sockets.len(),
+        1,
+        "the old certificate is valid until the old CA is removed"
+    );
     for folder in &folders {
         folder.write("ca.pem", &new.pem);
     }
     read_again(&nodes, 3).await;
     let refused = stolen.lookup_sockets(lookup()).await.unwrap_err();
-    assert_eq!(refused.code(), Code::Unauthenticated, "on the connection that it has");
-    assert_eq!(patient.revalidate().await, Err(PeerError::Refused), "and on a stream that it has");
+    assert_eq!(refused.code(), Code::Unauthenticated, "the open connection is refused");
+    assert_eq!(patient.revalidate().await, Err(PeerError::Refused), "the open stream is refused");
     let mut again =
         PeerChannel::secured(&mesh.as_str().into(), connect_tcp, thief.security("127.0.0.1:1")).unwrap().client();
-    assert!(again.lookup_sockets(lookup()).await.is_err(), "and on a new one");
+    assert!(again.lookup_sockets(lookup()).await.is_err(), "a new connection is refused");
     asking.end().await;
     assert_eq!(nodes[0].logged("rejected a mesh call without a valid certificate").len(), 1);
 }
@@ -148,10 +152,10 @@ async fn a_new_token_replaces_the_old_without_an_incomplete_answer() {
         read_again(&nodes, times).await;
     }
     assert_eq!((told(TOKEN).await, told(OTHER_TOKEN).await), (Err(Code::Unauthenticated), Ok(())));
-    assert_eq!(patient.revalidate().await, Err(PeerError::Refused), "on a stream that it has");
+    assert_eq!(patient.revalidate().await, Err(PeerError::Refused), "the open stream is refused");
     asking.end().await;
     let refusals = nodes[0].logged("rejected a mesh call");
-    assert_eq!(refusals.len(), 0, "the node that asks it shows its new token from then on: {refusals:?}");
+    assert_eq!(refusals.len(), 0, "the calling node uses its new token from then on: {refusals:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

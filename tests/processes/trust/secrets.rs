@@ -1,4 +1,4 @@
-//! No secret is ever where somebody else can read it: not in a log of any level, in help, an error or a command line.
+//! No secret appears in a log of any level, in the help, in an error or on a command line.
 
 use std::fs;
 
@@ -22,20 +22,20 @@ async fn no_secret_is_logged_or_on_a_command_line() {
     let start = |name: &str| {
         let https = ["--tls-cert", &folder.text("node.pem"), "--tls-key", &folder.text("node.key")];
         let more = ["--mesh-token-file", &token, "--log", "debug"];
-        // The other one is asked by plain requests.
+        // The test sends plain requests to the other node.
         let start = redis.node(name).with(&mesh).with(&more);
         if name == "https" { start.with(&https) } else { start }
     };
     let (one, https) = (start("one").ready().await, start("https").ready().await);
     let client = Client::connect(one.public, "foo", &["a"]).await.unwrap();
-    until("they answer for each other", || async { one.roll("a").await == complete(&[&client.id]) }).await;
-    // A wrong token is nobody's secret to read either.
+    until("the nodes answer each other", || async { one.roll("a").await == complete(&[&client.id]) }).await;
+    // A wrong token must not appear in a log either.
     let mut stranger = mesh_client(one.mesh);
     assert!(stranger.lookup_sockets(rollcall::mesh::proto::LookupSocketsRequest::default()).await.is_err());
     let key = issued.key.lines().nth(1).unwrap();
     for node in [&one, &https] {
         let log = node.log();
-        assert!(log.contains("DEBUG"), "it logs everything there is");
+        assert!(log.contains("DEBUG"), "the log has the debug level");
         let command_line = fs::read_to_string(format!("/proc/{}/cmdline", node.pid())).unwrap();
         for secret in [TOKEN, PASSWORD, key] {
             let leak = log.lines().find(|line| line.contains(secret));

@@ -1,6 +1,6 @@
-//! What those see who run nodes: probes, metrics, what Prometheus makes of them, logs, traces, and what operators are told.
-//! Real `rollcall serve` processes over a real Redis, the real promtool and Prometheus, and OpenTelemetry's own messages
-//! over gRPC's own implementation.
+//! Observability: probes, metrics, Prometheus rules and dashboards, logs, traces, and the status pages for operators.
+//! The tests use real `rollcall serve` processes, a real Redis, the real promtool and Prometheus. The collector uses the
+//! official OpenTelemetry messages and the official gRPC library.
 
 mod access;
 mod collector;

@@ -1,4 +1,4 @@
-//! Who gets into what of the admin port: each case by how the port is opened, what is asked, and what it is asked with.
+//! Access to the admin port, for each listen address, each path and each kind of credential.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ fn node(listen: &str, tokens: Option<&Path>) -> Process {
     Process::launch(&mut command)
 }
 
-/// How one that listens on every address is reached from here.
+/// The address that a test connects to, also for a node that listens on every address.
 fn dialled(node: &Process) -> SocketAddr {
     let mut address = node.admin;
     if address.ip().is_unspecified() {
@@ -40,7 +40,7 @@ async fn asked(node: &Process, method: Method, path: &str, headers: &[(&str, &st
     request.send().await.unwrap()
 }
 
-/// Whether something under `/_/` would be looked for: nothing is there, which only those hear who are let in.
+/// Requests an unknown path under `/_/`. Only an authorized caller gets a 404.
 async fn answer(node: &Process, method: Method, headers: &[(&str, &str)]) -> (u16, String) {
     let response = asked(node, method, "/_/nothing", headers).await;
     let status = response.status().as_u16();
@@ -56,7 +56,7 @@ const IN: u16 = 404;
 const BEARER: (&str, &str) = ("authorization", "Bearer AAAA-hunter2-AAAA");
 const WRONG: (&str, &str) = ("authorization", "Bearer AAAA-hunter2-AAAB");
 
-/// Probes and metrics answer whoever asks, in whatever way.
+/// Probes and metrics answer every caller, whatever its headers are.
 async fn is_open(node: &Process) {
     for path in ["/livez", "/metrics"] {
         for headers in [&[][..], &[("host", "evil.example")], &[WRONG], &[("origin", "http://evil.example")]] {
@@ -126,8 +126,8 @@ async fn with_tokens_every_admin_route_requires_one() {
             assert!(status == 403 && detail.contains("another origin"), "{status} {detail}");
         }
         let in_query = asked(&node, Method::GET, &format!("/_/nothing?token={TOKEN}"), &[]).await;
-        assert_eq!(in_query.status(), 401, "queries are kept in logs");
-        assert!(!node.log().contains("hunter2"), "no token gets into the log");
+        assert_eq!(in_query.status(), 401, "a token in the query is refused, since proxies log queries");
+        assert!(!node.log().contains("hunter2"), "the node logs no token");
     }
 }
 
@@ -139,7 +139,7 @@ async fn a_token_removed_from_the_file_is_rejected() {
     let node = node("127.0.0.1:0", Some(&file));
     assert_eq!(answer(&node, Method::GET, &[BEARER]).await.0, IN);
     fs::write(&file, format!("ops: {OTHER}\n")).unwrap();
-    until("the old one is refused", || async { answer(&node, Method::GET, &[BEARER]).await.0 == 401 }).await;
+    until("the node refuses the old token", || async { answer(&node, Method::GET, &[BEARER]).await.0 == 401 }).await;
     let new = ("authorization", "Bearer BBBB-hunter2-BBBB");
     assert_eq!(answer(&node, Method::GET, &[new]).await.0, IN);
 }

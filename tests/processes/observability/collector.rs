@@ -1,4 +1,4 @@
-//! The collector that the nodes of a test export to: a process of its own, written in another language.
+//! The OTLP collector of a test: a Python process, independent of the exporter under test.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -8,14 +8,14 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use testkit::programs::{repository, tools};
 
-/// Killed with the value.
+/// The process ends when the value is dropped.
 pub(crate) struct Collector {
     process: Child,
     pub endpoint: String,
     lines: Arc<Mutex<Vec<String>>>,
 }
 
-/// A span as it came in.
+/// A received span.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Span {
     pub resource: Map<String, Value>,
@@ -33,7 +33,7 @@ pub(crate) struct Span {
     pub events: Vec<String>,
 }
 
-/// As OpenTelemetry numbers them.
+/// The span kind, with the number of OpenTelemetry.
 pub(crate) const INTERNAL: u8 = 1;
 pub(crate) const SERVER: u8 = 2;
 pub(crate) const CLIENT: u8 = 3;
@@ -55,7 +55,7 @@ impl Collector {
         Self { process, endpoint: format!("http://127.0.0.1:{port}"), lines }
     }
 
-    /// Everything that came in, as it was.
+    /// All received lines.
     pub(crate) fn raw(&self) -> String {
         self.lines.lock().unwrap().join("\n")
     }

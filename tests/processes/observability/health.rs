@@ -1,4 +1,4 @@
-//! Probes: the same is said in every way that is asked, and asking is bounded whatever answers.
+//! Health probes: HTTP, gRPC and `rollcall health` agree, and a probe ends in time whatever the peer sends.
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
@@ -23,14 +23,14 @@ const NODE: &str = "";
 const MESH: &str = "rollcall.v1.MeshService";
 const POLLING: &str = "rollcall.v1.PollingService";
 
-/// `rollcall health`: whether it ended well, and its one line.
+/// Runs `rollcall health`, and returns whether it succeeded, and its one line.
 async fn probe(admin: SocketAddr, more: &'static [&'static str]) -> (bool, String) {
     let probing = tokio::task::spawn_blocking(move || {
         let mut command = rollcall();
         run(command.args(["health", "--admin", &admin.to_string()]).args(more))
     });
     let (well, said) = probing.await.unwrap();
-    assert_eq!(said.matches('\n').count(), 1, "one line: {said}");
+    assert_eq!(said.matches('\n').count(), 1, "the output is one line: {said}");
     (well, said)
 }
 
@@ -51,7 +51,7 @@ async fn every_probe_says_whether_a_node_is_ready_and_why_not() {
     let mut redis = RedisServer::start_aged().await;
     redis.kill();
     let node = ServeCommand::named("node-1").redis(&redis).with(&["--drain", "20s"]).launch();
-    until("it answers probes", || async { probe(node.admin, &["--live"]).await.0 }).await;
+    until("the node answers probes", || async { probe(node.admin, &["--live"]).await.0 }).await;
     let why: Value = node.get("/readyz").await.json().await.unwrap();
     assert_eq!(why["ready"], false);
     let reasons: Vec<&str> = why["reasons"].as_array().unwrap().iter().map(|reason| reason.as_str().unwrap()).collect();
@@ -61,7 +61,7 @@ async fn every_probe_says_whether_a_node_is_ready_and_why_not() {
     assert_eq!(status(node.mesh, NODE).await, ServingStatus::NotServing);
     assert_eq!(status(node.mesh, MESH).await, ServingStatus::NotServing);
     let unknown = health(node.mesh).check(about(POLLING)).await.unwrap_err();
-    assert_eq!(unknown.code(), tonic::Code::NotFound, "polling is not let in");
+    assert_eq!(unknown.code(), tonic::Code::NotFound, "the health service does not know the polling service");
 
     redis.restart_empty().await;
     redis.age().await;
@@ -79,7 +79,7 @@ async fn every_probe_says_whether_a_node_is_ready_and_why_not() {
         }
     }
     .await;
-    assert!(well, "a cluster of one goes on without: {said}");
+    assert!(well, "a single node is ready without Redis: {said}");
 
     let mut clients = Vec::new();
     for number in 0..8 {
@@ -90,7 +90,7 @@ async fn every_probe_says_whether_a_node_is_ready_and_why_not() {
     assert_eq!(node.get("/readyz").await.status(), 503);
     until("not serving", || async { status(node.mesh, NODE).await == ServingStatus::NotServing }).await;
     assert_eq!(status(node.mesh, MESH).await, ServingStatus::NotServing);
-    assert!(probe(node.admin, &["--live"]).await.0, "it lives until it is gone");
+    assert!(probe(node.admin, &["--live"]).await.0, "a draining node is live");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,7 +100,7 @@ async fn a_health_watcher_sees_a_shutdown_and_does_not_delay_it() {
     let leaving = cluster.nodes.remove(0);
     let mut watched = health(leaving.mesh).watch(about(NODE)).await.unwrap().into_inner();
     let next = async |watched: &mut tonic::Streaming<HealthCheckResponse>| {
-        timeout(PATIENCE, watched.next()).await.expect("the watcher hears in time")
+        timeout(PATIENCE, watched.next()).await.expect("the watcher receives the status in time")
     };
     assert_eq!(next(&mut watched).await.unwrap().unwrap().status(), ServingStatus::Serving);
     for service in [MESH, POLLING] {
@@ -109,7 +109,7 @@ async fn a_health_watcher_sees_a_shutdown_and_does_not_delay_it() {
     let client = Client::connect(leaving.public, "foo", &["a"]).await.unwrap();
     let stopping = tokio::spawn(leaving.stop());
     assert_eq!(next(&mut watched).await.unwrap().unwrap().status(), ServingStatus::NotServing);
-    assert!(next(&mut watched).await.is_none(), "the stream ends in order");
+    assert!(next(&mut watched).await.is_none(), "the stream ends without an error");
     timeout(PATIENCE, stopping).await.expect("the node stops").unwrap();
     client.closed().await;
     cluster.stop().await;

@@ -1,4 +1,4 @@
-//! The log: its levels change while a node runs, by whoever may, and its lines can be read by programs.
+//! The log: an authorized caller changes its levels at run time, and every JSON line is one object.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -15,17 +15,17 @@ use testkit::{signals, until};
 const TOKEN: &str = "AAAA-hunter2-AAAA";
 const CALLED: &str = "called the roll";
 
-/// `rollcall log`: whether it ended well, and its one line.
+/// Runs `rollcall log`, and returns whether it succeeded, and its one line.
 async fn log(admin: SocketAddr, tokens: Option<&Path>, levels: &[&str]) -> (bool, String) {
     let mut command = rollcall();
     command.args(["log", "--admin", &admin.to_string()]).args(levels);
-    // What a node is told by its environment is no change that is asked for.
+    // The level in the environment configures a node. The command must not read it as a requested change.
     command.env("ROLLCALL_LOG", "debug");
     if let Some(tokens) = tokens {
         command.env("ROLLCALL_ADMIN_TOKEN_FILE", tokens);
     }
     let (well, said) = tokio::task::spawn_blocking(move || run(&mut command)).await.unwrap();
-    assert_eq!(said.matches('\n').count(), 1, "one line: {said}");
+    assert_eq!(said.matches('\n').count(), 1, "the output is one line: {said}");
     (well, said.trim_end().to_owned())
 }
 
@@ -71,19 +71,19 @@ async fn log_levels_are_read_and_changed_with_a_token() {
     assert_eq!(log(node.admin, Some(&tokens), &[levels]).await, told(levels));
     assert_eq!(log(node.admin, Some(&tokens), &[]).await, told(levels));
     assert_eq!(node.ask("/a/users").await.status(), 200);
-    until("it is logged from now on", || async { node.log().contains(CALLED) }).await;
+    until("the node logs roll calls", || async { node.log().contains(CALLED) }).await;
     let changed = node
         .log()
         .lines()
         .find(|line| line.contains("changed the log levels"))
-        .expect("the change is logged")
+        .expect("the node logs the change")
         .to_owned();
     assert!(changed.contains("by=ops") && changed.contains(levels), "{changed}");
     assert_eq!(log(node.admin, Some(&tokens), &["off"]).await, told("off"));
     let before = node.log();
     assert_eq!(node.ask("/a/users").await.status(), 200);
     assert_eq!(log(node.admin, Some(&tokens), &["info"]).await, told("info"));
-    until("the change back is logged", || async { node.log().len() > before.len() }).await;
+    until("the node logs the second change", || async { node.log().len() > before.len() }).await;
     assert_eq!(node.log().matches(CALLED).count(), before.matches(CALLED).count());
     assert!(!node.log().contains("hunter2"));
 }
@@ -120,10 +120,10 @@ async fn every_json_log_line_is_one_object() {
     let public = starting["listen"].as_str().unwrap();
     let url = format!("http://{public}/a%22%1b%5B31m%0Ab%7D/users");
     let asking = || async { reqwest::get(&url).await.is_ok_and(|answer| answer.status() == 400) };
-    until("it answers", asking).await;
+    until("the node answers", asking).await;
     let url = format!("http://{public}/caf%C3%A9%22%7D%7B/users");
     let request = || reqwest::Client::new().get(&url).header("x-request-id", "find-me").send();
-    until("a roll is called", || async { request().await.is_ok_and(|answer| answer.status() == 200) }).await;
+    until("the roll call succeeds", || async { request().await.is_ok_and(|answer| answer.status() == 200) }).await;
     signals::terminate(&child);
     let rest = reading.join().unwrap();
     child.wait().unwrap();
@@ -132,9 +132,12 @@ async fn every_json_log_line_is_one_object() {
         for name in ["timestamp", "level", "target", "message"] {
             assert!(line[name].is_string(), "{line:?}");
         }
-        assert!(line.values().all(|value| !value.is_object() && !value.is_array()), "fields are flat: {line:?}");
+        assert!(
+            line.values().all(|value| !value.is_object() && !value.is_array()),
+            "every field is a scalar: {line:?}"
+        );
     }
-    let called = parsed.iter().find(|line| line["message"] == CALLED).expect("everything is logged");
+    let called = parsed.iter().find(|line| line["message"] == CALLED).expect("the log has the roll call");
     assert_eq!((&called["request_id"], &called["room"]), (&"find-me".into(), &"caf\u{e9}\"}{".into()));
     assert_eq!((&called["complete"], &called["rows"]), (&true.into(), &0.into()));
     assert_eq!(parsed.last().unwrap()["message"], "stopped");

@@ -1,4 +1,4 @@
-//! Metrics: every family is documented and well named, and the numbers move as the cluster does.
+//! Metrics: every family is documented and follows the naming rules, and the values change with the cluster.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -11,7 +11,7 @@ use testkit::redis_server::RedisServer;
 use testkit::samples::Samples;
 use testkit::until;
 
-/// Short, so that the dead are soon left out.
+/// A short lease, so that dead nodes disappear soon.
 const LEASE: &[&str] = &["--lease", "3s"];
 
 /// The families of a scrape, and their types.
@@ -84,7 +84,7 @@ async fn every_metric_is_documented_well_named_and_updated() {
     assert!(samples.get("process_open_fds").is_some_and(|files| files > 3.0));
     let age = samples.get("rollcall_lease_age_seconds").unwrap();
     assert!(age < 3.0, "{age}");
-    until("the directory is level", || async {
+    until("the index matches the rosters", || async {
         let samples = owner.samples().await;
         samples.sum("rollcall_registrar_due", &["seats"]) == 0.0
             && samples.sum("rollcall_registrar_flush_duration_seconds_count", &[]) > 0.0
@@ -126,11 +126,11 @@ async fn every_metric_is_documented_well_named_and_updated() {
     let exported: BTreeSet<_> = families(&text).union(&families(&others)).cloned().collect();
     let documented = documented();
     let missing: Vec<_> = exported.symmetric_difference(&documented).collect();
-    assert!(missing.is_empty(), "only exported, or only in docs/METRICS.md: {missing:?}");
-    assert!(!text.contains("user-"), "no user is named");
+    assert!(missing.is_empty(), "families that are only exported, or only in docs/METRICS.md: {missing:?}");
+    assert!(!text.contains("user-"), "no metric names a user");
 
     clients.into_iter().for_each(Client::drop_connection);
-    until("all are gone", || async { owner.samples().await.get("rollcall_sockets") == Some(0.0) }).await;
+    until("the node has no sockets", || async { owner.samples().await.get("rollcall_sockets") == Some(0.0) }).await;
     assert_eq!(owner.samples().await.get("rollcall_socket_disconnects_total"), Some(3.0));
 }
 
@@ -145,7 +145,7 @@ async fn metrics_show_a_hung_peer_a_dead_peer_and_a_lost_redis() {
     let lookups = |samples: &Samples, outcome: &str| samples.sum("rollcall_peer_lookups_total", &[outcome]);
     until("the circuit opens", || async {
         let call = || asked.ask("/a/users?deadline_ms=200");
-        // The last of them finds somebody asking already, once the circuit is open.
+        // After the circuit opens, the last request finds a probe in progress.
         futures::future::join_all([call(), call()]).await;
         assert_eq!(asked.ask("/a/users?deadline_ms=150&strict=true").await.status(), 503);
         let samples = asked.samples().await;
@@ -158,19 +158,21 @@ async fn metrics_show_a_hung_peer_a_dead_peer_and_a_lost_redis() {
     assert!(samples.sum("rollcall_roll_calls_strict_refused_total", &[]) >= 1.0);
     assert!(samples.sum("rollcall_http_requests_total", &["users", "503"]) >= 1.0);
     owner.resume();
-    until("it is asked again", || async { asked.samples().await.sum("rollcall_peer_circuit_open", &["owner"]) == 0.0 })
-        .await;
+    until("the circuit closes", || async {
+        asked.samples().await.sum("rollcall_peer_circuit_open", &["owner"]) == 0.0
+    })
+    .await;
 
     client.drop_connection();
     drop(owner);
-    until("the dead have no series", || async {
+    until("dead nodes have no series", || async {
         let samples = asked.samples().await;
         !samples.any("peer=\"owner\"") && samples.get("rollcall_members") == Some(1.0)
     })
     .await;
 
     drop(redis);
-    until("the directory is missed", || async {
+    until("the metrics report the loss of Redis", || async {
         let samples = asked.samples().await;
         samples.get("rollcall_directory_up") == Some(0.0)
             && samples.sum("rollcall_directory_errors_total", &["renew", "unanswered"]) > 0.0

@@ -1,5 +1,5 @@
-//! What is deployed beside the nodes: promtool accepts it, each alert is raised by its fault, and a real Prometheus that
-//! scrapes a real cluster under load has an answer to every query of the dashboard.
+//! The Prometheus configuration and the dashboard of `deploy`. promtool accepts the files, and each fault raises its
+//! alert. A real Prometheus that scrapes a cluster under load has data for every query of the dashboard.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,7 +18,7 @@ use testkit::until;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// Over which rates are taken here: Grafana writes some minutes instead.
+/// The range of rates in this test. Grafana uses some minutes instead.
 const RATE_INTERVAL: &str = "3s";
 
 fn monitoring(file: &str) -> PathBuf {
@@ -29,7 +29,7 @@ fn read(file: &str) -> String {
     fs::read_to_string(monitoring(file)).unwrap()
 }
 
-/// Killed with the value.
+/// The process ends when the value is dropped.
 struct Prometheus {
     process: Child,
     api: String,
@@ -77,13 +77,13 @@ impl Prometheus {
         answer["data"].clone()
     }
 
-    /// The series that a query yields now.
+    /// The series of an instant query.
     async fn series(&self, query: &str) -> Vec<Value> {
         let data = self.get("/api/v1/query", &[("query", query)]).await;
         data["result"].as_array().unwrap().clone()
     }
 
-    /// Their numbers.
+    /// The values of the series of an instant query.
     async fn query(&self, query: &str) -> Vec<f64> {
         self.series(query).await.iter().map(|sample| sample["value"][1].as_str().unwrap().parse().unwrap()).collect()
     }
@@ -122,7 +122,7 @@ fn dashboard() -> Vec<Query> {
     queries
 }
 
-/// The names of families that a text speaks of.
+/// The metric families in a text.
 fn families(text: &str) -> BTreeSet<String> {
     let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
     let ours = words.filter(|word| ["rollcall_", "process_", "tokio_"].iter().any(|prefix| word.starts_with(prefix)));
@@ -137,7 +137,7 @@ fn promtool_accepts_the_rules_and_each_fault_raises_its_alert() {
         let (well, said) = run(prometheus("promtool").args(what.split(' ')).arg(monitoring(file)));
         assert!(well, "{what} {file}: {said}");
     }
-    // An alert without a test is a line in nobody's way.
+    // An alert without a test may never fire.
     let (alerts, tests) = (read("alerts.yml"), read("alerts_test.yml"));
     let named = |line: &str| line.trim().strip_prefix("- alert: ").map(str::to_owned);
     let names: Vec<String> = alerts.lines().filter_map(named).collect();
@@ -145,10 +145,10 @@ fn promtool_accepts_the_rules_and_each_fault_raises_its_alert() {
     let runbook = repository().join("docs/OPERATIONS.md");
     let runbook = fs::read_to_string(runbook).unwrap();
     for name in names {
-        assert!(tests.contains(&format!("alertname: {name}\n")), "{name} is raised by no test");
+        assert!(tests.contains(&format!("alertname: {name}\n")), "no promtool test raises {name}");
         assert!(runbook.contains(&format!("### {name}\n")), "{name} has no section in docs/OPERATIONS.md");
         let anchor = format!("runbook: docs/OPERATIONS.md#{}\n", name.to_lowercase());
-        assert!(alerts.contains(&anchor), "{name} does not lead to its section");
+        assert!(alerts.contains(&anchor), "the runbook URL of {name} does not lead to its section");
     }
 }
 
@@ -161,7 +161,8 @@ async fn every_query_has_a_result_and_a_healthy_cluster_no_alert() {
     }
     for node in &nodes {
         until("ready", || async { node.get("/readyz").await.status() == 200 }).await;
-        until("knows the others", || async { node.samples().await.get("rollcall_members") == Some(4.0) }).await;
+        until("the node knows the other nodes", || async { node.samples().await.get("rollcall_members") == Some(4.0) })
+            .await;
     }
     let prometheus = Prometheus::start(&nodes).await;
     let mut clients = Vec::new();
@@ -184,13 +185,13 @@ async fn every_query_has_a_result_and_a_healthy_cluster_no_alert() {
     let look = async {
         for Query { panel, text, legend } in dashboard() {
             until(&format!("{panel}: {text}"), || async {
-                // A quantile of what did not happen is no number.
+                // A quantile without observations is NaN.
                 prometheus.query(&text).await.iter().any(|number| number.is_finite())
             })
             .await;
             let series = prometheus.series(&text).await;
             let named = |sample: &Value| legend.iter().all(|label| sample["metric"].get(label).is_some());
-            assert!(series.iter().all(named), "{panel}: a legend names what is not there: {series:?}");
+            assert!(series.iter().all(named), "{panel}: a legend names a label that the series lacks: {series:?}");
         }
         for (query, expected) in [
             ("sum(rollcall_sockets) >= 20", 1),
@@ -200,9 +201,9 @@ async fn every_query_has_a_result_and_a_healthy_cluster_no_alert() {
         ] {
             until(query, || async { prometheus.query(query).await.len() == expected }).await;
         }
-        // An alert on what is never told is never raised.
+        // An alert on a metric without series never fires.
         for name in families(&read("alerts.yml")) {
-            assert!(!prometheus.query(&name).await.is_empty(), "an alert is about {name}, which nobody tells");
+            assert!(!prometheus.query(&name).await.is_empty(), "an alert uses {name}, which no node exports");
         }
         let rules = prometheus.get("/api/v1/rules", &[]).await;
         let rules = rules["groups"][0]["rules"].as_array().unwrap().clone();

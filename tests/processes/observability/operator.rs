@@ -1,5 +1,5 @@
-//! What operators are told: any node tells how all of them are, in JSON and on a terminal, and who does not answer, or
-//! answers what cannot be, is named and costs the others nothing.
+//! The status for operators: any node reports the state of all nodes, in JSON and on a terminal. It names peers that do
+//! not answer or answer invalid values, and they do not delay the rest.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 const LEASE: &[&str] = &["--lease", "2s"];
 
-/// A command of the program: whether it ended well, and what it said.
+/// Runs a command of `rollcall`, and returns whether it succeeded, and its output.
 async fn command(admin: SocketAddr, arguments: &[&str]) -> (bool, String) {
     let mut command = rollcall();
     command.args(arguments).args(["--admin", &admin.to_string()]);
@@ -56,7 +56,7 @@ async fn every_node_reports_the_same_status_and_names_failed_nodes() {
         }
     }
     for node in &nodes {
-        until("it tells of all, and that all is well", || async {
+        until("the node reports all nodes as healthy", || async {
             let status = status(node).await;
             let sockets = |name: &str| row(&status, name).map(|node| node["sockets"].clone());
             let all = ["node-1", "node-2", "node-3", "node-4"].map(sockets);
@@ -80,7 +80,7 @@ async fn every_node_reports_the_same_status_and_names_failed_nodes() {
     for _ in 0..10 {
         assert_eq!(nodes[1].ask("/b/users").await.status(), 200);
     }
-    until("the roll calls are told once their bucket is over", || async {
+    until("the node reports the roll calls after their bucket ends", || async {
         let told = status(&nodes[0]).await;
         let sum = |calls: &Value| calls.as_array().unwrap().iter().map(|count| count.as_u64().unwrap()).sum::<u64>();
         let (all, one) = (&told["roll_calls"], &row(&told, "node-2").unwrap()["roll_calls"]);
@@ -102,7 +102,7 @@ async fn every_node_reports_the_same_status_and_names_failed_nodes() {
     nodes[2].stop().await;
     let began = Instant::now();
     let (well, said) = command(nodes[0].admin, &["status"]).await;
-    assert!(began.elapsed() < Duration::from_secs(3), "one that hangs costs a second: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3), "a hung node costs one second: {:?}", began.elapsed());
     assert!(!well && said.contains("3 of 4 nodes respond and are active; 7 sockets."), "{said}");
     assert!(
         said.lines().any(|line| line.starts_with("node-3 ") && line.contains("not responding (deadline)")),
@@ -115,7 +115,7 @@ async fn every_node_reports_the_same_status_and_names_failed_nodes() {
         "{said}"
     );
     nodes[2].resume();
-    until("all is well again", || async { command(nodes[0].admin, &["status", "--json"]).await.0 }).await;
+    until("all nodes are healthy again", || async { command(nodes[0].admin, &["status", "--json"]).await.0 }).await;
 
     drop(nodes.pop());
     let (well, said) = command(nodes[0].admin, &["status", "--json"]).await;
@@ -124,11 +124,11 @@ async fn every_node_reports_the_same_status_and_names_failed_nodes() {
     let dead = row(&told, "node-4").unwrap();
     assert!(["refused", "failed"].contains(&dead["error"].as_str().unwrap()), "{dead}");
     assert_eq!(dead.get("sockets"), None);
-    until("it is no member any more", || async { row(&status(&nodes[0]).await, "node-4").is_none() }).await;
-    until("all that are left are well", || async { command(nodes[0].admin, &["status"]).await.0 }).await;
+    until("the dead node is no member", || async { row(&status(&nodes[0]).await, "node-4").is_none() }).await;
+    until("the remaining nodes are healthy", || async { command(nodes[0].admin, &["status"]).await.0 }).await;
 }
 
-/// A peer that answers `Describe` as it likes.
+/// A peer that answers `Describe` with arbitrary values.
 struct Liar(fn(&NodeId) -> Option<DescribeResponse>, NodeId);
 
 #[tonic::async_trait]
@@ -167,7 +167,7 @@ impl MeshService for Liar {
     }
 }
 
-/// Makes `listener`'s node a member of the cluster of `node`, by saying hello.
+/// Announces the node at `listener` to `node`, so that it becomes a member.
 async fn introduce(node: &Process, listener: &TcpListener, name: &str, id: &NodeId) {
     let mesh = listener.local_addr().unwrap().to_string();
     let status = Word { node_id: id.to_string(), name: name.to_owned(), mesh, sequence: 1, ..Word::default() };
@@ -245,7 +245,7 @@ async fn peers_with_bad_status_answers_are_named_within_a_second() {
         introduce(&node, &listener, name, &id).await;
         tasks.push(lie(listener, Liar(answer, id)));
     }
-    // Speaks gRPC, and knows no such service: as an older version knows no such question.
+    // A gRPC server without the service, like an older version without `Describe`.
     let (listener, id) = (listen_anywhere(), NodeId::new_process());
     introduce(&node, &listener, "older", &id).await;
     let (_, health) = tonic_health::server::health_reporter();
@@ -263,7 +263,7 @@ async fn peers_with_bad_status_answers_are_named_within_a_second() {
     assert_eq!(row(&told, "older").unwrap()["error"], "older");
     assert_eq!(row(&told, "honest").unwrap()["version"], "9.9.9");
     assert_eq!((&told["well"], &told["sockets"]), (&json!(false), &json!(u64::MAX)));
-    assert_eq!(told["busiest_rooms"], json!([]), "what was refused is believed in no part");
+    assert_eq!(told["busiest_rooms"], json!([]), "no part of an invalid description is used");
     let (well, said) = command(node.admin, &["status"]).await;
     assert!(!well && said.lines().all(|line| line.chars().count() <= 100), "{said}");
     tasks.iter().for_each(JoinHandle::abort);
@@ -281,14 +281,14 @@ async fn a_public_admin_port_shows_no_rooms_without_a_token() {
         (node, admin)
     };
     let (_open, admin) = node(&[]);
-    assert_eq!(reqwest::get(format!("http://{admin}/_/")).await.unwrap().status(), 200, "the page by itself is empty");
+    assert_eq!(reqwest::get(format!("http://{admin}/_/")).await.unwrap().status(), 200, "the page itself has no data");
     for path in ["/_/status", "/_/rooms/a"] {
         assert_eq!(reqwest::get(format!("http://{admin}{path}")).await.unwrap().status(), 403, "{path}");
     }
     for arguments in [&["status"][..], &["users", "a"]] {
         let (well, said) = command(admin, arguments).await;
         assert!(!well && said.contains("start the node with --admin-token-file"), "{said}");
-        assert_eq!(said.matches('\n').count(), 1, "one line: {said}");
+        assert_eq!(said.matches('\n').count(), 1, "the output is one line: {said}");
     }
     std::fs::write(&tokens, "someone: 0123456789abcdef0123\n").unwrap();
     let (closed, admin) = node(&["--admin-token-file", &tokens]);
@@ -324,7 +324,7 @@ async fn admin_answers_are_uncached_same_origin_and_read_only() {
     assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'"), "{policy}");
     assert_eq!(node.get("/_").await.url().path(), "/_/");
     assert_eq!(node.get("/_/rooms/socket.io").await.status(), 400);
-    assert_eq!(node.ask("/_/status").await.status(), 404, "the public port tells nothing of it");
+    assert_eq!(node.ask("/_/status").await.status(), 404, "the public port has no status");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -344,7 +344,7 @@ async fn the_watch_command_repeats_and_reports_a_lost_node() {
     drop(node);
     let complaint = tokio::task::spawn_blocking(move || complaints.next().unwrap().unwrap()).await.unwrap();
     assert!(complaint.contains("cannot be reached"), "{complaint}");
-    assert!(watching.try_wait().unwrap().is_none(), "it goes on");
+    assert!(watching.try_wait().unwrap().is_none(), "the command continues to watch");
     watching.kill().unwrap();
     watching.wait().unwrap();
 }

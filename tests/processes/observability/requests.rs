@@ -1,4 +1,4 @@
-//! Request ids: every answer has one, and whoever has it finds what was logged of the request.
+//! Request ids: every answer has one, and the log lines of the request contain it.
 
 use reqwest::header::HeaderMap;
 use serde_json::Value;
@@ -64,7 +64,7 @@ async fn every_answer_has_the_request_id_given_or_a_new_one() {
             let headers: Vec<(&str, &[u8])> = more.iter().copied().chain([(ID, hostile)]).collect();
             let (answered, headers, body) = asked(&url, &headers).await;
             assert_eq!(answered, status, "{path}");
-            assert!(id(&headers).len() == 16 && id(&headers) != made, "each is another: {headers:?}");
+            assert!(id(&headers).len() == 16 && id(&headers) != made, "each generated id is unique: {headers:?}");
             assert!(!body.contains("<b>"), "{body}");
         }
     }
@@ -96,7 +96,7 @@ async fn every_log_line_about_a_request_has_its_id() {
     let url = format!("http://{}/a/users", node.public);
     asked(&url, &[(ID, b"the-one-i-look-for")]).await;
     let line = || node.log().lines().find(|line| line.contains("called the roll")).map(str::to_owned);
-    until("it is logged", || async { line().is_some() }).await;
+    until("the node logs the request", || async { line().is_some() }).await;
     let line = line().unwrap();
     assert!(line.ends_with(" request_id=\"the-one-i-look-for\""), "{line}");
 }

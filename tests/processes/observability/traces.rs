@@ -1,4 +1,4 @@
-//! Traces: one tree for one roll call, of spans that four processes exported; and what it costs when nobody takes them.
+//! Traces: the spans of one roll call on four nodes form one tree, and a lost collector does not delay a node.
 
 use std::fs;
 use std::future::ready;
@@ -52,7 +52,7 @@ async fn one_trace_shows_a_roll_call_across_four_nodes() {
     let (redis, collector, folder) = (RedisServer::start_aged().await, Collector::start(), TempDir::new().unwrap());
     let headers = folder.path().join("headers");
     fs::write(&headers, format!("authorization: Bearer {SECRET}\n")).unwrap();
-    // What begins no trace by itself takes part in one that is under way.
+    // A sample ratio of zero starts no trace, but a node still continues a sampled trace of its caller.
     let more = ["--otlp-endpoint", &collector.endpoint, "--otlp-headers-file", headers.to_str().unwrap()];
     let (nodes, clients) = cluster(&redis, &[&more[..], &["--trace-ratio", "0", "--log", "debug"]].concat()).await;
     for ignored in ["", "00-nonsense", &sampled(1).replace("-01", "-00"), &format!("00-{}-{CALLER}-01", "0".repeat(32))]
@@ -61,10 +61,10 @@ async fn one_trace_shows_a_roll_call_across_four_nodes() {
     }
     let answer = called(&nodes[0], &sampled(2)).await;
     assert_eq!(answer.json::<Vec<serde_json::Value>>().await.unwrap().len(), 4);
-    until("all spans came in", || async { collector.of_trace(&trace(2)).len() >= 9 }).await;
+    until("the collector has all spans", || async { collector.of_trace(&trace(2)).len() >= 9 }).await;
 
     let spans = collector.spans();
-    assert!(spans.iter().all(|span| span.trace == trace(2)), "nothing else was traced: {spans:#?}");
+    assert!(spans.iter().all(|span| span.trace == trace(2)), "the trace has no other spans: {spans:#?}");
     assert_eq!(spans.len(), 9, "{spans:#?}");
     for span in &spans {
         assert_eq!((&span.resource["service.name"], span.state.as_str()), (&"rollcall".into(), "vendor=x"));
@@ -106,15 +106,15 @@ async fn one_trace_shows_a_roll_call_across_four_nodes() {
     let raw = collector.raw();
     assert!(!raw.contains("someone-private") && clients.iter().all(|client| !raw.contains(&client.id)), "{raw}");
 
-    // What is under way when a node stops is exported.
+    // A node that stops exports its pending spans.
     assert_eq!(called(&nodes[0], &sampled(3)).await.status(), 200);
     nodes[0].terminate();
-    until("its last spans came in", || async {
+    until("the collector has the last spans", || async {
         !named(&collector.of_trace(&trace(3)), "GET /{room}/users").is_empty()
     })
     .await;
     for node in &nodes {
-        assert!(!node.log().contains(SECRET), "no secret gets into the log of a node that logs everything");
+        assert!(!node.log().contains(SECRET), "a node with the highest log level logs no secret");
     }
 }
 
@@ -129,7 +129,8 @@ async fn traced_conditional_lookups_belong_to_the_trace_of_the_caller() {
             let spans = collector.of_trace(&trace(number));
             named(&spans, LOOKUP).into_iter().filter(|span| span.kind == kind).cloned().collect::<Vec<_>>()
         };
-        until("all lookups are exported", || async { lookups_of(CLIENT).len() + lookups_of(SERVER).len() >= 6 }).await;
+        until("the collector has all lookups", || async { lookups_of(CLIENT).len() + lookups_of(SERVER).len() >= 6 })
+            .await;
         let (asked, answered) = (lookups_of(CLIENT), lookups_of(SERVER));
         assert_eq!((asked.len(), answered.len()), (3, 3), "call {number}: {answered:#?}");
         let unchanged = asked.iter().filter(|span| span.has("rollcall.unchanged", true)).count();
@@ -154,7 +155,7 @@ async fn requests_that_share_a_roll_call_link_to_it() {
         futures::future::join_all(callers).await;
         number += 20;
         let ended = || async { named(&collector.spans(), "GET /{room}/users").len() == number as usize - 10 };
-        until("all requests are exported", ended).await;
+        until("the collector has all requests", ended).await;
         let spans = collector.spans();
         let (requests, calls) = (named(&spans, "GET /{room}/users"), named(&spans, "roll call"));
         for request in &requests {
@@ -165,7 +166,7 @@ async fn requests_that_share_a_roll_call_link_to_it() {
         if calls.len() < requests.len() {
             break;
         }
-        assert!(number < 2000, "nobody ever shares");
+        assert!(number < 2000, "no request shares a roll call");
     }
 }
 
@@ -182,7 +183,7 @@ async fn a_failing_collector_delays_nothing_and_is_logged_once() {
         command.args(["--identity", "query", "--otlp-endpoint", &endpoint, "--drain", "5s"]);
         let mut node = Process::launch(&mut command);
         node.is_ready().await;
-        // More than may wait.
+        // More spans than the export queue holds.
         let slowest = {
             let mut slowest = Duration::ZERO;
             for _ in 0..50 {
@@ -196,7 +197,7 @@ async fn a_failing_collector_delays_nothing_and_is_logged_once() {
         assert!(slowest < Duration::from_secs(4), "fifty at once took {slowest:?}");
         let complaint = "cannot export spans";
         if complains {
-            until("it complains", || async { node.log().contains(complaint) }).await;
+            until("the node logs the complaint", || async { node.log().contains(complaint) }).await;
         }
         let began = Instant::now();
         node.terminate();
@@ -220,5 +221,5 @@ async fn no_span_is_exported_without_the_flag() {
     assert_eq!(called(&node, &sampled(1)).await.status(), 200);
     node.terminate();
     until("it stops", || ready(node.child.try_wait().unwrap().is_some())).await;
-    assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "nobody connected");
+    assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "no node connects to the collector");
 }

@@ -1,5 +1,4 @@
-//! `rollcall audit` as an operator runs it: real nodes over a real Redis, in which everything is as it should be, or is made
-//! to differ by hand.
+//! `rollcall audit` over real nodes and a real Redis. A test changes the index by hand to create differences.
 
 use std::collections::BTreeSet;
 use std::process::{Output, Stdio};
@@ -14,7 +13,7 @@ use testkit::redis_server::RedisServer;
 use testkit::until;
 use tokio::process::Command;
 
-/// What an audit said.
+/// The result of an audit.
 struct Audit {
     code: i32,
     report: Value,
@@ -36,7 +35,7 @@ async fn audit(redis: &RedisServer, more: &[&str]) -> Audit {
 }
 
 impl Audit {
-    /// The differences, each as `<kind> <room> <socket or key> <member>` without what is not there.
+    /// The differences, each as `<kind> <room> <socket or key> <member>`, without absent fields.
     fn differences(&self) -> BTreeSet<String> {
         let differences = self.report["differences"].as_array().unwrap_or_else(|| panic!("{}", self.log));
         let word = |of: &Value, key: &str| of[key].as_str().map(ToOwned::to_owned);
@@ -65,7 +64,7 @@ async fn seated() -> (Cluster, Vec<Registration>) {
         let mut redis = cluster.index.server().connection().await;
         redis::cmd("SCARD").arg(key).query_async::<usize>(&mut redis).await.unwrap() == 2500
     };
-    until("all are listed", listed).await;
+    until("the index lists all sockets", listed).await;
     (cluster, seats)
 }
 
@@ -123,7 +122,7 @@ async fn each_kind_of_difference_is_reported() {
         "abandoned     \"b\" has entries of node 00000000deadbeef-1, which is gone".to_owned(),
         "2 of 2 nodes, 2 rooms, 2502 sockets in them: 9 differences".to_owned(),
     ] {
-        assert!(text.lines().any(|told| told == line), "{line} is not in\n{text}");
+        assert!(text.lines().any(|told| told == line), "the output lacks {line}:\n{text}");
     }
     cluster.stop().await;
 }
@@ -177,7 +176,7 @@ async fn an_audit_names_a_silent_node_and_judges_none_of_its_rows() {
     let mut errors: Vec<_> = audited.report["nodes"].as_array().unwrap().iter().map(|node| &node["error"]).collect();
     errors.sort_by_key(|error| error.to_string());
     assert_eq!(errors, [&Value::from("timeout after 5s"), &Value::Null]);
-    until("it answers again", || async { audit(&redis, &[]).await.code == 0 }).await;
+    until("the node answers again", || async { audit(&redis, &[]).await.code == 0 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -188,15 +187,18 @@ async fn entries_of_a_killed_node_are_abandoned_until_a_roll_call() {
     dies.is_ready().await;
     stays.is_ready().await;
     let _client = Client::connect(dies.public, "foo", &["a"]).await.unwrap();
-    until("nothing differs", || async { audit(&redis, &[]).await.code == 0 }).await;
+    until("the index matches the rosters", || async { audit(&redis, &[]).await.code == 0 }).await;
     dies.child.kill().unwrap();
     dies.child.wait().unwrap();
-    until("its lease has run out", || async { audit(&redis, &[]).await.differences() == set(["abandoned a"]) }).await;
+    until("the lease of the killed node expires", || async {
+        audit(&redis, &[]).await.differences() == set(["abandoned a"])
+    })
+    .await;
     let repaired = || async {
         reqwest::get(format!("http://{}/a/users", stays.public)).await.unwrap();
         audit(&redis, &[]).await.code == 0
     };
-    until("the roll call has repaired it", repaired).await;
+    until("the roll call removes the abandoned entries", repaired).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -240,7 +242,7 @@ async fn a_closed_mesh_answers_only_an_authorized_audit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unreadable_redis_is_not_a_clean_audit() {
     let redis = RedisServer::start_aged().await;
-    // What a node needs, and not what an audit needs.
+    // The ACL of a node without the commands of an audit.
     let node = "on >secret ~rollcall:* resetchannels -@all +info +time +get +set +del +exists +expire +unlink +sadd +srem \
                 +smembers +scard +evalsha +script|load";
     let rules: Vec<_> = ["ACL", "SETUSER", "node"].into_iter().chain(node.split_whitespace()).collect();

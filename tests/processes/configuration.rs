@@ -1,7 +1,6 @@
-//! The configuration file and `rollcall config`, as an operator has them: the program in an environment of its own.
+//! The configuration file and `rollcall config`: the tests run the program with a clean environment.
 //!
-//! The flags are taken from the program's own description of its command line, so that a new one is tried like all
-//! others.
+//! The tests take the flags from the command line definition of the program, so that they cover every new flag.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,10 +17,10 @@ use tempfile::TempDir;
 use testkit::process::{Process, rollcall};
 use testkit::programs::repository;
 
-/// Flags, and what they are given.
+/// Flags and their values.
 type Flags = &'static [(&'static str, &'static str)];
 
-/// What flags may go together with: each is accepted in one of these.
+/// Sets of flags that are valid together. Every flag is accepted in one of these sets.
 const CONTEXTS: [Flags; 8] = [
     &[("identity", "query")],
     &[("identity", "jwt"), ("jwt-key", "a")],
@@ -52,7 +51,7 @@ const CONTEXTS: [Flags; 8] = [
     ],
     &[("identity", "query"), ("otlp-endpoint", "https://a.example"), ("otlp-headers-file", "a")],
 ];
-/// What flags may be given: two of these at least are accepted by each that has no words of its own.
+/// Candidate values: every flag without a fixed list of values accepts at least two of these.
 const VALUES: [&str; 20] = [
     "3",
     "4",
@@ -88,7 +87,7 @@ fn told(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// The flags that can be in a file.
+/// The flags that a configuration file may set.
 fn flags() -> Vec<Arg> {
     let mut command = Cli::command();
     command.build();
@@ -96,7 +95,7 @@ fn flags() -> Vec<Arg> {
     serve.filter(|flag| flag.get_env().is_some() && flag.get_id() != "config").cloned().collect()
 }
 
-/// What a flag is given, and where.
+/// The value of a flag in each source.
 #[derive(Default)]
 struct Given<'a> {
     flag: Option<&'a str>,
@@ -130,7 +129,7 @@ fn effective(folder: &Path, flag: &Arg, context: &[(&str, &str)], given: &Given<
     Some((values.collect(), source))
 }
 
-/// Two values of this flag, of which the first is taken, and what goes with it.
+/// Two values of this flag, of which the first is accepted, and the context that it needs.
 fn accepted(flag: &Arg) -> Option<(Flags, [String; 2])> {
     let words: Vec<String> = match (flag.get_action(), flag.get_value_parser().possible_values()) {
         (ArgAction::SetTrue, _) => vec!["true".to_owned(), "false".to_owned()],
@@ -143,7 +142,7 @@ fn accepted(flag: &Arg) -> Option<(Flags, [String; 2])> {
                 ["rollcall".to_owned(), "config".to_owned()].into_iter().chain(arguments(flag, context, word));
             Cli::read(arguments.map(OsString::from)).is_ok()
         });
-        // What a flag with few words does not take with this may be taken with something else.
+        // A value of a fixed list may be invalid in this context and valid in another one.
         if flag.get_value_parser().possible_values().is_some() {
             taken.extend(refused.into_iter().filter(|_| taken.len() == 1).collect::<Vec<_>>());
         }
@@ -152,7 +151,7 @@ fn accepted(flag: &Arg) -> Option<(Flags, [String; 2])> {
     })
 }
 
-/// The arguments that give the flag this value, and what goes with it.
+/// The arguments that set the flag to this value, with the flags of the context.
 fn arguments(flag: &Arg, context: &[(&str, &str)], value: &str) -> Vec<String> {
     let name = flag.get_long().unwrap();
     let mut arguments = around(flag, context);
@@ -164,7 +163,7 @@ fn arguments(flag: &Arg, context: &[(&str, &str)], value: &str) -> Vec<String> {
     arguments
 }
 
-/// What goes with a flag.
+/// The arguments of the context, without the flag itself.
 fn around(flag: &Arg, context: &[(&str, &str)]) -> Vec<String> {
     let others = context.iter().filter(|(other, _)| Some(*other) != flag.get_long());
     others.map(|(other, value)| format!("--{other}={value}")).collect()
@@ -193,7 +192,7 @@ fn in_order_of_rank(flag: &Arg) {
 #[test]
 fn a_flag_means_the_same_on_the_command_line_and_elsewhere() {
     let flags = flags();
-    assert!(flags.len() > 40, "they are found");
+    assert!(flags.len() > 40, "the program has flags");
     // Nearly all of it is starting programs.
     std::thread::scope(|scope| {
         for some in flags.chunks(flags.len().div_ceil(4)) {
@@ -327,11 +326,11 @@ fn every_line_of_the_example_file_works() {
     let is_setting = |line: &str| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
     let lines = text.lines().map(|line| line.strip_prefix("# ").filter(|line| is_setting(line)).unwrap_or(line));
     let all: Vec<&str> = lines.collect();
-    assert!(all.iter().filter(|line| is_setting(line)).count() > 15, "they are found");
+    assert!(all.iter().filter(|line| is_setting(line)).count() > 15, "the example has settings");
     let file = private(folder.path(), "a.toml", &all.join("\n"));
     told(&program().arg("config").arg("--config").arg(&file).output().unwrap());
     let mode = fs::metadata(&example).unwrap().permissions().mode();
-    assert_eq!(mode & 0o111, 0, "it is no program");
+    assert_eq!(mode & 0o111, 0, "the example is not executable");
 }
 
 #[test]
@@ -345,7 +344,7 @@ fn shells_accept_the_completions() {
             bash.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
             let output = bash.wait_with_output().unwrap();
             assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
-            // What a user sees who presses the tab key twice.
+            // The completions after two presses of the tab key.
             let complete = "COMP_WORDS=(rollcall serve --mesh-l); COMP_CWORD=2; _rollcall rollcall --mesh-l serve; echo ${COMPREPLY[@]}";
             let output = Command::new("bash").arg("-c").arg(format!("{script}\n{complete}")).output().unwrap();
             assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "--mesh-listen");
@@ -357,7 +356,7 @@ fn shells_accept_the_completions() {
 fn every_command_has_a_valid_manual_page() {
     let folder = TempDir::new().unwrap();
     let mut command = program();
-    // What is set where they are made is not in them.
+    // The pages must not contain values of the environment in which the command runs.
     command.env("ROLLCALL_REDIS", "redis://:hunter2@a").env("ROLLCALL_NODE_NAME", "hunter2").arg("man");
     told(&command.arg("--out").arg(folder.path()).output().unwrap());
     let commands: Vec<String> = Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();

@@ -1,5 +1,5 @@
-//! The `rollcall` binary as an operator runs it: its commands, its configuration, its logs, metrics and traces, and whom
-//! it trusts. The tests of identity are here too, those without a process as well.
+//! The `rollcall` binary with the flags of an operator: commands, configuration, logs, metrics, traces and trust. The
+//! identity tests are in this folder too, with or without a process.
 
 mod audit;
 mod configuration;

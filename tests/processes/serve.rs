@@ -1,4 +1,4 @@
-//! The binary as an operator runs it: two processes over a real Redis, ten thousand sockets, and rude connections.
+//! `rollcall serve`: two processes over a real Redis, ten thousand sockets, and misbehaving connections.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ async fn start(redis: &RedisServer) -> Process {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_sockets_of_one_process_are_listed_by_another() {
     const SOCKETS: usize = 10_000;
-    assert!(raise_file_limit().is_none_or(|limit| limit > SOCKETS as u64 + 500), "too few open files are allowed");
+    assert!(raise_file_limit().is_none_or(|limit| limit > SOCKETS as u64 + 500), "the limit of open files is too low");
     let redis = RedisServer::start_aged().await;
     let (owner, asked) = (start(&redis).await, start(&redis).await);
     let connecting = futures::stream::iter(0..SOCKETS)
@@ -36,7 +36,7 @@ async fn ten_thousand_sockets_of_one_process_are_listed_by_another() {
     for client in clients {
         client.drop_connection();
     }
-    until("all are gone", || async { asked.roll("hall").await == complete(&[]) }).await;
+    until("the room is empty", || async { asked.roll("hall").await == complete(&[]) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,11 +44,11 @@ async fn a_stopping_node_does_not_wait_for_open_mesh_streams() {
     let redis = RedisServer::start_aged().await;
     let mut process = start(&redis).await;
     let _client = Client::connect(process.public, "foo", &["a"]).await.unwrap();
-    // It hears no goodbye, since it is no member.
+    // The peer is no member, so the node does not notify it before it stops.
     let holder = CachingPeer::of(process.mesh, "a", Security::default()).await;
     holder.revalidate_repeatedly().await;
     process.terminate();
-    until("it has stopped", || async { process.log().contains(" stopped") }).await;
+    until("the node has stopped", || async { process.log().contains(" stopped") }).await;
     assert!(process.child.wait().unwrap().success());
     assert!(!process.log().contains("took too long"), "{}", process.log());
 }
@@ -74,7 +74,7 @@ async fn a_killed_node_is_named_until_its_lease_ends_then_removed() {
     let _gone = Client::connect(dies.public, "gone", &["a"]).await.unwrap();
     let here = Client::connect(stays.public, "here", &["a"]).await.unwrap();
     assert_eq!(stays.roll("a").await.sockets.len(), 2);
-    until("written behind", || async {
+    until("the index lists both nodes", || async {
         redis.keys("*").await.iter().filter(|key| key.contains(":room:")).count() == 2
     })
     .await;
@@ -84,7 +84,7 @@ async fn a_killed_node_is_named_until_its_lease_ends_then_removed() {
     let answer: Value =
         reqwest::get(format!("http://{}/a/rollcall", stays.public)).await.unwrap().json().await.unwrap();
     assert_eq!((&answer["complete"], &answer["unresolved"]), (&json!(false), &json!(1)));
-    assert_eq!(answer["users"].as_array().unwrap().len(), 1, "there are no ghosts");
+    assert_eq!(answer["users"].as_array().unwrap().len(), 1, "the answer has no row of the dead node");
     let errors: Vec<&Value> = answer["nodes"].as_array().unwrap().iter().map(|node| &node["error"]).collect();
     assert_eq!(errors, [&Value::Null, &json!("refused")]);
     let short = reqwest::get(format!("http://{}/a/users", stays.public)).await.unwrap();
@@ -92,26 +92,28 @@ async fn a_killed_node_is_named_until_its_lease_ends_then_removed() {
     assert_eq!(short.headers()["rollcall-unresolved"], "1");
 
     let without_it = || async { stays.roll("a").await == complete(&[&here.id]) };
-    until("left out", without_it).await;
-    until("repaired", || async { redis.keys("*").await.iter().filter(|key| key.contains(":room:")).count() == 1 })
-        .await;
+    until("the answer is complete without the dead node", without_it).await;
+    until("the index has no entry of the dead node", || async {
+        redis.keys("*").await.iter().filter(|key| key.contains(":room:")).count() == 1
+    })
+    .await;
     assert!(without_it().await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_client_is_removed_after_its_ping_timeout() {
-    // Engine.IO: a ping every 25 s, and 20 s for the answer. The first ping comes at once.
+    // Engine.IO sends a ping every 25 s, the first one at once, and waits 20 s for the answer.
     const SILENT_FOR: Duration = Duration::from_secs(60);
     let redis = RedisServer::start_aged().await;
     let process = start(&redis).await;
     let socket = open(process.public, "id_user=foo&room=a", "").await;
-    until("listed", || async { process.roll("a").await.sockets.len() == 1 }).await;
+    until("the roster lists the socket", || async { process.roll("a").await.sockets.len() == 1 }).await;
     let gone = async {
         while process.roll("a").await != complete(&[]) {
             sleep(Duration::from_millis(200)).await;
         }
     };
-    timeout(SILENT_FOR, gone).await.expect("it is out, with its connection still open");
+    timeout(SILENT_FOR, gone).await.expect("the node removes the socket while its connection is open");
     drop(socket);
 }
 
@@ -123,10 +125,10 @@ async fn garbage_is_refused_and_the_node_continues() {
     let oversized = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(100_000)).into_bytes();
     for bytes in [garbage, oversized] {
         let mut stream = TcpStream::connect(process.public).await.unwrap();
-        // It may close before all of it was written.
+        // The node may close the connection before the write ends.
         let _ = stream.write_all(&bytes).await;
         let mut answer = Vec::new();
-        let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("closed");
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the node closes the connection");
     }
     let client = Client::connect(process.public, "foo", &["a"]).await.unwrap();
     assert_eq!(process.roll("a").await, complete(&[&client.id]));

@@ -1,4 +1,4 @@
-//! Clients that misbehave: silent ones, ones that stop reading, ones that flood, and a storm of newborns.
+//! Misbehaving clients: silent clients, clients that stop reading, clients that flood, and a storm of new connections.
 
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,10 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 const PINGS: [&str; 4] = ["--ping-interval", "500ms", "--ping-timeout", "2s"];
-/// Interval and timeout, twice, and a busy machine.
+/// Twice the ping interval and the ping timeout, with a margin for a busy machine.
 const OUT_WITHIN: Duration = Duration::from_secs(8);
 
-/// A client that the oracle does not know, with a receive buffer as small as can be, connected to `a`.
+/// A client with the smallest receive buffer, in room `a`, unknown to the oracle.
 async fn rude(cluster: &ProcessCluster, node: usize) -> WebSocketStream<TcpStream> {
     let address = cluster.nodes[node].public;
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
@@ -44,23 +44,24 @@ async fn a_silent_client_is_removed_after_its_ping_timeout() {
     let _polite = cluster.connect(0, "polite", &["a"]).await;
     let _silent = rude(&cluster, 0).await;
     assert_eq!(cluster.rows(1, "a").await.len(), 2);
-    within(OUT_WITHIN, "it is out, its connection still open", || cluster.agree(&[0, 1], "a")).await;
+    within(OUT_WITHIN, "the node removes the socket while its connection is open", || cluster.agree(&[0, 1], "a"))
+        .await;
 }
 
-/// How long a join and a leave take.
+/// The time for one join and one leave.
 async fn there_and_back(client: &TrackedClient) -> Duration {
     let asked = Instant::now();
     assert!(client.join("b").await && client.leave("b").await);
     asked.elapsed()
 }
 
-/// Sends events that are answered, and reads no answer, until nothing more can be sent. Returns how many bytes went.
+/// Sends events and reads no answer, until the connection accepts no more bytes. Returns the number of sent bytes.
 async fn flood(transport: &mut WebSocketStream<TcpStream>, most: usize) -> usize {
     let room = "x".repeat(200);
     let mut sent = 0;
     let mut number = 0_u64;
     while sent < most {
-        // The flood shares the machine with those whom it must not delay.
+        // The flood shares the machine with the clients that it must not delay.
         if number % 32 == 31 {
             sleep(Duration::from_millis(10)).await;
         }
@@ -78,7 +79,7 @@ async fn flood(transport: &mut WebSocketStream<TcpStream>, most: usize) -> usize
 async fn clients_that_flood_without_reading_are_disconnected() {
     const RUDE: usize = 2;
     const BYTES: usize = 24 << 20;
-    /// Far less than what is sent, and what is answered.
+    /// Far fewer bytes than the clients send and than the node answers.
     const GROWTH: u64 = 64 << 20;
     let cluster = ProcessCluster::start(2, Options::default().with(&PINGS)).await;
     let polite = cluster.connect(0, "polite", &["a"]).await;
@@ -101,20 +102,20 @@ async fn clients_that_flood_without_reading_are_disconnected() {
     let began = Instant::now();
     let mut stuck = Vec::new();
     while stuck.len() < RUDE {
-        // One who joins and leaves more often than this for long is not polite, and is told so.
+        // A client that joins and leaves faster than this for long exceeds its rate limit.
         if let Ok(Some(flooded)) = timeout(Duration::from_millis(100), floods.join_next()).await {
             stuck.push(flooded.unwrap());
         }
         most = most.max(cluster.nodes[0].resident());
         joins.push(there_and_back(&polite).await);
-        assert!(began.elapsed() < Duration::from_secs(30), "they can go on for ever");
+        assert!(began.elapsed() < Duration::from_secs(30), "the floods never end");
     }
-    // Their connections stay open on their side, unread.
-    within(OUT_WITHIN, "they are out", || cluster.agree(&[0, 1], "a")).await;
+    // The flooding clients keep their connections open without reading.
+    within(OUT_WITHIN, "the node removes the flooding sockets", || cluster.agree(&[0, 1], "a")).await;
     most = most.max(cluster.nodes[0].resident());
     assert!(most - before < GROWTH, "{} MiB more than before", (most - before) >> 20);
-    // The floods are made on the same few processors, so this is far from what a client of its own machine would see;
-    // and what else those processors have to do shows before the flood, too.
+    // The floods run on the same few processors, so the times are far above those of a client on another machine.
+    // The measurement before the flood contains the other load of the machine.
     let bound = |percent, least| percentile(usual.clone(), percent).mul_f64(10.0).max(Duration::from_millis(least));
     let (half, most) = (percentile(joins.clone(), 50), percentile(joins, 90));
     assert!(half < bound(50, 250), "half of joins and leaves within {half:?}, usually {usual:?}");
@@ -128,10 +129,10 @@ async fn a_client_with_full_buffers_is_removed_after_its_timeout() {
     let cluster = ProcessCluster::start(2, Options::default().with(&PINGS)).await;
     let _polite = cluster.connect(1, "polite", &["a"]).await;
     let mut transport = rude(&cluster, 0).await;
-    // Answers pile up until its own buffers and those of the node are full.
+    // Answers accumulate until the buffers of the client and of the node are full.
     let sent = flood(&mut transport, 64 << 20).await;
-    assert!(sent < 64 << 20, "the node reads on for ever");
-    within(OUT_WITHIN, "it is out", || cluster.agree(&[0, 1], "a")).await;
+    assert!(sent < 64 << 20, "the node never stops reading");
+    within(OUT_WITHIN, "the node removes the socket", || cluster.agree(&[0, 1], "a")).await;
     drop(transport);
 }
 
@@ -152,10 +153,12 @@ async fn a_storm_of_new_sockets_does_not_fail_the_roster_check() {
             let mut turn = number;
             // The roster is compared every five seconds.
             while began.elapsed() < Duration::from_secs(11) {
-                let client = TrackedClient::connect(&oracle, &door, "newborn", &["a"]).await.expect("let in");
+                let client = TrackedClient::connect(&oracle, &door, "newborn", &["a"])
+                    .await
+                    .expect("the node accepts the client");
                 client.go(ways[turn % ways.len()]).await;
                 turn += 1;
-                // A storm, and not a test of how busy the machine can be.
+                // A pause bounds the load of the storm on the machine.
                 sleep(Duration::from_millis(20)).await;
             }
         });
@@ -163,7 +166,7 @@ async fn a_storm_of_new_sockets_does_not_fail_the_roster_check() {
     while let Some(ended) = storm.join_next().await {
         ended.unwrap();
     }
-    within(OUT_WITHIN, "only those who stayed are left", || cluster.agree(&[0, 1], "a")).await;
+    within(OUT_WITHIN, "only the clients that stay are listed", || cluster.agree(&[0, 1], "a")).await;
     watch.end().await.all_answered();
     for node in &cluster.nodes {
         assert_eq!(node.log.count("gone without their presence"), 0);

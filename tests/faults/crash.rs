@@ -1,4 +1,4 @@
-//! A node that dies at once: `kill -9`, and started again at the same address.
+//! A node that dies from `kill -9`, and a restart at the same address.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ async fn the_first_roll_call_after_a_kill_has_no_row_of_the_dead_node() {
     let mut cluster = ProcessCluster::start(3, Options::default()).await;
     let _here = cluster.connect(0, "here", &["a"]).await;
     let _gone = [cluster.connect(2, "gone-1", &["a"]).await, cluster.connect(2, "gone-2", &["a"]).await];
-    until("written behind", || async { cluster.differences(&[0, 1, 2]).await.is_empty() }).await;
+    until("the index matches the rosters", || async { cluster.differences(&[0, 1, 2]).await.is_empty() }).await;
     assert!(cluster.agree(&[0, 1, 2], "a").await);
     let watch = Watch::start(&cluster, &[0, 1], &["a"]);
     cluster.kill(2);
@@ -21,8 +21,11 @@ async fn the_first_roll_call_after_a_kill_has_no_row_of_the_dead_node() {
     assert_eq!(unanswered(&full)["node-3"], "refused", "{full}");
     assert_eq!(full["unresolved"], 2, "{full}");
     let bound = cluster.options.lease * 3;
-    within(bound, "complete without it", || cluster.agree(&[0, 1], "a")).await;
-    within(bound, "nothing of it is left", || async { cluster.differences(&[0, 1]).await.is_empty() }).await;
+    within(bound, "answers are complete without the dead node", || cluster.agree(&[0, 1], "a")).await;
+    within(bound, "the index has no entry of the dead node", || async {
+        cluster.differences(&[0, 1]).await.is_empty()
+    })
+    .await;
     watch.end().await.all_answered();
     let left = cluster.redis.keys("rollcall:node:*").await;
     assert_eq!(left.len(), 2, "{left:?}");
@@ -36,7 +39,7 @@ async fn a_refused_connection_does_not_cost_the_deadline() {
     let watch = Watch::start(&cluster, &[0, 1], &["a"]);
     let killed = Instant::now();
     cluster.kill(2);
-    until("complete without it", || cluster.agree(&[0, 1], "a")).await;
+    until("answers are complete without the dead node", || cluster.agree(&[0, 1], "a")).await;
     let report = watch.end().await;
     report.all_answered();
     let during: Vec<_> = report.between(killed, Instant::now()).collect();
@@ -54,16 +57,16 @@ async fn a_process_restarted_on_the_same_address_is_a_new_node() {
     let mut cluster = ProcessCluster::start(3, Options::lease(3)).await;
     let _here = cluster.connect(0, "here", &["a"]).await;
     let _gone = cluster.connect(2, "gone", &["a"]).await;
-    let (before, _) = cluster.roster(2, "a").await.expect("it answers");
+    let (before, _) = cluster.roster(2, "a").await.expect("the node answers");
     let watch = Watch::start(&cluster, &[0, 1], &["a"]);
     cluster.kill(2);
     cluster.restart(2);
-    until("it is ready", || cluster.ready(2)).await;
+    until("the node is ready", || cluster.ready(2)).await;
     let back = cluster.connect(2, "back", &["a"]).await;
     let (full, _) = cluster.call(0, "a").await;
     assert!(full.to_string().contains(&back.socket), "{full}");
-    let (after, _) = cluster.roster(2, "a").await.expect("it answers");
-    assert_ne!(before.split('-').next(), after.split('-').next(), "another process");
+    let (after, _) = cluster.roster(2, "a").await.expect("the node answers");
+    assert_ne!(before.split('-').next(), after.split('-').next(), "the node id is that of another process");
     within(cluster.options.lease * 3, "complete", || cluster.agree(&[0, 1, 2], "a")).await;
     watch.end().await.all_answered();
     within(cluster.options.lease * 2, "clean", || async { cluster.differences(&[0, 1, 2]).await.is_empty() }).await;

@@ -1,7 +1,8 @@
-//! Failover while everything goes on: real nodes over a master that Sentinels watch, and over a Cluster, whose master is
-//! killed, stopped or replaced, while roll calls are asked all the time and each is judged by the oracle of the faults.
+//! Failover under load: real nodes over a master that Sentinels watch, and over a Redis Cluster. A scenario kills, stops
+//! or replaces the master during continuous roll calls, and the oracle checks every answer.
 //!
-//! Each scenario takes the better part of a minute, so `make failover` runs them, which `make test-all` does.
+//! Each scenario takes most of a minute, so `make test` skips it. `make failover` runs all of them, and `make test-all`
+//! includes them.
 
 mod cluster;
 mod scene;

@@ -1,4 +1,4 @@
-//! A node that hangs: SIGSTOP, for less than its lease and for longer, and SIGCONT.
+//! A node that hangs: SIGSTOP for less than its lease or for longer, and then SIGCONT.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use testkit::watch::{SLACK, Watch, percentile, unanswered};
 use testkit::{until, within};
 use tokio::time::sleep;
 
-/// A node that was continued is part of every answer again within this time.
+/// After SIGCONT, a node is part of every answer again within this time.
 const BACK_WITHIN: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -23,7 +23,7 @@ async fn a_hung_node_is_named_within_the_deadline_then_only_probed() {
     }
     let _elsewhere = [cluster.connect(0, "x", &["elsewhere"]).await, cluster.connect(1, "y", &["elsewhere"]).await];
     cluster.healed(&[0, 1, 2], Duration::from_secs(5)).await;
-    // Somebody on the node that will hang was there as well, and what it said of the room then is still held elsewhere.
+    // A client on the node that will hang was in the room, and the other nodes still cache the answer of that node.
     let gone = cluster.connect(2, "z", &["elsewhere"]).await;
     assert_eq!(
         (cluster.call(0, "elsewhere").await.1.rows.len(), cluster.call(1, "elsewhere").await.1.rows.len()),
@@ -31,7 +31,7 @@ async fn a_hung_node_is_named_within_the_deadline_then_only_probed() {
     );
     gone.go(Going::Close).await;
     let given_back = || async { cluster.differences(&[0, 1, 2]).await.is_empty() };
-    within(Duration::from_secs(5), "its claim is given back", given_back).await;
+    within(Duration::from_secs(5), "the node releases its claim", given_back).await;
     let watch = Watch::start(&cluster, &[0, 1], &["elsewhere"]);
     let stopped = Instant::now();
     cluster.stop(2).await;
@@ -41,8 +41,8 @@ async fn a_hung_node_is_named_within_the_deadline_then_only_probed() {
     assert!(took < cluster.options.deadline + SLACK, "{took:?}");
     assert_eq!(unanswered(&full)["node-3"], "deadline", "{full}");
     assert_eq!((call.complete, call.rows.len(), &full["unresolved"]), (false, 3, &3.into()), "{full}");
-    // The circuit opens after a few misses: from then on a caller waits for a probe at most.
-    within(Duration::from_secs(3), "it costs no deadline any more", || async {
+    // The circuit opens after a few timeouts. Then a caller waits at most for a probe.
+    within(Duration::from_secs(3), "a roll call no longer waits for the deadline", || async {
         let (full, call) = cluster.call(0, "a").await;
         assert_eq!((call.complete, &full["unresolved"]), (false, &3.into()), "{full}");
         call.answered - call.asked < cluster.options.deadline / 2
@@ -60,12 +60,15 @@ async fn a_hung_node_is_named_within_the_deadline_then_only_probed() {
 
     assert!(stopped.elapsed() < cluster.options.lease / 2, "the machine is too slow for this test");
     cluster.resume(2);
-    within(BACK_WITHIN, "it is back", || cluster.agree(&[0, 1, 2], "a")).await;
+    within(BACK_WITHIN, "the node is part of every answer", || cluster.agree(&[0, 1, 2], "a")).await;
     let report = watch.end().await;
     report.all_answered();
-    // Nobody in this room is on the node that hung: it was neither incomplete nor slow for a moment.
+    // This room has no client on the hung node, so its answers were always complete and fast.
     let during: Vec<_> = report.between(stopped, Instant::now()).collect();
-    assert!(during.iter().all(|answered| answered.call.complete), "a room of others became incomplete");
+    assert!(
+        during.iter().all(|answered| answered.call.complete),
+        "a room without clients on the hung node became incomplete"
+    );
     let most = percentile(during.iter().map(|answered| answered.took()).collect(), 95);
     assert!(most < cluster.options.deadline / 2, "95 % within {most:?}");
 }
@@ -83,7 +86,7 @@ async fn a_node_stopped_past_its_lease_returns_as_a_new_incarnation() {
     let watch = Watch::start(&cluster, &[0, 1, 2], &["a", "own-0"]);
     cluster.stop(2).await;
     let only_here = Some([here.socket.clone()].into());
-    within(cluster.options.lease * 3, "the others are complete without it", || async {
+    within(cluster.options.lease * 3, "the other nodes are complete without it", || async {
         cluster.listed(0, "a").await == only_here && cluster.listed(1, "a").await == only_here
     })
     .await;
@@ -94,7 +97,7 @@ async fn a_node_stopped_past_its_lease_returns_as_a_new_incarnation() {
     assert_eq!(process(&before), process(&after));
     assert_ne!(before, after, "a lapsed lease is never revived");
     assert_eq!(sockets.len(), clients.len());
-    assert!(clients.iter().all(|client| !client.has_ended()), "nobody was let go");
+    assert!(clients.iter().all(|client| !client.has_ended()), "every socket stays");
     watch.end().await.all_answered();
 }
 
@@ -111,7 +114,7 @@ async fn handshakes_queued_in_the_kernel_past_the_lease_are_listed() {
             tokio::spawn(async move {
                 loop {
                     match TrackedClient::connect(&oracle, &door, "queued", &[room]).await {
-                        // It has not renewed its lease yet, and says so: clients try again.
+                        // The node has not renewed its lease yet and refuses with an error, and clients try again.
                         Err(Refused::Status(503)) => sleep(Duration::from_millis(20)).await,
                         connected => return connected,
                     }
@@ -119,14 +122,15 @@ async fn handshakes_queued_in_the_kernel_past_the_lease_are_listed() {
             })
         })
         .collect();
-    within(cluster.options.lease * 3, "the others are complete without it", || async {
+    within(cluster.options.lease * 3, "the other nodes are complete without it", || async {
         cluster.listed(0, "a").await == Some([].into()) && cluster.listed(1, "b").await == Some([].into())
     })
     .await;
     cluster.resume(2);
-    let clients = join_all(queued).await.into_iter().map(|queued| queued.unwrap().expect("let in"));
+    let clients =
+        join_all(queued).await.into_iter().map(|queued| queued.unwrap().expect("the node accepts the client"));
     let clients: Vec<TrackedClient> = clients.collect();
-    // The watch has asked the others all the time, and the oracle knows when each was acknowledged.
+    // The watch has called the other nodes all the time, and the oracle knows the time of each acknowledgement.
     cluster.healed(&[0, 1, 2], Duration::from_secs(5)).await;
     assert_eq!(cluster.oracle.present("a").len() + cluster.oracle.present("b").len(), clients.len() + 1);
     assert!(!before.has_ended());
@@ -145,7 +149,7 @@ async fn a_flush_followed_by_a_hung_peer_hides_no_socket() {
     for _ in 0..3 {
         cluster.redis.flush().await;
         cluster.stop(2).await;
-        // The time itself is the fault.
+        // The duration of the hang is part of the fault.
         sleep(Duration::from_millis(500)).await;
         cluster.resume(2);
         cluster.healed(&[0, 1, 2], Duration::from_secs(5)).await;
@@ -161,13 +165,13 @@ async fn a_node_stopped_during_a_lookup_sends_no_stale_answer() {
     for turn in 0..3 {
         watch.sees_another().await;
         cluster.stop(2).await;
-        // The node that asks hangs for longer than a lease while sockets come on the others.
+        // The calling node hangs for longer than a lease while sockets connect to the other nodes.
         let client = cluster.connect(turn % 2, "comes", &["a"]).await;
         sleep(cluster.options.lease * 5 / 4).await;
         cluster.resume(2);
         assert_eq!(cluster.rows(2, "a").await, cluster.oracle.present("a"));
         drop(client);
     }
-    until("right again", || cluster.agree(&[0, 1, 2], "a")).await;
+    until("all answers are right again", || cluster.agree(&[0, 1, 2], "a")).await;
     watch.end().await.all_answered();
 }

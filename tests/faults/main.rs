@@ -1,5 +1,5 @@
-//! The promises, held while things break: real `rollcall serve` processes over a real Redis, real signals, and an oracle
-//! that knows every client. Each scenario asserts the answers during the fault and after it.
+//! Fault tests: real `rollcall serve` processes over a real Redis, real signals, and an oracle that knows every client.
+//! Each scenario asserts the answers during the fault and after it.
 
 mod clients;
 mod crash;

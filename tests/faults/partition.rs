@@ -1,5 +1,5 @@
-//! Links that break between nodes that run: between two nodes, between a node and Redis, and between a node and
-//! everybody. The links lead through proxies.
+//! Network partitions between running nodes: between two nodes, between a node and Redis, and between a node and all
+//! others. The links lead through proxies.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use testkit::{until, within};
 
 const HEALED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Three nodes, each with a socket in `all` and in a room of its own.
+/// Three nodes, each with one socket in `all` and in the room of the node.
 async fn three() -> (ProcessCluster, Vec<TrackedClient>) {
     let cluster = ProcessCluster::start(3, Options::proxied()).await;
     let mut clients = Vec::new();
@@ -28,7 +28,7 @@ async fn two_nodes_cut_from_each_other(mode: Mode) {
     cluster.between(0, 1, mode);
     for (asked, other) in [(0, 1), (1, 0)] {
         let room = format!("on-{other}");
-        until("the answer is incomplete, and says so", || async {
+        until("the answer is incomplete and names the other node", || async {
             let (full, call) = cluster.call(asked, &room).await;
             let took = call.answered - call.asked;
             assert!(took < cluster.options.deadline + SLACK, "{took:?}");
@@ -37,16 +37,19 @@ async fn two_nodes_cut_from_each_other(mode: Mode) {
         .await;
         let (full, call) = cluster.call(asked, "all").await;
         assert_eq!((call.rows.len(), call.complete, &full["unresolved"]), (2, false, &1.into()), "{full}");
-        assert!(cluster.agree(&[asked], &format!("on-{asked}")).await, "rooms of others are complete");
+        assert!(
+            cluster.agree(&[asked], &format!("on-{asked}")).await,
+            "a room without clients on the other node is complete"
+        );
     }
-    assert!(cluster.agree(&[2], "all").await, "who reaches both is complete");
-    // Both have leases, so neither is ever dead to the other.
+    assert!(cluster.agree(&[2], "all").await, "the node with both links is complete");
+    // Both nodes renew their leases, so neither declares the other dead.
     let still = cluster.options.lease * 3 / 2;
     tokio::time::sleep(still).await;
     assert!(!cluster.call(0, "on-1").await.1.complete);
     cluster.between(0, 1, Mode::Open);
     cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
-    assert!(clients.iter().all(|client| !client.has_ended()), "nobody was let go");
+    assert!(clients.iter().all(|client| !client.has_ended()), "every socket stays");
     watch.end().await.all_answered();
 }
 
@@ -64,9 +67,9 @@ async fn a_node_cut_off_from_redis_alone(mode: Mode) {
     let (cluster, clients) = three().await;
     let watch = Watch::start(&cluster, &[0, 1, 2], &["all", "on-2", "new"]);
     cluster.link_to_redis(2, mode);
-    // Longer than its lease: from now on it counts by what the others have heard.
+    // After its lease has expired, the announcements to the other nodes keep it a member.
     tokio::time::sleep(cluster.options.lease * 2).await;
-    assert!(clients.iter().all(|client| !client.has_ended()), "its sockets stay");
+    assert!(clients.iter().all(|client| !client.has_ended()), "the sockets of the node stay");
     let _new = cluster.connect(2, "new", &["new", "all"]).await;
     for room in ["all", "on-2", "new"] {
         assert!(cluster.all_listed(&[0, 1, 2], room).await, "{room}: {}", cluster.call(0, room).await.0);
@@ -95,7 +98,7 @@ async fn an_answer_that_lacks_an_unreachable_node_is_incomplete() {
     cluster.between(1, 2, Mode::Cut);
     let lapsed = cluster.options.lease * 3;
     tokio::time::sleep(lapsed).await;
-    // The third has heard it, and tells: to the second it is alive, and does not answer.
+    // Node 1 receives the announcements of node 3 and forwards them. For node 2, node 3 is alive and does not answer.
     for _ in 0..20 {
         for room in ["all", "on-2"] {
             let (full, call) = cluster.call(1, room).await;
@@ -104,10 +107,13 @@ async fn an_answer_that_lacks_an_unreachable_node_is_incomplete() {
         }
         assert!(cluster.agree(&[0], "all").await);
     }
-    assert!(clients.iter().all(|client| !client.has_ended()), "two of three count it, so it counts");
+    assert!(
+        clients.iter().all(|client| !client.has_ended()),
+        "two of three nodes list it as a member, so its sockets stay"
+    );
     let new = cluster.try_connect(2, "new", &["all"]).await;
     if let Ok(new) = &new {
-        assert!(cluster.rows(0, "all").await.contains(&new.socket), "whoever was acknowledged is listed");
+        assert!(cluster.rows(0, "all").await.contains(&new.socket), "an acknowledged socket is listed");
     }
     cluster.link_to_redis(2, Mode::Open);
     cluster.between(1, 2, Mode::Open);
@@ -124,27 +130,27 @@ async fn a_node_cut_off_from_everybody(mode: Mode) {
     cluster.between(0, 2, mode);
     cluster.between(1, 2, mode);
     let bound = cluster.options.lease * 4;
-    within(bound, "the others are complete without it", || async {
+    within(bound, "the other nodes are complete without it", || async {
         let without = [clients[0].socket.clone(), clients[1].socket.clone()].into();
         let both = cluster.listed(0, "all").await.zip(cluster.listed(1, "all").await);
         both.is_some_and(|(one, other)| one == without && other == without)
     })
     .await;
-    within(bound, "it lets its sockets go", || async { clients[2].has_ended() }).await;
-    assert_eq!(cluster.oracle.disconnects(), 0, "official clients would not come back after a disconnect");
-    assert!(clients[..2].iter().all(|client| !client.has_ended()), "the others keep theirs");
+    within(bound, "the node closes its sockets", || async { clients[2].has_ended() }).await;
+    assert_eq!(cluster.oracle.disconnects(), 0, "official clients do not reconnect after a Socket.IO disconnect");
+    assert!(clients[..2].iter().all(|client| !client.has_ended()), "the sockets of the other nodes stay");
     let refused = cluster.try_connect(2, "new", &["all"]).await.err();
     assert_eq!(refused, Some(Refused::Status(503)));
     let (full, call) = cluster.call(2, "all").await;
-    assert!(!call.complete, "it knows that it knows nothing: {full}");
-    // Its clients come back elsewhere.
+    assert!(!call.complete, "the answer of the isolated node is incomplete: {full}");
+    // The clients of the isolated node connect to another node.
     let _elsewhere = cluster.connect(0, "someone", &["all", "on-2"]).await;
     assert!(cluster.agree(&[0, 1], "all").await && cluster.agree(&[0, 1], "on-2").await);
 
     cluster.link_to_redis(2, Mode::Open);
     cluster.between(0, 2, Mode::Open);
     cluster.between(1, 2, Mode::Open);
-    within(HEALED_WITHIN, "it takes clients again", || cluster.ready(2)).await;
+    within(HEALED_WITHIN, "the node accepts clients again", || cluster.ready(2)).await;
     cluster.oracle.in_again(process);
     let _again = cluster.connect(2, "again", &["all", "on-2"]).await;
     cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
@@ -170,7 +176,7 @@ async fn a_slow_link_is_awaited_within_the_deadline() {
         assert!(cluster.agree(&[0], "all").await, "{}", cluster.call(0, "all").await.0);
     }
     cluster.link(0, 1, Mode::Delayed(Duration::from_millis(1500)));
-    until("too slow is unanswered", || async {
+    until("a node behind a slow link is unanswered", || async {
         let (full, call) = cluster.call(0, "all").await;
         !call.complete && unanswered(&full).get("node-2").is_some_and(|reason| reason == "deadline")
     })

@@ -1,5 +1,5 @@
-//! Redis that hangs, dies, forgets, goes back in time, or answers with errors: sockets stay and come, roll calls go on,
-//! and no answer is called complete that is not, until the index is whole again.
+//! Redis that hangs, dies, loses data, restarts from an old snapshot, or answers with errors. Sockets stay, new clients
+//! connect, and roll calls continue. No answer is called complete unless it is, until the index is complete again.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use testkit::watch::{SLACK, Watch};
 use testkit::{until, within};
 use tokio::time::sleep;
 
-/// The index is whole so long after Redis is back.
+/// The index is complete within this time after the recovery of Redis.
 const HEALED_WITHIN: Duration = Duration::from_secs(5);
-/// How often each node may warn while Redis goes once and comes back once.
-const WARNINGS_MOST: usize = 6;
+/// The maximum of warnings of a node during one outage of Redis.
+const MAX_WARNINGS: usize = 6;
 
-/// Three nodes with sockets in common rooms and in rooms of their own.
+/// Three nodes with sockets in a common room and in one room per node.
 async fn three(options: Options) -> (ProcessCluster, Vec<TrackedClient>) {
     let cluster = ProcessCluster::start(3, options).await;
     let mut clients = Vec::new();
@@ -32,8 +32,8 @@ fn watch(cluster: &ProcessCluster) -> Watch {
     Watch::start(cluster, &[0, 1, 2], &["all", "on-0", "on-1", "on-2", "late-0", "late-1", "late-2"])
 }
 
-/// While Redis cannot be used: everybody stays, new sockets come on every node, and every node lists all of them by
-/// asking all the others.
+/// Asserts the behaviour during an outage of Redis: every socket stays, every node accepts new clients, and every node
+/// lists all sockets by lookups at all peers.
 async fn life_goes_on_without_redis(cluster: &ProcessCluster, clients: &mut Vec<TrackedClient>) {
     until("the answers come from the peers", || async {
         let mut from_peers = true;
@@ -52,29 +52,29 @@ async fn life_goes_on_without_redis(cluster: &ProcessCluster, clients: &mut Vec<
         assert!(cluster.all_listed(&[0, 1, 2], &format!("late-{node}")).await);
     }
     for client in clients.iter() {
-        assert!(client.join("joined").await, "joining is acknowledged");
+        assert!(client.join("joined").await, "the node acknowledges the join");
     }
     assert!(cluster.all_listed(&[0, 1, 2], "joined").await);
     assert!(clients.iter().all(|client| !client.has_ended()), "sockets stay");
 }
 
-/// After Redis is back.
+/// Asserts the behaviour after the recovery of Redis.
 async fn healed(cluster: &ProcessCluster, clients: &[TrackedClient], watch: Watch) {
     cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
     assert!(clients.iter().all(|client| !client.has_ended()), "sockets stay");
     watch.end().await.all_answered();
     let (full, _) = cluster.call(0, "nobody").await;
     assert_eq!(full["source"], "directory", "{full}");
-    told_once(cluster);
+    warned_once(cluster);
 }
 
-/// A trouble is told when it begins and when it ends, not once per call.
-fn told_once(cluster: &ProcessCluster) {
+/// Asserts that a node warns at the start and the end of an outage, not once per call.
+fn warned_once(cluster: &ProcessCluster) {
     for node in &cluster.nodes {
         let log = node.log.text();
         let warnings: Vec<&str> = log.lines().filter(|line| line.contains(" WARN ")).collect();
-        assert!(!warnings.is_empty(), "{} did not say a word", node.name);
-        assert!(warnings.len() <= WARNINGS_MOST, "{} warned too often:\n{}", node.name, warnings.join("\n"));
+        assert!(!warnings.is_empty(), "{} logged no warning", node.name);
+        assert!(warnings.len() <= MAX_WARNINGS, "{} warned too often:\n{}", node.name, warnings.join("\n"));
     }
 }
 
@@ -84,7 +84,7 @@ async fn redis_hangs_and_resumes() {
     let watch = watch(&cluster);
     cluster.redis.stop().await;
     life_goes_on_without_redis(&cluster, &mut clients).await;
-    // All leases lapse meanwhile: nobody is dead, since no lease could be read.
+    // All leases expire meanwhile. No node declares another dead, since no node can read a lease.
     sleep(cluster.options.lease).await;
     assert!(cluster.all_listed(&[0, 1, 2], "all").await);
     cluster.redis.resume();
@@ -122,7 +122,7 @@ async fn redis_is_flushed() {
     let watch = watch(&cluster);
     for turn in 0..3 {
         cluster.redis.flush().await;
-        // The very read that would have believed the empty index notices.
+        // The first read of the empty index detects the loss.
         for node in 0..3 {
             assert!(cluster.all_listed(&[node], "all").await);
         }
@@ -138,7 +138,7 @@ async fn redis_is_flushed() {
 async fn a_flush_at_any_moment_of_a_roll_call_hides_no_socket() {
     let (cluster, _clients) = three(Options::lease(1)).await;
     let watch = watch(&cluster);
-    // Some of these fall between a claim and its answer, and between the reads of a roll call.
+    // Some flushes happen between a claim and its answer, and between the reads of a roll call.
     for turn in 0..40 {
         let room = format!("late-{}", turn % 3);
         let client = cluster.connect(turn % 3, "comes", &[&room, "all"]).await;
@@ -150,7 +150,7 @@ async fn a_flush_at_any_moment_of_a_roll_call_hides_no_socket() {
     let report = watch.end().await;
     report.all_answered();
     let complete = report.answered.iter().filter(|answered| answered.call.complete).count();
-    assert!(complete * 2 > report.answered.len(), "{complete} of {} say something", report.answered.len());
+    assert!(complete * 2 > report.answered.len(), "only {complete} of {} answers are complete", report.answered.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -158,12 +158,13 @@ async fn redis_is_restarted_from_an_old_snapshot() {
     let (mut cluster, mut clients) = three(Options::default()).await;
     let old = cluster.redis.snapshot().await;
     let watch = watch(&cluster);
-    // Claims that the snapshot lacks, and one that it has and that was given back since.
+    // The snapshot lacks the new claims, and has one claim that a node releases after the snapshot.
     for node in 0..3 {
         clients.push(cluster.connect(node, "late", &["all", &format!("late-{node}")]).await);
     }
     assert!(clients[0].leave("on-0").await);
-    within(HEALED_WITHIN, "given back", || async { cluster.differences(&[0, 1, 2]).await.is_empty() }).await;
+    within(HEALED_WITHIN, "the node releases the claim", || async { cluster.differences(&[0, 1, 2]).await.is_empty() })
+        .await;
     cluster.redis.restart_from(&old, &[]);
     cluster.redis.answering().await;
     for room in ["all", "late-0", "late-1", "late-2"] {
@@ -223,9 +224,9 @@ async fn a_redis_that_cannot_save_counts_as_unavailable() {
     healed(&cluster, &clients, watch).await;
 }
 
-/// Reads still work, so no answer needs to come from the peers alone; but no lease is renewed and no room claimed.
+/// Asserts the behaviour while Redis refuses writes: reads still work, but nodes renew no lease and claim no room.
 async fn writes_are_refused(cluster: &ProcessCluster, clients: &mut Vec<TrackedClient>) {
-    // Past every lease: nodes count by what the others have heard.
+    // After every lease has expired, the announcements among the nodes keep them members.
     sleep(cluster.options.lease * 3 / 2).await;
     for node in 0..3 {
         clients.push(cluster.connect(node, "late", &["all", &format!("late-{node}")]).await);
@@ -244,7 +245,7 @@ async fn writes_are_refused(cluster: &ProcessCluster, clients: &mut Vec<TrackedC
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_is_still_loading_counts_as_unavailable() {
     let (mut cluster, mut clients) = three(Options::default()).await;
-    // Something to load, one key in a millisecond.
+    // The snapshot has enough keys for a slow load, at one key per millisecond.
     let mut filling = redis::pipe();
     for number in 0..4000 {
         filling.cmd("SET").arg(format!("other:{number}")).arg("x".repeat(100)).ignore();
@@ -255,7 +256,7 @@ async fn a_redis_that_is_still_loading_counts_as_unavailable() {
     let slowly = ["--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024"];
     cluster.redis.restart_from(&full, &slowly);
     life_goes_on_without_redis(&cluster, &mut clients).await;
-    assert!(cluster.redis.is_loading().await, "it loaded too fast for this test");
+    assert!(cluster.redis.is_loading().await, "Redis loaded too fast for this test");
     cluster.redis.answering().await;
     cluster.redis.run::<()>(redis::cmd("CONFIG").arg("SET").arg("key-load-delay").arg("0")).await;
     healed(&cluster, &clients, watch).await;
@@ -286,9 +287,10 @@ async fn a_redis_that_returns_evicting_is_not_used_until_fixed() {
     cluster.redis.restart_from(&[], &["--maxmemory-policy", "volatile-ttl"]);
     cluster.redis.answering().await;
     life_goes_on_without_redis(&cluster, &mut clients).await;
-    assert!(cluster.redis.keys("rollcall:*").await.is_empty(), "nothing is written to it");
+    assert!(cluster.redis.keys("rollcall:*").await.is_empty(), "no node writes to an evicting Redis");
     for node in &cluster.nodes {
-        until("it says why", || async { node.log.count("CONFIG SET maxmemory-policy noeviction") > 0 }).await;
+        until("the node logs the remedy", || async { node.log.count("CONFIG SET maxmemory-policy noeviction") > 0 })
+            .await;
     }
     cluster.redis.config("maxmemory-policy", "noeviction").await;
     healed(&cluster, &clients, watch).await;
@@ -300,7 +302,7 @@ async fn a_node_started_without_redis_serves_once_redis_is_up() {
     cluster.redis.kill();
     let node = cluster.launch().await;
     let admin = format!("http://{}/readyz", cluster.nodes[node].admin);
-    until("it answers probes", || async { reqwest::get(&admin).await.is_ok() }).await;
+    until("the node answers probes", || async { reqwest::get(&admin).await.is_ok() }).await;
     let answer = reqwest::get(&admin).await.unwrap();
     assert_eq!(answer.status(), 503);
     let why: Value = answer.json().await.unwrap();
@@ -314,7 +316,7 @@ async fn a_node_started_without_redis_serves_once_redis_is_up() {
         assert_eq!(answer.headers()["content-type"], "application/problem+json");
     }
     cluster.redis.restart_empty().await;
-    within(HEALED_WITHIN, "it serves", || cluster.ready(node)).await;
+    within(HEALED_WITHIN, "the node is ready", || cluster.ready(node)).await;
     let _client = cluster.connect(node, "late", &["a"]).await;
     cluster.healed(&[node], HEALED_WITHIN).await;
 }
@@ -324,14 +326,14 @@ async fn a_node_that_joined_just_before_redis_died_is_known_to_all() {
     for after in [0, 100] {
         let (mut cluster, mut clients) = three(Options::default()).await;
         let new = cluster.launch().await;
-        within(Duration::from_secs(10), "it entered", || async {
+        within(Duration::from_secs(10), "the node is registered", || async {
             cluster.nodes[new].log.count("registered in the directory") > 0
         })
         .await;
         sleep(Duration::from_millis(after)).await;
         let watch = watch(&cluster);
         cluster.redis.kill();
-        // Whenever it lets a client in, the others ask it.
+        // From its first accepted client on, the other nodes send lookups to the new node.
         let client = cluster.persist(new, "new", &["all", "new"]).await;
         for node in 0..4 {
             let (full, call) = cluster.call(node, "new").await;
@@ -354,8 +356,8 @@ async fn a_room_refilled_while_redis_hangs_is_never_lost() {
         let room = "late-0";
         assert!(client.join(room).await);
         assert!(client.leave(room).await);
-        // A claim is given back a second and a half after the room's last socket left: the removal is caught on its
-        // way, before, after, or while it has no answer.
+        // A node releases a claim one and a half seconds after the last socket leaves. The hang of Redis begins before
+        // the removal, after it, or before its answer.
         sleep(Duration::from_millis(1440 + 10 * turn)).await;
         cluster.redis.stop().await;
         let (joined, ()) = tokio::join!(client.join(room), async {
@@ -381,7 +383,7 @@ async fn a_late_removal_does_not_delete_a_newer_ownership() {
     for turn in 0..4_u64 {
         assert!(client.join("late-0").await);
         assert!(client.leave("late-0").await);
-        // From here on what the node sends arrives a second and a half late: later than it waits for an answer.
+        // The proxy delays requests of the node by one and a half seconds, which exceeds the timeout of the node.
         sleep(Duration::from_millis(1300)).await;
         cluster.link_to_redis(0, Mode::Delayed(Duration::from_millis(1500)));
         sleep(Duration::from_millis(300 + 100 * turn)).await;

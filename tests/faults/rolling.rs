@@ -1,4 +1,4 @@
-//! Rolling restarts: SIGTERM under load, one node after another, with clients that reconnect by themselves.
+//! Rolling restarts: SIGTERM under load, one node after another, with clients that reconnect.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use testkit::{until, within};
 use tokio::time::sleep;
 
 const DRAIN: Duration = Duration::from_secs(4);
-/// What a process that exits in time may still be late by on a busy machine.
+/// The tolerance for the exit of a process on a busy machine.
 const LATE: Duration = Duration::from_millis(500);
 const CLIENTS: usize = 80;
 
@@ -19,7 +19,7 @@ fn options() -> Options {
     Options::default().with(&["--drain", "4s"])
 }
 
-/// A client that comes back whenever it was let go, somewhere.
+/// A client that reconnects to another node whenever a node closes its connection.
 async fn come_back(oracle: Oracle, doors: Vec<Door>, number: usize) {
     let mut turn = number;
     loop {
@@ -39,7 +39,7 @@ async fn a_rolling_restart_gives_no_wrong_answer_and_no_error() {
     for number in 0..CLIENTS {
         crowd.spawn(come_back(cluster.oracle.clone(), cluster.doors(), number));
     }
-    until("everybody is there", || async { cluster.oracle.present("all").len() == CLIENTS }).await;
+    until("all clients are connected", || async { cluster.oracle.present("all").len() == CLIENTS }).await;
     for node in 0..4 {
         let others: Vec<usize> = (0..4).filter(|other| *other != node).collect();
         let watch = Watch::start(&cluster, &others, &["all"]);
@@ -53,11 +53,11 @@ async fn a_rolling_restart_gives_no_wrong_answer_and_no_error() {
         let incomplete = report.answered.iter().filter(|answered| !answered.call.complete).count();
         assert!(incomplete * 20 <= report.answered.len(), "{incomplete} of {} incomplete", report.answered.len());
         let left = cluster.redis.keys("rollcall:node:*").await;
-        assert_eq!(left.len(), 3, "its lease is given back: {left:?}");
+        assert_eq!(left.len(), 3, "the node removes its lease: {left:?}");
         cluster.restart(node);
-        until("it is ready", || cluster.ready(node)).await;
+        until("the node is ready", || cluster.ready(node)).await;
     }
-    until("everybody is back", || async { cluster.oracle.present("all").len() == CLIENTS }).await;
+    until("all clients are connected again", || async { cluster.oracle.present("all").len() == CLIENTS }).await;
     cluster.healed(&[0, 1, 2, 3], Duration::from_secs(5)).await;
     assert_eq!(cluster.oracle.disconnects(), 0, "clients do not come back after a Socket.IO disconnect");
     crowd.shutdown().await;
@@ -71,32 +71,32 @@ async fn a_draining_node_disconnects_its_clients_one_by_one() {
         clients.push(cluster.connect(1, "someone", &["a"]).await);
     }
     cluster.healed(&[0, 1], Duration::from_secs(5)).await;
-    let (id, _) = cluster.roster(1, "a").await.expect("it answers");
+    let (id, _) = cluster.roster(1, "a").await.expect("the node answers");
     let watch = Watch::start(&cluster, &[0], &["a"]);
     cluster.terminate(1);
     let terminated = Instant::now();
-    within(Duration::from_millis(1000), "its lease says that it drains", || async {
+    within(Duration::from_millis(1000), "the lease of the node has the draining flag", || async {
         let entry: Option<String> = cluster.redis.run(cmd("GET").arg(format!("rollcall:node:{id}"))).await;
         entry.is_some_and(|entry| entry.contains("\"draining\":true"))
     })
     .await;
-    within(Duration::from_millis(1000), "it is not ready", || async { !cluster.ready(1).await }).await;
-    assert!(cluster.try_connect(1, "new", &["a"]).await.is_err(), "it takes nobody in");
+    within(Duration::from_millis(1000), "the node is not ready", || async { !cluster.ready(1).await }).await;
+    assert!(cluster.try_connect(1, "new", &["a"]).await.is_err(), "a draining node refuses clients");
     let mut went = Vec::new();
     while went.len() < clients.len() {
         let gone = clients.iter().filter(|client| client.has_ended()).count();
         went.resize(gone, terminated.elapsed());
-        assert!(terminated.elapsed() < DRAIN + LATE, "{gone} were let go");
+        assert!(terminated.elapsed() < DRAIN + LATE, "the node has closed only {gone} sockets");
         sleep(Duration::from_millis(5)).await;
     }
-    // Evenly over a part of the drain: neither at once nor at the end.
+    // The node closes its sockets evenly over a part of the drain, neither all at once nor all at the end.
     let (first, half, last) = (went[0], went[went.len() / 2], went[went.len() - 1]);
     assert!(last - first > DRAIN / 4, "from {first:?} to {last:?}");
     assert!(half - first > (last - first) / 4 && last - half > (last - first) / 4, "{first:?}, {half:?}, {last:?}");
     let status = cluster.exited(1).await;
     assert!(status.success() && terminated.elapsed() < DRAIN + LATE, "{status} after {:?}", terminated.elapsed());
     assert_eq!(cluster.oracle.disconnects(), 0);
-    until("complete without it, at once", || cluster.agree(&[0], "a")).await;
+    until("answers are complete without the node at once", || cluster.agree(&[0], "a")).await;
     let report = watch.end().await;
     report.all_answered();
     let left = cluster.redis.keys("rollcall:*").await;
@@ -113,13 +113,13 @@ async fn a_second_signal_exits_at_once() {
         clients.push(cluster.connect(1, "someone", &["a"]).await);
     }
     cluster.terminate(1);
-    until("it drains", || async { clients.iter().any(TrackedClient::has_ended) }).await;
+    until("the node drains", || async { clients.iter().any(TrackedClient::has_ended) }).await;
     let again = Instant::now();
     cluster.terminate(1);
     let status = cluster.exited(1).await;
     assert!(again.elapsed() < Duration::from_secs(2), "it took {:?}", again.elapsed());
     assert!(!status.success(), "{status}");
-    within(cluster.options.lease * 3, "complete without it", || cluster.agree(&[0], "a")).await;
+    within(cluster.options.lease * 3, "answers are complete without the node", || cluster.agree(&[0], "a")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

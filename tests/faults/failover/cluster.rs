@@ -1,4 +1,4 @@
-//! The master of a Cluster that has the slot of the keys is lost, and its replica takes over.
+//! A Redis Cluster loses the master of the slot with all keys, and the replica takes over.
 
 use testkit::redis_server::RedisServer;
 use testkit::redis_topology::{Shards, TAGGED, fail_over};

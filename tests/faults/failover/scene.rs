@@ -1,5 +1,5 @@
-//! What is the same in every failover: three nodes with clients on each, a watch over all of their rooms, and what must
-//! hold before, meanwhile and afterwards.
+//! The common part of every failover test: three nodes with clients, a watch over all rooms, and the assertions before,
+//! during and after the failover.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,11 @@ use testkit::tracked_client::TrackedClient;
 use testkit::watch::Watch;
 use testkit::within;
 
-/// The index is whole so long after the new master took over: it is a new index, and has to be as old as a lease (2 s)
-/// before those who had lost the old one for longer believe that they know everybody.
+/// The index is complete within this time after the promotion. The new index must be older than a lease (2 s) before
+/// nodes that had lost the old index for longer trust their list of members.
 const HEALED_WITHIN: Duration = Duration::from_secs(8);
-/// Sentinels notice, agree, choose and promote within this time; and wait for ten seconds before they demote an old
-/// master that comes back.
+/// Sentinels detect the failure, elect a leader and promote the replica within this time. They wait for ten seconds
+/// before they demote an old master that returns.
 const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(30);
 const ALL: [usize; 3] = [0, 1, 2];
 
@@ -21,12 +21,12 @@ pub(crate) struct Scene {
     pub cluster: ProcessCluster,
     clients: Vec<TrackedClient>,
     watch: Watch,
-    /// When the index was whole again.
+    /// The time at which the index was complete again.
     whole: Option<Instant>,
 }
 
 impl Scene {
-    /// Nodes with this `--redis` over this master, with sockets in a common room and in one of each node's own.
+    /// Starts nodes with this `--redis` over this master, with sockets in a common room and in one room per node.
     pub(crate) async fn start(master: RedisServer, url: String, prefix: &'static str) -> Self {
         let options = Options { redis: Some(url), prefix, ..Options::default() };
         let cluster = ProcessCluster::start_over(master, 3, options).await;
@@ -42,7 +42,7 @@ impl Scene {
         Self { cluster, clients, watch, whole: None }
     }
 
-    /// New sockets come on every node and are listed by all.
+    /// Connects a new client to every node, and asserts that all nodes list it.
     pub(crate) async fn clients_come(&mut self, when: &str) {
         for node in ALL {
             let room = format!("{when}-{node}");
@@ -53,22 +53,22 @@ impl Scene {
         }
     }
 
-    /// Ends when the successor is the master and holds the whole index. Returns the old one.
+    /// Waits until the successor is the master and has the complete index. Returns the old master.
     pub(crate) async fn taken_over_by(&mut self, successor: RedisServer) -> RedisServer {
-        let took = within(TAKEN_OVER_WITHIN, "it is promoted", || successor.says("role:master")).await;
+        let took = within(TAKEN_OVER_WITHIN, "the replica is promoted", || successor.says("role:master")).await;
         let old = std::mem::replace(&mut self.cluster.redis, successor);
         let healed = self.cluster.healed(&ALL, HEALED_WITHIN).await;
         self.whole = Some(Instant::now());
-        println!("promoted {took:?} after it was looked at, whole {healed:?} later");
+        println!("promoted after {took:?}, index complete {healed:?} later");
         old
     }
 
-    /// Ends when the old master has become a replica of the new one.
+    /// Waits until the old master is a replica of the new one.
     pub(crate) async fn stands_back(&self, old: &RedisServer) {
-        within(TAKEN_OVER_WITHIN, "the old master follows", || old.says("role:slave")).await;
+        within(TAKEN_OVER_WITHIN, "the old master is a replica", || old.says("role:slave")).await;
     }
 
-    /// No answer in all the time was wrong, late or missing; nobody has lost a socket; and answers come from the index.
+    /// Asserts that no answer was wrong, late or missing, that every socket stayed, and that answers come from the index.
     pub(crate) async fn end(self) {
         self.cluster.healed(&ALL, HEALED_WITHIN).await;
         assert!(self.clients.iter().all(|client| !client.has_ended()), "sockets stay");
@@ -78,11 +78,14 @@ impl Scene {
             assert!(call.complete && full["source"] == "directory", "{full}");
         }
         self.watch.sees_another().await;
-        let (whole, now) = (self.whole.expect("somebody took over"), Instant::now());
+        let (whole, now) = (self.whole.expect("a replica took over"), Instant::now());
         let report = self.watch.end().await;
         report.all_answered();
         let complete = report.answered.iter().filter(|answered| answered.call.complete).count();
         println!("{} answers, {complete} of them complete", report.answered.len());
-        assert!(report.between(whole, now).any(|answered| answered.call.complete), "it is as before");
+        assert!(
+            report.between(whole, now).any(|answered| answered.call.complete),
+            "answers are complete after the failover"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! A master that three Sentinels watch is lost, and its replica takes over.
+//! Three Sentinels watch a master. The master fails, and its replica takes over.
 
 use testkit::redis_server::RedisServer;
 use testkit::redis_topology::Sentinels;
@@ -32,7 +32,7 @@ async fn a_hung_sentinel_master_resumes_after_its_replacement() {
     scene.clients_come("late").await;
     let old = scene.taken_over_by(replica).await;
     old.resume();
-    // It takes itself for the master until the Sentinels tell it.
+    // The old master keeps its role until the Sentinels demote it.
     assert!(old.says("role:master").await);
     scene.clients_come("last").await;
     scene.stands_back(&old).await;

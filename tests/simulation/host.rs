@@ -1,7 +1,8 @@
-//! One node of a simulation, and the clients that it has.
+//! One node of a simulation, and its clients.
 //!
-//! Owns what stands between a node's core and its clients in production: who is let in, told and let go is decided here
-//! as the socket edge and the gate decide it. Every client does what the world told it; what it saw goes to the oracle.
+//! Owns a model of the socket edge and of the gate, which stand between a node's core and its clients in production. The
+//! model admits, acknowledges and disconnects clients by the same rules. The world orders each action of a client, and
+//! the host reports its effect to the oracle.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -32,23 +33,24 @@ use crate::network::{self, PORT};
 use crate::oracle::Flaw;
 use crate::world::{Record, Shared};
 
-/// Short, so that a seed sees many of them run out.
+/// Short, so that many leases expire in one seed.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 const RELEASE_DELAY: Duration = Duration::from_millis(400);
-/// As at the socket edge.
-const SETTLE_WITHIN: Duration = Duration::from_secs(4);
-/// As at the gate: how often it is looked whether the node counts, and how often in a row it must not.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-const LOOKS_IN_VAIN: u32 = 10;
-/// A timer goes off up to a tick late, and so does what waits for what waits for it.
-const LATE_BY: Duration = Duration::from_millis(10);
-/// The most that a step of stopping takes.
-const STEP_MOST: Duration = Duration::from_secs(1);
+/// The socket edge's timeout of an acknowledgement.
+const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(4);
+/// The gate's interval between two checks whether the node is an active member.
+const GATE_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// The gate disconnects all clients after this number of consecutive failed checks.
+const MAX_FAILED_CHECKS: u32 = 10;
+/// A timer fires up to one tick late, and an answer depends on two timers in sequence.
+const DEADLINE_SLACK: Duration = Duration::from_millis(10);
+/// The timeout of each step of the shutdown.
+const SHUTDOWN_STEP_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_BUSIEST_ROOMS: usize = 10;
-/// Room for a few parts only, so that some are told anew.
-const CACHE: u64 = 16 << 10;
+/// Small, so that snapshots are evicted and peers send them again.
+const CACHE_BYTES: u64 = 16 << 10;
 
-/// What the world tells a host.
+/// An order of the world to a host.
 #[derive(Debug, Clone)]
 pub(crate) enum Order {
     Come { socket: SocketId, rooms: Vec<Room> },
@@ -59,7 +61,7 @@ pub(crate) enum Order {
     Stop,
 }
 
-/// A node that runs.
+/// A running node.
 pub(crate) struct Life {
     pub core: NodeCore,
     pub orders: mpsc::UnboundedSender<Order>,
@@ -71,7 +73,7 @@ pub(crate) struct Life {
 pub(crate) struct Host {
     pub number: usize,
     pub directory: std::sync::Arc<FaultyDirectory>,
-    /// `None` while it does not run.
+    /// `None` while the host is down.
     pub life: Rc<RefCell<Option<Life>>>,
     pub shared: Rc<Shared>,
 }
@@ -81,7 +83,7 @@ impl Host {
         format!("node-{}", self.number)
     }
 
-    /// The software of the host.
+    /// Runs one node until it crashes or is ordered to stop.
     pub(crate) async fn run(self) -> turmoil::Result {
         let mesh = format!("{}:{PORT}", self.name());
         let node_info = NodeInfo {
@@ -96,7 +98,7 @@ impl Host {
             RELEASE_DELAY,
             directory,
             Peers::new(network::connect),
-            SnapshotCache::new(CACHE, Anomalies::default()),
+            SnapshotCache::new(CACHE_BYTES, Anomalies::default()),
         );
         let mut tasks = EssentialTasks::default();
         core.start(&mut tasks);
@@ -110,78 +112,80 @@ impl Host {
             Security::default(),
             stop_mesh.clone(),
         );
-        // Not one of the tasks: it answers to the end.
+        // The mesh server is not an essential task: it must answer peers until the end of the shutdown.
         let mut serving = spawn_local(async {
-            serving.await.expect("the mesh is served");
+            serving.await.expect("the mesh server ends without an error");
         });
-        let (orders, mut taken) = mpsc::unbounded_channel();
+        let (orders, mut inbox) = mpsc::unbounded_channel();
         *self.life.borrow_mut() = Some(Life { core: core.clone(), orders, presences: BTreeMap::new() });
         self.shared.note(&format!("{} runs as {}", self.name(), core.roster.incarnation()));
 
-        let mut looks = interval(LOOK_EVERY);
-        let mut in_vain = 0;
+        let mut checks = interval(GATE_CHECK_INTERVAL);
+        let mut failed_checks = 0;
         loop {
             tokio::select! {
-                _ = looks.tick() => {
-                    let lost = core.membership.has_joined() && !core.membership.is_active();
-                    in_vain = if lost { in_vain + 1 } else { 0 };
-                    if in_vain >= LOOKS_IN_VAIN {
-                        self.let_everybody_go();
+                _ = checks.tick() => {
+                    let inactive = core.membership.has_joined() && !core.membership.is_active();
+                    failed_checks = if inactive { failed_checks + 1 } else { 0 };
+                    if failed_checks >= MAX_FAILED_CHECKS {
+                        self.disconnect_all();
                     }
                 }
-                Some(order) = taken.recv() => match order {
+                Some(order) = inbox.recv() => match order {
                     Order::Stop => break,
-                    order => self.obey(&core, order),
+                    order => self.execute(&core, order),
                 },
             }
         }
         self.stop(&core, tasks).await;
         stop_mesh.cancel();
-        if timeout(STEP_MOST, &mut serving).await.is_err() {
+        if timeout(SHUTDOWN_STEP_TIMEOUT, &mut serving).await.is_err() {
             serving.abort();
-            // It was told to end, and ends with what it holds.
+            // Wait for the end of the aborted task: it drops its connections and its clone of the core.
             let _ = serving.await;
         }
         self.ended();
         Ok(())
     }
 
-    /// As a node stops in production, and in that order. Meanwhile it answers the others, and takes no orders.
+    /// Shuts the node down with the steps of production, in the same order. The node still answers peers meanwhile, but
+    /// executes no orders.
     async fn stop(&self, core: &NodeCore, tasks: EssentialTasks) {
         let NodeCore { membership, reconciler, .. } = core;
         membership.drain(DrainState::Draining);
         reconciler.release_immediately();
-        self.let_everybody_go();
-        // A step that takes too long is not waited for.
-        let _ = timeout(STEP_MOST, reconciler.wait_until_released()).await;
+        self.disconnect_all();
+        // As in production, a step that exceeds its timeout does not stop the shutdown.
+        let _ = timeout(SHUTDOWN_STEP_TIMEOUT, reconciler.wait_until_released()).await;
         membership.drain(DrainState::Goodbye);
-        let _ = timeout(STEP_MOST, membership.acknowledged_by_all()).await;
+        let _ = timeout(SHUTDOWN_STEP_TIMEOUT, membership.acknowledged_by_all()).await;
         drop(tasks);
-        let _ = timeout(STEP_MOST, self.directory.deregister(&core.roster.incarnation())).await;
+        let _ = timeout(SHUTDOWN_STEP_TIMEOUT, self.directory.deregister(&core.roster.incarnation())).await;
         self.shared.note(&format!("{} has stopped", self.name()));
     }
 
-    /// Nothing of it runs any more.
+    /// Records that the node has crashed or stopped.
     pub(crate) fn ended(&self) {
         self.shared.oracle.borrow_mut().ended(self.number);
         drop(self.life.borrow_mut().take());
     }
 
-    /// Looks for whom this host's sockets count now: with a lease for everybody, and without one for those to whom it
-    /// is not dead. That is who vouches for it, and whoever can hear of it from a node that does and has a lease itself.
-    pub(crate) fn look(&self, hosts: &[Self]) {
+    /// Reports to the oracle which askers must list this host's sockets now. With a lease, every asker must. Without one,
+    /// only askers for which the host is not dead must. These are the nodes that vouch for it. If one of them has a lease,
+    /// these are all nodes, because any node can learn of the host from that one.
+    pub(crate) fn observe(&self, hosts: &[Self]) {
         let life = self.life.borrow();
         let Some(Life { core, .. }) = life.as_ref() else { return };
         let (node, membership) = (core.roster.incarnation(), &core.membership);
         let may_acknowledge = membership.may_acknowledge(&node) || membership.is_asked_by_all(&node);
-        let counts = membership.is_active();
+        let active = membership.is_active();
         let by_lease = membership.has_joined() && membership.has_lease();
         let vouching = membership.vouching_majority().filter(|_| membership.has_joined()).unwrap_or_default();
         let vouches = |host: &Self| host.number == self.number || host.is_one_of(&vouching);
         let known = by_lease || hosts.iter().any(|host| vouches(host) && host.has_lease());
         for asker in hosts {
-            let counts = known || counts && vouches(asker);
-            self.shared.oracle.borrow_mut().counts(self.number, asker.number, counts, may_acknowledge);
+            let visible = known || active && vouches(asker);
+            self.shared.oracle.borrow_mut().set_visible(self.number, asker.number, visible, may_acknowledge);
         }
     }
 
@@ -193,23 +197,23 @@ impl Host {
         self.life.borrow().as_ref().is_some_and(|life| life.core.membership.has_lease())
     }
 
-    fn obey(&self, core: &NodeCore, order: Order) {
+    fn execute(&self, core: &NodeCore, order: Order) {
         match order {
             Order::Come { socket, rooms } => self.come(core, socket, &rooms),
             Order::Join { socket, room } => {
                 let Some(presence) = self.presence(&socket) else { return };
                 self.shared.oracle.borrow_mut().joined(self.number, &socket, &room);
-                presence.join(&room, MAX_BUSIEST_ROOMS).expect("it is open, and there are not that many rooms");
-                self.settle(core, socket, vec![room], presence);
+                presence.join(&room, MAX_BUSIEST_ROOMS).expect("the socket is open and within its room limit");
+                self.acknowledge(core, socket, vec![room], presence);
             }
             Order::Leave { socket, room } => {
                 let Some(presence) = self.presence(&socket) else { return };
-                presence.leave(&room).expect("it is open");
+                presence.leave(&room).expect("the socket is open");
                 self.shared.oracle.borrow_mut().left(&socket, Some(&room));
             }
             Order::Go { socket } => self.close(&socket),
             Order::Call { room, deadline } => self.call(core, room, deadline),
-            Order::Stop => unreachable!("it ends what takes orders"),
+            Order::Stop => unreachable!("the loop of orders has ended"),
         }
     }
 
@@ -225,26 +229,26 @@ impl Host {
         if let Some(life) = self.life.borrow_mut().as_mut() {
             life.presences.insert(socket.clone(), presence.clone());
         }
-        self.settle(core, socket, rooms.to_vec(), presence);
+        self.acknowledge(core, socket, rooms.to_vec(), presence);
     }
 
-    /// Waits until the client may be told, or lets it go.
-    fn settle(&self, core: &NodeCore, socket: SocketId, rooms: Vec<Room>, presence: Registration) {
+    /// Acknowledges the rooms to the client when the index has their claims, or disconnects the client after a timeout.
+    fn acknowledge(&self, core: &NodeCore, socket: SocketId, rooms: Vec<Room>, presence: Registration) {
         let (host, reconciler) = (self.clone(), core.reconciler.clone());
         spawn_local(async move {
-            let told = |host: &Host| {
+            let acknowledge = |host: &Host| {
                 for room in &rooms {
                     host.shared.oracle.borrow_mut().acknowledged(&socket, room);
                 }
             };
-            if host.shared.flaw == Flaw::HastyEdge {
-                told(&host);
+            if host.shared.flaw == Flaw::EarlyAcknowledgement {
+                acknowledge(&host);
             }
-            match reconciler.wait_until_owned(&rooms, SETTLE_WITHIN).await {
+            match reconciler.wait_until_owned(&rooms, ACKNOWLEDGEMENT_TIMEOUT).await {
                 Ok(()) => {
-                    told(&host);
+                    acknowledge(&host);
                     presence.mark_connected();
-                    host.shared.tally.borrow_mut().told += 1;
+                    host.shared.tally.borrow_mut().acknowledged += 1;
                 }
                 Err(_unsettled) => {
                     host.shared.tally.borrow_mut().dropped += 1;
@@ -260,16 +264,17 @@ impl Host {
             let moment = host.shared.oracle.borrow_mut().now();
             let began = Instant::now();
             let Ok(answer) = roll_call.call(&room, deadline).await else { return };
-            if began.elapsed() > deadline + LATE_BY {
-                host.shared.wrong(&format!("{} answered after {:?} of {deadline:?}", host.name(), began.elapsed()));
+            if began.elapsed() > deadline + DEADLINE_SLACK {
+                let (name, took) = (host.name(), began.elapsed());
+                host.shared.wrong(&format!("{name} answered after {took:?}, with a deadline of {deadline:?}"));
             }
-            // What happened in this tick counts for this answer.
-            host.shared.look();
-            let complete = answer.complete || host.shared.flaw == Flaw::GullibleAsker;
+            // The memberships may have changed in this tick, before the answer.
+            host.shared.observe();
+            let complete = answer.complete || host.shared.flaw == Flaw::IgnoresMissingReplies;
             let wrong = host.shared.oracle.borrow().judge(host.number, &answer, complete, moment);
             host.shared.tally.borrow_mut().called(&answer);
-            for wrong in wrong {
-                host.shared.wrong(&format!("the answer of {} for {room} {wrong}\n{}", host.name(), told(&answer)));
+            for error in wrong {
+                host.shared.wrong(&format!("the answer of {} for {room} {error}\n{}", host.name(), describe(&answer)));
             }
             host.shared.records.borrow_mut().push(Record { host: host.number, answer });
         });
@@ -287,11 +292,11 @@ impl Host {
         }
     }
 
-    fn let_everybody_go(&self) {
+    fn disconnect_all(&self) {
         let sockets: Vec<SocketId> =
             self.life.borrow().iter().flat_map(|life| life.presences.keys().cloned()).collect();
         if !sockets.is_empty() {
-            self.shared.note(&format!("{} lets its clients go: {}", self.name(), sockets.len()));
+            self.shared.note(&format!("{} disconnects its {} clients", self.name(), sockets.len()));
         }
         for socket in sockets {
             self.close(&socket);
@@ -299,13 +304,13 @@ impl Host {
     }
 }
 
-/// As at the gate.
+/// Whether the gate admits clients.
 fn is_open(membership: &Membership) -> bool {
     membership.has_joined() && membership.is_active()
 }
 
-/// An answer as it is reported.
-fn told(answer: &RollCallAnswer) -> String {
+/// An answer, for the failure report.
+fn describe(answer: &RollCallAnswer) -> String {
     let nodes = answer.nodes.iter().map(|node| match &node.reply {
         Ok(vouched) => {
             let ids: Vec<_> = vouched.rows.iter().map(|row| &row.id_socket).collect();

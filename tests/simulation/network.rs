@@ -1,7 +1,7 @@
-//! The simulated network as the mesh sees it, and the clock.
+//! The simulated network of the mesh, and the simulated clock.
 //!
-//! Owns the connector, the listener, and the time that leases go by: simulated time, which never runs backwards within
-//! a thread, whichever host asks, and whatever was simulated there before.
+//! Owns the connector, the listener, and the simulated time of leases. Within a thread the time never runs backwards,
+//! across hosts and across consecutive simulations.
 
 use std::cell::Cell;
 use std::io;
@@ -21,24 +21,25 @@ use turmoil::net::{TcpListener, TcpStream};
 
 pub(crate) const PORT: u16 = 7000;
 
-/// An hour, so that no age is cut off at the start of the clock.
+/// The clock starts at one hour, because code subtracts durations from the time and must not reach zero.
 const START: Duration = Duration::from_secs(3600);
 
 thread_local! {
-    /// When the present simulation began, and the latest moment that was told.
+    /// The start of the present simulation.
     static BEGAN: Cell<Duration> = const { Cell::new(START) };
+    /// The latest time that the clock has returned.
     static LATEST: Cell<Duration> = const { Cell::new(START) };
 }
 
-/// A simulation begins in this thread: the clock goes on from where the last one left it.
+/// Begins a simulation in this thread. The clock continues from the end of the previous simulation.
 pub(crate) fn begin_time() {
     static REPLACE: Once = Once::new();
     REPLACE.call_once(|| rollcall::clock::simulate(now));
     BEGAN.set(LATEST.get());
 }
 
-/// Hosts run one after the other through each tick: one that is behind the latest is given the latest. Outside of
-/// hosts the time stands still.
+/// The simulated time. The hosts run one after another through each tick, so that the clock of one can be behind the
+/// latest time; it then gets the latest time. Outside of hosts the clock stands still.
 fn now() -> Duration {
     let time = turmoil::sim_elapsed().map_or(Duration::ZERO, |elapsed| BEGAN.get() + elapsed);
     LATEST.set(LATEST.get().max(time));

@@ -1,37 +1,38 @@
-//! What must be true of every answer.
+//! The oracle judges every answer of a simulation.
 //!
-//! Owns the life of every seat (one socket in one room) as the clients saw it, and since when each host counts, in the
-//! one order in which everything happens in a simulation: a moment is a number of that order. Owns no time and no nodes.
+//! Owns the history of every seat (one socket in one room) from the view of the clients, and the visibility of each host.
+//! A simulation is sequential, so that all events have one order; a moment is a number in that order. Owns no time and
+//! no nodes.
 
 use std::collections::{BTreeSet, HashMap};
 
 use rollcall::names::{Room, SocketId};
 use rollcall::roll_call::answer::RollCallAnswer;
 
-/// What is wrong on purpose.
+/// A deliberate flaw, which the oracle must detect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flaw {
     None,
-    /// Whoever asks takes every answer for complete.
-    GullibleAsker,
-    /// A client is told that it is in before anybody can know.
-    HastyEdge,
-    /// When the index is flushed, claims are lost and nobody can tell.
-    ForgetfulIndex,
+    /// Every answer is taken as complete, even when a peer did not reply.
+    IgnoresMissingReplies,
+    /// A node acknowledges a client before the index has its claims.
+    EarlyAcknowledgement,
+    /// A flush of the index loses claims but keeps the epoch, so that no node notices the loss.
+    SilentClaimLoss,
 }
 
-/// A place in the order of everything that happens.
+/// A position in the order of all events.
 pub(crate) type Moment = u64;
 
-/// One socket in one room, from the moment it is in the roster.
+/// One socket in one room, from its registration in the roster.
 struct Seat {
     host: usize,
     room: Room,
     socket: SocketId,
     joined: Moment,
-    /// When the client was told.
+    /// When the client got the acknowledgement.
     acknowledged: Option<Moment>,
-    /// When it was out of the roster again.
+    /// When the roster removed the socket from the room.
     left: Option<Moment>,
 }
 
@@ -39,12 +40,12 @@ struct Seat {
 pub(crate) struct Oracle {
     moment: Moment,
     seats: Vec<Seat>,
-    /// By host and who asks: since when it counts, if it does.
-    counting: HashMap<(usize, usize), Moment>,
+    /// By host and asker: the moment since which the asker must list the host's sockets.
+    visible_since: HashMap<(usize, usize), Moment>,
 }
 
 impl Oracle {
-    /// Now, which is later than every moment before.
+    /// A new moment, later than every moment before.
     pub(crate) fn now(&mut self) -> Moment {
         self.moment += 1;
         self.moment
@@ -63,7 +64,7 @@ impl Oracle {
         }
     }
 
-    /// The socket left the room, or every room.
+    /// Records that the socket left the room, or every room.
     pub(crate) fn left(&mut self, socket: &SocketId, room: Option<&Room>) {
         let now = self.now();
         let leaves = |seat: &Seat| seat.socket == *socket && room.is_none_or(|room| seat.room == *room);
@@ -72,33 +73,34 @@ impl Oracle {
         }
     }
 
-    /// Whatever was on the host is gone.
+    /// Records that the host has ended, with all its sockets.
     pub(crate) fn ended(&mut self, host: usize) {
         let now = self.now();
         for seat in self.seats.iter_mut().filter(|seat| seat.host == host) {
             seat.left.get_or_insert(now);
         }
-        self.counting.retain(|(counts, _), _| *counts != host);
+        self.visible_since.retain(|(visible, _), _| *visible != host);
     }
 
-    /// A node counts for whoever asks from when it may acknowledge sockets until it does not count any more.
-    pub(crate) fn counts(&mut self, host: usize, asker: usize, counts: bool, may_acknowledge: bool) {
-        if !counts {
-            self.counting.remove(&(host, asker));
-        } else if may_acknowledge && !self.counting.contains_key(&(host, asker)) {
+    /// Records whether the asker must list the host's sockets. Visibility begins only when the host may acknowledge
+    /// sockets, and lasts until the host is no longer visible to the asker.
+    pub(crate) fn set_visible(&mut self, host: usize, asker: usize, visible: bool, may_acknowledge: bool) {
+        if !visible {
+            self.visible_since.remove(&(host, asker));
+        } else if may_acknowledge && !self.visible_since.contains_key(&(host, asker)) {
             let now = self.now();
-            self.counting.insert((host, asker), now);
+            self.visible_since.insert((host, asker), now);
         }
     }
 
-    /// Who is in the room now, with the host.
+    /// The sockets that are in the room now, each with its host.
     pub(crate) fn present(&self, room: &Room) -> BTreeSet<(usize, SocketId)> {
         let present = self.seats.iter().filter(|seat| seat.room == *room && seat.left.is_none());
         present.map(|seat| (seat.host, seat.socket.clone())).collect()
     }
 
-    /// What is wrong with the answer to a roll call of `asker` that began at `began` and ends now. An answer that is not
-    /// `complete` may miss anybody.
+    /// The errors of an answer to a roll call of `asker` that lasted from `began` until now. An answer that is not
+    /// `complete` may miss any socket.
     pub(crate) fn judge(&self, asker: usize, answer: &RollCallAnswer, complete: bool, began: Moment) -> Vec<String> {
         let room = &answer.room;
         let mut wrong = Vec::new();
@@ -108,20 +110,20 @@ impl Oracle {
             if !listed.insert(socket.clone()) {
                 wrong.push(format!("lists {socket} twice, the second time on {node}"));
             }
-            let there = |seat: &&Seat| seat.is(socket, room) && seat.left.is_none_or(|left| left > began);
-            if !self.seats.iter().any(|seat| there(&seat)) {
-                wrong.push(format!("lists {socket} of {node}, which was not there"));
+            let present = |seat: &&Seat| seat.is(socket, room) && seat.left.is_none_or(|left| left > began);
+            if !self.seats.iter().any(|seat| present(&seat)) {
+                wrong.push(format!("lists {socket} of {node}, which was not in the room"));
             }
         }
         if !complete {
             return wrong;
         }
         for seat in self.seats.iter().filter(|seat| seat.room == *room && seat.left.is_none()) {
-            let known = seat.acknowledged.is_some_and(|acknowledged| acknowledged < began);
-            let counts = self.counting.get(&(seat.host, asker)).is_some_and(|since| *since < began);
-            if known && counts && !listed.contains(&seat.socket) {
+            let acknowledged = seat.acknowledged.is_some_and(|acknowledged| acknowledged < began);
+            let visible = self.visible_since.get(&(seat.host, asker)).is_some_and(|since| *since < began);
+            if acknowledged && visible && !listed.contains(&seat.socket) {
                 wrong.push(format!(
-                    "is complete and misses {} of host {}, in since {}, told at {:?}",
+                    "is complete and misses {} of host {}, joined at {}, acknowledged at {:?}",
                     seat.socket, seat.host, seat.joined, seat.acknowledged
                 ));
             }

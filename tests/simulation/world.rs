@@ -1,7 +1,8 @@
-//! One seed: hosts, an index, everything that happens to them, and how it must end.
+//! One seed: hosts, an index, random events, and the expected final state.
 //!
-//! Owns the choice of what happens, which is the seed's, and the end: with every fault mended, each node answers completely
-//! with exactly the sockets there are, and the index equals the rosters. Owns no judgement of answers.
+//! Owns the choice of events, which depends on the seed alone, and the check of the final state. After the repair of all
+//! faults, each node lists exactly the present sockets in a complete answer, and the index equals the rosters. Owns no
+//! judgement of answers.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -26,41 +27,42 @@ use crate::host::{Host, Life, Order};
 use crate::network;
 use crate::oracle::{Flaw, Oracle};
 
-/// Finer ticks find nothing more, and take longer.
+/// Shorter ticks found no more errors, and take longer.
 const TICK: Duration = Duration::from_millis(5);
-/// How long things break.
-const BREAKING: Duration = Duration::from_secs(6);
-/// How long healing may take: a connection that lost segments is given up 7 s later, and what ran late is put right with
-/// the next assertion of claims.
-const HEALING: Duration = Duration::from_secs(40);
-/// How often it is looked whether everything is well.
-const LOOK_EVERY: Duration = Duration::from_millis(600);
-/// The longest time between two things that happen.
-const PAUSE_MOST_MS: u64 = 60;
+/// The duration of the phase with faults.
+const FAULT_PHASE: Duration = Duration::from_secs(6);
+/// The timeout of the healing. A connection that lost segments fails only after 7 s, and the next assertion of claims
+/// corrects the effect of a write that ran late.
+const HEALING_TIMEOUT: Duration = Duration::from_secs(40);
+/// The interval between two checks of the final state.
+const HEALING_CHECK_INTERVAL: Duration = Duration::from_millis(600);
+/// The maximum pause between two events.
+const MAX_PAUSE_MS: u64 = 60;
 const ROOMS: [&str; 3] = ["Maths", "Physics", "Art"];
-/// One in so many that come brings a crowd of so many along: changes of a room that has many rows are told alone.
-const CROWD_EVERY: u32 = 50;
-const CROWD: usize = 24;
+/// One in this number of arrivals is a crowd. Rooms with many rows are needed, because nodes send only the changes of
+/// such rooms.
+const ARRIVALS_PER_CROWD: u32 = 50;
+const CROWD_SIZE: usize = 24;
 const DEADLINES_MS: [u64; 3] = [200, 500, 1_000];
-/// One of these is the longest that a segment travels.
+/// The seed chooses the maximum latency of a segment from these.
 const LATENCIES_MS: [u64; 4] = [1, 5, 20, 60];
-/// The longest way to the directory.
-const DIRECTORY_MOST_MS: u64 = 20;
-/// What an index in memory does.
+/// The maximum latency of the directory.
+const MAX_DIRECTORY_LATENCY_MS: u64 = 20;
+/// The message of `expect` for calls of the index in memory, which never wait.
 const AT_ONCE: &str = "an index in memory answers at once";
-/// The last of what happened, told with what is wrong.
-const TOLD_MOST: usize = 150;
+/// The maximum number of events in the report of a failure.
+const MAX_REPORTED_EVENTS: usize = 150;
 
-/// What the hosts of one simulation share.
+/// The state that the hosts of one simulation share.
 pub(crate) struct Shared {
     pub flaw: Flaw,
     pub oracle: RefCell<Oracle>,
     pub tally: RefCell<Tally>,
-    /// Answers since they were looked at last.
+    /// The answers since the last check of the final state.
     pub records: RefCell<Vec<Record>>,
     hosts: RefCell<Vec<Host>>,
     time: Cell<Duration>,
-    happened: RefCell<Vec<String>>,
+    events: RefCell<Vec<String>>,
     wrong: RefCell<Option<String>>,
 }
 
@@ -69,22 +71,24 @@ pub(crate) struct Record {
     pub answer: Arc<RollCallAnswer>,
 }
 
-/// What was simulated.
+/// The amounts of one or more simulations.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub seeds: u64,
     pub calls: u64,
     pub complete: u64,
     pub rows: u64,
-    /// Clients that were told that they are in, and that were let go because they could not be told.
-    pub told: u64,
+    /// Acknowledged joins.
+    pub acknowledged: u64,
+    /// Joins whose client was disconnected because the acknowledgement timed out.
     pub dropped: u64,
     pub faults: u64,
     pub time: Duration,
 }
 
 struct World {
-    /// Where each happening's own choices come from: what one draws, by the state of things, does not change the next.
+    /// The source of each event's own generator. An event draws a number of values that depends on the state, and must
+    /// not change the choices of later events.
     seeds: StdRng,
     random: StdRng,
     memory: Arc<MemoryDirectory>,
@@ -97,7 +101,7 @@ struct World {
 /// Runs one seed.
 ///
 /// # Errors
-/// What went wrong, and what had happened.
+/// A report with the first error and the events before it.
 pub(crate) fn run(seed: u64, flaw: Flaw) -> Result<Tally, String> {
     network::begin_time();
     let mut random = StdRng::seed_from_u64(seed);
@@ -116,21 +120,21 @@ pub(crate) fn run(seed: u64, flaw: Flaw) -> Result<Tally, String> {
         let software = host.clone();
         sim.host(host.name(), move || software.clone().run());
     }
-    let ended = world.live(&mut sim);
+    let result = world.run(&mut sim);
     let shared = Rc::clone(&world.shared);
-    // The lives hold the world, which holds them.
+    // Break the reference cycle between the shared state and the hosts, which would leak the nodes.
     for host in world.hosts {
         drop(host.life.borrow_mut().take());
     }
     shared.hosts.borrow_mut().clear();
-    match ended {
+    match result {
         Ok(()) => {
             shared.tally.borrow_mut().time = sim.elapsed();
             Ok(shared.tally.take())
         }
         Err(wrong) => Err(format!(
-            "seed {seed} with {latency} ms: {wrong}\n\n{}\nrun it again with ROLLCALL_SEED={seed}",
-            shared.story()
+            "seed {seed} with a latency up to {latency} ms: {wrong}\n\n{}\nrepeat this run with ROLLCALL_SEED={seed}",
+            shared.last_events()
         )),
     }
 }
@@ -138,7 +142,7 @@ pub(crate) fn run(seed: u64, flaw: Flaw) -> Result<Tally, String> {
 impl World {
     fn new(mut random: StdRng, flaw: Flaw) -> Self {
         let memory = MemoryDirectory::new();
-        // Not its first life: that is known to be the only one.
+        // A node that knows it is the first of an index skips the wait for others. A previous node prevents that.
         let before = NodeId::new_process();
         let entry =
             NodeEntry { name: NodeName::from_any("before"), mesh: "".into(), since: "".into(), draining: false };
@@ -151,7 +155,7 @@ impl World {
             records: RefCell::default(),
             hosts: RefCell::default(),
             time: Cell::default(),
-            happened: RefCell::default(),
+            events: RefCell::default(),
             wrong: RefCell::default(),
         });
         let host = |number| Host {
@@ -162,46 +166,46 @@ impl World {
         };
         let hosts: Vec<Host> = (0..random.random_range(3..=4)).map(host).collect();
         for host in &hosts {
-            host.directory.set_latency(Duration::from_millis(random.random_range(0..=DIRECTORY_MOST_MS)));
+            host.directory.set_latency(Duration::from_millis(random.random_range(0..=MAX_DIRECTORY_LATENCY_MS)));
         }
         shared.hosts.borrow_mut().clone_from(&hosts);
         let seeds = StdRng::from_rng(&mut random);
         Self { seeds, random, memory, snapshot: None, hosts, shared, last_socket: 0 }
     }
 
-    fn live(&mut self, sim: &mut Sim<'_>) -> Result<(), String> {
-        while sim.elapsed() < BREAKING {
+    fn run(&mut self, sim: &mut Sim<'_>) -> Result<(), String> {
+        while sim.elapsed() < FAULT_PHASE {
             self.random = StdRng::from_rng(&mut self.seeds);
-            self.something_happens(sim);
-            let pause = self.random.random_range(0..=PAUSE_MOST_MS);
+            self.cause_event(sim);
+            let pause = self.random.random_range(0..=MAX_PAUSE_MS);
             self.pass(sim, Duration::from_millis(pause))?;
         }
-        self.mend(sim);
-        let until = sim.elapsed() + HEALING;
+        self.repair_all(sim);
+        let until = sim.elapsed() + HEALING_TIMEOUT;
         loop {
-            // Those that were stopping when everything was mended.
-            self.start_the_crashed(sim);
+            // A host may have been in its shutdown during the repair, and have ended since.
+            self.restart_crashed(sim);
             self.shared.records.borrow_mut().clear();
             for host in &self.hosts {
                 for room in rooms() {
                     host.order(Order::Call { room, deadline: Duration::from_millis(500) });
                 }
             }
-            self.pass(sim, LOOK_EVERY)?;
-            let Err(ill) = self.is_well() else { return Ok(()) };
+            self.pass(sim, HEALING_CHECK_INTERVAL)?;
+            let Err(difference) = self.check_final_state() else { return Ok(()) };
             if sim.elapsed() > until {
-                return Err(format!("{HEALING:?} after everything was mended, {ill}"));
+                return Err(format!("{HEALING_TIMEOUT:?} after the repair of all faults, {difference}"));
             }
         }
     }
 
-    /// Lets time pass.
+    /// Runs the simulation for this time, and stops at the first error.
     fn pass(&self, sim: &mut Sim<'_>, time: Duration) -> Result<(), String> {
         let until = sim.elapsed() + time;
         while sim.elapsed() < until {
             sim.step().map_err(|error| error.to_string())?;
             self.shared.time.set(sim.elapsed());
-            self.shared.look();
+            self.shared.observe();
             if let Some(wrong) = self.shared.wrong.take() {
                 return Err(wrong);
             }
@@ -209,14 +213,14 @@ impl World {
         Ok(())
     }
 
-    fn something_happens(&mut self, sim: &mut Sim<'_>) {
+    fn cause_event(&mut self, sim: &mut Sim<'_>) {
         let number = self.random.random_range(0..self.hosts.len());
         let host = self.hosts[number].clone();
         match self.random.random_range(0..1000) {
             0..250 => {
                 let count = self.random.random_range(1..=2);
                 let rooms: Vec<Room> = rooms().choose_multiple(&mut self.random, count).cloned().collect();
-                let crowd = if self.random.random_ratio(1, CROWD_EVERY) { CROWD } else { 1 };
+                let crowd = if self.random.random_ratio(1, ARRIVALS_PER_CROWD) { CROWD_SIZE } else { 1 };
                 for _ in 0..crowd {
                     self.last_socket += 1;
                     let socket = SocketId::parse(&format!("s{}", self.last_socket)).expect("a valid id");
@@ -233,7 +237,7 @@ impl World {
             }
             _ => {
                 self.shared.tally.borrow_mut().faults += 1;
-                self.something_breaks(sim, &host);
+                self.cause_fault(sim, &host);
             }
         }
     }
@@ -246,32 +250,32 @@ impl World {
         host.order(order(socket, room));
     }
 
-    fn something_breaks(&mut self, sim: &mut Sim<'_>, host: &Host) {
+    fn cause_fault(&mut self, sim: &mut Sim<'_>, host: &Host) {
         let name = host.name();
         let other = self.hosts.choose(&mut self.random).expect("not empty").name();
         let waiting = Duration::from_millis(*[0, 300].choose(&mut self.random).expect("not empty"));
         match self.random.random_range(0..100) {
             0..8 if name != other => {
-                self.note(&format!("{name} and {other} lose what they send each other"));
+                self.note(&format!("the network drops messages between {name} and {other}"));
                 sim.partition(name, other);
             }
             8..18 if name != other => {
-                self.note(&format!("what {name} and {other} send each other is held"));
+                self.note(&format!("the network holds messages between {name} and {other}"));
                 sim.hold(name, other);
             }
             0..30 if name != other => {
-                self.note(&format!("{name} and {other} reach each other"));
+                self.note(&format!("the link between {name} and {other} is restored"));
                 sim.release(name, other);
             }
             30..34 => {
-                self.note(&format!("what {name} and all others send each other is held"));
+                self.note(&format!("the network holds messages between {name} and all other nodes"));
                 for other in self.hosts.iter().filter(|other| other.number != host.number) {
                     sim.hold(name.clone(), other.name());
                 }
             }
             34..38 => {
-                self.note("all links are mended");
-                self.mend_links(sim);
+                self.note("all links are restored");
+                self.restore_links(sim);
             }
             38..43 if host.life.borrow().is_some() => {
                 self.note(&format!("{name} crashes"));
@@ -279,21 +283,21 @@ impl World {
                 host.ended();
             }
             43..46 if host.life.borrow().is_some() => host.order(Order::Stop),
-            38..50 => self.start_the_crashed(sim),
+            38..50 => self.restart_crashed(sim),
             50..56 => {
-                self.note(&format!("the directory is away for {name}, waiting {waiting:?}"));
+                self.note(&format!("the directory is unreachable from {name}, calls fail after {waiting:?}"));
                 host.directory.disconnect(waiting);
             }
             56..59 => {
-                self.note(&format!("the directory is away, waiting {waiting:?}"));
+                self.note(&format!("the directory is unreachable, calls fail after {waiting:?}"));
                 self.hosts.iter().for_each(|host| host.directory.disconnect(waiting));
             }
             59..66 => {
-                self.note(&format!("the directory is back for {name}"));
+                self.note(&format!("the directory is reachable from {name}"));
                 host.directory.reconnect();
             }
             66..72 => {
-                self.note("the directory is back");
+                self.note("the directory is reachable");
                 self.hosts.iter().for_each(|host| host.directory.reconnect());
             }
             72..74 => {
@@ -307,25 +311,25 @@ impl World {
                     self.memory.restore(snapshot);
                 }
             }
-            78..93 => self.a_call_will_fail(host),
+            78..93 => self.inject_directory_fault(host),
             _ => {
-                self.note(&format!("what was to run late of {name} runs"));
+                self.note(&format!("the late directory calls of {name} run"));
                 run_late(host);
             }
         }
     }
 
     fn flush(&self) {
-        if self.shared.flaw != Flaw::ForgetfulIndex {
+        if self.shared.flaw != Flaw::SilentClaimLoss {
             return self.memory.flush();
         }
         for node in self.hosts.iter().filter_map(Host::incarnation) {
             let released = self.memory.remove_owner(&node, &rooms()).now_or_never();
-            released.expect(AT_ONCE).expect("an index in memory refuses nothing");
+            released.expect(AT_ONCE).expect("an index in memory refuses no call");
         }
     }
 
-    fn a_call_will_fail(&mut self, host: &Host) {
+    fn inject_directory_fault(&mut self, host: &Host) {
         let (call, fault) = match self.random.random_range(0..6) {
             0 => (DirectoryCall::ALL.choose(&mut self.random), Fault::LoseRequest),
             1 => (DirectoryCall::WRITES.choose(&mut self.random), Fault::LoseAnswer),
@@ -333,46 +337,47 @@ impl World {
             _ => (DirectoryCall::WRITES.choose(&mut self.random), Fault::RunLate),
         };
         let call = *call.expect("not empty");
-        self.note(&format!("the next {call:?} of {} will {fault:?}", host.name()));
+        self.note(&format!("the next directory call {call:?} of {} has the fault {fault:?}", host.name()));
         host.directory.inject(call, fault);
     }
 
-    fn start_the_crashed(&self, sim: &mut Sim<'_>) {
+    fn restart_crashed(&self, sim: &mut Sim<'_>) {
         for host in &self.hosts {
             if !sim.is_host_running(host.name()) {
-                self.note(&format!("{} starts again", host.name()));
+                self.note(&format!("{} restarts", host.name()));
                 sim.bounce(host.name());
             }
         }
     }
 
-    fn mend_links(&self, sim: &Sim<'_>) {
-        for (place, one) in self.hosts.iter().enumerate() {
-            for other in &self.hosts[place + 1..] {
+    fn restore_links(&self, sim: &Sim<'_>) {
+        for (index, one) in self.hosts.iter().enumerate() {
+            for other in &self.hosts[index + 1..] {
                 sim.release(one.name(), other.name());
             }
         }
     }
 
-    fn mend(&self, sim: &mut Sim<'_>) {
-        self.note("everything is mended");
-        self.mend_links(sim);
+    fn repair_all(&self, sim: &mut Sim<'_>) {
+        self.note("all faults are repaired");
+        self.restore_links(sim);
         for host in &self.hosts {
             run_late(host);
             host.directory.reconnect();
         }
-        self.start_the_crashed(sim);
+        self.restart_crashed(sim);
     }
 
-    /// Whether every node answered completely with who is there, and the index says the same.
-    fn is_well(&self) -> Result<(), String> {
+    /// Checks that every node lists exactly the present sockets in a complete answer, and that the index equals the
+    /// rosters. The error describes the first difference.
+    fn check_final_state(&self) -> Result<(), String> {
         let records = self.shared.records.borrow();
         let oracle = self.shared.oracle.borrow();
         for host in &self.hosts {
             for room in rooms() {
                 let present: BTreeSet<SocketId> = oracle.present(&room).into_iter().map(|(_, socket)| socket).collect();
-                let asked = |record: &&Record| record.host == host.number && record.answer.room == room;
-                let Some(Record { answer, .. }) = records.iter().find(asked) else {
+                let matches = |record: &&Record| record.host == host.number && record.answer.room == room;
+                let Some(Record { answer, .. }) = records.iter().find(matches) else {
                     return Err(format!("{} does not answer for {room}", host.name()));
                 };
                 let listed: BTreeSet<SocketId> = answer.rows().map(|(_, row)| row.id_socket.clone()).collect();
@@ -380,42 +385,46 @@ impl World {
                     let (name, complete) = (host.name(), answer.complete);
                     let silent: Vec<_> = answer.unanswered().collect();
                     return Err(format!(
-                        "{name} says that {listed:?} are in {room} (complete: {complete}, {silent:?}), and there are {present:?}"
+                        "{name} lists {listed:?} in {room} (complete: {complete}, unanswered: {silent:?}), present are {present:?}"
                     ));
                 }
             }
         }
-        self.is_index_equal(&oracle)
+        self.check_index(&oracle)
     }
 
-    fn is_index_equal(&self, oracle: &Oracle) -> Result<(), String> {
+    fn check_index(&self, oracle: &Oracle) -> Result<(), String> {
         let node = |number: usize| self.hosts[number].incarnation();
         let listing = self.memory.nodes().now_or_never().expect(AT_ONCE).map_err(|error| error.to_string())?;
         let leases: BTreeSet<NodeId> = listing.nodes.into_iter().map(|(node, _)| node).collect();
         let nodes: BTreeSet<NodeId> = (0..self.hosts.len()).filter_map(node).collect();
         if leases != nodes {
-            return Err(format!("leases are held by {leases:?}, and the nodes are {nodes:?}"));
+            return Err(format!("the index has leases of {leases:?}, but the nodes are {nodes:?}"));
         }
         for room in rooms() {
             let present = oracle.present(&room);
             let owners: BTreeSet<NodeId> = present.iter().filter_map(|(host, _)| node(*host)).collect();
-            let said = self.memory.owners(&room).now_or_never().expect(AT_ONCE).map_err(|error| error.to_string())?;
-            let said: BTreeSet<NodeId> = said.nodes.into_iter().collect();
-            if said != owners {
-                return Err(format!("the index says that {room} is owned by {said:?}, and it is by {owners:?}"));
+            let claimed =
+                self.memory.owners(&room).now_or_never().expect(AT_ONCE).map_err(|error| error.to_string())?;
+            let claimed: BTreeSet<NodeId> = claimed.nodes.into_iter().collect();
+            if claimed != owners {
+                return Err(format!("the index has {claimed:?} as owners of {room}, but the owners are {owners:?}"));
             }
             let owners: Vec<NodeId> = owners.into_iter().collect();
             let accounts = self.memory.leases_and_counts(&room, &owners).now_or_never().expect(AT_ONCE);
             let counted: u64 = accounts.map_err(|error| error.to_string())?.iter().map(|account| account.sockets).sum();
             if counted != present.len() as u64 {
-                return Err(format!("the index lists {counted} sockets in {room}, and there are {}", present.len()));
+                return Err(format!(
+                    "the index counts {counted} sockets in {room}, but the number is {}",
+                    present.len()
+                ));
             }
         }
         Ok(())
     }
 
-    fn note(&self, what: &str) {
-        self.shared.note(what);
+    fn note(&self, event: &str) {
+        self.shared.note(event);
     }
 }
 
@@ -429,40 +438,40 @@ impl Host {
             if !matches!(order, Order::Call { .. }) {
                 self.shared.note(&format!("{}: {order:?}", self.name()));
             }
-            // Who does not run any more takes no orders.
+            // The send fails when the host is in its shutdown and executes no more orders.
             let _ = life.orders.send(order);
         }
     }
 }
 
 impl Shared {
-    /// Looks at which hosts count.
-    pub(crate) fn look(&self) {
+    /// Reports to the oracle which hosts are visible to which askers now.
+    pub(crate) fn observe(&self) {
         let hosts = self.hosts.borrow();
-        hosts.iter().for_each(|host| host.look(&hosts));
+        hosts.iter().for_each(|host| host.observe(&hosts));
     }
 
-    /// Remembers what happened, to be told if something goes wrong.
-    pub(crate) fn note(&self, what: &str) {
+    /// Records an event for the report of a failure.
+    pub(crate) fn note(&self, event: &str) {
         let time = self.time.get();
-        tracing::info!(target: "simulation", "{time:?} {what}");
-        self.happened.borrow_mut().push(format!("{time:?} {what}"));
+        tracing::info!(target: "simulation", "{time:?} {event}");
+        self.events.borrow_mut().push(format!("{time:?} {event}"));
     }
 
-    /// Something is wrong; the first counts.
-    pub(crate) fn wrong(&self, what: &str) {
-        self.note(&format!("WRONG: {what}"));
-        self.wrong.borrow_mut().get_or_insert_with(|| what.to_owned());
+    /// Records an error. The first one fails the seed.
+    pub(crate) fn wrong(&self, error: &str) {
+        self.note(&format!("WRONG: {error}"));
+        self.wrong.borrow_mut().get_or_insert_with(|| error.to_owned());
     }
 
-    fn story(&self) -> String {
-        let happened = self.happened.borrow();
-        let mut story = String::new();
-        for line in &happened[happened.len().saturating_sub(TOLD_MOST)..] {
+    fn last_events(&self) -> String {
+        let events = self.events.borrow();
+        let mut text = String::new();
+        for line in &events[events.len().saturating_sub(MAX_REPORTED_EVENTS)..] {
             // Writing to a string cannot fail.
-            let _ = writeln!(story, "{line}");
+            let _ = writeln!(text, "{line}");
         }
-        story
+        text
     }
 }
 
@@ -472,7 +481,7 @@ impl Tally {
         self.calls += other.calls;
         self.complete += other.complete;
         self.rows += other.rows;
-        self.told += other.told;
+        self.acknowledged += other.acknowledged;
         self.dropped += other.dropped;
         self.faults += other.faults;
         self.time += other.time;
@@ -487,12 +496,12 @@ impl Tally {
 
 impl Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seeds, calls, complete, rows, told, dropped, faults, time } = self;
+        let Self { seeds, calls, complete, rows, acknowledged, dropped, faults, time } = self;
         write!(
             f,
             "{seeds} seeds, {time:.0?} of simulated time, {faults} faults, {calls} roll calls judged, {complete} of them complete, {rows} rows, "
         )?;
-        write!(f, "{told} joins acknowledged, {dropped} given up")
+        write!(f, "{acknowledged} joins acknowledged, {dropped} timed out")
     }
 }
 

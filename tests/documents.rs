@@ -1,5 +1,7 @@
-//! What the documents say of the code and of the tests is true: every file, definition, rule and test that they name
-//! exists.
+//! Every file, definition, rule, make target and test that the documents name exists.
+//!
+//! Owns the check of references from documents to code, and of rule numbers from code to documents. Owns no check of
+//! the structure of the code: that is `structure.rs`.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,31 +12,31 @@ const DOCUMENTS: [&str; 2] = ["docs/FAULTS.md", "docs/SECURITY.md"];
 /// Documents that name files, as `path`, and definitions in them, as `path::name`.
 const GUIDES: [&str; 2] = [ARCHITECTURE, "CONTRIBUTING.md"];
 const ARCHITECTURE: &str = "docs/ARCHITECTURE.md";
-/// The beginnings of a code span that is a path.
+/// A code span that begins with one of these is a path.
 const FOLDERS: [&str; 10] =
     ["src/", "tests/", "docs/", "proto/", "web/", "deploy/", "bench/", "benches/", "fuzz/", ".github/"];
-/// What defines a name in Rust.
+/// The Rust keywords that precede a defined name.
 const KEYWORDS: [&str; 7] = ["fn", "struct", "enum", "trait", "const", "static", "type"];
 
-/// Tests are named `file::name` in code spans; a name may end in `…`.
+/// Documents refer to tests as `file::name` in code spans. A name may be a prefix that ends in `…`.
 #[test]
-fn every_test_that_a_document_names_exists() {
+fn documents_name_tests_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let sources: Vec<PathBuf> = ["tests", "src"].iter().flat_map(|folder| sources(&root.join(folder))).collect();
     for document in DOCUMENTS {
         let text = fs::read_to_string(root.join(document)).unwrap();
         let spans = text.split('`').skip(1).step_by(2);
         let named: Vec<&str> = spans.filter(|span| span.contains("::") && !span.contains(' ')).collect();
-        assert!(named.len() > 10, "{document} names its tests");
+        assert!(named.len() > 10, "{document} names only {} tests", named.len());
         for test in named {
             let (file, name) = test.rsplit_once("::").unwrap();
             let file = file.rsplit("::").next().unwrap();
-            let (beginning, whole) = name.strip_suffix('…').map_or((name, "("), |beginning| (beginning, ""));
-            let line = format!("fn {beginning}{whole}");
-            let is_there = |source: &PathBuf| {
+            let (prefix, end) = name.strip_suffix('…').map_or((name, "("), |prefix| (prefix, ""));
+            let line = format!("fn {prefix}{end}");
+            let defines_test = |source: &PathBuf| {
                 source.file_stem() == Some(OsStr::new(file)) && fs::read_to_string(source).unwrap().contains(&line)
             };
-            assert!(sources.iter().any(is_there), "{document} names {test}, which is nowhere");
+            assert!(sources.iter().any(defines_test), "{document} names {test}, which no file defines");
         }
     }
 }
@@ -48,7 +50,7 @@ fn guides_name_files_and_definitions_that_exist() {
         for span in code_spans(&text).filter(|span| FOLDERS.iter().any(|folder| span.starts_with(folder))) {
             let (path, name) = span.split_once("::").map_or((span, None), |(path, name)| (path, Some(name)));
             if !root().join(path).exists() {
-                missing.push(format!("{guide}: there is no {path}"));
+                missing.push(format!("{guide}: {path} does not exist"));
             } else if let Some(name) = name {
                 definitions += 1;
                 if !defines(&read(path), name) {
@@ -62,12 +64,12 @@ fn guides_name_files_and_definitions_that_exist() {
 }
 
 #[test]
-fn the_layers_of_the_guide_are_the_modules_in_their_order() {
+fn architecture_lists_the_modules_in_reading_order() {
     let library = read("src/lib.rs");
     let modules: Vec<&str> =
         library.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
     let text = read(ARCHITECTURE);
-    let (_, layers) = text.split_once("\n## The layers\n").expect("the guide has a section on the layers");
+    let (_, layers) = text.split_once("\n## The layers\n").expect("the guide has a section \"The layers\"");
     let layers = layers.split("\n## ").next().unwrap();
     let named: Vec<&str> =
         layers.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0)).collect();
@@ -111,7 +113,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The inline code of a document; its fenced blocks are left out.
+/// The inline code of a document, without its fenced blocks.
 fn code_spans(text: &str) -> impl Iterator<Item = &str> {
     text.split("```").step_by(2).flat_map(|prose| prose.split('`').skip(1).step_by(2))
 }
@@ -120,7 +122,7 @@ fn defines(source: &str, name: &str) -> bool {
     let ends = |rest: &str| !rest.starts_with(|char: char| char.is_alphanumeric() || char == '_');
     KEYWORDS.iter().any(|keyword| {
         let definition = format!("{keyword} {name}");
-        source.match_indices(&definition).any(|(place, _)| ends(&source[place + definition.len()..]))
+        source.match_indices(&definition).any(|(start, _)| ends(&source[start + definition.len()..]))
     })
 }
 

@@ -1,4 +1,4 @@
-//! The faults of the churn test, done one after another, or a node's and Redis's at once, with pauses between.
+//! The faults of the soak test, injected one after another with pauses. A fault of a node and one of Redis may overlap.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,36 +11,36 @@ use tokio::time::sleep;
 
 use crate::churn::Scene;
 
-/// How long a node may take from its start until it is ready, everything else being well.
-const READY_WITHIN: Duration = Duration::from_secs(20);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How many faults the report of a failure names.
-const TOLD: usize = 12;
+/// The maximum duration from the start of a node until it is ready, without other faults.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
+const READY_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// The maximum number of faults in the report of a failure.
+const MAX_REPORTED_FAULTS: usize = 12;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
-    /// A node is killed, and started again after a while.
+    /// A node is killed, and restarted after a while.
     Kill,
     /// A node is stopped for less than its lease.
     Stop,
     /// A node is stopped for longer than its lease.
     StopLong,
-    /// A node is told to end, and started again when it has.
+    /// A node gets SIGTERM, and is restarted when it has exited.
     Drain,
     /// Redis is flushed.
     Flush,
     /// Redis is stopped for a while.
     RedisStop,
-    /// Redis is killed, and started again with nothing in it.
+    /// Redis is killed, and restarted without data.
     RedisKill,
 }
 
-/// What was done.
+/// The generator of faults, and the record of those injected so far.
 pub(crate) struct Faults {
     random: StdRng,
     choice: Vec<Fault>,
-    done: BTreeMap<Fault, usize>,
-    told: Vec<String>,
+    counts: BTreeMap<Fault, usize>,
+    log: Vec<String>,
 }
 
 impl Fault {
@@ -68,7 +68,7 @@ impl Fault {
     }
 }
 
-/// One fault with its choices made: what is begun, for how long, and how it ends.
+/// One fault with its random choices: the node, if it is a fault of a node, and the duration.
 struct Act {
     fault: Fault,
     node: usize,
@@ -78,17 +78,17 @@ struct Act {
 impl Faults {
     pub(crate) fn new(seed: u64, choice: &[Fault]) -> Self {
         let random = StdRng::seed_from_u64(seed);
-        Self { random, choice: choice.to_vec(), done: BTreeMap::new(), told: Vec::new() }
+        Self { random, choice: choice.to_vec(), counts: BTreeMap::new(), log: Vec::new() }
     }
 
-    /// Does the next one, or the next two, and ends after a pause when every node is ready again.
+    /// Injects the next fault, or the next two. Ends after a pause when every node is ready again.
     ///
     /// # Errors
-    /// When a node does not come back.
+    /// When a restarted node does not become ready.
     pub(crate) async fn next(&mut self, cluster: &mut ProcessCluster, scene: &Scene) -> Result<(), String> {
-        let first = self.act(cluster, None);
+        let first = self.choose(cluster, None);
         let other = !first.fault.is_redis();
-        let second = self.random.random_bool(0.3).then(|| self.act(cluster, Some(other)));
+        let second = self.random.random_bool(0.3).then(|| self.choose(cluster, Some(other)));
         let mut acts: Vec<Act> = [Some(first), second].into_iter().flatten().collect();
         acts.dedup_by(|second, first| second.fault.is_redis() == first.fault.is_redis());
         for act in &acts {
@@ -103,10 +103,10 @@ impl Faults {
         for act in acts.iter().filter(|act| matches!(act.fault, Fault::Kill | Fault::Drain)) {
             let began = Instant::now();
             while !cluster.ready(act.node).await {
-                if began.elapsed() > READY_WITHIN {
-                    return Err(format!("{} is not ready after {READY_WITHIN:?}", cluster.nodes[act.node].name));
+                if began.elapsed() > READY_TIMEOUT {
+                    return Err(format!("{} is not ready after {READY_TIMEOUT:?}", cluster.nodes[act.node].name));
                 }
-                sleep(LOOK_EVERY).await;
+                sleep(READY_POLL_INTERVAL).await;
             }
             scene.set_down(act.node, false);
         }
@@ -114,13 +114,13 @@ impl Faults {
         Ok(())
     }
 
-    /// One of them, of Redis or of a node where that is wanted.
-    fn act(&mut self, cluster: &ProcessCluster, of_redis: Option<bool>) -> Act {
+    /// Chooses a fault: of Redis or of a node if `of_redis` says so and the choice has one, else any.
+    fn choose(&mut self, cluster: &ProcessCluster, of_redis: Option<bool>) -> Act {
         let fitting: Vec<Fault> = self
             .choice
             .iter()
             .copied()
-            .filter(|fault| of_redis.is_none_or(|wanted| fault.is_redis() == wanted))
+            .filter(|fault| of_redis.is_none_or(|of_redis| fault.is_redis() == of_redis))
             .collect();
         let choice = if fitting.is_empty() { &self.choice } else { &fitting };
         let fault = choice[self.random.random_range(0..choice.len())];
@@ -138,10 +138,10 @@ impl Faults {
     }
 
     async fn begin(&mut self, act: &Act, cluster: &mut ProcessCluster, scene: &Scene) {
-        *self.done.entry(act.fault).or_default() += 1;
+        *self.counts.entry(act.fault).or_default() += 1;
         let (at, name) = (cluster.oracle.clock(), act.fault.name());
         let node = if act.fault.is_redis() { String::new() } else { format!(" node-{}", act.node + 1) };
-        self.told.push(format!("{at:.3} {name}{node} for {:.2?}", act.lasts));
+        self.log.push(format!("{at:.3} {name}{node} for {:.2?}", act.lasts));
         match act.fault {
             Fault::Kill => {
                 scene.set_down(act.node, true);
@@ -172,15 +172,15 @@ impl Faults {
         }
     }
 
-    /// The faults that were done last, with when.
+    /// The last faults, each with its time.
     pub(crate) fn last(&self) -> String {
-        self.told[self.told.len().saturating_sub(TOLD)..].join("; ")
+        self.log[self.log.len().saturating_sub(MAX_REPORTED_FAULTS)..].join("; ")
     }
 }
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counts = self.done.iter().map(|(fault, count)| format!("{count} {}", fault.name()));
+        let counts = self.counts.iter().map(|(fault, count)| format!("{count} {}", fault.name()));
         f.write_str(&counts.collect::<Vec<_>>().join(", "))
     }
 }

@@ -1,5 +1,7 @@
-//! The churn: clients that come, move and go at random, askers that call the roll of random rooms on random nodes, and
-//! what the oracle said to each answer.
+//! The churn: clients that connect, move between rooms and disconnect at random, and askers that request roll calls of
+//! random rooms from random nodes.
+//!
+//! Owns the tasks of clients and askers, and the oracle's verdicts on the answers. Owns no faults.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,35 +18,35 @@ use testkit::watch::{SLACK, percentile};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Large rooms that always have somebody, and small ones that empty and fill again all the time.
+/// Large rooms always have a socket. Small rooms often become empty and fill again.
 const LARGE_ROOMS: usize = 4;
 const SMALL_ROOMS: usize = 12;
-/// How often each asker asks.
-const ASK_EVERY: Duration = Duration::from_millis(20);
-/// The most violations that are told in full.
-const TOLD_MOST: usize = 20;
+/// The interval between two requests of an asker.
+const ASK_INTERVAL: Duration = Duration::from_millis(20);
+/// The maximum number of violations that the report shows in full.
+const MAX_REPORTED_VIOLATIONS: usize = 20;
 
-/// What everybody on the scene shares. Cheap to clone.
+/// The state that clients, askers and faults share. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Scene(Arc<Shared>);
 
 struct Shared {
     doors: Vec<Door>,
-    /// Which nodes are down: from the signal that ends them until they are ready again.
+    /// By node: whether it is down, from the signal that ends it until it is ready again.
     down: Vec<AtomicBool>,
-    /// Clients stay as they are.
+    /// Whether clients stop moving and disconnecting.
     rest: AtomicBool,
     connections: AtomicUsize,
     oracle: Oracle,
     asker: Asker,
 }
 
-/// What became of the roll calls.
+/// The results of the roll calls.
 #[derive(Default)]
 pub(crate) struct Checked {
     calls: usize,
     complete: usize,
-    /// Requests to a node on its way down or up, which may fail.
+    /// Requests that failed because the node was shutting down or starting.
     failed: usize,
     took: Vec<Duration>,
     violations: Vec<String>,
@@ -71,7 +73,7 @@ impl Scene {
         self.0.down[node].load(Ordering::SeqCst)
     }
 
-    /// From now on clients stay as they are, and come back where they were let go.
+    /// From now on clients keep their rooms and connections. A client that loses its connection still reconnects.
     pub(crate) fn rest(&self) {
         self.0.rest.store(true, Ordering::SeqCst);
     }
@@ -85,7 +87,7 @@ impl Scene {
     }
 }
 
-fn some_room(random: &mut StdRng) -> String {
+fn random_room(random: &mut StdRng) -> String {
     if random.random_bool(0.5) {
         format!("large-{}", random.random_range(0..LARGE_ROOMS))
     } else {
@@ -93,11 +95,11 @@ fn some_room(random: &mut StdRng) -> String {
     }
 }
 
-fn some_time(random: &mut StdRng, least: u64, most: u64) -> Duration {
-    Duration::from_millis(random.random_range(least..=most))
+fn random_duration(random: &mut StdRng, min_ms: u64, max_ms: u64) -> Duration {
+    Duration::from_millis(random.random_range(min_ms..=max_ms))
 }
 
-/// One user: connects somewhere, moves between rooms, goes in some way or is let go, and comes back.
+/// One user, who connects to a random node, moves between rooms until the connection ends, and connects again.
 pub(crate) async fn client(scene: Scene, seed: u64, stop: CancellationToken) {
     let mut random = StdRng::seed_from_u64(seed);
     let user = format!("user-{seed}");
@@ -113,7 +115,7 @@ pub(crate) async fn client(scene: Scene, seed: u64, stop: CancellationToken) {
             () = stop.cancelled() => return,
         };
         let Ok(client) = connected else {
-            sleep(some_time(&mut random, 20, 300)).await;
+            sleep(random_duration(&mut random, 20, 300)).await;
             continue;
         };
         scene.0.connections.fetch_add(1, Ordering::Relaxed);
@@ -121,13 +123,13 @@ pub(crate) async fn client(scene: Scene, seed: u64, stop: CancellationToken) {
             () = live(&scene, client, rooms, &mut random) => {}
             () = stop.cancelled() => return,
         }
-        sleep(some_time(&mut random, 10, 500)).await;
+        sleep(random_duration(&mut random, 10, 500)).await;
     }
 }
 
 async fn live(scene: &Scene, client: TrackedClient, mut rooms: Vec<String>, random: &mut StdRng) {
     loop {
-        let pause = some_time(random, 50, 3000);
+        let pause = random_duration(random, 50, 3000);
         if timeout(pause, client.ended()).await.is_ok() {
             return;
         }
@@ -136,7 +138,7 @@ async fn live(scene: &Scene, client: TrackedClient, mut rooms: Vec<String>, rand
         }
         match random.random_range(0..10) {
             0..4 => {
-                let room = some_room(random);
+                let room = random_room(random);
                 if !rooms.contains(&room) && client.join(&room).await {
                     rooms.push(room);
                 }
@@ -155,21 +157,21 @@ async fn live(scene: &Scene, client: TrackedClient, mut rooms: Vec<String>, rand
     }
 }
 
-/// Asks, and has the oracle judge each answer when everything about it is known.
+/// Requests roll calls. The oracle judges each answer only after a delay, when it knows every event that affects it.
 pub(crate) async fn ask(scene: Scene, checked: Arc<Mutex<Checked>>, seed: u64, stop: CancellationToken) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut unjudged: Vec<Call> = Vec::new();
     let mut held: HashMap<(usize, String), Held> = HashMap::new();
     while !stop.is_cancelled() {
-        sleep(ASK_EVERY).await;
-        let (now_due, later): (Vec<Call>, Vec<Call>) =
+        sleep(ASK_INTERVAL).await;
+        let (due, later): (Vec<Call>, Vec<Call>) =
             unjudged.into_iter().partition(|call| call.answered.elapsed() > SEEING_WITHIN);
         unjudged = later;
-        checked.lock().unwrap().judge(&scene, &now_due);
+        checked.lock().unwrap().judge(&scene, &due);
         scene.0.oracle.forget_old();
 
         let node = random.random_range(0..scene.0.doors.len());
-        let (door, room) = (&scene.0.doors[node], some_room(&mut random));
+        let (door, room) = (&scene.0.doors[node], random_room(&mut random));
         let process = door.process.get();
         if scene.is_down(node) || scene.0.oracle.is_stopped(process) {
             continue;
@@ -188,9 +190,9 @@ pub(crate) async fn ask(scene: Scene, checked: Arc<Mutex<Checked>>, seed: u64, s
             Ok((200, call)) => unjudged.push(call),
             _ if scene.is_down(node) || door.process.get() != process => checked.lock().unwrap().failed += 1,
             other => {
-                let what = other.map_or_else(|error| error.to_string(), |(status, _)| format!("status {status}"));
+                let failure = other.map_or_else(|error| error.to_string(), |(status, _)| format!("status {status}"));
                 let at = scene.0.oracle.clock() - asked.elapsed().as_secs_f64();
-                let violation = format!("{what} from node-{}, asked at {at:.3} about {room}", node + 1);
+                let violation = format!("{failure} from node-{} for {room}, requested at {at:.3}", node + 1);
                 checked.lock().unwrap().violate(violation);
             }
         }
@@ -215,7 +217,7 @@ impl Checked {
 
     fn violate(&mut self, violation: String) {
         self.violated += 1;
-        if self.violations.len() < TOLD_MOST {
+        if self.violations.len() < MAX_REPORTED_VIOLATIONS {
             self.violations.push(violation);
         }
     }
@@ -238,7 +240,7 @@ impl fmt::Display for Checked {
         let Self { calls, complete, failed, took, violated, .. } = self;
         let incomplete = calls - complete;
         write!(f, "roll calls checked: {calls} ({complete} complete, {incomplete} incomplete; {failed} not answered ")?;
-        write!(f, "by nodes on their way down or up)")?;
+        write!(f, "by nodes that were shutting down or starting)")?;
         if !took.is_empty() {
             let [half, most, all] = [50, 99, 100].map(|percent| percentile(took.clone(), percent));
             write!(f, "\nanswer times: half within {half:.1?}, 99 % within {most:.1?}, all within {all:.1?}")?;

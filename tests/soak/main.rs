@@ -1,8 +1,8 @@
-//! Churn with faults: hundreds of clients join, leave and die on four real nodes while nodes are killed, stopped and
-//! drained and Redis is killed, emptied and stopped, in a random order; all the time roll calls are judged by the oracle.
+//! The soak test: hundreds of clients join, leave and disconnect on four node processes during random faults. The faults
+//! kill, stop and drain nodes, and kill, flush and stop Redis. The oracle judges roll calls all the time.
 //!
-//! `ROLLCALL_SOAK` is how long (`20s`, `10m`), `ROLLCALL_SEED` the seed of its choices, and `ROLLCALL_FAULTS` which
-//! faults, by name and separated by commas. It prints what it did, and fails for one wrong answer.
+//! `ROLLCALL_SOAK` is the duration (`20s`, `10m`), `ROLLCALL_SEED` the seed of the random choices, and `ROLLCALL_FAULTS`
+//! the names of the faults, separated by commas. The test prints a summary, and fails for a single wrong answer.
 
 mod chaos;
 mod churn;
@@ -24,24 +24,28 @@ use churn::{Checked, Scene};
 const NODES: usize = 4;
 const CLIENTS: u64 = 240;
 const ASKERS: u64 = 4;
-/// Fewer checked roll calls than this a second, or a smaller share of them complete, and the test has shown nothing.
-const CHECKED_LEAST_PER_SECOND: f64 = 10.0;
-const COMPLETE_LEAST_PERCENT: usize = 25;
-/// How long the cluster may take to be whole when the faults are over.
-const WHOLE_WITHIN: Duration = Duration::from_secs(15);
+/// The minimum rate of judged roll calls. A run with fewer proves nothing.
+const MIN_CHECKED_PER_SECOND: f64 = 10.0;
+/// The minimum share of complete answers. The oracle looks for missing sockets only in complete answers.
+const MIN_COMPLETE_PERCENT: usize = 25;
+/// The maximum duration from the last fault until the cluster has healed.
+const HEALING_TIMEOUT: Duration = Duration::from_secs(15);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    // As a test harness would: a filter that does not mean this test leaves it out, and there is nothing to list.
-    let left_out = arguments.iter().any(|argument| !argument.starts_with('-') && !"soak".contains(argument.as_str()));
-    if left_out || arguments.iter().any(|argument| argument == "--list") {
+    // Follow the protocol of test harnesses: a filter that does not match this test skips it, and `--list` lists none.
+    let skipped = arguments.iter().any(|argument| !argument.starts_with('-') && !"soak".contains(argument.as_str()));
+    if skipped || arguments.iter().any(|argument| argument == "--list") {
         return ExitCode::SUCCESS;
     }
     let duration = env::var("ROLLCALL_SOAK").unwrap_or_else(|_| "20s".to_owned());
-    let duration = humantime::parse_duration(&duration).expect("ROLLCALL_SOAK is a duration, as in 10m");
-    let seed = env::var("ROLLCALL_SEED").map_or_else(|_| rand::rng().random(), |seed| seed.parse().expect("a number"));
+    let duration = humantime::parse_duration(&duration).expect("ROLLCALL_SOAK must be a duration, for example 10m");
+    let seed = env::var("ROLLCALL_SEED")
+        .map_or_else(|_| rand::rng().random(), |seed| seed.parse().expect("ROLLCALL_SEED must be a number"));
     let faults: Vec<Fault> = match env::var("ROLLCALL_FAULTS") {
-        Ok(names) => names.split(',').map(|name| Fault::named(name).expect("a fault")).collect(),
+        Ok(names) => {
+            names.split(',').map(|name| Fault::named(name).expect("ROLLCALL_FAULTS must be names of faults")).collect()
+        }
         Err(_) => Fault::ALL.to_vec(),
     };
     println!("soak: {}, seed {seed}", humantime::format_duration(duration));
@@ -65,28 +69,28 @@ async fn soak(duration: Duration, seed: u64, faults: &[Fault]) -> ExitCode {
     }
 
     let began = Instant::now();
-    let mut done = Faults::new(seed, faults);
+    let mut faults = Faults::new(seed, faults);
     let mut failures = Vec::new();
     while began.elapsed() < duration {
-        if let Err(failure) = done.next(&mut cluster, &scene).await {
+        if let Err(failure) = faults.next(&mut cluster, &scene).await {
             failures.push(failure);
             break;
         }
     }
-    failures.extend(whole_again(&cluster, &scene).await);
+    failures.extend(wait_until_healed(&cluster, &scene).await);
     stop.cancel();
     while askers.join_next().await.is_some() {}
     while tasks.join_next().await.is_some() {}
 
     let checked = checked.lock().unwrap();
-    println!("faults: {done}");
+    println!("faults: {faults}");
     println!("{checked}");
     println!("clients: {} connections, {} Socket.IO disconnects", scene.connections(), cluster.oracle.disconnects());
     let seconds = began.elapsed().as_secs_f64();
-    if (checked.calls() as f64) < CHECKED_LEAST_PER_SECOND * seconds {
+    if (checked.calls() as f64) < MIN_CHECKED_PER_SECOND * seconds {
         failures.push(format!("only {} roll calls were checked in {seconds:.0} s", checked.calls()));
     }
-    if checked.complete() * 100 < checked.calls() * COMPLETE_LEAST_PERCENT {
+    if checked.complete() * 100 < checked.calls() * MIN_COMPLETE_PERCENT {
         failures.push(format!("only {} of {} roll calls were complete", checked.complete(), checked.calls()));
     }
     failures.extend(checked.violations().iter().cloned());
@@ -96,7 +100,7 @@ async fn soak(duration: Duration, seed: u64, faults: &[Fault]) -> ExitCode {
     for failure in &failures {
         println!("FAILED: {failure}");
     }
-    println!("last faults: {}", done.last());
+    println!("last faults: {}", faults.last());
     if env::var_os("ROLLCALL_SOAK_LOGS").is_some() {
         for node in &cluster.nodes {
             println!("--- {} wrote:\n{}", node.name, node.log.text());
@@ -105,23 +109,21 @@ async fn soak(duration: Duration, seed: u64, faults: &[Fault]) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Lets the clients rest, and waits until every node lists exactly who is there and Redis says the same.
-async fn whole_again(cluster: &ProcessCluster, scene: &Scene) -> Vec<String> {
+/// Stops the churn, and waits until every node lists exactly the present sockets and Redis agrees with the rosters.
+/// Returns the differences that remain at the timeout.
+async fn wait_until_healed(cluster: &ProcessCluster, scene: &Scene) -> Vec<String> {
     scene.rest();
     let all: Vec<usize> = (0..NODES).collect();
     let began = Instant::now();
     loop {
-        let mut missing = cluster.differences(&all).await;
+        let mut differences = cluster.differences(&all).await;
         for room in cluster.oracle.rooms() {
             if !cluster.agree(&all, &room).await {
-                missing.push(format!("the nodes do not agree on {room}"));
+                differences.push(format!("not every node lists {room} completely and correctly"));
             }
         }
-        if missing.is_empty() {
-            return missing;
-        }
-        if began.elapsed() > WHOLE_WITHIN {
-            return missing;
+        if differences.is_empty() || began.elapsed() > HEALING_TIMEOUT {
+            return differences;
         }
         sleep(Duration::from_millis(200)).await;
     }

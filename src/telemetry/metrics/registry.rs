@@ -1,7 +1,8 @@
 //! The registry of a node's metrics, and one constructor for each kind of metric; the metrics of the process.
 //!
-//! Owns no metric of a component. The metrics of the process and of the tokio runtime are read at a scrape, and have the
-//! names that the Prometheus client libraries use, so that common dashboards show them. An invalid or repeated definition panics at once, while the node is built.
+//! Owns no metric of a component. A scrape reads the metrics of the process and of the tokio runtime, whose names are those
+//! of the Prometheus client libraries, so that common dashboards show them. An invalid or repeated definition panics at once,
+//! while the node is built.
 
 use std::array;
 use std::time::Duration;

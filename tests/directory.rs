@@ -115,8 +115,10 @@ async fn accounts_tell_leases_and_counts(directory: &dyn Directory) {
         .unwrap();
     directory.write_sockets(&dead, &[seat("a", "s3", true)]).await.unwrap();
     let accounts = directory.leases_and_counts(&room("a"), &[dead.clone(), alive.clone()]).await.unwrap();
-    assert_eq!((accounts[0].entry.clone(), accounts[0].sockets), (None, 1));
-    assert_eq!((accounts[1].entry.clone(), accounts[1].sockets), (Some(entry("alive")), 2));
+    assert_eq!(accounts[0].entry.clone(), None);
+    assert_eq!(accounts[0].sockets, 1);
+    assert_eq!(accounts[1].entry.clone(), Some(entry("alive")));
+    assert_eq!(accounts[1].sockets, 2);
     assert_eq!(directory.leases_and_counts(&room("a"), &[]).await, Ok(vec![]));
     directory.remove_owner(&alive, &[room("a"), room("b")]).await.unwrap();
     directory.remove_owner(&dead, &[room("a")]).await.unwrap();
@@ -134,7 +136,8 @@ async fn only_the_dead_are_repaired(directory: &dyn Directory) {
     assert_eq!(directory.owners(&room("a")).await.unwrap().nodes, [alive.clone()].as_slice());
     assert_eq!(directory.owners(&room("b")).await.unwrap().nodes.len(), 2, "only the room that was read");
     let accounts = directory.leases_and_counts(&room("a"), &[alive.clone(), dead.clone()]).await.unwrap();
-    assert_eq!((accounts[0].sockets, accounts[1].sockets), (1, 0));
+    assert_eq!(accounts[0].sockets, 1);
+    assert_eq!(accounts[1].sockets, 0);
     for node in [&alive, &dead] {
         directory.remove_owner(node, &[room("a"), room("b")]).await.unwrap();
     }
@@ -185,8 +188,12 @@ async fn a_faulty_directory_fails_as_configured() {
     assert!(matches!(claim("after").await, Err(DirectoryError::Unanswered(_))));
     assert!(matches!(claim("refused").await, Err(DirectoryError::Refused(_))));
     assert!(matches!(claim("late").await, Err(DirectoryError::Unanswered(_))));
-    assert_eq!((owners("before").await, owners("after").await, owners("refused").await), (0, 1, 0));
-    assert_eq!((owners("late").await, faulty.run_late().await, owners("late").await), (0, 1, 1));
+    assert_eq!(owners("before").await, 0);
+    assert_eq!(owners("after").await, 1);
+    assert_eq!(owners("refused").await, 0);
+    assert_eq!(owners("late").await, 0);
+    assert_eq!(faulty.run_late().await, 1);
+    assert_eq!(owners("late").await, 1);
 
     let (go, held) = tokio::sync::oneshot::channel();
     faulty.inject(DirectoryCall::AddOwner, Fault::Hold(held));
@@ -263,7 +270,8 @@ async fn redis_entries_have_the_documented_names_and_types() {
         type Answer = (Vec<String>, Vec<String>, Vec<String>, String, i64, i64, i64);
         let (nodes, owners, sockets, lease, lease_ms, owners_s, sockets_s): Answer =
             ask.query_async(&mut redis).await.unwrap();
-        assert_eq!((nodes, owners), (vec![node.to_string()], vec![node.to_string()]));
+        assert_eq!(nodes, vec![node.to_string()]);
+        assert_eq!(owners, vec![node.to_string()]);
         assert_eq!(sockets, ["s1"]);
         assert_eq!(lease, r#"{"name":"one","mesh":"127.0.0.1:7001","since":"2026-01-01T00:00:00Z","draining":false}"#);
         assert!((1..=5_000).contains(&lease_ms), "{lease_ms}");

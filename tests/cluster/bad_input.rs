@@ -235,7 +235,8 @@ async fn an_event_that_names_no_room_is_acknowledged_with_its_code() {
     let long = json!("x".repeat(257));
     for argument in [&long, &json!("é".repeat(129)), &json!("\u{85}"), &json!({"room": "b"}), &json!(1e300)] {
         for answer in [client.emit("join", argument).await, client.emit("leave", argument).await] {
-            assert_eq!((&answer["ok"], &answer["code"]), (&json!(false), &json!("room_invalid")), "{argument}");
+            assert_eq!(&answer["ok"], &json!(false), "{argument}");
+            assert_eq!(&answer["code"], &json!("room_invalid"), "{argument}");
         }
     }
     assert_eq!(cluster.nodes[0].roster.size().rooms, 1);
@@ -380,10 +381,12 @@ async fn a_foreign_version_is_refused_and_a_future_one_gets_all_rows() {
     };
     let before = roster.incarnation();
     let held = lookup(&cluster, ask(&before, 0)).await.unwrap();
-    assert_eq!((held.unchanged, held.sockets.len()), (false, 1), "0: the caller holds none");
+    assert!(!held.unchanged, "0: the caller holds none");
+    assert_eq!(held.sockets.len(), 1, "0: the caller holds none");
     for future in [held.version + 1, u64::MAX] {
         let answer = lookup(&cluster, ask(&before, future)).await.unwrap();
-        assert_eq!((answer.unchanged, answer.version), (false, held.version));
+        assert!(!answer.unchanged);
+        assert_eq!(answer.version, held.version);
         assert_eq!(answer.sockets, held.sockets);
     }
     roster.retire(&before);
@@ -393,7 +396,8 @@ async fn a_foreign_version_is_refused_and_a_future_one_gets_all_rows() {
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert_eq!(status.metadata().get(NODE_ID_METADATA).unwrap().to_str().unwrap(), now.as_str());
     let answer = lookup(&cluster, ask(&now, 0)).await.unwrap();
-    assert_eq!((answer.node_id.as_str(), answer.sockets[0].id_socket.as_str()), (now.as_str(), client.id.as_str()));
+    assert_eq!(answer.node_id.as_str(), now.as_str());
+    assert_eq!(answer.sockets[0].id_socket.as_str(), client.id.as_str());
     cluster.stop().await;
 }
 
@@ -498,7 +502,9 @@ async fn a_status_with_an_invalid_name_is_an_invalid_argument() {
     let goodbye = Status { node_id: own.clone(), goodbye: true, sequence: u64::MAX, ..status() };
     let answer = client.announce(AnnounceRequest { status: Some(goodbye) }).await.unwrap().into_inner();
     let said = answer.status.unwrap();
-    assert_eq!((said.node_id, said.goodbye, said.members.len()), (own, false, 0));
+    assert_eq!(said.node_id, own);
+    assert!(!said.goodbye);
+    assert_eq!(said.members.len(), 0);
     goes_on(&cluster).await;
     cluster.stop().await;
 }

@@ -129,7 +129,8 @@ impl Asking {
         let reply = self.lookup(room, WITHIN).await;
         let Ok(PeerReply::Snapshot(part)) = &reply else { panic!("{reply:?}") };
         let RowsUpdate::Full(rows) = &part.update else { panic!("{part:?}") };
-        assert_eq!((rows.len(), rows[0].id_user.as_str()), (1, room), "the answer to another question");
+        assert_eq!(rows.len(), 1, "the answer to another question");
+        assert_eq!(rows[0].id_user.as_str(), room, "the answer to another question");
         rows[0].id_socket.to_string()
     }
 
@@ -160,7 +161,9 @@ async fn many_lookups_share_a_stream_and_each_gets_its_own_answer() {
     let rooms: Vec<String> = (0..500).map(|number: usize| number.to_string()).collect();
     let ways = join_all(rooms.iter().map(|room| asking.way(room)));
     assert_eq!(ways.await.into_iter().collect::<BTreeSet<_>>(), BTreeSet::from(["stream".to_owned()]));
-    assert_eq!((asking.opened(), asking.calls(), asking.open()), (1, calls, 1));
+    assert_eq!(asking.opened(), 1);
+    assert_eq!(asking.calls(), calls);
+    assert_eq!(asking.open(), 1);
     // Who holds nothing needs all rows, however many these are.
     let room = Room::parse("Maths").unwrap();
     asking.peers.lookup(&asking.mesh, &asking.peer.node, &room, None, WITHIN).await.unwrap();
@@ -189,7 +192,9 @@ async fn a_traced_lookup_takes_the_stream_and_sends_its_context() {
     let trace = request.context().span().span_context().trace_id().to_string();
     let way = asking.way("traced").instrument(request).await;
     let [version, sent, parent, flags] = way.split(['-', ' ']).collect::<Vec<_>>()[..4] else { panic!("{way}") };
-    assert_eq!((version, sent, flags), ("00", trace.as_str(), "01"), "{way}");
+    assert_eq!(version, "00", "{way}");
+    assert_eq!(sent, trace.as_str(), "{way}");
+    assert_eq!(flags, "01", "{way}");
     assert_ne!(parent, "0".repeat(16), "{way}");
     assert_eq!(asking.calls(), calls, "no unary call was made");
 }
@@ -211,7 +216,8 @@ async fn a_late_answer_is_not_taken_for_that_of_the_next_lookup() {
         assert_eq!(asking.lookup("late", Duration::from_millis(20)).await.unwrap_err(), PeerError::Deadline);
         assert_eq!(asking.way("in time").await, "stream");
     }
-    assert_eq!((asking.opened(), asking.calls()), (1, calls));
+    assert_eq!(asking.opened(), 1);
+    assert_eq!(asking.calls(), calls);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -328,9 +334,14 @@ async fn a_node_answers_a_lookup_or_leaves_it_to_a_call() {
     let told = |place: usize| answers[place].answer.as_ref().unwrap();
     assert!(answers.iter().flat_map(|answer| &answer.answer).all(|answer| answer.node_id == id));
     assert!(told(0).unchanged && told(0).sockets.is_empty() && told(0).version == small);
-    assert_eq!((told(1).unchanged, told(1).version, &*told(1).sockets[0].id_socket), (false, small, "s-0"));
-    assert_eq!((told(2).version, told(2).sockets.len()), (0, 0));
-    assert_eq!((told(3).changes_since, &*told(3).sockets[0].id_socket, told(3).sockets.len()), (large, "l-new", 1));
+    assert!(!told(1).unchanged);
+    assert_eq!(told(1).version, small);
+    assert_eq!(&*told(1).sockets[0].id_socket, "s-0");
+    assert_eq!(told(2).version, 0);
+    assert_eq!(told(2).sockets.len(), 0);
+    assert_eq!(told(3).changes_since, large);
+    assert_eq!(&*told(3).sockets[0].id_socket, "l-new");
+    assert_eq!(told(3).sockets.len(), 1);
     assert!(answers[4..].iter().all(|answer| answer.answer.is_none()), "{answers:?}");
     cluster.stop().await;
 }

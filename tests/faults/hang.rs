@@ -25,10 +25,8 @@ async fn a_hung_node_is_named_within_the_deadline_then_only_probed() {
     cluster.healed(&[0, 1, 2], Duration::from_secs(5)).await;
     // A client on the node that will hang was in the room, and the other nodes still cache the answer of that node.
     let gone = cluster.connect(2, "z", &["elsewhere"]).await;
-    assert_eq!(
-        (cluster.call(0, "elsewhere").await.1.rows.len(), cluster.call(1, "elsewhere").await.1.rows.len()),
-        (3, 3)
-    );
+    assert_eq!(cluster.call(0, "elsewhere").await.1.rows.len(), 3);
+    assert_eq!(cluster.call(1, "elsewhere").await.1.rows.len(), 3);
     gone.go(Going::Close).await;
     let given_back = || async { cluster.differences(&[0, 1, 2]).await.is_empty() };
     within(Duration::from_secs(5), "the node releases its claim", given_back).await;
@@ -40,11 +38,14 @@ async fn a_hung_node_is_named_within_the_deadline_then_only_probed() {
     let took = call.answered - call.asked;
     assert!(took < cluster.options.deadline + SLACK, "{took:?}");
     assert_eq!(unanswered(&full)["node-3"], "deadline", "{full}");
-    assert_eq!((call.complete, call.rows.len(), &full["unresolved"]), (false, 3, &3.into()), "{full}");
+    assert!(!call.complete, "{full}");
+    assert_eq!(call.rows.len(), 3, "{full}");
+    assert_eq!(full["unresolved"], 3, "{full}");
     // The circuit opens after a few timeouts. Then a caller waits at most for a probe.
     within(Duration::from_secs(3), "a roll call no longer waits for the deadline", || async {
         let (full, call) = cluster.call(0, "a").await;
-        assert_eq!((call.complete, &full["unresolved"]), (false, &3.into()), "{full}");
+        assert!(!call.complete, "{full}");
+        assert_eq!(full["unresolved"], 3, "{full}");
         call.answered - call.asked < cluster.options.deadline / 2
     })
     .await;
@@ -52,7 +53,8 @@ async fn a_hung_node_is_named_within_the_deadline_then_only_probed() {
     for _ in 0..10 {
         let (full, call) = cluster.call(0, "a").await;
         assert_eq!(unanswered(&full)["node-3"], "deadline", "{full}");
-        assert_eq!((call.complete, &full["unresolved"]), (false, &3.into()), "{full}");
+        assert!(!call.complete, "{full}");
+        assert_eq!(full["unresolved"], 3, "{full}");
         probed.push(call.answered - call.asked);
     }
     let half = percentile(probed, 50);

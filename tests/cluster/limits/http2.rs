@@ -200,6 +200,7 @@ async fn a_connection_over_the_limit_is_refused_over_http2() {
     let mut second = port.client().await.ready().await.unwrap();
     let (response, _) = second.send_request(get("/small"), true).unwrap();
     let response = timeout(PATIENCE, response).await.unwrap().unwrap();
-    assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &"1".parse().unwrap()));
+    assert_eq!(response.status().as_u16(), 503);
+    assert_eq!(response.headers()["retry-after"], "1");
     port.close().await;
 }

@@ -72,7 +72,8 @@ async fn a_roll_call_over_the_limit_is_refused_while_others_hang() {
         full.set(true);
         for _ in 0..10 {
             let response = cluster.get(0, "/a/rollcall").await;
-            assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &"1".parse().unwrap()));
+            assert_eq!(response.status().as_u16(), 503);
+            assert_eq!(response.headers()["retry-after"], "1");
             assert_eq!(response.headers()["content-type"], "application/problem+json");
             // What is no roll call is answered meanwhile, and clients are let in.
             assert_eq!(cluster.get(0, "/a").await.status(), 200);
@@ -83,10 +84,8 @@ async fn a_roll_call_over_the_limit_is_refused_while_others_hang() {
     };
     let (hung, ()) = tokio::join!(join_all((0..AT_ONCE).map(|_| hang())), refusals);
     for response in hung {
-        assert_eq!(
-            (response.status().as_u16(), &response.headers()["rollcall-complete"]),
-            (200, &"false".parse().unwrap())
-        );
+        assert_eq!(response.status().as_u16(), 200);
+        assert_eq!(response.headers()["rollcall-complete"], "false");
     }
     shut.send(true).unwrap();
     until("it is as before", || async { cluster.users(0, "a").await.0 }).await;

@@ -201,7 +201,8 @@ async fn a_token_names_its_key_unless_there_is_only_one() {
     ready(&verifier).await;
     assert!(matches!(verifier.verify(&one.token(&claims(&json!({})))).await, Err(AuthError::Invalid(_))));
     assert!(verifier.verify(&one.named_token("one", &claims(&json!({})))).await.is_ok());
-    assert_eq!((source.asked(), several.asked()), (1, 1));
+    assert_eq!(source.asked(), 1);
+    assert_eq!(several.asked(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -279,11 +280,13 @@ async fn a_node_starts_without_its_source_and_rejects_tokens() {
     let auth = json!({"token": token, "room": "Maths"}).to_string();
 
     let handshake = cluster.get(0, "/socket.io/?EIO=4&transport=websocket").await;
-    assert_eq!((handshake.status().as_u16(), &handshake.headers()["retry-after"]), (503, &"1".parse().unwrap()));
+    assert_eq!(handshake.status().as_u16(), 503);
+    assert_eq!(handshake.headers()["retry-after"], "1");
     assert!(handshake.text().await.unwrap().contains("no key yet"));
     let users = || cluster.http.get(format!("http://{node}/Maths/users")).bearer_auth(&token).send();
     let refused = users().await.unwrap();
-    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (503, &"1".parse().unwrap()));
+    assert_eq!(refused.status().as_u16(), 503);
+    assert_eq!(refused.headers()["retry-after"], "1");
     assert_eq!(refused.headers()["content-type"], "application/problem+json");
 
     let listener = rollcall::edge::connections::listener::listen(address, false).unwrap();

@@ -207,6 +207,7 @@ async fn every_query_has_a_result_and_a_healthy_cluster_no_alert() {
         }
         let rules = prometheus.get("/api/v1/rules", &[]).await;
         let rules = rules["groups"][0]["rules"].as_array().unwrap().clone();
+        assert!(!rules.is_empty(), "prometheus has no rules");
         assert!(rules.iter().all(|rule| rule["health"] == "ok"), "{rules:?}");
         let raised: Vec<_> = rules.iter().filter(|rule| rule["state"] == "firing").collect();
         assert!(raised.is_empty(), "{raised:?}");

@@ -95,7 +95,8 @@ async fn every_node_reports_the_same_status_and_names_failed_nodes() {
     assert!(well && said.ends_with("\ncomplete: 10 sockets, 4 users\n"), "{said}");
     assert_eq!(said.lines().filter(|line| line.ends_with(" node-4")).count(), 4, "{said}");
     let (well, said) = command(nodes[0].admin, &["users", "nobody"]).await;
-    assert_eq!((well, said.as_str()), (true, "complete: 0 sockets, 0 users\n"));
+    assert!(well);
+    assert_eq!(said.as_str(), "complete: 0 sockets, 0 users\n");
     let (_, said) = command(nodes[0].admin, &["users", "b", "--json"]).await;
     assert_eq!(serde_json::from_str::<Value>(&said).unwrap()["users"].as_array().unwrap().len(), 4);
 
@@ -262,7 +263,8 @@ async fn peers_with_bad_status_answers_are_named_within_a_second() {
     }
     assert_eq!(row(&told, "older").unwrap()["error"], "older");
     assert_eq!(row(&told, "honest").unwrap()["version"], "9.9.9");
-    assert_eq!((&told["well"], &told["sockets"]), (&json!(false), &json!(u64::MAX)));
+    assert_eq!(&told["well"], &json!(false));
+    assert_eq!(&told["sockets"], &json!(u64::MAX));
     assert_eq!(told["busiest_rooms"], json!([]), "no part of an invalid description is used");
     let (well, said) = command(node.admin, &["status"]).await;
     assert!(!well && said.lines().all(|line| line.chars().count() <= 100), "{said}");

@@ -67,29 +67,36 @@ async fn one_trace_shows_a_roll_call_across_four_nodes() {
     assert!(spans.iter().all(|span| span.trace == trace(2)), "the trace has no other spans: {spans:#?}");
     assert_eq!(spans.len(), 9, "{spans:#?}");
     for span in &spans {
-        assert_eq!((&span.resource["service.name"], span.state.as_str()), (&"rollcall".into(), "vendor=x"));
+        assert_eq!(span.resource["service.name"], "rollcall");
+        assert_eq!(span.state.as_str(), "vendor=x");
         assert_eq!(span.resource["service.version"], env!("CARGO_PKG_VERSION"));
         assert_eq!(span.headers["authorization"], format!("Bearer {SECRET}"));
         assert!(span.status != 2 && span.links.is_empty() && span.events.is_empty(), "{span:?}");
         assert!(span.took < 5_000_000_000, "{span:?}");
     }
     let [request] = named(&spans, "GET /{room}/users")[..] else { panic!("{spans:#?}") };
-    assert_eq!((request.node(), request.parent.as_str(), request.kind), ("node-1", CALLER, SERVER));
+    assert_eq!(request.node(), "node-1");
+    assert_eq!(request.parent.as_str(), CALLER);
+    assert_eq!(request.kind, SERVER);
     assert!(request.has("http.response.status_code", 200) && request.has("http.route", "/{room}/users"), "{request:?}");
     assert!(request.has("http.request.method", "GET") && request.has("url.path", "/a/users"), "{request:?}");
     let [call] = named(&spans, "roll call")[..] else { panic!("{spans:#?}") };
-    assert_eq!((call.node(), call.parent.as_str(), call.kind), ("node-1", request.span.as_str(), INTERNAL));
+    assert_eq!(call.node(), "node-1");
+    assert_eq!(call.parent.as_str(), request.span.as_str());
+    assert_eq!(call.kind, INTERNAL);
     assert!(
         call.has("rollcall.room", "a") && call.has("rollcall.rows", 4) && call.has("rollcall.nodes", 4),
         "{call:?}"
     );
     assert!(call.has("rollcall.complete", true) && call.has("rollcall.source", "directory"), "{call:?}");
     let [read] = named(&spans, "read owners")[..] else { panic!("{spans:#?}") };
-    assert_eq!((read.node(), read.parent.as_str()), ("node-1", call.span.as_str()));
+    assert_eq!(read.node(), "node-1");
+    assert_eq!(read.parent.as_str(), call.span.as_str());
     assert!(read.has("rollcall.owners", 4), "{read:?}");
     let lookups = named(&spans, LOOKUP);
     let (asked, answered): (Vec<&Span>, Vec<&Span>) = lookups.iter().partition(|span| span.kind == CLIENT);
-    assert_eq!((asked.len(), answered.len()), (3, 3));
+    assert_eq!(asked.len(), 3);
+    assert_eq!(answered.len(), 3);
     assert!(asked.iter().all(|span| span.node() == "node-1" && span.parent == call.span), "{asked:#?}");
     assert!(asked.iter().all(|span| span.has("server.address", "127.0.0.1") && span.has("rpc.system", "grpc")));
     let mut names: Vec<&str> = answered.iter().map(|span| span.node()).collect();
@@ -132,7 +139,8 @@ async fn traced_conditional_lookups_belong_to_the_trace_of_the_caller() {
         until("the collector has all lookups", || async { lookups_of(CLIENT).len() + lookups_of(SERVER).len() >= 6 })
             .await;
         let (asked, answered) = (lookups_of(CLIENT), lookups_of(SERVER));
-        assert_eq!((asked.len(), answered.len()), (3, 3), "call {number}: {answered:#?}");
+        assert_eq!(asked.len(), 3, "call {number}: {answered:#?}");
+        assert_eq!(answered.len(), 3, "call {number}: {answered:#?}");
         let unchanged = asked.iter().filter(|span| span.has("rollcall.unchanged", true)).count();
         assert_eq!(unchanged, if number == 100 { 0 } else { 3 }, "call {number}: {asked:#?}");
         for span in &answered {
@@ -161,7 +169,8 @@ async fn requests_that_share_a_roll_call_link_to_it() {
         for request in &requests {
             let own = calls.iter().filter(|call| call.parent == request.span).count();
             let shared = request.links.iter().filter(|link| calls.iter().any(|call| call.span == **link)).count();
-            assert_eq!((own + shared, request.links.len()), (1, shared), "{request:?}");
+            assert_eq!(own + shared, 1, "{request:?}");
+            assert_eq!(request.links.len(), shared, "{request:?}");
         }
         if calls.len() < requests.len() {
             break;

@@ -1,5 +1,5 @@
-//! Input that nobody should send, on every port: each kind gets its clear answer or loses its connection, costs a
-//! bounded amount, and the node goes on. What makes no sense inside a well-formed request is in `roll_calls.rs`.
+//! Malformed input on every port. Each kind gets a clear answer or loses its connection, costs a bounded amount, and the
+//! node continues. Well-formed requests with invalid values are in `roll_calls.rs`.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -21,15 +21,15 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 use tonic::Code;
 
-/// Far more than a node may take of what it does not want, and more than the kernel keeps on the way.
+/// More than a node may read of unwanted input, and more than the kernel buffers.
 const FLOOD: usize = 256 << 20;
-/// What the kernel may keep of a flood on both ends, and the node take, until it is cut off.
+/// The bytes that kernel buffers and the node may take of a flood before the node closes the connection.
 const TAKEN_MOST: usize = 32 << 20;
 
-/// Sends these bytes and returns all that is answered until the node ends the connection.
+/// Sends these bytes, and returns the answer up to the end of the connection.
 async fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    // It may be closed before all of it was written, and reset before all of the answer was read.
+    // The node may close before it has read everything, and reset before the answer was read.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
     let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the node ends the connection");
@@ -73,7 +73,7 @@ async fn refusal(address: SocketAddr, query: &str, auth: &str) -> String {
     message.split_once(": ").expect("a code and an advice").0.to_owned()
 }
 
-/// The node has nothing left of whoever was rude, lets the next client in, and lists it alone.
+/// The node has nothing left of the earlier clients, accepts the next client, and lists it alone.
 async fn goes_on(cluster: &Cluster) {
     let node = &cluster.nodes[0];
     until("nothing is left", || async { node.roster.size().sockets == 0 && node.roster.size().rooms == 0 }).await;
@@ -129,7 +129,7 @@ async fn an_auth_payload_of_more_than_a_message_ends_the_transport() {
 async fn an_unreadable_auth_payload_is_refused() {
     let cluster = Cluster::start(1, Index::memory()).await;
     let address = cluster.nodes[0].public;
-    // Half a surrogate pair is what JavaScript can send and nobody can read.
+    // JavaScript can send half a surrogate pair, which no UTF-8 decoder accepts.
     for auth in [r#"{"id_user":"\ud800"}"#, r#"{"id_user":"bar""#, r#"{"id_user":"bar"} and more"#, "{]"] {
         assert_eq!(refusal(address, "id_user=foo&room=a", auth).await, "id_user_invalid", "{auth}");
     }
@@ -421,7 +421,7 @@ async fn garbage_on_the_mesh_port_ends_only_its_connection() {
     ] {
         exchange(cluster.nodes[0].mesh, &bytes).await;
     }
-    // Who never begins.
+    // A client that sends nothing.
     let silent = [b"".as_slice(), &preface[..16]].map(|bytes| exchange(cluster.nodes[0].mesh, bytes));
     join_all(silent).await;
     // Half a preface, and then the end.

@@ -1,5 +1,4 @@
-//! What has not changed is not told again: parts between nodes, and whole answers to callers who hold one. And what did
-//! change always is.
+//! Conditional requests: nodes send rows again, and callers get a body again, only after a change, and after every change.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +13,7 @@ use testkit::client::Client;
 use testkit::cluster::{Cluster, Index};
 use testkit::{mesh_client, text, until};
 
-/// By name: whether the node said that its rows are those of before.
+/// By node name: whether the node answered that its rows are unchanged.
 async fn unchanged(cluster: &Cluster, node: usize, room: &str) -> BTreeMap<String, bool> {
     let full: Value = cluster.get(node, &format!("/{room}/rollcall")).await.json().await.unwrap();
     assert_eq!(full["complete"], true);
@@ -49,7 +48,7 @@ async fn a_node_sends_its_rows_again_only_after_a_change() {
     assert_eq!(unchanged(&cluster, 0, "Maths").await, said([true, false, true]));
     let (complete, users) = cluster.users(0, "Maths").await;
     assert!(complete && users.contains(&(another.id.clone(), "bob".to_owned())) && users.len() == 4, "{users:?}");
-    // The room of one node empties and fills again: nothing of what was held comes back.
+    // The room of one node empties and fills again: the cached rows must not return.
     let gone = clients.remove(2);
     let id = gone.id.clone();
     gone.drop_connection();

@@ -1,5 +1,5 @@
-//! What a roll call costs, counted: messages between nodes, and commands to Redis. It grows with the owners of the room
-//! and with what changed in it, and neither with the cluster nor with the room.
+//! The cost of a roll call, in messages between nodes and commands to Redis. It grows with the owners of the room and with
+//! the changes in it. It does not grow with the cluster or the room.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -32,21 +32,21 @@ const SMALL: usize = 128;
 struct Lookup {
     unchanged: bool,
     rows: usize,
-    /// Of the question and of the answer.
+    /// Bytes of the request and of the answer.
     bytes: usize,
 }
 
-/// What came to a node.
+/// The requests that a node received.
 #[derive(Debug, Default)]
 struct Seen {
     /// Lookups, those included whose caller did not wait for the answer.
     asked: usize,
-    /// Those of them that were calls of their own.
+    /// The unary calls among them.
     calls: usize,
     answered: Vec<Lookup>,
 }
 
-/// Stands in front of a node's mesh, passes every call on, and counts the lookups, also those that come over a stream.
+/// A proxy for the mesh service of a node. It counts the lookups, also those of a stream.
 #[derive(Clone)]
 struct Meter {
     node: MeshServiceClient<PeerChannel>,
@@ -63,7 +63,7 @@ impl Meter {
         self.seen.lock().unwrap().answered.push(Lookup { unchanged, rows, bytes });
     }
 
-    /// What came since the last time.
+    /// The requests since the last call.
     fn take(&self) -> Seen {
         std::mem::take(&mut self.seen.lock().unwrap())
     }
@@ -136,7 +136,7 @@ struct Metered {
 
 impl Metered {
     async fn start(count: usize) -> Self {
-        // Redis, since nobody is asked early where the directory answers at once.
+        // Redis, since no node is asked early if the directory answers at once.
         let mut cluster = Cluster::start(0, Index::redis().await).await;
         let (mut meters, mut tasks) = (Vec::new(), JoinSet::new());
         for _ in 0..count {
@@ -150,7 +150,7 @@ impl Metered {
         Self { cluster, meters, _tasks: tasks }
     }
 
-    /// Ends when each node answers for so many sockets of the room, and asks nobody about a room without any.
+    /// Returns when each node answers for `count` sockets of the room, and asks no node about an empty room.
     async fn settled(&self, room: &str, sockets: usize) {
         for node in 0..self.meters.len() {
             until("the room is filled", || async {
@@ -163,7 +163,7 @@ impl Metered {
         self.forget();
     }
 
-    /// How many nodes are asked, the node itself included.
+    /// The number of nodes that are asked, with the node itself.
     async fn asked(&self, node: usize, room: &str) -> usize {
         let room = percent_encoding::utf8_percent_encode(room, percent_encoding::NON_ALPHANUMERIC);
         let full: Value = self.cluster.get(node, &format!("/{room}/rollcall")).await.json().await.unwrap();
@@ -176,7 +176,7 @@ impl Metered {
         }
     }
 
-    /// What came to each node during one roll call by this one, which is complete and lists so many sockets.
+    /// The lookups that each node received during one complete roll call with this number of sockets.
     async fn call(&self, node: usize, room: &str, sockets: usize) -> Vec<Seen> {
         let (complete, users) = self.cluster.users(node, room).await;
         assert!(complete);
@@ -184,18 +184,18 @@ impl Metered {
         self.meters.iter().map(Meter::take).collect()
     }
 
-    /// How often each was asked during it.
+    /// The number of lookups of each node during it.
     async fn counts(&self, node: usize, room: &str, sockets: usize) -> Vec<usize> {
         self.call(node, room, sockets).await.iter().map(|seen| seen.asked).collect()
     }
 
-    /// What each answered during it, one after another.
+    /// The answers of each node during it, in their order.
     async fn answers(&self, node: usize, room: &str, sockets: usize) -> Vec<Lookup> {
         self.call(node, room, sockets).await.into_iter().flat_map(|seen| seen.answered).collect()
     }
 }
 
-/// Sockets with these numbers are in the room for as long as what is returned.
+/// Sockets with these numbers are in the room until the guards are dropped.
 fn fill(node: &ClusterNode, room: &str, numbers: Range<usize>) -> Vec<Registration> {
     let seat = |number| node.seat(&format!("{}-{number:020}", node.name), &format!("user-{number}"), room);
     numbers.map(seat).collect()
@@ -246,7 +246,8 @@ async fn an_owner_sends_its_rows_or_its_changes_or_a_small_message() {
     metered.cluster.stop().await;
 }
 
-/// `MONITOR`, unlike the counts of `INFO commandstats`, tells a roll call's commands from what nodes do all the time.
+/// `MONITOR` shows which commands belong to a roll call. The counts of `INFO commandstats` also contain the commands of the
+/// periodic tasks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_reads_only_owners_and_epoch_for_a_room_of_any_size() {
     const CALLS: usize = 10;

@@ -1,5 +1,5 @@
-//! Every limit, hit: what is refused beyond it and in which words, that nothing is refused below it, and that there is
-//! room again when somebody has gone.
+//! Every limit, reached: requests over it get the documented refusal, requests below it do not, and a disconnect frees the
+//! slot.
 
 mod clients;
 mod connections;
@@ -27,7 +27,7 @@ async fn node(limits: Limits) -> Cluster {
     Cluster::bounded(1, Index::memory(), clients, limits).await
 }
 
-/// Why nobody was let in: the status, and what `Retry-After` says.
+/// A refusal: the status, and the value of `Retry-After`.
 #[derive(Debug, PartialEq, Eq)]
 struct Refused(u16, Option<String>);
 
@@ -48,7 +48,7 @@ async fn websocket(address: SocketAddr, user: &str, headers: &[(&'static str, &s
     }
 }
 
-/// What is answered to these bytes until the node ends the connection.
+/// The answer to these bytes until the node ends the connection.
 async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     // It may be closed before all of it was written.
@@ -56,7 +56,7 @@ async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
     rest(&mut stream).await
 }
 
-/// What still comes on a connection until the node ends it.
+/// The rest of the answer until the node ends the connection.
 async fn rest(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the node ends the connection");

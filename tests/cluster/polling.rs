@@ -1,5 +1,5 @@
-//! Long-polling clients, request by request: what they are given, what nobody else can do to them with the ids that
-//! everybody may know, and how they are let go. The official clients are in `clients/polling.test.js`.
+//! Long-polling clients, request by request: their answers, their disconnects, and attacks with session ids that an
+//! attacker may know. The official clients are in `clients/polling.test.js`.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -37,7 +37,7 @@ const SEPARATOR: char = '\u{1e}';
 #[derive(Clone)]
 struct Session {
     http: reqwest::Client,
-    /// What it was given as its session id.
+    /// Its session id.
     signed_id: String,
 }
 
@@ -126,7 +126,7 @@ impl Session {
         serde_json::from_str::<Vec<Value>>(&self.hear(address, "437").await).unwrap().remove(0)
     }
 
-    /// Asks to go on over a WebSocket.
+    /// Requests an upgrade to WebSocket.
     async fn websocket(&self, address: SocketAddr) -> Result<Socket, u16> {
         let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket&sid={}", self.signed_id);
         match tokio_tungstenite::connect_async(url).await {
@@ -184,7 +184,7 @@ async fn a_polling_client_gets_a_signed_session_id() {
     listed(&cluster, "b", &[(&id, "foo")]).await;
     assert_eq!(session.emit(address, "leave", "a").await, json!({"ok": true}));
     listed(&cluster, "a", &[]).await;
-    // Its id stays its own, and the session goes on, when it leaves and enters on one transport.
+    // A client that leaves the namespace and enters it again on one transport keeps its session and its id.
     session.say(address, "41").await;
     gone(&cluster).await;
     session.say(address, "40").await;
@@ -220,7 +220,7 @@ async fn a_session_cannot_be_used_with_an_id_that_was_guessed() {
     ];
     forged.extend((1..victim.signed_id.len()).step_by(7).map(|length| victim.signed_id[..length].to_owned()));
     forged.extend(changed(&victim.signed_id).step_by(5));
-    // The victim waits for a message all the time, and hears none but the one that is for it.
+    // The victim waits for messages during the test, and receives only its own.
     let poll = victim.waits(address).await;
     for forged in forged {
         let attack = Session::of(&forged);

@@ -1,5 +1,5 @@
-//! The stream over which a node asks another about what it holds: each answer goes to whoever asked, and without one, or
-//! where a peer does something else, the question is put by a call.
+//! The revalidation stream between two nodes. Each answer goes to its lookup. Without the stream, or after a malformed
+//! answer, the node uses unary calls.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 const WITHIN: Duration = Duration::from_secs(10);
-/// What the asker holds, so to speak.
+/// The version that the caller has cached.
 const HELD: u64 = 1;
 
 type Answers = BoxStream<'static, Result<RevalidateResponse, Status>>;
@@ -124,7 +124,7 @@ impl Asking {
         self.peers.lookup(&self.mesh, &self.peer.node, &Room::parse(room).unwrap(), Some(HELD), within).await
     }
 
-    /// Which way the answer came, which is the one to this question.
+    /// The way of the answer: the stream or a unary call. Checks that it answers this question.
     async fn way(&self, room: &str) -> String {
         let reply = self.lookup(room, WITHIN).await;
         let Ok(PeerReply::Snapshot(part)) = &reply else { panic!("{reply:?}") };
@@ -164,7 +164,7 @@ async fn many_lookups_share_a_stream_and_each_gets_its_own_answer() {
     assert_eq!(asking.opened(), 1);
     assert_eq!(asking.calls(), calls);
     assert_eq!(asking.open(), 1);
-    // Who holds nothing needs all rows, however many these are.
+    // A caller without a cached version needs all rows, whatever their number.
     let room = Room::parse("Maths").unwrap();
     asking.peers.lookup(&asking.mesh, &asking.peer.node, &room, None, WITHIN).await.unwrap();
     assert_eq!(asking.calls(), calls + 1);
@@ -316,7 +316,7 @@ async fn a_node_answers_a_lookup_or_leaves_it_to_a_call() {
         question("small", Some(small + 1_000)),
         question("nobody", Some(7)),
         question("large", Some(large)),
-        // More rows than may be told.
+        // More rows than one answer may have.
         question("large", Some(large + 1_000)),
         question("small", None),
         LookupSocketsRequest { node_id: NodeId::new_process().to_string(), ..question("small", Some(small)) },

@@ -100,7 +100,7 @@ async fn an_empty_room_is_answered_by_the_receiving_node_alone(index: Index) {
     cluster.stop().await;
 }
 
-/// How many nodes were asked by a roll call on the first node.
+/// The number of nodes that a roll call on the first node asks.
 async fn asked(cluster: &Cluster, room: &str) -> usize {
     let full: Value = cluster.get(0, &format!("/{room}/rollcall")).await.json().await.unwrap();
     full["nodes"].as_array().unwrap().len()
@@ -164,7 +164,7 @@ async fn a_socket_may_be_in_at_most_64_rooms(index: Index) {
 async fn a_join_is_listed_everywhere_once_acknowledged(index: Index) {
     let cluster = Cluster::start(4, index).await;
     for turn in 0..100 {
-        // A room of its own each time: the first join of a room is the one that has to wait for the directory.
+        // Each turn has a room of its own, because only the first join of a room waits for the directory.
         let (first, second) = (format!("first-{turn}"), format!("second-{turn}"));
         let client = Client::connect(cluster.nodes[turn % 4].public, "foo", &[&first]).await.unwrap();
         let there = pairs(&[(&client, "foo")]);
@@ -211,7 +211,7 @@ async fn events_sent_together_take_effect_in_their_order(index: Index) {
     let cluster = Cluster::start(1, index).await;
     for turn in 0..100 {
         let mut socket = open(cluster.nodes[0].public, "id_user=foo&room=home", "").await;
-        // Together with the connect, so that nothing is there yet to take them but what the middleware set up.
+        // Sent together with the connect, when only the handlers of the middleware exist.
         let last = if turn % 2 == 0 { "join" } else { "leave" };
         let id = loop {
             let message = socket.next().await.unwrap().unwrap();
@@ -383,7 +383,7 @@ async fn a_hundred_thousand_rows_of_a_node_are_one_rpc() {
     assert_eq!(full["users"].as_array().unwrap().len(), ROWS);
     let asked: Vec<_> = full["nodes"].as_array().unwrap().iter().map(|node| node["vouched"].clone()).collect();
     assert_eq!(asked, [json!(0), json!(ROWS)], "the node asked, and the owner once");
-    // It is told in pieces, and is one list of a known length.
+    // The body is sent in chunks, and has a known length.
     let list = cluster.get(0, "/crowd/users").await;
     let length: usize = list.headers()["content-length"].to_str().unwrap().parse().unwrap();
     let list = list.bytes().await.unwrap();
@@ -525,7 +525,7 @@ async fn nodes_without_recent_contact_do_not_trust_a_flushed_index() {
     let cluster = Cluster::start(4, Index::redis().await).await;
     let client = Client::connect(cluster.nodes[3].public, "foo", &["a"]).await.unwrap();
     let expected = pairs(&[(&client, "foo")]);
-    // The silence is what the test is about: nobody hears of anybody for more than a lease.
+    // The test needs this silence: no node has contact with another for more than a lease.
     sleep(config::DEFAULT_LEASE + Duration::from_secs(1)).await;
     let mut redis = cluster.index.server().connection().await;
     redis::cmd("FLUSHALL").query_async::<()>(&mut redis).await.unwrap();

@@ -1,4 +1,4 @@
-//! How many clients of one address and of one user there may be, and how often they may come.
+//! Limits on the clients of one address and of one user, and on their rate.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -109,7 +109,7 @@ async fn a_slot_is_free_again_after_any_kind_of_disconnect() {
             _ => {}
         }
     }
-    // What is no handshake, on a connection that goes on.
+    // Requests without a handshake, on a connection that stays open.
     drop(let_in(address, "foo").await);
     until("no handshake", || async {
         let url = format!("http://{address}/socket.io/?EIO=4&transport=websocket&id_user=foo&room=a");
@@ -143,7 +143,7 @@ async fn a_trusted_proxy_names_the_address_that_is_limited() {
     let _two = websocket(address, "foo", &[("x-forwarded-for", "203.0.113.2")]).await.unwrap();
     let _six = websocket(address, "foo", &[("x-forwarded-for", "2001:db8::1")]).await.unwrap();
     for same in ["203.0.113.1", "198.51.100.1, 203.0.113.1", "203.0.113.1, 127.0.0.9", "2001:db8::ffff"] {
-        // What the client wrote for the proxy to pass on.
+        // The header that the client itself sent to the proxy.
         let headers = [("forwarded", "for=198.51.100.9"), ("x-forwarded-for", same)];
         assert_eq!(websocket(address, "foo", &headers).await.err(), Some(too_many()), "{same}");
     }

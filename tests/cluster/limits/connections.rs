@@ -1,4 +1,4 @@
-//! How many connections there may be, how large and how slow what comes on them, and how slowly an answer may be taken.
+//! The limits of connections: their number, the size and the speed of their requests, and the speed of their readers.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -48,7 +48,7 @@ fn told(answer: &str) -> (Option<u16>, bool) {
 const FULL: (Option<u16>, bool) = (Some(503), true);
 const SERVED: (Option<u16>, bool) = (Some(200), false);
 
-/// A room with so many sockets that its roll is some megabytes.
+/// A room with enough sockets that its roll has some megabytes.
 fn crowd(cluster: &Cluster) -> Vec<Registration> {
     let user = "u".repeat(250);
     (0..40_000).map(|number| cluster.nodes[0].seat(&format!("socket-{number}"), &user, "crowd")).collect()
@@ -71,7 +71,7 @@ async fn one_connection_over_the_limit_gets_503_with_retry_after() {
     }
     drop(idle);
     until("there is room", || async { told(&exchange(address, ASK).await) == SERVED }).await;
-    // A WebSocket counts for as long as it is there.
+    // A WebSocket takes a slot as long as it is open.
     let idle = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
     until("it is full again", || async { told(&exchange(address, ASK).await) == FULL }).await;
     client.drop_connection();
@@ -256,7 +256,7 @@ async fn a_slow_reader_is_disconnected_and_a_fast_one_gets_all() {
     while began.elapsed() < 4 * SOON && stream.read(&mut byte).await.is_ok_and(|read| read > 0) {
         sleep(SOON / 10).await;
     }
-    // What had come until then can still be read, and no more.
+    // The client can still read the bytes of its buffers, and no more.
     let mut rest = Vec::new();
     let read = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the node has ended it");
     assert!(read.is_err(), "all of it came: {} bytes", rest.len());

@@ -1,4 +1,4 @@
-//! How many events a client may send, and what becomes of one that floods the node.
+//! Limits on the events of a client, and the end of a client that floods the node.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ async fn others_go_on(cluster: &Cluster) {
     client.drop_connection();
 }
 
-/// Sends these packets again and again until the node ends the transport.
+/// Sends these packets repeatedly until the node ends the transport.
 async fn flood(address: SocketAddr, packets: &[&str]) {
     let mut socket = open(address, "id_user=foo&room=a", "").await;
     let flooding = async {
@@ -40,7 +40,7 @@ async fn flood(address: SocketAddr, packets: &[&str]) {
                     break 'ended;
                 }
             }
-            // What is answered is read, so that it is no slow reader that is ended.
+            // The client reads the answers, so the node does not end it as a slow reader.
             while let Ok(message) = timeout(Duration::from_millis(1), socket.next()).await {
                 if !matches!(message, Some(Ok(_))) {
                     break 'ended;
@@ -75,7 +75,7 @@ async fn events_over_the_rate_are_refused_then_the_client_is_cut() {
     assert_eq!(refused, 3);
     assert_eq!(cluster.users(0, "a").await.1, BTreeSet::from([(id, "foo".to_owned())]), "it is still there");
     others_go_on(&cluster).await;
-    // What is waited for is the time itself: asking again and again would be what the limit is against.
+    // A fixed delay and not a poll, because each poll would count against the limit.
     sleep(Duration::from_millis(1500)).await;
     assert_eq!(client.leave("room-1").await, json!({"ok": true}));
     client.drop_connection();

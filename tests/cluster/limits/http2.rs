@@ -1,4 +1,4 @@
-//! What may be done on one HTTP/2 connection. TLS decides who speaks it, so these tests serve a port of their own, by the
+//! The limits of one HTTP/2 connection. A client gets HTTP/2 only over TLS, so these tests serve a port of their own with the
 //! loop that serves every port.
 
 use std::net::SocketAddr;
@@ -95,7 +95,7 @@ fn get(path: &str) -> Request<()> {
     request.body(()).unwrap()
 }
 
-/// What still comes until the other end ends the connection.
+/// The bytes that arrive until the other end closes.
 async fn rest(stream: &mut TlsStream<TcpStream>) -> Vec<u8> {
     let mut rest = Vec::new();
     let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the node ends the connection");
@@ -127,7 +127,7 @@ async fn a_stalled_stream_is_reset_and_other_streams_continue() {
     let mut client = port.client().await.ready().await.unwrap();
     let (response, _) = client.send_request(get("/large"), true).unwrap();
     let mut body = timeout(PATIENCE, response).await.unwrap().unwrap().into_body();
-    // Nothing is released, so no more than the window comes.
+    // The client releases no capacity, so only one window arrives.
     let ended = async {
         loop {
             match body.data().await {

@@ -1,4 +1,4 @@
-//! How many roll calls are answered at the same time: one more is refused at once, while others go on.
+//! The limit on concurrent roll calls: one more is refused at once, and the others continue.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::node;
 
-/// Leads to a mesh, or takes what is sent there and says nothing.
+/// Forwards to a mesh port, or accepts and never answers.
 fn valve(to: SocketAddr, open: watch::Receiver<bool>) -> SocketAddr {
     let listener = listen_anywhere();
     let address = listener.local_addr().unwrap();
@@ -58,7 +58,7 @@ async fn a_roll_call_over_the_limit_is_refused_while_others_hang() {
     }
     shut.send(false).unwrap();
     let path = format!("/a/users?deadline_ms={}", HANG.as_millis());
-    // Whoever looks whether it is full may have the last place for a moment. Once it is full, none of these is refused.
+    // A request that checks whether the node is full can itself take the last permit for a moment.
     let full = Cell::new(false);
     let hang = async || loop {
         let response = cluster.get(0, &path).await;
@@ -75,7 +75,7 @@ async fn a_roll_call_over_the_limit_is_refused_while_others_hang() {
             assert_eq!(response.status().as_u16(), 503);
             assert_eq!(response.headers()["retry-after"], "1");
             assert_eq!(response.headers()["content-type"], "application/problem+json");
-            // What is no roll call is answered meanwhile, and clients are let in.
+            // The limit does not apply to other requests, nor to clients that connect.
             assert_eq!(cluster.get(0, "/a").await.status(), 200);
             assert_eq!(cluster.get(0, "/a/nothing").await.status(), 404);
         }
@@ -102,7 +102,7 @@ async fn an_unread_answer_does_not_hold_a_request_permit() {
     for _ in 0..20 {
         let mut stream = TcpStream::connect(cluster.nodes[0].public).await.unwrap();
         stream.write_all(b"GET /a/users HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-        // The answer is there, and the connection stays.
+        // The answer has arrived, and the connection stays.
         let mut status = [0; 12];
         timeout(PATIENCE, stream.read_exact(&mut status)).await.unwrap().unwrap();
         assert_eq!(&status, b"HTTP/1.1 200");

@@ -68,7 +68,7 @@ bench: $(WEB) bench/peers/node/node_modules/.package-lock.json ## compare with t
 micro: ## run the micro-benchmarks
 	cargo bench --locked
 
-check: tools $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) $(WEB) web/types/node_modules/.package-lock.json ## check formatting, lints, docs, protocol, page types, and the licences of dependencies
+check: tools prose $(TOOLS)/bin/cargo-deny-$(CARGO_DENY) $(WEB) web/types/node_modules/.package-lock.json ## check formatting, lints, docs, prose, protocol, page types, and the licences of dependencies
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items

@@ -63,7 +63,7 @@ fn generated_keys_are_private_and_no_file_is_overwritten() {
     assert!(!refused.status.success() && said(&refused).contains("node-1.internal.pem exists already; --force"));
     assert!(!out.join("node-2.internal.pem").exists());
     assert!(make(&["--force", "node-1.internal"]).status.success());
-    assert_eq!(read("ca.pem"), before.0.clone());
+    assert_eq!(read("ca.pem"), before.0);
     assert_eq!(read("ca.key"), before.1);
     assert_ne!(read("node-1.internal.key"), before.2);
     for (names, says) in [

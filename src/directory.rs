@@ -63,7 +63,7 @@ pub struct RoomOwners {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaseRenewal {
     Renewed(Epoch),
-    /// The lease had expired. It was not created again.
+    /// The lease is gone, because it expired or the index was flushed, or the epoch is not valid. The call created no lease.
     Lapsed,
 }
 

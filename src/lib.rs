@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! socket in:   edge -> roster -> reconciler -> directory (Redis)
-//! question in: http -> roll_call -> directory: owners of the room -> mesh: LookupSockets to the owners -> join -> JSON
+//! question in: http -> roll_call -> directory: owners of the room -> mesh: LookupSockets to those that may have sockets -> join -> JSON
 //! ```
 //!
 //! Each module imports only from the modules above it. `docs/ARCHITECTURE.md` has the promises and the rules.

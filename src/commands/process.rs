@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, info, warn};
 
 use crate::edge::connections::listener::raise_file_limit;
 use crate::telemetry::logging::Logging;
@@ -147,8 +147,10 @@ async fn cancel_at_signal(shutdown: CancellationToken) {
             _ = terminate.recv() => {}
         }
         if shutdown.is_cancelled() {
+            warn!("second signal: exiting at once");
             std::process::exit(EXIT_INTERRUPTED);
         }
+        info!("signal received: shutting down");
         shutdown.cancel();
     }
 }

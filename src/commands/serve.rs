@@ -88,7 +88,7 @@ pub struct ServeArgs {
     #[arg(long, default_value = "5s", env = "ROLLCALL_LEASE", value_name = "DURATION", value_parser = lease)]
     pub lease: Duration,
 
-    /// Maximum duration of a shutdown, from the signal to the exit. Clients are disconnected one by one in its first half,
+    /// Maximum duration of a shutdown, from the signal to the exit. Clients are disconnected one by one in its first 60 %,
     /// so that they reconnect to other nodes. Configure a longer time before the process is killed
     #[arg(long, default_value = "10s", env = "ROLLCALL_DRAIN", value_name = "DURATION", value_parser = drain)]
     pub drain: Duration,

@@ -65,7 +65,7 @@ fn completeness(roll: &RollCallDocument<'_>) -> String {
     let silent = roll.nodes.iter().filter_map(|node| Some((node, node.error.as_ref()?)));
     let silent: Vec<_> = silent.map(|(node, why)| one_line(&format!("{} ({why})", node.name))).collect();
     let reason = match silent.is_empty() {
-        true => "the directory could not be read".to_owned(),
+        true => "the directory could not be read, or the node does not know all nodes yet".to_owned(),
         false => format!("no answer from {}", silent.join(", ")),
     };
     let unresolved = roll.unresolved.map_or_else(|| "an unknown number of sockets".to_owned(), counted_sockets);
@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(table(&roll(true, Some(0), None)), format!("{lines}complete: 3 sockets, 2 users\n"));
         let last = "incomplete: 3 sockets, 2 users; no answer from node-2 (deadline); 1 socket unresolved\n";
         assert_eq!(table(&roll(false, Some(1), Some("deadline"))), format!("{lines}{last}"));
-        let last = "incomplete: 3 sockets, 2 users; the directory could not be read; an unknown number of sockets unresolved\n";
+        let last = "incomplete: 3 sockets, 2 users; the directory could not be read, or the node does not know all nodes yet; an unknown number of sockets unresolved\n";
         assert_eq!(table(&roll(false, None, None)), format!("{lines}{last}"));
     }
 }

@@ -30,6 +30,9 @@ pub const UNANSWERED: &str = "rollcall-unanswered";
 /// In an incomplete answer: the number of sockets of nodes that did not reply, or `unknown`.
 pub const UNRESOLVED: &str = "rollcall-unresolved";
 
+/// The reason of an incomplete answer in which every node that was asked replied.
+const UNKNOWN_NODES: &str = "the directory could not be read, or this node does not know all nodes yet";
+
 /// The validated parameters of a roll call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RollCallRequest {
@@ -118,7 +121,7 @@ async fn request_answer(config: &PublicHttpConfig, request: &RollCallRequest) ->
     if request.strict && !answer.complete {
         config.roll_call.count_strict_refusal();
         let (unanswered, unresolved) = (unanswered(&answer), unresolved(&answer));
-        let reason = if unanswered.is_empty() { "the directory could not be read".to_owned() } else { unanswered };
+        let reason = if unanswered.is_empty() { UNKNOWN_NODES.to_owned() } else { unanswered };
         return Err(Problem::unavailable(format!(
             "the roll call is incomplete: {reason}; unresolved sockets: {unresolved}"
         )));

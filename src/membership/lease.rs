@@ -72,7 +72,7 @@ impl Membership {
             directory.register(node, &self.entry(), self.lease).await?
         };
         let Some(epoch) = epoch else {
-            warn!(node = %node, "the lease has lapsed; starting a new incarnation");
+            warn!(node = %node, "the lease is gone: it expired, or redis was flushed; starting a new incarnation");
             self.roster.retire(node);
             return Ok(());
         };

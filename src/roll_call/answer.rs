@@ -24,7 +24,7 @@ use crate::telemetry::metrics::roll_calls::RollCallSource;
 pub enum Disposition {
     /// The node may have sockets in the room. `unresolved`: their number in the index, `None` if it could not be read.
     Unanswered { unresolved: Option<u64> },
-    /// The node has no lease and was not heard for the duration of a lease, so it has no sockets.
+    /// The node said goodbye, was replaced, or was removed from the member table. It has no sockets that may be listed.
     Dead,
 }
 
@@ -77,7 +77,7 @@ impl Disposition {
     ///
     /// `lease`: its lease and socket count in the index; `None` if they could not be read. `alive`: there is evidence of
     /// life other than a lease, because the node is still a member, or the index is too young to show a death.
-    /// `departed`: the node has said goodbye, or its process has taken a later incarnation.
+    /// `departed`: the node has said goodbye or was replaced, and no incarnation of its process is a member.
     pub fn of(lease: Option<&LeaseAndCount>, alive: bool, departed: bool) -> Self {
         match lease {
             _ if departed => Self::Dead,

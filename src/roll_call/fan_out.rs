@@ -251,11 +251,12 @@ impl FanOut {
         // Usually every node replies; then the member table is not copied.
         let view = if silent.is_empty() { MembershipView::default() } else { self.membership.view() };
         let steady = view.steady(self.membership.lease(), BootInstant::now());
-        // The process took a new incarnation during this roll call. It is alive, under an id that was not asked.
-        let replaced = |node: &NodeId| view.members.iter().any(|member| member.node.process() == node.process());
+        // An incarnation of the process is a member: the node itself, or a later one under an id that was not asked.
+        let is_process_member =
+            |node: &NodeId| view.members.iter().any(|member| member.node.process() == node.process());
         // A member is alive even if its lease is missing: the index may have been flushed since the member was listed.
-        let alive = |node: &NodeId| !steady || view.get(node).is_some() || replaced(node);
-        let departed = |node: &NodeId| view.departed.contains(node) && !replaced(node);
+        let alive = |node: &NodeId| !steady || is_process_member(node);
+        let departed = |node: &NodeId| view.departed.contains(node) && !is_process_member(node);
         let mut outcomes = Vec::with_capacity(replies.len());
         for NodeReply { node, name, took, reply } in replies {
             let dispose = |error| (error, Disposition::of(lease_of(&node), alive(&node), departed(&node)));

@@ -26,13 +26,13 @@ pub struct PeerTarget {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AskPlan {
     pub source: RollCallSource,
-    /// The index permits to skip every node that is not in `ask`. It does so if the directory could be read, the member
-    /// table is fresh, and this node has exchanged member lists with the others.
+    /// `ask` lacks no node that may have sockets of the room: the owners were read, the member table is fresh, and this node
+    /// has exchanged member lists with the others.
     pub can_be_complete: bool,
     pub ask: Vec<PeerTarget>,
     /// Owners that are not in the member table. Their leases must be read.
     pub unknown_owners: Vec<NodeId>,
-    /// Owners that have departed or died. They must be removed from the owner set.
+    /// Owners that have departed, and must be removed from the owner set. The fan-out adds those that it finds dead.
     pub dead_owners: Vec<NodeId>,
 }
 

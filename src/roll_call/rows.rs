@@ -52,9 +52,9 @@ impl SerializedRows {
             for row in rows {
                 by_bucket[bucket_of(&row.id_socket, count)].push(row);
             }
-            by_bucket.into_iter().map(RowBucket::shared).collect()
+            by_bucket.into_iter().map(RowBucket::serialize).collect()
         } else {
-            Some(rows).filter(|rows| !rows.is_empty()).map(RowBucket::shared).into_iter().collect()
+            Some(rows).filter(|rows| !rows.is_empty()).map(RowBucket::serialize).into_iter().collect()
         };
         Self { version, len, buckets }
     }
@@ -112,7 +112,7 @@ impl SerializedRows {
 }
 
 impl RowBucket {
-    fn shared(rows: Vec<Row>) -> Arc<Self> {
+    fn serialize(rows: Vec<Row>) -> Arc<Self> {
         // 64 bytes per row are enough for an Engine.IO id and a short user id.
         let mut json = Vec::with_capacity(rows.len() * 64);
         for row in &rows {
@@ -142,7 +142,7 @@ impl RowBucket {
             }
             rows.push(row);
         }
-        Some(Self::shared(rows))
+        Some(Self::serialize(rows))
     }
 }
 

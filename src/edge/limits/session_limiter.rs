@@ -29,8 +29,8 @@ pub struct SessionLimiter {
     rejection_log: Arc<RejectionLog>,
 }
 
-/// The limits of one client. Kept in the extensions of the request that opened its session, so for as long as the
-/// session lasts.
+/// The limits of one client. Kept in the extensions of the request that opened its session, so they live as long as the
+/// session.
 pub struct ClientLimits {
     address: AddressKey,
     events: Option<EventLimiter>,

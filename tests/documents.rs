@@ -1,4 +1,4 @@
-//! Every file, definition, rule, make target and test that the documents name exists.
+//! Every file, definition, rule, make target, test and heading that the documents name exists.
 //!
 //! Owns the check of references from documents to code, and of rule numbers from code to documents. Owns no check of
 //! the structure of the code: that is `structure.rs`.
@@ -103,6 +103,47 @@ fn guides_name_make_targets_that_exist() {
             assert!(makefile.contains(&format!("\n{target}:")), "{guide}: the Makefile has no target {target}");
         }
     }
+}
+
+#[test]
+fn links_between_documents_lead_to_files_and_headings() {
+    let documents: Vec<PathBuf> = ["", "docs", "deploy", "tests", "bench"]
+        .iter()
+        .flat_map(|folder| fs::read_dir(root().join(folder)).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension() == Some(OsStr::new("md")))
+        .collect();
+    let (mut broken, mut checked) = (Vec::new(), 0);
+    for document in &documents {
+        let text = fs::read_to_string(document).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if target.contains("://") || target.starts_with("mailto:") {
+                continue;
+            }
+            checked += 1;
+            let (path, anchor) = target.split_once('#').map_or((target, None), |(path, anchor)| (path, Some(anchor)));
+            let path = if path.is_empty() { document.clone() } else { document.parent().unwrap().join(path) };
+            let leads_somewhere = path.exists()
+                && anchor.is_none_or(|anchor| {
+                    let text = fs::read_to_string(&path).unwrap();
+                    text.lines().filter(|line| line.starts_with('#')).any(|heading| slug(heading) == anchor)
+                });
+            if !leads_somewhere {
+                broken.push(format!("{}: {target}", document.display()));
+            }
+        }
+    }
+    assert!(checked > 50, "only {checked} links were found");
+    assert!(broken.is_empty(), "broken links:\n{}", broken.join("\n"));
+}
+
+/// The anchor of a heading, as GitHub derives it.
+fn slug(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    text.chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+        .map(|c| if c == ' ' { '-' } else { c })
+        .collect()
 }
 
 fn root() -> &'static Path {

@@ -45,10 +45,8 @@ const START_SHARE: u32 = 4;
 /// Calls the roll of rooms. Cheap to clone.
 #[derive(Clone)]
 pub struct RollCall {
-    membership: Arc<Membership>,
     fan_out: Arc<FanOut>,
     coalescer: Coalescer<(Room, Duration), SharedAnswer>,
-    metrics: RollCallMetrics,
 }
 
 /// The reason why a roll call has no answer, not even an incomplete one.
@@ -80,9 +78,8 @@ impl RollCall {
         metrics: RollCallMetrics,
     ) -> Self {
         let coalescer = Coalescer::new(background.clone(), metrics.clone());
-        let member_table = Arc::clone(&membership);
-        let fan_out = FanOut { roster, membership, directory, peers, cache, background, metrics: metrics.clone() };
-        Self { membership: member_table, fan_out: Arc::new(fan_out), coalescer, metrics }
+        let fan_out = FanOut { roster, membership, directory, peers, cache, background, metrics };
+        Self { fan_out: Arc::new(fan_out), coalescer }
     }
 
     /// Lists the sockets of a room, within `deadline`. The answer names the nodes that did not reply.
@@ -93,7 +90,7 @@ impl RollCall {
     /// # Errors
     /// [`RollCallError`] when this node cannot ask any node.
     pub async fn call(&self, room: &Room, deadline: Duration) -> Result<Arc<RollCallAnswer>, RollCallError> {
-        if !self.membership.has_joined() {
+        if !self.fan_out.membership.has_joined() {
             return Err(RollCallError::NotJoined);
         }
         let (fan_out, asked_room) = (Arc::clone(&self.fan_out), room.clone());
@@ -115,6 +112,6 @@ impl RollCall {
 
     /// Counts an incomplete answer that was refused because its caller asked for `strict`.
     pub fn count_strict_refusal(&self) {
-        self.metrics.strict_refused();
+        self.fan_out.metrics.strict_refused();
     }
 }

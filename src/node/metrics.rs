@@ -3,10 +3,12 @@
 //! Owns the metrics that are read only at a scrape: gauges of state, and counters that another component counts. Owns no
 //! metric that a component increments; those are in [`crate::telemetry::metrics`].
 
+use std::array;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use prometheus::{Gauge, IntCounter, IntGauge, TextEncoder};
+use strum::{EnumCount as _, VariantArray as _};
 use tokio::runtime::Handle;
 
 use crate::auth::IdentityMode;
@@ -22,8 +24,7 @@ use crate::status::health::ReadinessReport;
 use crate::telemetry::anomalies::{Anomalies, Anomaly};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::lookups::PeerFamilies;
-use crate::telemetry::metrics::registry::ProcessMetrics;
-use crate::telemetry::metrics::registry::{MetricRegistry, counter_per_value, raise, set};
+use crate::telemetry::metrics::registry::{MetricRegistry, ProcessMetrics, counter_per_value, raise, set};
 
 /// The components whose state is read.
 pub(super) struct MetricSources {
@@ -114,7 +115,7 @@ struct StateMetrics {
     cache: IntGauge,
     sent: [IntCounter; ConnectionEnd::ALL.len()],
     received: [IntCounter; ConnectionEnd::ALL.len()],
-    anomalies: [IntCounter; Anomaly::ALL.len()],
+    anomalies: [IntCounter; Anomaly::COUNT],
 }
 
 impl StateMetrics {
@@ -177,7 +178,7 @@ impl StateMetrics {
                 "rollcall_mesh_received_bytes_total",
                 "Bytes received on mesh connections, by the end that this process is: asking (client) or answering (server).",
             ),
-            anomalies: counter_per_value(&anomalies, Anomaly::ALL.map(Anomaly::name)),
+            anomalies: counter_per_value(&anomalies, array::from_fn(|index| Anomaly::VARIANTS[index].name())),
         }
     }
 
@@ -210,8 +211,8 @@ impl StateMetrics {
             raise(&self.sent[index], bytes.sent(end));
             raise(&self.received[index], bytes.received(end));
         }
-        for (counter, kind) in self.anomalies.iter().zip(Anomaly::ALL) {
-            raise(counter, sources.anomalies.count(kind));
+        for (counter, kind) in self.anomalies.iter().zip(Anomaly::VARIANTS) {
+            raise(counter, sources.anomalies.count(*kind));
         }
     }
 }

@@ -8,11 +8,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use strum::{EnumCount, IntoStaticStr};
+use strum::{EnumCount, IntoStaticStr, VariantArray};
 use tracing::warn;
 
 /// A kind of invalid data. The names are values of a metric label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, EnumCount)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, VariantArray, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Anomaly {
     /// A member of a room's owner set, or of the registered nodes, that is not a node id.
@@ -34,15 +34,6 @@ pub enum Anomaly {
 pub struct Anomalies(Arc<[AtomicU64; Anomaly::COUNT]>);
 
 impl Anomaly {
-    pub const ALL: [Self; Self::COUNT] = [
-        Self::ForeignMember,
-        Self::ForeignEntry,
-        Self::ForeignKey,
-        Self::RepeatedRow,
-        Self::SenselessAnswer,
-        Self::MisfitChanges,
-    ];
-
     pub fn name(self) -> &'static str {
         self.into()
     }

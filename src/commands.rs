@@ -23,6 +23,7 @@ use std::process::ExitCode;
 
 use clap::CommandFactory as _;
 
+use crate::edge::connections::listener::raise_file_limit;
 use cli::{Cli, Command};
 
 /// Runs the subcommand that these arguments name. Returns when it ends, or when a signal ended it.
@@ -45,9 +46,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Log(args) => process::block_on(log::run(&args)),
         Command::Status(args) => process::block_on(status::run(&args)),
         Command::Users(args) => process::block_on(users::run(&args)),
-        Command::Config(args) => {
-            process::print_document(args.show(process::raise_open_file_limit()).map(String::into_bytes))
-        }
+        Command::Config(args) => process::print_document(args.show(raise_file_limit()).map(String::into_bytes)),
         Command::Completions(args) => process::print_document(Ok(args.render(Cli::command()))),
         Command::Man(args) => process::print_document(args.render(Cli::command())),
         // These log, and end at a signal.

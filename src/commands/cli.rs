@@ -104,12 +104,13 @@ impl Cli {
     /// # Errors
     /// Help, or one line that says what is wrong.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, CliExit> {
-        let MergedArgs { arguments, origins } = MergedArgs::read(&Self::command(), arguments.into_iter().collect())?;
-        let matches = Self::command().try_get_matches_from(arguments).map_err(|error| exit_for(&error, &origins))?;
+        let command = Self::command();
+        let MergedArgs { arguments, origins } = MergedArgs::read(&command, arguments.into_iter().collect())?;
+        let matches = command.clone().try_get_matches_from(arguments).map_err(|error| exit_for(&error, &origins))?;
         let mut cli = Self::from_arg_matches(&matches).map_err(|error| exit_for(&error, &origins))?;
         cli.check(&origins).map_err(|error| refuse(&origins.explain(&error)))?;
         if let (Command::Config(config), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
-            config.settings = Setting::all(&Self::command(), matches, &origins);
+            config.settings = Setting::all(&command, matches, &origins);
         }
         Ok(cli)
     }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::commands::admin_client::{AdminClient, Error, one_line};
+use crate::commands::admin_client::{Error, one_line};
 use crate::commands::args::AdminTarget;
 use crate::commands::process::print_line;
 use crate::http::admin::log::{LogLevels, PATH};
@@ -21,19 +21,16 @@ pub struct LogLevelArgs {
 
 /// Runs the subcommand.
 pub(super) async fn run(args: &LogLevelArgs) -> ExitCode {
-    let result = match args.target.client() {
-        Ok(client) => request(&client, args.change.as_deref()).await,
-        Err(error) => Err(format!("{error:#}")),
-    };
-    print_line(result)
+    print_line(request(args).await)
 }
 
 /// Sets the levels if any are given, and returns the levels that are then in force.
-async fn request(client: &AdminClient, levels: Option<&str>) -> Result<String, String> {
+async fn request(args: &LogLevelArgs) -> Result<String, String> {
+    let client = args.target.client()?;
     let exchange = async {
-        let answer = match levels {
+        let answer = match &args.change {
             None => client.get(PATH).await?,
-            Some(levels) => client.put(PATH, levels.to_owned()).await?,
+            Some(levels) => client.put(PATH, levels.clone()).await?,
         };
         answer.json::<LogLevels>()
     };

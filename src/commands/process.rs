@@ -64,14 +64,9 @@ pub(super) fn run_until_signal<W: Future<Output = anyhow::Result<ExitCode>>>(
 /// node in this process.
 pub(super) fn start_logging(logging: Logging, traces: Option<&TraceExporter>) -> NodeTelemetry {
     let log_levels = logging.start(traces.map(TraceExporter::tracer));
-    raise_open_file_limit();
+    raise_file_limit();
     let trace_sampling = traces.map(TraceExporter::sampling).unwrap_or_default();
     NodeTelemetry { log_levels: Some(log_levels), trace_sampling, ..NodeTelemetry::default() }
-}
-
-/// Raises the soft limit of open files to the hard limit; returns the limit that is then in force.
-pub(super) fn raise_open_file_limit() -> Option<u64> {
-    raise_file_limit()
 }
 
 /// Runs a short command on one thread.
@@ -92,12 +87,9 @@ pub(super) fn block_on(command: impl Future<Output = ExitCode>) -> ExitCode {
 
 /// Prints `text` to standard output. A reader that closes the pipe early, such as `head`, is no error.
 pub(super) fn print_document(text: anyhow::Result<Vec<u8>>) -> ExitCode {
-    let printed = text.and_then(|text| {
-        let mut out = std::io::stdout().lock();
-        match out.write_all(&text).and_then(|()| out.flush()) {
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
-            _ => Ok(()),
-        }
+    let printed = text.and_then(|text| match print(text) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     });
     match printed {
         Ok(()) => ExitCode::SUCCESS,
@@ -174,9 +166,9 @@ pub(super) fn finish(output: Result<CommandOutput, String>) -> ExitCode {
 }
 
 /// Fails when standard output is closed.
-pub(super) fn print(text: &str) -> io::Result<()> {
+pub(super) fn print(text: impl AsRef<[u8]>) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
+    out.write_all(text.as_ref())?;
     out.flush()
 }
 

@@ -64,8 +64,7 @@ pub(super) async fn run(args: &StatusArgs) -> ExitCode {
 }
 
 async fn ask(args: &StatusArgs) -> Result<ClusterStatus, String> {
-    let client = args.target.client().map_err(|error| format!("{error:#}"))?;
-    client.cluster_status().await
+    args.target.client()?.cluster_status().await
 }
 
 /// The nodes, the totals, and the busiest rooms.

@@ -10,7 +10,7 @@ use crate::commands::args::AdminTarget;
 use crate::commands::args::values::room;
 use crate::commands::process::{CommandOutput, finish, json, one_line};
 use crate::names::Room;
-use crate::roll_call::document::RollCallDocument;
+use crate::roll_call::document::{RollCallDocument, UNKNOWN_NODES};
 
 #[derive(Debug, Args)]
 pub struct UsersArgs {
@@ -37,8 +37,7 @@ pub(super) async fn run(args: &UsersArgs) -> ExitCode {
 }
 
 async fn ask(args: &UsersArgs) -> Result<RollCallDocument<'static>, String> {
-    let client = args.target.client().map_err(|error| format!("{error:#}"))?;
-    client.roll_call(&args.room).await
+    args.target.client()?.roll_call(&args.room).await
 }
 
 /// The sockets, sorted by user, and the last line.
@@ -65,7 +64,7 @@ fn completeness(roll: &RollCallDocument<'_>) -> String {
     let silent = roll.nodes.iter().filter_map(|node| Some((node, node.error.as_ref()?)));
     let silent: Vec<_> = silent.map(|(node, why)| one_line(&format!("{} ({why})", node.name))).collect();
     let reason = match silent.is_empty() {
-        true => "the directory could not be read, or the node does not know all nodes yet".to_owned(),
+        true => UNKNOWN_NODES.to_owned(),
         false => format!("no answer from {}", silent.join(", ")),
     };
     let unresolved = roll.unresolved.map_or_else(|| "an unknown number of sockets".to_owned(), counted_sockets);

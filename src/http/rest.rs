@@ -21,7 +21,7 @@ use crate::http::roll_call_body::{document_body, users_body};
 use crate::names::Room;
 use crate::problem::{Problem, ProblemDocument};
 use crate::roll_call::answer::RollCallAnswer;
-use crate::roll_call::document::{RollCallDocument, SocketDocument};
+use crate::roll_call::document::{RollCallDocument, SocketDocument, UNKNOWN_NODES};
 
 /// `true` or `false`: whether every node that may have sockets in the room has replied.
 pub const COMPLETE: &str = "rollcall-complete";
@@ -29,9 +29,6 @@ pub const COMPLETE: &str = "rollcall-complete";
 pub const UNANSWERED: &str = "rollcall-unanswered";
 /// In an incomplete answer: the number of sockets of nodes that did not reply, or `unknown`.
 pub const UNRESOLVED: &str = "rollcall-unresolved";
-
-/// The reason of an incomplete answer in which every node that was asked replied.
-const UNKNOWN_NODES: &str = "the directory could not be read, or this node does not know all nodes yet";
 
 /// The validated parameters of a roll call.
 #[derive(Debug, Clone, PartialEq)]

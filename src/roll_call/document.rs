@@ -12,6 +12,9 @@ use utoipa::ToSchema;
 use crate::mesh::answers::PeerError;
 use crate::telemetry::metrics::roll_calls::RollCallSource;
 
+/// The reason of an incomplete answer in which every node that was asked replied.
+pub const UNKNOWN_NODES: &str = "the directory could not be read, or the node does not know all nodes yet";
+
 /// One socket and its user.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(as = Socket)]

@@ -319,9 +319,10 @@ impl AdminTarget {
     ///
     /// # Errors
     /// The flag, and what is wrong with its file.
-    pub fn client(&self) -> anyhow::Result<AdminClient> {
+    pub fn client(&self) -> Result<AdminClient, String> {
         let file = self.token_file.as_ref();
-        let token = file.map(|file| open_file("--token-file", file, Secret::first_of)).transpose()?;
+        let token = file.map(|file| open_file("--token-file", file, Secret::first_of)).transpose();
+        let token = token.map_err(|error| format!("{error:#}"))?;
         Ok(AdminClient::new(self.admin.as_str(), token.map(|token| token.current())))
     }
 }

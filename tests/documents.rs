@@ -21,12 +21,10 @@ const KEYWORDS: [&str; 7] = ["fn", "struct", "enum", "trait", "const", "static",
 /// Documents refer to tests as `file::name` in code spans. A name may be a prefix that ends in `…`.
 #[test]
 fn documents_name_tests_that_exist() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let sources: Vec<PathBuf> = ["tests", "src"].iter().flat_map(|folder| sources(&root.join(folder))).collect();
+    let sources: Vec<PathBuf> = ["tests", "src"].iter().flat_map(|folder| sources(&root().join(folder))).collect();
     for document in DOCUMENTS {
-        let text = fs::read_to_string(root.join(document)).unwrap();
-        let spans = text.split('`').skip(1).step_by(2);
-        let named: Vec<&str> = spans.filter(|span| span.contains("::") && !span.contains(' ')).collect();
+        let text = read(document);
+        let named: Vec<&str> = code_spans(&text).filter(|span| span.contains("::") && !span.contains(' ')).collect();
         assert!(named.len() > 10, "{document} names only {} tests", named.len());
         for test in named {
             let (file, name) = test.rsplit_once("::").unwrap();

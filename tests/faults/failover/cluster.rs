@@ -16,22 +16,15 @@ async fn start() -> (Scene, RedisServer, Vec<RedisServer>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes long: make failover"]
 async fn the_master_of_the_slot_is_killed() {
-    let (mut scene, replica, _others) = start().await;
-    scene.cluster.redis.kill();
-    scene.clients_come("late").await;
-    scene.taken_over_by(replica).await;
-    scene.clients_come("last").await;
-    scene.end().await;
+    let (scene, replica, _others) = start().await;
+    scene.master_is_killed(replica).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes long: make failover"]
 async fn a_hung_cluster_master_resumes_after_its_replacement() {
     let (mut scene, replica, _others) = start().await;
-    scene.cluster.redis.stop().await;
-    scene.clients_come("late").await;
-    let old = scene.taken_over_by(replica).await;
-    old.resume();
+    let old = scene.master_hangs_until_replaced(replica).await;
     scene.clients_come("last").await;
     scene.stands_back(&old).await;
     scene.end().await;
@@ -40,11 +33,7 @@ async fn a_hung_cluster_master_resumes_after_its_replacement() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes long: make failover"]
 async fn a_healthy_cluster_master_is_replaced() {
-    let (mut scene, replica, _others) = start().await;
+    let (scene, replica, _others) = start().await;
     fail_over(&replica).await;
-    scene.clients_come("late").await;
-    let old = scene.taken_over_by(replica).await;
-    scene.stands_back(&old).await;
-    scene.clients_come("last").await;
-    scene.end().await;
+    scene.healthy_master_is_replaced(replica).await;
 }

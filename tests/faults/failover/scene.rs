@@ -42,6 +42,33 @@ impl Scene {
         Self { cluster, clients, watch, whole: None }
     }
 
+    /// The whole scenario of a master that dies.
+    pub(crate) async fn master_is_killed(mut self, replica: RedisServer) {
+        self.cluster.redis.kill();
+        self.clients_come("late").await;
+        self.taken_over_by(replica).await;
+        self.clients_come("last").await;
+        self.end().await;
+    }
+
+    /// The master hangs, and resumes when the replica has taken over. Returns it.
+    pub(crate) async fn master_hangs_until_replaced(&mut self, replica: RedisServer) -> RedisServer {
+        self.cluster.redis.stop().await;
+        self.clients_come("late").await;
+        let old = self.taken_over_by(replica).await;
+        old.resume();
+        old
+    }
+
+    /// The scenario of a failover that was requested from a healthy master, after the request.
+    pub(crate) async fn healthy_master_is_replaced(mut self, replica: RedisServer) {
+        self.clients_come("late").await;
+        let old = self.taken_over_by(replica).await;
+        self.stands_back(&old).await;
+        self.clients_come("last").await;
+        self.end().await;
+    }
+
     /// Connects a new client to every node, and asserts that all nodes list it.
     pub(crate) async fn clients_come(&mut self, when: &str) {
         for node in ALL {
@@ -54,7 +81,7 @@ impl Scene {
     }
 
     /// Waits until the successor is the master and has the complete index. Returns the old master.
-    pub(crate) async fn taken_over_by(&mut self, successor: RedisServer) -> RedisServer {
+    async fn taken_over_by(&mut self, successor: RedisServer) -> RedisServer {
         let took = within(TAKEN_OVER_WITHIN, "the replica is promoted", || successor.says("role:master")).await;
         let old = std::mem::replace(&mut self.cluster.redis, successor);
         let healed = self.cluster.healed(&ALL, HEALED_WITHIN).await;

@@ -16,22 +16,15 @@ async fn start() -> (Scene, RedisServer, Sentinels) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes long: make failover"]
 async fn the_sentinel_master_is_killed() {
-    let (mut scene, replica, _sentinels) = start().await;
-    scene.cluster.redis.kill();
-    scene.clients_come("late").await;
-    scene.taken_over_by(replica).await;
-    scene.clients_come("last").await;
-    scene.end().await;
+    let (scene, replica, _sentinels) = start().await;
+    scene.master_is_killed(replica).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes long: make failover"]
 async fn a_hung_sentinel_master_resumes_after_its_replacement() {
     let (mut scene, replica, _sentinels) = start().await;
-    scene.cluster.redis.stop().await;
-    scene.clients_come("late").await;
-    let old = scene.taken_over_by(replica).await;
-    old.resume();
+    let old = scene.master_hangs_until_replaced(replica).await;
     // The old master keeps its role until the Sentinels demote it.
     assert!(old.says("role:master").await);
     scene.clients_come("last").await;
@@ -42,11 +35,7 @@ async fn a_hung_sentinel_master_resumes_after_its_replacement() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes long: make failover"]
 async fn sentinels_replace_a_healthy_master() {
-    let (mut scene, replica, sentinels) = start().await;
+    let (scene, replica, sentinels) = start().await;
     sentinels.fail_over().await;
-    scene.clients_come("late").await;
-    let old = scene.taken_over_by(replica).await;
-    scene.stands_back(&old).await;
-    scene.clients_come("last").await;
-    scene.end().await;
+    scene.healthy_master_is_replaced(replica).await;
 }

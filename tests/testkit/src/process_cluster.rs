@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::header::HeaderMap;
 use rollcall::mesh::proto::LookupSocketsRequest;
 use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::sleep;
 
 use crate::captured_log::CapturedLog;
-use crate::oracle::{Call, Oracle, Present, Row};
+use crate::oracle::{Call, Oracle, Present, ProcessId, Row};
 use crate::process::rollcall;
 use crate::proxy::{Callers, Mode, Processes, Proxy};
 use crate::redis_server::{RedisServer, own_ip};
@@ -450,15 +451,22 @@ impl Asker {
         Self { http, deadline }
     }
 
+    async fn get(&self, door: &Door, room: &str, endpoint: &str, tag: Option<&str>) -> reqwest::Result<Exchange> {
+        let room = utf8_percent_encode(room, NON_ALPHANUMERIC);
+        let mut request = self.http.get(format!("http://{}/{room}/{endpoint}", door.address));
+        if let Some(tag) = tag {
+            request = request.header("if-none-match", tag);
+        }
+        let (process, asked) = (door.process.get(), Instant::now());
+        let response = request.send().await?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = response.bytes().await?.to_vec();
+        Ok(Exchange { process, asked, answered: Instant::now(), status, headers, body })
+    }
+
     /// The status, the JSON body, and the roll call for the oracle to judge. The error is that of the connection.
     pub async fn ask(&self, door: &Door, room: &str) -> reqwest::Result<(u16, Value, Call)> {
-        let path = utf8_percent_encode(room, NON_ALPHANUMERIC);
-        let process = door.process.get();
-        let asked = Instant::now();
-        let response = self.http.get(format!("http://{}/{path}/rollcall", door.address)).send().await?;
-        let status = response.status().as_u16();
-        let body = response.bytes().await?;
-        let answered = Instant::now();
+        let Exchange { process, asked, answered, status, body, .. } = self.get(door, room, "rollcall", None).await?;
         let full: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
         let rows = full["users"].as_array().into_iter().flatten().map(|row| Row {
             socket: text(row, "id_socket"),
@@ -479,6 +487,16 @@ impl Asker {
     }
 }
 
+/// One request and its response, with the times between which the answer was made.
+struct Exchange {
+    process: ProcessId,
+    asked: Instant,
+    answered: Instant,
+    status: u16,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
 /// A complete short answer with its entity tag, for a conditional request.
 #[derive(Clone)]
 pub struct Held {
@@ -495,19 +513,10 @@ impl Asker {
         room: &str,
         held: Option<&Held>,
     ) -> reqwest::Result<(u16, Call, Option<Held>)> {
-        let path = utf8_percent_encode(room, NON_ALPHANUMERIC);
-        let process = door.process.get();
-        let asked = Instant::now();
-        let mut request = self.http.get(format!("http://{}/{path}/users", door.address));
-        if let Some(held) = held {
-            request = request.header("if-none-match", &held.tag);
-        }
-        let response = request.send().await?;
-        let status = response.status().as_u16();
-        let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        let exchange = self.get(door, room, "users", held.map(|held| &*held.tag)).await?;
+        let Exchange { process, asked, answered, status, headers, body } = exchange;
+        let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
         let (tag, complete, unanswered) = (header("etag"), header("rollcall-complete"), header("rollcall-unanswered"));
-        let body = response.bytes().await?;
-        let answered = Instant::now();
         let unchanged = status == 304;
         let rows = match held {
             Some(held) if unchanged => held.rows.clone(),

@@ -46,9 +46,9 @@ pub struct NodeListing {
     /// `None` if no node has registered in this index yet.
     pub epoch: Option<Epoch>,
     /// Age of the epoch, by the clock of the index. Shortly after an epoch began, live nodes may be missing from the
-    /// listing because they have not registered again. `MAX` for the first epoch of an index in memory, which no node
-    /// can have been registered before.
-    pub age: Duration,
+    /// listing because they have not registered again. `None` for the first epoch of an index in memory: no node can have
+    /// registered before it.
+    pub age: Option<Duration>,
 }
 
 /// The owner set of a room, and the epoch, which was read after it.

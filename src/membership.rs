@@ -1,11 +1,14 @@
 //! Membership: the nodes of the cluster that this node knows, and whether this node is active.
 //!
-//! Owns this node's lease ([`lease`]), the announcement of its status to the others ([`announcer`]), and the table of the
-//! members ([`table`]). Owns no sockets and no room ownership: the roster knows whether this node is fully indexed, and a
+//! Owns this node's lease ([`lease`]), the announcement of its status to the others ([`announcer`]), the table of the
+//! members ([`table`]), and the log of its changes ([`events`]). Owns no sockets and no room ownership: the roster knows whether this node is fully indexed, and a
 //! roll call decides by a [`MembershipView`] which nodes to ask.
 
 pub mod announcer;
+pub mod events;
+pub mod index_evidence;
 pub mod lease;
+pub mod own_status;
 pub mod state;
 pub mod table;
 
@@ -21,6 +24,7 @@ use crate::directory::NodeEntry;
 use crate::mesh::node_status::NodeStatus;
 use crate::names::NodeId;
 use crate::roster::{IndexState, Roster};
+use events::{MembershipEvent, TableChange};
 use state::trust_period;
 use table::MemberTable;
 
@@ -98,7 +102,7 @@ impl Membership {
         if index.incarnation != *node || index.fully_indexed_in.is_some() || !self.has_joined() {
             return false;
         }
-        let sequence = table.own_sequence(&index, *self.drain_state.borrow());
+        let sequence = table.number_status(&index, *self.drain_state.borrow());
         table.all_answered(sequence, self.trusted_since())
     }
 
@@ -128,7 +132,7 @@ impl Membership {
     pub fn vouching_majority(&self) -> Option<Vec<NodeId>> {
         let mut table = self.table.lock();
         let index = self.index_state();
-        let sequence = table.own_sequence(&index, *self.drain_state.borrow());
+        let sequence = table.number_status(&index, *self.drain_state.borrow());
         table.answering_majority(sequence, self.trusted_since()).filter(|_| index.fully_indexed_in.is_none())
     }
 
@@ -176,15 +180,14 @@ impl Membership {
 
     /// Records a contact with this node over the mesh.
     pub fn record_contact(&self, node: &NodeId) {
-        self.table.lock().record_contact(node, BootInstant::now());
+        let change = self.table.lock().record_contact(node, BootInstant::now());
+        self.handle(change);
     }
 
     /// Takes in the status of another node, with the members that it knows.
     pub fn receive_status(&self, status: &NodeStatus) {
-        let changed = self.table.lock().receive_status(status, BootInstant::now());
-        if changed {
-            self.status_changed.notify_one();
-        }
+        let change = self.table.lock().receive_status(status, BootInstant::now());
+        self.handle(change);
     }
 
     /// The current status of this node, with the members that it knows.
@@ -195,10 +198,10 @@ impl Membership {
         table.own_status(&self.node_info, &self.index_state(), drain_state, BootInstant::now())
     }
 
-    /// The sequence number of this node's current status.
-    fn own_sequence(&self) -> u64 {
+    /// The number of this node's current status.
+    fn number_status(&self) -> u64 {
         let mut table = self.table.lock();
-        table.own_sequence(&self.index_state(), *self.drain_state.borrow())
+        table.number_status(&self.index_state(), *self.drain_state.borrow())
     }
 
     fn index_state(&self) -> IndexState {
@@ -207,8 +210,14 @@ impl Membership {
 
     /// Adds a member that a roll call found in the directory.
     pub fn add_from_directory(&self, node: &NodeId, entry: &NodeEntry) {
-        let changed = self.table.lock().add_from_directory(node, entry, BootInstant::now());
-        if changed {
+        let change = self.table.lock().add_from_directory(node, entry, BootInstant::now());
+        self.handle(change);
+    }
+
+    /// Logs the events of a change of the table, and wakes the announcer if the change requires it.
+    fn handle(&self, change: TableChange) {
+        change.events.iter().for_each(MembershipEvent::log);
+        if change.must_announce {
             self.status_changed.notify_one();
         }
     }
@@ -232,7 +241,7 @@ impl Membership {
     pub async fn acknowledged_by_all(&self) {
         let mut acknowledgements = self.acknowledgements.subscribe();
         loop {
-            let sequence = self.own_sequence();
+            let sequence = self.number_status();
             if self.table.lock().all_acknowledged(sequence) {
                 return;
             }

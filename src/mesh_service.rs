@@ -171,9 +171,9 @@ impl MeshService for MeshServer {
         let known_mesh = self.membership.mesh_of(announced.about.node.process());
         let hosts = [Some(&announced.about.mesh), known_mesh.as_ref()].into_iter().flatten();
         if peer.is_some_and(|peer| hosts.clone().any(|mesh| !peer.may_announce(mesh))) {
-            if let Some(peer) = self.peer_to_log("status", peer) {
+            if let Some(client) = self.client_to_log("status", peer) {
                 let (name, mesh) = (&announced.about.name, &announced.about.mesh);
-                warn!(%peer, %name, %mesh, "rejected a status: the certificate of the peer does not name the host");
+                warn!(%client, %name, %mesh, "rejected a status: the certificate of the peer does not name the host");
             }
             return Err(Status::permission_denied("the certificate does not name the host of the node in the status"));
         }
@@ -221,17 +221,17 @@ impl MeshServer {
         if let Some(meant) = lookup.node.filter(|meant| *meant != snapshot.node) {
             // A request for an earlier id of this process is normal; one for another process proves a wrong address.
             if meant.process() != snapshot.node.process()
-                && let Some(peer) = self.peer_to_log("node id", extensions.get())
+                && let Some(client) = self.client_to_log("node id", extensions.get())
             {
-                warn!(%peer, %meant, is = %snapshot.node, "rejected a request meant for another node");
+                warn!(%client, node = %snapshot.node, %meant, "rejected a request meant for another node");
             }
             return Err(wrong_node(&meant, &snapshot.node));
         }
         Ok(encode(snapshot))
     }
 
-    /// The peer's address, unless a rejection of this kind was logged for it recently.
-    fn peer_to_log(&self, kind: &'static str, peer: Option<&PeerIdentity>) -> Option<SocketAddr> {
+    /// The address of the calling peer, unless a rejection of this kind was logged for it recently.
+    fn client_to_log(&self, kind: &'static str, peer: Option<&PeerIdentity>) -> Option<SocketAddr> {
         let address = peer?.address();
         self.security.permits_log(kind, &address.ip().to_string()).then_some(address)
     }

@@ -68,12 +68,12 @@ impl MemoryIndex {
         self.epoch.map(|(number, _)| Epoch(format_smolstr!("memory-{number}")))
     }
 
-    /// No node can have been registered before the first epoch, so its age is unlimited: its listing is complete.
-    fn age(&self) -> Duration {
+    /// `None` for the first epoch: no node can have registered before it, so its listing is complete.
+    fn age(&self) -> Option<Duration> {
         match self.epoch {
-            None => Duration::ZERO,
-            Some((1, _)) => Duration::MAX,
-            Some((_, begun)) => begun.elapsed(),
+            None => Some(Duration::ZERO),
+            Some((1, _)) => None,
+            Some((_, begun)) => Some(begun.elapsed()),
         }
     }
 

@@ -301,7 +301,7 @@ impl Directory for RedisDirectory {
                 debug!(node = %id, %error, "cannot remove a registration without a lease from redis");
             }
         }
-        Ok(NodeListing { nodes, epoch, age })
+        Ok(NodeListing { nodes, epoch, age: Some(age) })
     }
 
     async fn add_owner(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>> {

@@ -143,11 +143,11 @@ impl AcceptedConnection {
     {
         let Self { stream, peer, tls, server } = self;
         if let Err(error) = stream.set_nodelay(true) {
-            debug!(%peer, %error, "cannot set TCP_NODELAY; small writes may be delayed");
+            debug!(client = %peer, %error, "cannot set TCP_NODELAY; small writes may be delayed");
         }
         let settings = server.settings;
         if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(settings.unacked_timeout)) {
-            debug!(%peer, %error, "cannot set TCP_USER_TIMEOUT; a client that stops reading may be kept");
+            debug!(client = %peer, %error, "cannot set TCP_USER_TIMEOUT; a client that stops reading may be kept");
         }
         let handle = ConnectionHandle::of_connection(peer.ip());
         let registered = server.registry.register(handle.clone());
@@ -171,7 +171,7 @@ impl AcceptedConnection {
             }
         };
         if let Err(error) = served {
-            debug!(%peer, error, "connection failed");
+            debug!(client = %peer, error, "connection failed");
         }
     }
 

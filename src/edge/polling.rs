@@ -74,7 +74,7 @@ impl SessionRouter {
             };
         };
         let id = SignedSessionId::parse(sid).ok_or(EngineError::UnknownSession)?;
-        let is_local = self.sessions.are_local(&id);
+        let is_local = self.sessions.is_local(&id);
         match (query.transport, is_local) {
             (Some("websocket"), true) => Ok(self.sessions.upgrade(&id, request).await),
             (Some("websocket"), false) => Err(EngineError::UpgradeElsewhere),
@@ -102,7 +102,7 @@ impl SessionRouter {
         };
         let response = response.and_then(|response| forward::decode_response(response).ok_or(PeerError::Failed));
         response.map_err(|error| {
-            debug!(mesh = %mesh, %error, "the node with a polling session does not answer; ending the session");
+            debug!(%mesh, %error, "the node with a polling session does not answer; ending the session");
             EngineError::UnknownSession
         })
     }

@@ -110,7 +110,7 @@ impl Membership {
         let status = match answer {
             Ok(status) => status,
             Err(error) => {
-                debug!(peer = %node, %error, "a member did not acknowledge the status of this node");
+                debug!(%node, %error, "a member did not acknowledge the status of this node");
                 return Err(node);
             }
         };
@@ -118,7 +118,8 @@ impl Membership {
         if status.about.node != node {
             return Err(node);
         }
-        self.table.lock().record_acknowledgement(&node, sequence, sent);
+        let change = self.table.lock().record_acknowledgement(&node, sequence, sent);
+        self.handle(change);
         self.acknowledgements.send_replace(());
         self.complete_birth();
         Ok(())

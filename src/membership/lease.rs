@@ -7,6 +7,7 @@
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
+use super::index_evidence::ListingRead;
 use super::{LeaseState, Membership};
 use crate::clock::BootInstant;
 use crate::directory::{Directory, DirectoryError, LeaseRenewal, Result};
@@ -34,16 +35,16 @@ impl Membership {
             }
             match written {
                 Ok(()) if !is_accepting => {
-                    info!(node = %node, "redis accepts lease writes again");
+                    info!(%node, "redis accepts lease writes again");
                     is_accepting = true;
                 }
                 Ok(()) => {}
                 Err(error @ (DirectoryError::Refused(_) | DirectoryError::Foreign(_))) if is_accepting => {
-                    warn!(node = %node, %error, "redis refused the lease write; treating it as unavailable");
+                    warn!(%node, %error, "redis refused the lease write; treating it as unavailable");
                     is_accepting = false;
                 }
                 // The redis connection has logged the reason.
-                Err(error) => debug!(node = %node, %error, "cannot write the lease"),
+                Err(error) => debug!(%node, %error, "cannot write the lease"),
             }
             self.read_listing(directory).await;
             self.complete_birth();
@@ -72,19 +73,19 @@ impl Membership {
             directory.register(node, &self.entry(), self.lease).await?
         };
         let Some(epoch) = epoch else {
-            warn!(node = %node, "the lease is gone: it expired, or redis was flushed; starting a new incarnation");
+            warn!(%node, "the lease is gone: it expired, or redis was flushed; starting a new incarnation");
             self.roster.retire(node);
             return Ok(());
         };
         if is_renewal {
             if !self.roster.check_epoch(node, &epoch) {
-                warn!(node = %node, "the epoch of redis has changed; starting a new incarnation");
+                warn!(%node, "the epoch of redis has changed; starting a new incarnation");
                 return Ok(());
             }
             self.lease_state.send_modify(|state| state.confirmed = Some(sent));
             return Ok(());
         }
-        info!(node = %node, name = %self.node_info.name, mesh = %self.node_info.mesh, "registered in the directory");
+        info!(%node, name = %self.node_info.name, mesh = %self.node_info.mesh, "registered in the directory");
         self.roster.set_registered(node, &epoch);
         self.lease_state.send_modify(|state| {
             *state = LeaseState {
@@ -100,21 +101,16 @@ impl Membership {
 
     async fn read_listing(&self, directory: &dyn Directory) {
         let started = BootInstant::now();
-        let changed = match directory.nodes().await {
+        match directory.nodes().await {
             Ok(listing) => {
-                let leased = self.has_lease();
-                let changed = self.table.lock().apply_listing(&listing, started, BootInstant::now(), leased);
+                let (ended, has_lease) = (BootInstant::now(), self.has_lease());
+                let read = ListingRead { listing: &listing, started, ended, has_lease };
+                let change = self.table.lock().apply_listing(&read);
                 self.record_joined(started);
-                changed
+                self.handle(change);
             }
-            Err(_) => {
-                // Not logged: `write_lease` has just failed too, and has logged it.
-                self.table.lock().listing_failed();
-                false
-            }
-        };
-        if changed {
-            self.status_changed.notify_one();
+            // Not logged: `write_lease` has just failed too, and has logged it.
+            Err(_) => self.table.lock().listing_failed(),
         }
     }
 
@@ -133,7 +129,7 @@ impl Membership {
         let Some(registered) = state.registered.filter(|_| !state.birth_complete) else { return };
         // The hello is the first status of an incarnation. It gets its number now. Otherwise an acknowledgement of the
         // previous incarnation's status would be treated as an acknowledgement of the hello.
-        self.own_sequence();
+        self.number_status();
         if registered.elapsed() < self.lease && !self.table.lock().hello_acked(registered) {
             return;
         }

@@ -1,20 +1,23 @@
 //! The member table: the other nodes of the cluster, with their last status and their last contact.
 //!
-//! Owns the rules of evidence (rules 5, 6 and 10), without clocks, locks or I/O. A node becomes a member by its lease, by a
+//! Owns the rules about members (rules 5 and 6), without clocks, locks or I/O. A node becomes a member by its lease, by a
 //! status that it sent, or by recent gossip. A status with a higher sequence number replaces a lower one. A node that said
 //! goodbye, and all incarnations of a process but the latest, never come back. A member is dead when, for a whole lease, the
 //! directory had one epoch and no lease of it, and no message of it arrived. Every member with a lease must confirm that it
-//! has not heard from the dead one either.
+//! has not heard from the dead one either. [`IndexEvidence`] says what the listings prove, and [`StatusNumbering`] numbers
+//! the statuses of this node. `table/tests.rs` has a test for each rule.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use smol_str::SmolStr;
 
+use super::events::{Departure, MemberSource, MembershipEvent, TableChange};
+use super::index_evidence::{IndexEvidence, ListingRead};
+use super::own_status::StatusNumbering;
 use super::state::{DrainState, Member, MembershipView, NodeInfo};
 use crate::clock::BootInstant;
-use crate::directory::{NodeEntry, NodeListing};
-use crate::index::Epoch;
+use crate::directory::NodeEntry;
 use crate::mesh::node_status::{MemberInfo, NodeStatus};
 use crate::names::NodeId;
 use crate::roster::IndexState;
@@ -27,27 +30,10 @@ pub struct MemberTable {
     /// The process of this node. Its incarnations are never members.
     process: SmolStr,
     lease: Duration,
-    /// The time when the read of the last listing started.
-    listed: Option<BootInstant>,
-    /// The epoch of the last listing.
-    epoch: Option<Epoch>,
-    /// The time since which every listing could be read and had `epoch`.
-    steady_since: Option<BootInstant>,
-    /// The time since which this node waits for a status of every member with a lease, because it is new or was away for too
-    /// long. `None`: it is synced.
-    syncing_since: Option<BootInstant>,
-    was_synced: bool,
-    /// The epoch is younger than a lease, so that living nodes may not have registered in it yet.
-    is_young_epoch: bool,
-    /// The directory has never had another epoch.
-    is_first_epoch: bool,
+    evidence: IndexEvidence,
+    numbering: StatusNumbering,
     members: HashMap<NodeId, Member>,
     departed: HashMap<NodeId, BootInstant>,
-    last_announced: Option<(IndexState, DrainState)>,
-    /// The sequence number of this node's last status.
-    sequence: u64,
-    /// The sequence number of the first status of the current incarnation.
-    hello: u64,
 }
 
 impl MemberTable {
@@ -55,26 +41,18 @@ impl MemberTable {
         Self {
             process: node.process().into(),
             lease,
-            listed: None,
-            epoch: None,
-            steady_since: None,
-            syncing_since: None,
-            was_synced: false,
-            is_young_epoch: true,
-            is_first_epoch: false,
+            evidence: IndexEvidence::new(lease),
+            numbering: StatusNumbering::default(),
             members: HashMap::new(),
             departed: HashMap::new(),
-            last_announced: None,
-            sequence: 0,
-            hello: 0,
         }
     }
 
     pub fn view(&self) -> MembershipView {
         MembershipView {
-            listed: self.listed,
-            steady_since: self.steady_since,
-            synced: self.listed.is_some() && self.syncing_since.is_none(),
+            listed: self.evidence.listed(),
+            steady_since: self.evidence.steady_since(),
+            synced: self.evidence.is_synced(),
             members: self.members.values().cloned().collect(),
             departed: self.departed.keys().cloned().collect(),
         }
@@ -85,45 +63,47 @@ impl MemberTable {
         self.members.values().find(|member| member.node.process() == process).map(|member| member.mesh.clone())
     }
 
-    pub fn record_contact(&mut self, node: &NodeId, now: BootInstant) {
-        if let Some(member) = self.members.get_mut(node) {
-            member.heard = Some(now);
-            member.suspected = None;
-        }
+    /// Records a contact with a member over the mesh.
+    pub fn record_contact(&mut self, node: &NodeId, now: BootInstant) -> TableChange {
+        let mut change = TableChange::default();
+        self.hear(node, now, Duration::ZERO, &mut change);
+        change
     }
 
-    /// Applies a status that a node sent. Returns whether a member was added or changed.
-    pub fn receive_status(&mut self, status: &NodeStatus, now: BootInstant) -> bool {
+    /// Applies a status that a node sent.
+    pub fn receive_status(&mut self, status: &NodeStatus, now: BootInstant) -> TableChange {
         let node = &status.about.node;
+        let mut change = TableChange::default();
         if node.process() == self.process {
-            return false;
+            return change;
         }
         if status.goodbye {
-            self.mark_departed(node, now);
+            self.mark_departed(node, Departure::Goodbye, now, &mut change);
         } else {
-            self.add_member(&status.about, now);
+            self.add_member(&status.about, MemberSource::Status, now, &mut change);
+            // The change of the status below covers the addition.
+            change.must_announce = false;
         }
-        let mut changed = false;
+        self.hear(node, now, Duration::ZERO, &mut change);
         if let Some(member) = self.members.get_mut(node) {
-            member.heard = Some(now);
             member.status_received = Some(now);
-            member.suspected = None;
             if status.sequence > member.sequence {
-                changed = true;
+                change.must_announce = true;
                 member.sequence = status.sequence;
                 member.fully_indexed_in = status.fully_indexed_in.clone();
                 member.mesh = status.about.mesh.clone();
             }
         }
         for gossip in &status.members {
-            changed |= self.apply_gossip(gossip, now);
+            self.apply_gossip(gossip, now, &mut change);
         }
-        self.update_synced();
-        changed
+        self.update_sync(&mut change);
+        change
     }
 
-    /// Adds a node that has a lease in the directory. Returns whether it is a new member.
-    pub fn add_from_directory(&mut self, node: &NodeId, entry: &NodeEntry, now: BootInstant) -> bool {
+    /// Adds a node that has a lease in the directory.
+    pub fn add_from_directory(&mut self, node: &NodeId, entry: &NodeEntry, now: BootInstant) -> TableChange {
+        let mut change = TableChange::default();
         let info = MemberInfo {
             node: node.clone(),
             name: entry.name.clone(),
@@ -131,69 +111,48 @@ impl MemberTable {
             since: entry.since.clone(),
             age: None,
         };
-        let is_new = self.add_member(&info, now);
+        self.add_member(&info, MemberSource::Lease, now, &mut change);
         if let Some(member) = self.members.get_mut(node) {
             member.leased = true;
         }
-        is_new
+        change
     }
 
-    /// Applies a listing whose read started at `started`. Its nodes are members.
-    ///
-    /// A member that is not listed and was silent for a whole lease becomes a suspect. The epoch must have been the same
-    /// during that lease: after a flush no node has a lease, although all are alive. `leased`: this node has a lease itself,
-    /// so the directory accepts writes.
-    ///
-    /// Returns whether the announcer must send this node's status to the members.
-    pub fn apply_listing(
-        &mut self,
-        listing: &NodeListing,
-        started: BootInstant,
-        now: BootInstant,
-        leased: bool,
-    ) -> bool {
-        let lease = self.lease;
-        let is_consecutive = self.listed.replace(started).is_some_and(|previous| started.since(previous) <= lease);
-        if !is_consecutive {
-            self.syncing_since = Some(started);
-        }
-        if !is_consecutive || self.steady_since.is_none() || self.epoch != listing.epoch {
-            self.epoch.clone_from(&listing.epoch);
-            self.steady_since = Some(started);
-        }
+    /// Applies a listing. Its nodes are members. A member may become a suspect, and suspects may be dead.
+    pub fn apply_listing(&mut self, read: &ListingRead<'_>) -> TableChange {
+        let (now, lease) = (read.ended, self.lease);
+        let is_consecutive = self.evidence.record_listing(read);
+        let mut change = TableChange { must_announce: !is_consecutive, ..TableChange::default() };
         for member in self.members.values_mut() {
             member.leased = false;
         }
-        self.is_young_epoch = listing.age < lease;
-        self.is_first_epoch = listing.age == Duration::MAX;
-        let mut changed = !is_consecutive;
-        for (node, entry) in &listing.nodes {
-            changed |= self.add_from_directory(node, entry, now);
+        for (node, entry) in &read.listing.nodes {
+            change.extend(self.add_from_directory(node, entry, now));
         }
-        let is_steady = self.steady_since.is_some_and(|since| started.since(since) >= lease);
+        let absence_is_evidence = self.evidence.is_steady() && read.has_lease;
         for member in self.members.values_mut() {
-            let is_silent = !member.leased && member.heard.is_none_or(|heard| now.since(heard) >= lease);
-            if !(is_silent && is_steady && leased) {
-                member.suspected = None;
+            if !(absence_is_evidence && is_silent(member, lease, now)) {
+                clear_suspicion(member, &mut change);
             } else if member.suspected.is_none() {
                 member.suspected = Some(now);
-                changed = true;
+                change.must_announce = true;
+                change.events.push(MembershipEvent::Suspected((&*member).into()));
             }
         }
-        self.remove_dead();
-        self.update_synced();
+        self.remove_dead(&mut change);
+        self.update_sync(&mut change);
         self.departed.retain(|_, left| now.since(*left) < lease * REMEMBERED_LEASES);
-        changed
+        change
     }
 
-    /// Records that the listing could not be read. Until the next steady period, a missing lease is no evidence.
+    /// Records that the listing could not be read.
     pub fn listing_failed(&mut self) {
-        self.steady_since = None;
+        self.evidence.record_failure();
     }
 
     /// Removes the suspects that no member with a lease has heard. Every such member must have answered an announcement that
     /// was sent after the suspicion: its status names the nodes that it has heard, and would have cleared the suspicion.
-    fn remove_dead(&mut self) {
+    fn remove_dead(&mut self, change: &mut TableChange) {
         let witnesses: Vec<_> = self.members.values().filter(|member| member.leased).collect();
         let asked_all = |since| witnesses.iter().all(|witness| witness.answered_since(since));
         let dead: Vec<NodeId> = self
@@ -203,44 +162,26 @@ impl MemberTable {
             .map(|member| member.node.clone())
             .collect();
         for node in dead {
-            self.members.remove(&node);
+            if let Some(member) = self.members.remove(&node) {
+                change.events.push(MembershipEvent::Removed((&member).into()));
+            }
         }
     }
 
-    /// This node is synced when each member with a lease has sent a status since the sync started: a status names all members
-    /// that its sender knows. A young epoch proves nothing, because living nodes have up to a lease to register in it.
-    /// Neither does an old epoch in which no other node has a lease. After a long outage of the directory all leases have
-    /// lapsed, and this node may be the first to come back.
-    fn update_synced(&mut self) {
-        let Some(since) = self.syncing_since.filter(|_| !self.is_young_epoch) else { return };
-        let is_alone = !self.is_first_epoch && !self.members.values().any(|member| member.leased);
-        if is_alone && self.listed.is_none_or(|listed| listed.since(since) < self.lease) {
-            return;
-        }
-        let has_reported =
-            |member: &Member| !member.leased || member.status_received.is_some_and(|received| received >= since);
-        if self.members.values().all(has_reported) {
-            self.syncing_since = None;
-            self.was_synced = true;
+    fn update_sync(&mut self, change: &mut TableChange) {
+        if self.evidence.update_sync(self.members.values()) {
+            change.events.push(MembershipEvent::Synced);
         }
     }
 
     /// Whether this node has been synced once.
     pub fn was_synced(&self) -> bool {
-        self.was_synced
+        self.evidence.was_synced()
     }
 
-    /// The sequence number of this node's status. A status that differs from the last one gets the next number.
-    pub fn own_sequence(&mut self, index: &IndexState, drain_state: DrainState) -> u64 {
-        let announced = (index.clone(), drain_state);
-        if self.last_announced.as_ref() != Some(&announced) {
-            self.sequence += 1;
-            let previous = self.last_announced.replace(announced);
-            if previous.is_none_or(|(previous, _)| previous.incarnation != index.incarnation) {
-                self.hello = self.sequence;
-            }
-        }
-        self.sequence
+    /// The number of this node's status. A status that differs from the last one gets the next number.
+    pub fn number_status(&mut self, index: &IndexState, drain_state: DrainState) -> u64 {
+        self.numbering.number(index, drain_state)
     }
 
     /// This node's status, with the members that it knows.
@@ -251,7 +192,7 @@ impl MemberTable {
         drain_state: DrainState,
         now: BootInstant,
     ) -> NodeStatus {
-        let sequence = self.own_sequence(index, drain_state);
+        let sequence = self.number_status(index, drain_state);
         let members = self.members.values().map(|member| {
             let Member { node, name, mesh, since, heard, .. } = member.clone();
             MemberInfo { node, name, mesh, since, age: heard.map(|heard| now.since(heard)) }
@@ -273,12 +214,14 @@ impl MemberTable {
     }
 
     /// Records that the member answered a request that was sent at `sent` with the status `sequence` or a later one.
-    pub fn record_acknowledgement(&mut self, node: &NodeId, sequence: u64, sent: BootInstant) {
+    pub fn record_acknowledgement(&mut self, node: &NodeId, sequence: u64, sent: BootInstant) -> TableChange {
+        let mut change = TableChange::default();
         if let Some(member) = self.members.get_mut(node) {
             member.acknowledged = member.acknowledged.max(sequence);
             member.answered = member.answered.max(Some(sent));
         }
-        self.remove_dead();
+        self.remove_dead(&mut change);
+        change
     }
 
     pub fn all_acknowledged(&self, sequence: u64) -> bool {
@@ -301,8 +244,8 @@ impl MemberTable {
 
     /// Whether every member of a listing that was read after `registered` has acknowledged this incarnation's hello.
     pub fn hello_acked(&self, registered: BootInstant) -> bool {
-        let is_listed = self.listed.is_some_and(|listed| listed >= registered);
-        is_listed && self.hello > 0 && self.all_acknowledged(self.hello)
+        let is_listed = self.evidence.listed().is_some_and(|listed| listed >= registered);
+        is_listed && self.numbering.hello().is_some_and(|hello| self.all_acknowledged(hello))
     }
 
     /// The members that need this node's status now, with their addresses: those that have not acknowledged it. In a degraded
@@ -324,55 +267,73 @@ impl MemberTable {
     /// Whether the directory does not prove which nodes are alive. Then each node repeats its status, which names the nodes
     /// that it has heard.
     fn is_degraded(&self) -> bool {
-        let own_is_indexed = self.last_announced.as_ref().is_some_and(|(index, _)| index.fully_indexed_in.is_some());
-        !own_is_indexed
-            || self.syncing_since.is_some()
+        !self.numbering.is_fully_indexed()
+            || self.evidence.is_syncing()
             || self.members.values().any(|member| !member.leased || member.fully_indexed_in.is_none())
     }
 
     /// Gossip adds members, and proves contacts of known members, at the age that it states. While the directory can be read,
     /// gossip older than a lease is ignored: otherwise two nodes could keep a dead one in their tables forever.
-    fn apply_gossip(&mut self, gossip: &MemberInfo, now: BootInstant) -> bool {
+    fn apply_gossip(&mut self, gossip: &MemberInfo, now: BootInstant, change: &mut TableChange) {
         let is_recent = gossip.age.is_some_and(|age| age < self.lease);
-        if self.steady_since.is_some() && !is_recent {
-            return false;
+        if self.evidence.is_readable() && !is_recent {
+            return;
         }
-        let is_new = self.add_member(gossip, now);
-        if let Some(member) = self.members.get_mut(&gossip.node) {
-            member.heard = member.heard.max(gossip.age.map(|age| now.before(age)));
-            if is_recent {
-                member.suspected = None;
-            }
+        self.add_member(gossip, MemberSource::Gossip, now, change);
+        if let Some(age) = gossip.age {
+            self.hear(&gossip.node, now, age, change);
         }
-        is_new
     }
 
-    /// Adds a member, unless it is known, has departed, or is an earlier incarnation of a known process. Returns whether it
-    /// was added.
-    fn add_member(&mut self, info: &MemberInfo, now: BootInstant) -> bool {
+    /// Records that a message of a member arrived `age` before `now`, at this node or at another one. If that is less than a
+    /// lease ago, it clears a suspicion.
+    fn hear(&mut self, node: &NodeId, now: BootInstant, age: Duration, change: &mut TableChange) {
+        let Some(member) = self.members.get_mut(node) else { return };
+        member.heard = member.heard.max(Some(now.before(age)));
+        if age < self.lease {
+            clear_suspicion(member, change);
+        }
+    }
+
+    /// Adds a member, unless it is known, has departed, or is an earlier incarnation of a known process.
+    fn add_member(&mut self, info: &MemberInfo, source: MemberSource, now: BootInstant, change: &mut TableChange) {
         let node = &info.node;
         if node.process() == self.process || self.departed.contains_key(node) || self.members.contains_key(node) {
-            return false;
+            return;
         }
         let same_process =
             self.members.keys().chain(self.departed.keys()).filter(|other| other.process() == node.process());
         let (earlier, later): (Vec<_>, Vec<_>) =
             same_process.cloned().partition(|other| other.incarnation() < node.incarnation());
         if !later.is_empty() {
-            return false;
+            return;
         }
         for other in earlier {
-            self.mark_departed(&other, now);
+            self.mark_departed(&other, Departure::Replaced, now, change);
         }
         let mut member = Member::new(node.clone(), info.name.clone(), info.mesh.clone(), None);
         member.since = info.since.clone();
+        change.must_announce = true;
+        change.events.push(MembershipEvent::Added { member: (&member).into(), source });
         self.members.insert(node.clone(), member);
-        true
     }
 
-    fn mark_departed(&mut self, node: &NodeId, now: BootInstant) {
-        self.members.remove(node);
+    fn mark_departed(&mut self, node: &NodeId, reason: Departure, now: BootInstant, change: &mut TableChange) {
+        if let Some(member) = self.members.remove(node) {
+            change.events.push(MembershipEvent::Departed { member: (&member).into(), reason });
+        }
         self.departed.insert(node.clone(), now);
+    }
+}
+
+/// Whether a member shows no sign of life: it has no lease, and no message of it arrived for a lease.
+fn is_silent(member: &Member, lease: Duration, now: BootInstant) -> bool {
+    !member.leased && member.heard.is_none_or(|heard| now.since(heard) >= lease)
+}
+
+fn clear_suspicion(member: &mut Member, change: &mut TableChange) {
+    if member.suspected.take().is_some() {
+        change.events.push(MembershipEvent::Recovered((&*member).into()));
     }
 }
 

@@ -114,7 +114,7 @@ async fn handshake(stream: impl Io + 'static, address: SocketAddr, security: Sec
         Err(_elapsed) => io::ErrorKind::TimedOut.into(),
     };
     if security.permits_log("connection", &address.ip().to_string()) {
-        warn!(peer = %address, %error, "rejected a mesh connection: mTLS handshake failed");
+        warn!(client = %address, %error, "rejected a mesh connection: mTLS handshake failed");
     }
     None
 }

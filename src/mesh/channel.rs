@@ -212,7 +212,7 @@ impl PeerChannel {
     fn log_rejected_call(&self, headers: &HeaderMap) {
         let code = headers.get("grpc-status").map(|status| Code::from_bytes(status.as_bytes()));
         if code == Some(Code::Unauthenticated) && self.security.permits_log("call", &self.mesh) {
-            warn!(peer = %self.mesh, "a peer rejected the mesh token or certificate of this node (UNAUTHENTICATED)");
+            warn!(mesh = %self.mesh, "a peer rejected the mesh token or certificate of this node (UNAUTHENTICATED)");
         }
     }
 
@@ -265,7 +265,7 @@ fn dial(channel: &PeerChannel) -> SharedConnection {
                 if let ConnectionError::Untrusted(error) = &error
                     && security.permits_log("peer", &mesh)
                 {
-                    warn!(peer = %mesh, %error, "mTLS handshake with a peer failed");
+                    warn!(%mesh, %error, "mTLS handshake with a peer failed");
                 }
                 // No receiver: every caller has stopped waiting.
                 let _ = connected.send(Err(error));

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tonic::codegen::http::HeaderMap;
 use tonic::{Code, Status};
-use tracing::{Instrument as _, Span};
+use tracing::{Instrument as _, Span, debug};
 
 use super::answers::{self, PeerError, PeerReply};
 use super::channel::{Connect, PeerChannel, connect_tcp};
@@ -162,8 +163,12 @@ impl Peers {
         let call = PeerCall::unlimited(&peer.circuit);
         let request = proto::AnnounceRequest { status: Some(node_status::encode(status)) };
         let response = call.end(timeout(within, peer.client().announce(request)).await)?;
-        let status = response.status.ok_or(PeerError::Failed)?;
-        node_status::decode(status).map_err(|_| PeerError::Failed)
+        let invalid = |reason: &dyn Display| {
+            debug!(%mesh, %reason, "a peer answered an announcement with an invalid status");
+            PeerError::Failed
+        };
+        let status = response.status.ok_or_else(|| invalid(&"the status is missing"))?;
+        node_status::decode(status).map_err(|error| invalid(&error))
     }
 
     /// Calls `Describe` on the node at `mesh`, even while its circuit is open. `None`: its version does not have this call.
@@ -240,7 +245,10 @@ impl Peers {
         // The address is from a node entry or a status, so an invalid address is a failure of that node.
         let channel = || {
             let (security, counter, anomalies) = (self.security.clone(), self.counter.clone(), self.anomalies.clone());
-            PeerChannel::counted(mesh, self.connect, security, counter, anomalies).map_err(|_| PeerError::Failed)
+            PeerChannel::counted(mesh, self.connect, security, counter, anomalies).map_err(|error| {
+                debug!(%mesh, %error, "cannot use the mesh address of a node");
+                PeerError::Failed
+            })
         };
         let peer = Arc::new(PeerConnections {
             channel: channel()?,
@@ -316,6 +324,9 @@ impl<'a> PeerCall<'a> {
             Ok(Ok(response)) => (Ok(response.into_inner()), None),
             Ok(Err(status)) => {
                 let error = PeerError::of(&status);
+                if error == PeerError::Failed {
+                    debug!(%status, "a call to a peer failed");
+                }
                 // A status without a source is from the peer, so the peer is alive.
                 let answered = status.source().is_none() && error != PeerError::Deadline;
                 (Err(CallFailure::Status(status)), Some(error).filter(|_| !answered))

@@ -155,7 +155,7 @@ impl Security {
         let address = peer.map(PeerIdentity::address);
         let ip = address.map_or_else(|| "unknown".to_owned(), |address| address.ip().to_string());
         if self.permits_log(invalid, &ip) {
-            warn!(peer = address.map(tracing::field::display), "rejected a mesh call without a valid {invalid}");
+            warn!(client = address.map(tracing::field::display), "rejected a mesh call without a valid {invalid}");
         }
         Err(Status::unauthenticated(format!("no valid {invalid} of this mesh")))
     }

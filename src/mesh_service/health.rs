@@ -11,6 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tracing::info;
 
 use crate::auth::IdentityMode;
 use crate::membership::Membership;
@@ -28,6 +29,7 @@ pub struct HealthPublisher {
     services: Vec<&'static str>,
     /// The last published values: whether the node is ready, and whether its services are serving.
     published: Option<[bool; 2]>,
+    was_ready: bool,
 }
 
 impl HealthPublisher {
@@ -38,7 +40,7 @@ impl HealthPublisher {
         identity: IdentityMode,
         services: Vec<&'static str>,
     ) -> Self {
-        let mut publisher = Self { reporter, membership, identity, services, published: None };
+        let mut publisher = Self { reporter, membership, identity, services, published: None, was_ready: false };
         publisher.publish().await;
         publisher
     }
@@ -69,6 +71,9 @@ impl HealthPublisher {
         let serving = self.membership.is_active() && !self.membership.is_draining();
         if self.published.replace([ready, serving]) == Some([ready, serving]) {
             return;
+        }
+        if ready && !std::mem::replace(&mut self.was_ready, true) {
+            info!("ready: this node accepts clients, and the other nodes know it");
         }
         self.reporter.set_service_status(WHOLE_SERVER, serving_status(ready)).await;
         for service in &self.services {

@@ -139,7 +139,7 @@ impl Default for RejectionLog {
 impl RejectionLog {
     pub fn warn(&self, address: AddressKey, reason: &'static str) {
         if self.0.permits((address, reason)) {
-            warn!(%address, reason, "rejected a client; more of this address and reason are not logged for a minute");
+            warn!(client = %address, reason, "rejected a client; more of this address and reason are not logged for a minute");
         }
     }
 }

@@ -102,7 +102,7 @@ impl PollingSessions {
     }
 
     /// Whether the id names this node as the holder of the session. Does not verify the id.
-    pub fn are_local(&self, id: &SignedSessionId<'_>) -> bool {
+    pub fn is_local(&self, id: &SignedSessionId<'_>) -> bool {
         self.signer.is_named_by(id)
     }
 

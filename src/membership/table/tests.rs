@@ -2,7 +2,10 @@
 
 use std::collections::HashSet;
 
+use super::super::events;
 use super::*;
+use crate::directory::NodeListing;
+use crate::index::Epoch;
 use crate::names::NodeName;
 
 const LEASE: Duration = Duration::from_secs(5);
@@ -33,7 +36,12 @@ fn table() -> (MemberTable, BootInstant) {
 }
 
 fn listing<const N: usize>(nodes: [(NodeId, NodeEntry); N]) -> NodeListing {
-    NodeListing { nodes: nodes.into(), epoch: Some(Epoch("E".into())), age: LEASE }
+    NodeListing { nodes: nodes.into(), epoch: Some(Epoch("E".into())), age: Some(LEASE) }
+}
+
+/// Applies a listing that was read at `moment`.
+fn list(table: &mut MemberTable, listing: &NodeListing, moment: BootInstant, has_lease: bool) -> TableChange {
+    table.apply_listing(&ListingRead { listing, started: moment, ended: moment, has_lease })
 }
 
 fn members(table: &MemberTable) -> HashSet<NodeId> {
@@ -44,10 +52,10 @@ fn members(table: &MemberTable) -> HashSet<NodeId> {
 fn a_status_with_a_lower_sequence_is_ignored() {
     let (mut table, now) = table();
     let node = NodeId::new_process();
-    assert!(table.receive_status(&status(&node, 2, None), now));
-    assert!(!table.receive_status(&status(&node, 1, Some("E")), now), "it arrived late");
+    assert!(table.receive_status(&status(&node, 2, None), now).must_announce);
+    assert_eq!(table.receive_status(&status(&node, 1, Some("E")), now), TableChange::default(), "it arrived late");
     assert_eq!(table.view().get(&node).unwrap().fully_indexed_in, None);
-    assert!(table.receive_status(&status(&node, 3, Some("E")), now));
+    assert!(table.receive_status(&status(&node, 3, Some("E")), now).must_announce);
     assert_eq!(table.view().get(&node).unwrap().fully_indexed_in, Some(Epoch("E".into())));
 }
 
@@ -55,10 +63,10 @@ fn a_status_with_a_lower_sequence_is_ignored() {
 fn a_listing_does_not_bring_back_a_node_that_said_goodbye() {
     let (mut table, now) = table();
     let node = NodeId::new_process();
-    table.apply_listing(&listing([(node.clone(), entry("node"))]), now, now, true);
+    list(&mut table, &listing([(node.clone(), entry("node"))]), now, true);
     assert_eq!(members(&table), HashSet::from([node.clone()]));
     table.receive_status(&NodeStatus { goodbye: true, ..status(&node, 1, None) }, now);
-    table.apply_listing(&listing([(node.clone(), entry("node"))]), now, now, true);
+    list(&mut table, &listing([(node.clone(), entry("node"))]), now, true);
     assert_eq!(members(&table), HashSet::new());
     assert!(table.view().departed.contains(&node));
 }
@@ -71,7 +79,7 @@ fn only_a_later_incarnation_replaces_another() {
     table.receive_status(&status(&first, 1, Some("E")), now);
     table.receive_status(&status(&second, 2, None), now);
     assert_eq!(members(&table), HashSet::from([second.clone()]));
-    table.apply_listing(&listing([(first, entry("node")), (second.clone(), entry("node"))]), now, now, true);
+    list(&mut table, &listing([(first, entry("node")), (second.clone(), entry("node"))]), now, true);
     assert_eq!(members(&table), HashSet::from([second]));
 }
 
@@ -79,7 +87,7 @@ fn only_a_later_incarnation_replaces_another() {
 fn silence(table: &mut MemberTable, now: BootInstant, from: u32, to: u32) {
     for second in from..=to {
         let moment = now.after(Duration::from_secs(1) * second);
-        table.apply_listing(&listing([]), moment, moment, true);
+        list(table, &listing([]), moment, true);
     }
 }
 
@@ -104,16 +112,16 @@ fn a_silent_member_is_dead_only_after_a_lease_of_one_epoch() {
         HashSet::from([node.clone()]),
         "no listing could be read, so no lease could be renewed"
     );
-    let flushed = NodeListing { nodes: vec![], epoch: None, age: Duration::ZERO };
-    table.apply_listing(&flushed, second(20), second(20), true);
+    let flushed = NodeListing { nodes: vec![], epoch: None, age: Some(Duration::ZERO) };
+    list(&mut table, &flushed, second(20), true);
     assert_eq!(members(&table), HashSet::from([node.clone()]), "after a flush no node has a lease");
-    table.apply_listing(&flushed, second(25), second(25), false);
+    list(&mut table, &flushed, second(25), false);
     assert_eq!(members(&table), HashSet::from([node.clone()]), "the directory accepts no writes");
-    table.apply_listing(&flushed, second(26), second(26), true);
+    list(&mut table, &flushed, second(26), true);
     assert_eq!(members(&table), HashSet::new());
 
     table.receive_status(&status(&node, 3, None), second(26));
-    table.apply_listing(&flushed, second(32), second(32), true);
+    list(&mut table, &flushed, second(32), true);
     assert_eq!(members(&table), HashSet::from([node]), "no listing was read for longer than a lease");
 }
 
@@ -122,13 +130,13 @@ fn members_with_a_lease_are_asked_before_one_is_dead() {
     let (mut table, now) = table();
     let [suspect, witness] = [(); 2].map(|()| NodeId::new_process());
     let second = |count: u32| now.after(Duration::from_secs(1) * count);
-    let list = |table: &mut MemberTable, count: u32| {
-        table.apply_listing(&listing([(witness.clone(), entry("witness"))]), second(count), second(count), true)
+    let list_witness = |table: &mut MemberTable, count: u32| {
+        list(table, &listing([(witness.clone(), entry("witness"))]), second(count), true)
     };
     let both = HashSet::from([suspect.clone(), witness.clone()]);
     table.receive_status(&status(&suspect, 1, Some("E")), now);
     for count in 0..8 {
-        list(&mut table, count);
+        list_witness(&mut table, count);
     }
     assert_eq!(members(&table), both, "the witness has not answered since");
     table.record_acknowledgement(&witness, 1, second(4));
@@ -137,11 +145,11 @@ fn members_with_a_lease_are_asked_before_one_is_dead() {
     let heard = vec![info(&suspect, Duration::from_secs(1))];
     table.receive_status(&NodeStatus { members: heard, ..status(&witness, 1, Some("E")) }, second(8));
     table.record_acknowledgement(&witness, 1, second(8));
-    list(&mut table, 9);
+    list_witness(&mut table, 9);
     assert_eq!(members(&table), both, "the witness has heard it");
 
     for count in 10..14 {
-        list(&mut table, count);
+        list_witness(&mut table, count);
     }
     assert_eq!(
         table.status_receivers(0, second(13), Duration::from_secs(1)).len(),
@@ -180,59 +188,91 @@ fn synced_after_a_status_of_every_member_with_a_lease() {
     let both = || listing([(one.clone(), entry("one")), (two.clone(), entry("two"))]);
     assert!(!table.view().synced, "no listing was read");
     table.receive_status(&status(&one, 1, None), now);
-    table.apply_listing(&both(), now, now, true);
+    list(&mut table, &both(), now, true);
     assert!(!table.view().synced);
     table.receive_status(&status(&two, 1, None), now);
     assert!(table.view().synced);
     let later = now.after(LEASE + Duration::from_secs(1));
-    table.apply_listing(&both(), later, later, true);
+    list(&mut table, &both(), later, true);
     assert!(!table.view().synced, "listings were further apart than a lease, so a node may have joined");
     table.receive_status(&status(&one, 2, None), later);
     table.receive_status(&status(&two, 2, None), later);
     assert!(table.view().synced);
-    let flushed = NodeListing { age: Duration::from_secs(4), ..both() };
-    table.apply_listing(&flushed, later.after(LEASE), later.after(LEASE), true);
+    let flushed = NodeListing { age: Some(Duration::from_secs(4)), ..both() };
+    list(&mut table, &flushed, later.after(LEASE), true);
     assert!(table.view().synced, "a flush does not end the sync");
     let third = NodeId::new_process();
-    table.apply_listing(&listing([(third, entry("three"))]), later.after(LEASE), later.after(LEASE), true);
+    list(&mut table, &listing([(third, entry("three"))]), later.after(LEASE), true);
     assert!(table.view().synced, "a node that joins later sends its hello to all");
 }
 
 #[test]
 fn a_node_is_not_synced_in_an_epoch_younger_than_a_lease() {
     let (mut table, now) = table();
-    let young = |seconds| NodeListing { age: Duration::from_secs(seconds), ..listing([]) };
+    let young = |seconds| NodeListing { age: Some(Duration::from_secs(seconds)), ..listing([]) };
     for second in 0..5 {
         let moment = now.after(Duration::from_secs(second));
-        table.apply_listing(&young(second), moment, moment, true);
+        list(&mut table, &young(second), moment, true);
         assert!(!table.view().synced && !table.was_synced(), "{second}");
     }
-    table.apply_listing(&young(5), now.after(LEASE), now.after(LEASE), true);
+    list(&mut table, &young(5), now.after(LEASE), true);
     assert!(table.view().synced && table.was_synced());
 }
 
 #[test]
 fn a_node_alone_in_an_old_epoch_is_synced_after_a_lease() {
     let (mut table, now) = table();
-    let old = || NodeListing { age: LEASE * 100, ..listing([]) };
+    let old = || NodeListing { age: Some(LEASE * 100), ..listing([]) };
     for second in 0..5 {
         let moment = now.after(Duration::from_secs(second));
-        table.apply_listing(&old(), moment, moment, true);
+        list(&mut table, &old(), moment, true);
         assert!(!table.view().synced, "{second}");
     }
-    table.apply_listing(&old(), now.after(LEASE), now.after(LEASE), true);
+    list(&mut table, &old(), now.after(LEASE), true);
     assert!(table.view().synced, "other nodes had a whole lease to come back");
 
     let (mut table, now) = self::table();
     let other = NodeId::new_process();
-    table.apply_listing(&old(), now, now, true);
-    table.apply_listing(&NodeListing { nodes: vec![(other.clone(), entry("other"))], ..old() }, now, now, true);
+    list(&mut table, &old(), now, true);
+    list(&mut table, &NodeListing { nodes: vec![(other.clone(), entry("other"))], ..old() }, now, true);
     table.receive_status(&status(&other, 1, None), now);
     assert!(table.view().synced, "a node that was there reports the others");
 
     let (mut table, now) = self::table();
-    table.apply_listing(&NodeListing { age: Duration::MAX, ..listing([]) }, now, now, true);
+    list(&mut table, &NodeListing { age: None, ..listing([]) }, now, true);
     assert!(table.view().synced, "no node can have been cut off");
+}
+
+#[test]
+fn a_change_of_a_member_is_an_event() {
+    let (mut table, now) = table();
+    let node = NodeId::new_process();
+    let named =
+        |node: &NodeId| events::MemberName { node: node.clone(), name: "node".into(), mesh: "127.0.0.1:1".into() };
+    let second = |count: u32| now.after(Duration::from_secs(1) * count);
+    let added = |node, source| MembershipEvent::Added { member: named(node), source };
+    silence(&mut table, now, 0, 5);
+    assert_eq!(table.receive_status(&status(&node, 1, None), second(5)).events, [added(&node, MemberSource::Status)]);
+    assert_eq!(table.receive_status(&status(&node, 2, None), second(5)).events, []);
+    let next = node.next_incarnation();
+    let replaced = MembershipEvent::Departed { member: named(&node), reason: Departure::Replaced };
+    let change = table.receive_status(&status(&next, 3, None), second(5));
+    assert_eq!(change.events, [replaced, added(&next, MemberSource::Status)]);
+    let witness = NodeId::new_process();
+    for count in 6..10 {
+        let change = list(&mut table, &listing([(witness.clone(), entry("node"))]), second(count), true);
+        assert_eq!(change.events, if count == 6 { vec![added(&witness, MemberSource::Lease)] } else { vec![] });
+    }
+    let change = list(&mut table, &listing([(witness.clone(), entry("node"))]), second(10), true);
+    assert_eq!(change.events, [MembershipEvent::Suspected(named(&next))]);
+    assert_eq!(table.record_contact(&next, second(10)).events, [MembershipEvent::Recovered(named(&next))]);
+    let change = list(&mut table, &listing([(witness.clone(), entry("node"))]), second(15), true);
+    assert_eq!(change.events, [MembershipEvent::Suspected(named(&next))]);
+    let change = table.record_acknowledgement(&witness, 1, second(15));
+    assert_eq!(change.events, [MembershipEvent::Removed(named(&next))]);
+    let goodbye = NodeStatus { goodbye: true, ..status(&witness, 1, None) };
+    let departed = MembershipEvent::Departed { member: named(&witness), reason: Departure::Goodbye };
+    assert_eq!(table.receive_status(&goodbye, second(15)).events, [departed]);
 }
 
 #[test]
@@ -274,7 +314,7 @@ fn a_status_is_repeated_only_while_the_cluster_is_degraded() {
     let told = |table: &MemberTable, sequence: u64, at: u32| {
         table.status_receivers(sequence, second(at), Duration::from_secs(1)).len()
     };
-    table.apply_listing(&listing([(node.clone(), entry("node"))]), now, now, true);
+    list(&mut table, &listing([(node.clone(), entry("node"))]), now, true);
     let sequence = say(&mut table, &whole);
     assert_eq!(told(&table, sequence, 0), 1, "the hello");
     table.receive_status(&status(&node, 1, Some("E")), now);
@@ -299,7 +339,7 @@ fn hello_acked_needs_a_listing_read_after_registration() {
     let index = |incarnation: &NodeId| IndexState { incarnation: incarnation.clone(), fully_indexed_in: None };
     let hello = table.own_status(&node_info, &index(&own), DrainState::Serving, now).sequence;
     assert!(!table.hello_acked(now), "no listing yet");
-    table.apply_listing(&listing([(node.clone(), entry("node"))]), now, now, true);
+    list(&mut table, &listing([(node.clone(), entry("node"))]), now, true);
     assert!(!table.hello_acked(now));
     assert_eq!(table.status_receivers(hello, now, LEASE).len(), 1);
     table.record_acknowledgement(&node, hello, now);

@@ -65,7 +65,7 @@ async fn a_client_without_a_mesh_certificate_is_refused_and_logged() {
                 assert_eq!(heard(stream).await, b"", "{says}");
             }
         }
-        let peer = format!("peer=127.0.1.{number}:");
+        let peer = format!("client=127.0.1.{number}:");
         node.logs(&peer).await;
         let [line] = &node.logged(&peer)[..] else { panic!("{}", node.log()) };
         assert!(line.contains("rejected a mesh connection: mTLS handshake failed"), "{line}");
@@ -74,8 +74,8 @@ async fn a_client_without_a_mesh_certificate_is_refused_and_logged() {
         // A connection without TLS gets a TLS alert at most.
         assert!(heard(from([127, 0, 1, 9], node.mesh).await).await.len() < 16);
     }
-    node.logs("peer=127.0.1.9:").await;
-    assert_eq!(node.logged("peer=127.0.1.9:").len(), 1);
+    node.logs("client=127.0.1.9:").await;
+    assert_eq!(node.logged("client=127.0.1.9:").len(), 1);
     let mut member = PeerChannel::secured(&node.mesh.to_string().into(), connect_tcp, folder.security("127.0.0.1:1"))
         .unwrap()
         .client();

@@ -4,6 +4,7 @@
 //! acknowledged. So a status that changed twice is sent once, and a member that joined later gets its hello. Without changes
 //! it sends nothing. While some node is not fully indexed or has no lease, all nodes repeat their status, because it names
 //! the nodes that they have heard. A peer whose circuit is open gets an announcement in every round, to detect its return.
+//! An announcement to a suspect is also the question whether it lives: only a failure lets it die.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,9 +20,9 @@ use crate::mesh::node_status::NodeStatus;
 use crate::mesh::peers::Peers;
 use crate::names::NodeId;
 
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+const MAX_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause after a failed announcement.
-const RETRY_DELAY: Duration = Duration::from_millis(250);
+const MAX_RETRY_DELAY: Duration = Duration::from_millis(250);
 
 /// The number of repetitions per lease while the cluster is degraded. The last answer is then always younger than ¾ of a
 /// lease, up to which nodes rely on it.
@@ -43,7 +44,7 @@ impl Membership {
         let mut in_flight: JoinSet<Announcement> = JoinSet::new();
         // Members with an announcement in flight or a recent failure, and the earliest time of the next announcement.
         let mut not_before: HashMap<NodeId, Instant> = HashMap::new();
-        let retry_delay = RETRY_DELAY.min(self.lease / REPEATS_PER_LEASE / 2);
+        let retry_delay = retry_delay(self.lease);
         loop {
             let incarnation = index_state.borrow_and_update().incarnation.clone();
             let (registered, joined) = {
@@ -90,8 +91,8 @@ impl Membership {
             if not_before.contains_key(&node) {
                 continue;
             }
-            let timeout = ANSWER_TIMEOUT.min(self.lease / 2);
-            not_before.insert(node.clone(), Instant::now() + timeout + RETRY_DELAY);
+            let timeout = answer_timeout(self.lease);
+            not_before.insert(node.clone(), Instant::now() + timeout + retry_delay(self.lease));
             let (peers, status) = (peers.clone(), status.clone());
             in_flight.spawn(async move {
                 let sent = BootInstant::now();
@@ -101,7 +102,7 @@ impl Membership {
         }
     }
 
-    /// Applies the answer to an announcement.
+    /// Applies the answer to an announcement, or the failure: of a suspect it is a sign of death (rule 6).
     ///
     /// # Errors
     /// The member, when it did not acknowledge.
@@ -111,11 +112,18 @@ impl Membership {
             Ok(status) => status,
             Err(error) => {
                 debug!(%node, %error, "a member did not acknowledge the status of this node");
+                if is_sign_of_absence(error) {
+                    let change = self.table.lock().record_unanswered(&node, sent);
+                    self.handle(change);
+                }
                 return Err(node);
             }
         };
         self.receive_status(&status);
         if status.about.node != node {
+            // Another process is at the address, or another incarnation, which has just replaced this member.
+            let change = self.table.lock().record_unanswered(&node, sent);
+            self.handle(change);
             return Err(node);
         }
         let change = self.table.lock().record_acknowledgement(&node, sequence, sent);
@@ -123,5 +131,38 @@ impl Membership {
         self.acknowledgements.send_replace(());
         self.complete_birth();
         Ok(())
+    }
+}
+
+/// The timeout of an announcement. A suspect is asked at least once more before its next lease could have ended.
+fn answer_timeout(lease: Duration) -> Duration {
+    MAX_ANSWER_TIMEOUT.min(lease / 2)
+}
+
+fn retry_delay(lease: Duration) -> Duration {
+    MAX_RETRY_DELAY.min(lease / REPEATS_PER_LEASE / 2)
+}
+
+/// Whether the failure of an announcement is a sign that its receiver is gone. A node that is overloaded has answered.
+fn is_sign_of_absence(error: PeerError) -> bool {
+    match error {
+        PeerError::Deadline | PeerError::Refused | PeerError::Failed => true,
+        PeerError::Overloaded => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_member_is_asked_well_within_every_lease() {
+        for seconds in 1..=60 {
+            let lease = Duration::from_secs(seconds);
+            let after_an_answer = lease / REPEATS_PER_LEASE + retry_delay(lease);
+            assert!(after_an_answer < lease / 2, "{lease:?}: {after_an_answer:?}");
+            let after_a_failure = answer_timeout(lease) + retry_delay(lease);
+            assert!(after_a_failure < lease * 3 / 4, "{lease:?}: {after_a_failure:?}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What happens to the members, for the log of an operator.
+//! The events in the life of members, for the log of an operator.
 //!
 //! [`super::table`] returns the events together with the effect of a change, and [`super::Membership`] logs them at `info`.
 //! Owns no state. The tests of the table cover the events.
@@ -77,19 +77,19 @@ impl MembershipEvent {
     pub fn log(&self) {
         match self {
             Self::Added { member: MemberName { node, name, mesh }, source } => {
-                info!(%node, name, mesh, %source, "added a member");
+                info!(%node, %name, %mesh, %source, "added a member");
             }
             Self::Suspected(MemberName { node, name, mesh }) => {
-                info!(%node, name, mesh, "suspecting a member: it has no lease, and sent no message for a lease");
+                info!(%node, %name, %mesh, "suspecting a member: it has no lease, and sent no message for a lease");
             }
             Self::Recovered(MemberName { node, name, mesh }) => {
-                info!(%node, name, mesh, "no longer suspecting a member: it sent a message, or has a lease");
+                info!(%node, %name, %mesh, "no longer suspecting a member: it sent a message, or has a lease");
             }
             Self::Removed(MemberName { node, name, mesh }) => {
-                info!(%node, name, mesh, "removed a dead member: it has no lease, and no member has heard it");
+                info!(%node, %name, %mesh, "removed a dead member: it has no lease, did not answer, and no member has heard it");
             }
             Self::Departed { member: MemberName { node, name, mesh }, reason } => {
-                info!(%node, name, mesh, %reason, "a member departed");
+                info!(%node, %name, %mesh, %reason, "a member departed");
             }
             Self::Synced => info!("synced: this node knows all members"),
         }

@@ -1,4 +1,4 @@
-//! What the listings of the directory prove (rules 6 and 10): whether a missing lease is evidence of a death, and whether
+//! The evidence from the listings of the directory (rules 6 and 10): whether a missing lease is evidence of a death, and whether
 //! this node knows all members.
 //!
 //! Owns the time and the epoch of the listings, and the sync. Owns no member: [`super::table`] asks it and passes the

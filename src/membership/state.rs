@@ -43,6 +43,8 @@ pub struct Member {
     pub(super) acknowledged: u64,
     /// The time when the last request that the member answered was *sent*.
     pub(super) answered: Option<BootInstant>,
+    /// The time when the last announcement that the member did not answer was *sent*.
+    pub(super) unanswered: Option<BootInstant>,
     /// The time since which the member has had neither a lease nor any contact.
     pub(super) suspected: Option<BootInstant>,
 }
@@ -130,6 +132,7 @@ impl Member {
             sequence: 0,
             acknowledged: 0,
             answered: None,
+            unanswered: None,
             suspected: None,
         }
     }
@@ -137,6 +140,11 @@ impl Member {
     /// Whether the member has answered a request that was sent at `since` or later.
     pub(super) fn answered_since(&self, since: BootInstant) -> bool {
         self.answered.is_some_and(|sent| sent >= since)
+    }
+
+    /// Whether the member has left a request unanswered that was sent at `since` or later.
+    pub(super) fn left_unanswered_since(&self, since: BootInstant) -> bool {
+        self.unanswered.is_some_and(|sent| sent >= since)
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! Owns the rules about members (rules 5 and 6), without clocks, locks or I/O. A node becomes a member by its lease, by a
 //! status that it sent, or by recent gossip. A status with a higher sequence number replaces a lower one. A node that said
-//! goodbye, and all incarnations of a process but the latest, never come back. A member is dead when, for a whole lease, the
-//! directory had one epoch and no lease of it, and no message of it arrived. Every member with a lease must confirm that it
-//! has not heard from the dead one either. [`IndexEvidence`] says what the listings prove, and [`StatusNumbering`] numbers
+//! goodbye, and all incarnations of a process but the latest, never come back. A member is a suspect
+//! when, for a whole lease, the directory had one epoch and no lease of it, and no message of it arrived. A suspect is dead
+//! when it leaves an announcement unanswered, and every member with a lease confirms that it has not heard it either. [`IndexEvidence`] says what the listings prove, and [`StatusNumbering`] numbers
 //! the statuses of this node. `table/tests.rs` has a test for each rule.
 
 use std::collections::HashMap;
@@ -150,17 +150,19 @@ impl MemberTable {
         self.evidence.record_failure();
     }
 
-    /// Removes the suspects that no member with a lease has heard. Every such member must have answered an announcement that
-    /// was sent after the suspicion: its status names the nodes that it has heard, and would have cleared the suspicion.
+    /// Removes the suspects that did not answer and that no member with a lease has heard. The suspect must have left an
+    /// announcement unanswered that was sent after the suspicion. Every member with a lease must have answered one: its status
+    /// names the nodes that it has heard, and would have cleared the suspicion.
     fn remove_dead(&mut self, change: &mut TableChange) {
+        if !self.evidence.is_steady() {
+            return;
+        }
         let witnesses: Vec<_> = self.members.values().filter(|member| member.leased).collect();
         let asked_all = |since| witnesses.iter().all(|witness| witness.answered_since(since));
-        let dead: Vec<NodeId> = self
-            .members
-            .values()
-            .filter(|member| member.suspected.is_some_and(asked_all))
-            .map(|member| member.node.clone())
-            .collect();
+        let is_dead = |member: &&Member| {
+            member.suspected.is_some_and(|since| member.left_unanswered_since(since) && asked_all(since))
+        };
+        let dead: Vec<NodeId> = self.members.values().filter(is_dead).map(|member| member.node.clone()).collect();
         for node in dead {
             if let Some(member) = self.members.remove(&node) {
                 change.events.push(MembershipEvent::Removed((&member).into()));
@@ -219,6 +221,16 @@ impl MemberTable {
         if let Some(member) = self.members.get_mut(node) {
             member.acknowledged = member.acknowledged.max(sequence);
             member.answered = member.answered.max(Some(sent));
+        }
+        self.remove_dead(&mut change);
+        change
+    }
+
+    /// Records that the member did not answer an announcement that was sent at `sent`.
+    pub fn record_unanswered(&mut self, node: &NodeId, sent: BootInstant) -> TableChange {
+        let mut change = TableChange::default();
+        if let Some(member) = self.members.get_mut(node) {
+            member.unanswered = member.unanswered.max(Some(sent));
         }
         self.remove_dead(&mut change);
         change

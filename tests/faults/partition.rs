@@ -92,6 +92,29 @@ async fn a_node_with_a_hung_redis_link_keeps_its_sockets_listed() {
     a_node_cut_off_from_redis_alone(Mode::Held).await;
 }
 
+/// In a quiet cluster no message passes between the nodes before the lease of one expires, so the other one has not heard it
+/// for long. With the shortest lease, the node has not noticed by then that Redis hangs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_lease_expired_is_asked_before_it_is_dead() {
+    let cluster = ProcessCluster::start(2, Options { proxied: true, ..Options::lease(1) }).await;
+    let _clients = [cluster.persist(0, "one", &["all"]).await, cluster.persist(1, "other", &["all"]).await];
+    let mut complete = 0;
+    for percent in (80..140).step_by(5) {
+        cluster.healed(&[0, 1], HEALED_WITHIN).await;
+        tokio::time::sleep(cluster.options.lease * 2).await;
+        cluster.link_to_redis(1, Mode::Held);
+        // One question only: a reply to it would prove that the node is alive.
+        tokio::time::sleep(cluster.options.lease * percent / 100).await;
+        let (full, call) = cluster.call(0, "all").await;
+        // A node that stays cut off disconnects its clients. Then it answers, without rows.
+        let answered = full["nodes"].as_array().unwrap().iter().filter(|node| node["error"].is_null()).count();
+        assert!(!call.complete || answered == 2, "{percent} % of a lease after the loss of redis: {full}");
+        complete += u32::from(call.complete);
+        cluster.link_to_redis(1, Mode::Open);
+    }
+    assert!(complete > 0, "a reachable node is no reason for an incomplete answer");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_lacks_an_unreachable_node_is_incomplete() {
     let (cluster, clients) = three().await;

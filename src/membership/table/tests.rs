@@ -101,6 +101,7 @@ fn a_silent_member_is_dead_only_after_a_lease_of_one_epoch() {
     silence(&mut table, now, 5, 9);
     assert_eq!(members(&table), HashSet::from([node.clone()]), "heard within a lease");
     silence(&mut table, now, 10, 10);
+    table.record_unanswered(&node, second(10));
     assert_eq!(members(&table), HashSet::new());
 
     table.receive_status(&status(&node, 2, None), second(10));
@@ -118,10 +119,12 @@ fn a_silent_member_is_dead_only_after_a_lease_of_one_epoch() {
     list(&mut table, &flushed, second(25), false);
     assert_eq!(members(&table), HashSet::from([node.clone()]), "the directory accepts no writes");
     list(&mut table, &flushed, second(26), true);
+    table.record_unanswered(&node, second(26));
     assert_eq!(members(&table), HashSet::new());
 
     table.receive_status(&status(&node, 3, None), second(26));
     list(&mut table, &flushed, second(32), true);
+    table.record_unanswered(&node, second(32));
     assert_eq!(members(&table), HashSet::from([node]), "no listing was read for longer than a lease");
 }
 
@@ -138,6 +141,7 @@ fn members_with_a_lease_are_asked_before_one_is_dead() {
     for count in 0..8 {
         list_witness(&mut table, count);
     }
+    table.record_unanswered(&suspect, second(7));
     assert_eq!(members(&table), both, "the witness has not answered since");
     table.record_acknowledgement(&witness, 1, second(4));
     assert_eq!(members(&table), both, "its answer is older than the suspicion");
@@ -157,12 +161,42 @@ fn members_with_a_lease_are_asked_before_one_is_dead() {
         "a suspicion makes every node send its status"
     );
     table.receive_status(&status(&witness, 2, Some("E")), second(13));
+    table.record_unanswered(&suspect, second(13));
+    assert_eq!(members(&table), both, "the witness has not answered since");
     table.record_acknowledgement(&witness, 2, second(13));
     assert_eq!(members(&table), HashSet::from([witness.clone()]));
 
     let late = vec![info(&suspect, LEASE), info(&NodeId::new_process(), None)];
     table.receive_status(&NodeStatus { members: late, ..status(&witness, 3, Some("E")) }, second(14));
     assert_eq!(members(&table), HashSet::from([witness]), "old gossip does not bring it back");
+}
+
+#[test]
+fn a_suspect_that_nobody_asked_is_not_dead() {
+    let (mut table, now) = table();
+    let node = NodeId::new_process();
+    let second = |count: u32| now.after(Duration::from_secs(1) * count);
+    let alive = HashSet::from([node.clone()]);
+    list(&mut table, &listing([(node.clone(), entry("node"))]), now, true);
+    silence(&mut table, now, 1, 60);
+    assert_eq!(members(&table), alive, "no announcement was sent to it");
+    assert_eq!(table.status_receivers(0, second(60), LEASE / 5).len(), 1, "a suspect must be asked");
+    let (mut table, _) = self::table();
+    list(&mut table, &listing([(node.clone(), entry("node"))]), now, true);
+    silence(&mut table, now, 1, 5);
+    table.record_unanswered(&node, second(4));
+    assert_eq!(members(&table), alive, "that question is older than the suspicion");
+    table.record_contact(&node, second(5));
+    table.record_unanswered(&node, second(5));
+    silence(&mut table, now, 6, 9);
+    assert_eq!(members(&table), alive, "it was heard after the suspicion");
+    silence(&mut table, now, 10, 10);
+    table.listing_failed();
+    table.record_unanswered(&node, second(10));
+    assert_eq!(members(&table), alive, "the directory cannot be read");
+    silence(&mut table, now, 11, 16);
+    table.record_unanswered(&node, second(16));
+    assert_eq!(members(&table), HashSet::new());
 }
 
 #[test]
@@ -173,8 +207,9 @@ fn gossip_adds_members_and_proves_no_more_than_its_age() {
     let moment = now.after(LEASE);
     let gossip = vec![info(&young, Duration::from_secs(4)), info(&old, LEASE)];
     table.receive_status(&NodeStatus { members: gossip.clone(), ..status(&speaker, 1, None) }, moment);
-    assert_eq!(members(&table), HashSet::from([speaker.clone(), young]));
+    assert_eq!(members(&table), HashSet::from([speaker.clone(), young.clone()]));
     silence(&mut table, now, 6, 6);
+    table.record_unanswered(&young, now.after(LEASE * 2));
     assert_eq!(members(&table), HashSet::from([speaker.clone()]), "five seconds without contact");
     table.listing_failed();
     table.receive_status(&NodeStatus { members: gossip, ..status(&speaker, 3, None) }, moment);
@@ -268,7 +303,8 @@ fn a_change_of_a_member_is_an_event() {
     assert_eq!(table.record_contact(&next, second(10)).events, [MembershipEvent::Recovered(named(&next))]);
     let change = list(&mut table, &listing([(witness.clone(), entry("node"))]), second(15), true);
     assert_eq!(change.events, [MembershipEvent::Suspected(named(&next))]);
-    let change = table.record_acknowledgement(&witness, 1, second(15));
+    assert_eq!(table.record_acknowledgement(&witness, 1, second(15)).events, []);
+    let change = table.record_unanswered(&next, second(15));
     assert_eq!(change.events, [MembershipEvent::Removed(named(&next))]);
     let goodbye = NodeStatus { goodbye: true, ..status(&witness, 1, None) };
     let departed = MembershipEvent::Departed { member: named(&witness), reason: Departure::Goodbye };

@@ -37,6 +37,12 @@ pub struct Coordinator {
     pub synced: bool,
     /// The witness has replied since the member became silent.
     pub witness_replied: bool,
+    /// The member was asked over the mesh since it became silent, and did not answer.
+    probe_failed: bool,
+    /// The latest incarnation that said goodbye, according to another node; 0 if there is none.
+    departed: u8,
+    /// A member that answers over the mesh was considered dead.
+    pub removed_reachable: bool,
 }
 
 /// A running roll call.
@@ -112,6 +118,9 @@ impl Coordinator {
             settled: false,
             synced: false,
             witness_replied: false,
+            probe_failed: false,
+            departed: 0,
+            removed_reachable: false,
         }
     }
 
@@ -149,10 +158,11 @@ impl Coordinator {
         self.listed = 0;
         self.settled |= self.steady == Some(LEASE);
         let latest = environment.redis.latest_leased();
-        if latest > self.member {
+        if latest > self.member.max(self.departed) {
             self.learn_of(latest, LEASE);
         }
         if self.member != 0 && self.considers_dead(self.member, environment) {
+            self.removed_reachable |= environment.mesh && environment.node.runs();
             (self.member, self.fully_indexed_in) = (0, None);
         }
     }
@@ -170,7 +180,7 @@ impl Coordinator {
 
     /// Receives a status of the node.
     pub fn receive_status(&mut self, message: Message) {
-        if message.incarnation >= self.member {
+        if message.incarnation >= self.member && message.incarnation > self.departed {
             self.member = message.incarnation;
             self.fully_indexed_in = message.fully_indexed_in;
             self.hear(0);
@@ -180,7 +190,8 @@ impl Coordinator {
     /// Learns of an incarnation from the witness or the index.
     pub fn learn_of(&mut self, incarnation: u8, heard: Age) {
         if incarnation > self.member {
-            (self.member, self.fully_indexed_in, self.heard, self.witness_replied) = (incarnation, None, LEASE, false);
+            (self.member, self.fully_indexed_in, self.heard) = (incarnation, None, LEASE);
+            (self.witness_replied, self.probe_failed) = (false, false);
         }
         if incarnation == self.member && heard < self.heard {
             self.hear(heard);
@@ -198,7 +209,25 @@ impl Coordinator {
 
     pub fn hear(&mut self, age: Age) {
         self.heard = age;
-        self.witness_replied = false;
+        (self.witness_replied, self.probe_failed) = (false, false);
+    }
+
+    /// Asks the member, which does not answer. Only a suspect is asked.
+    pub fn fail_to_reach_member(&mut self, environment: &Environment<'_>) -> bool {
+        let reachable = environment.mesh && environment.node.runs();
+        let silent = self.heard == LEASE || !environment.rules.has(Rule::HeardIsAlive);
+        let fails = self.runs && self.member != 0 && silent && !environment.redis.leased(self.member) && !reachable;
+        fails && !std::mem::replace(&mut self.probe_failed, true)
+    }
+
+    /// Hears about the node from a member that lies.
+    pub fn hear_lie(&mut self, rules: Rules) {
+        if rules.has(Rule::HearsayOnlyAdds) {
+            self.hear(0);
+        } else {
+            self.departed = self.member;
+            (self.member, self.fully_indexed_in) = (0, None);
+        }
     }
 
     pub fn tick(&mut self) {
@@ -230,7 +259,8 @@ impl Coordinator {
         let successor = rules.has(Rule::DeathIsPerProcess) && environment.redis.latest_leased() > incarnation;
         let lives = incarnation < self.member || heard || environment.redis.leased(incarnation) || successor;
         let asked = self.witness_replied || !environment.witness_leased || !rules.has(Rule::WitnessesAreAsked);
-        !lives && self.trusts_absence(environment) && asked
+        let probed = incarnation != self.member || self.probe_failed || !rules.has(Rule::ProbedBeforeDeath);
+        incarnation <= self.departed || !lives && self.trusts_absence(environment) && asked && probed
     }
 
     /// Whether the absence of a lease is evidence.
@@ -323,7 +353,7 @@ impl Call {
         if table.member != 0 && !skipped {
             asked.add(table.member);
         }
-        for owner in owners.iter().filter(|owner| *owner > table.member) {
+        for owner in owners.iter().filter(|owner| *owner > table.member.max(coordinator.departed)) {
             let readable = coordinator.reaches_redis;
             if readable && environment.redis.leased(owner) {
                 asked.add(owner);

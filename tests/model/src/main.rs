@@ -24,6 +24,7 @@ use crate::state::{Action, CallState, ORDINARY, State};
 const NO_GAPS: &str = "a complete answer misses no socket";
 const NO_GHOSTS: &str = "no socket is listed after it left";
 const NO_DUPLICATES: &str = "no socket is listed twice";
+const ASKED: &str = "no member dies that would answer";
 const LISTED: &str = "a complete answer lists the socket";
 const SKIPPED: &str = "a complete answer skips the node";
 const RECOVERED: &str = "a new epoch is trusted";
@@ -66,6 +67,10 @@ impl Model for RollCallModel {
             Property::always(NO_GAPS, |_, state| !answer(state).is_some_and(|answer| answer.misses)),
             Property::always(NO_GHOSTS, |_, state| !answer(state).is_some_and(|answer| answer.ghost)),
             Property::always(NO_DUPLICATES, |_, state| !answer(state).is_some_and(|answer| answer.duplicate)),
+            // A node that stops, or a mesh that heals, may answer after it was asked.
+            Property::always(ASKED, |model: &Self, state: &State| {
+                model.bound.faults != [Fault::CutNode] || !state.coordinator.removed_reachable
+            }),
             Property::sometimes(LISTED, |_, state| {
                 answer(state).is_some_and(|answer| answer.complete && answer.listed > 0)
             }),
@@ -120,6 +125,7 @@ const SMALL: &[Bound] = &[
     Bound { faults: &[Fault::CutCoordinator], ..BASE },
     Bound { start: Start::Warm, faults: &[Fault::CutMesh], ..BASE },
     Bound { witness: true, faults: &[Fault::RestartCoordinator], ..BASE },
+    Bound { faults: &[Fault::Lie], ..BASE },
 ];
 
 /// Two faults in one run, three incarnations, a witness, and a replica that may fall behind at any moment.
@@ -136,6 +142,7 @@ const THOROUGH: &[Bound] = &[
     Bound { max_faults: 2, faults: &[Fault::RestartCoordinator, Fault::Flush], ..BASE },
     Bound { max_faults: 2, faults: &[Fault::UnansweredRemovalElsewhere], incarnations: 3, ..BASE },
     Bound { max_faults: 2, faults: &[Fault::FailOver], ..BASE },
+    Bound { max_faults: 2, faults: &[Fault::Lie, Fault::StopNode], ..BASE },
     Bound { witness: true, faults: &[Fault::StopNode], ..BASE },
     Bound { start: Start::CutOff, witness: true, faults: &[Fault::RestartCoordinator], ..BASE },
 ];
@@ -146,7 +153,7 @@ fn assert_promises(rules: Rules, bound: Bound) -> (usize, BTreeSet<&'static str>
     let checker =
         RollCallModel { rules, bound }.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     println!("{:>8} states in {:>6.1?} with {rules:?}, {bound:?}", checker.unique_state_count(), began.elapsed());
-    for promise in [NO_GAPS, NO_GHOSTS, NO_DUPLICATES] {
+    for promise in [NO_GAPS, NO_GHOSTS, NO_DUPLICATES, ASKED] {
         if let Some(path) = checker.discovery(promise) {
             panic!("broken: {promise}: {:?}", path.into_actions());
         }
@@ -225,18 +232,22 @@ broken_without! {
         { faults: &[Fault::UnansweredRemovalElsewhere], };
     a_silent_node_is_dead_while_redis_is_unreadable: NoDeathWhileUnreadable, NO_GAPS,
         { start: Start::Warm, faults: &[Fault::CutCoordinator, Fault::NoAnswer], max_faults: 2, };
-    a_flush_makes_living_nodes_dead: SteadyBeforeDeath, NO_GAPS, { faults: &[Fault::Flush], };
+    a_flush_makes_living_nodes_dead: SteadyBeforeDeath, NO_GAPS,
+        { faults: &[Fault::Flush, Fault::CutMesh], max_faults: 2, };
     a_flush_during_the_judgement_makes_a_node_dead: JudgedInSteadyIndex, NO_GAPS,
         { faults: &[Fault::Flush, Fault::CutMesh], max_faults: 2, };
     a_process_dies_with_its_first_incarnation: DeathIsPerProcess, NO_GAPS,
         { faults: &[Fault::UnansweredRemovalElsewhere, Fault::CutMesh], max_faults: 2, };
-    a_node_that_lost_redis_is_dead_while_it_sends_statuses: HeardIsAlive, NO_GAPS, { faults: &[Fault::CutNode], };
+    a_node_that_lost_redis_is_dead_while_it_sends_statuses: HeardIsAlive, NO_GAPS,
+        { faults: &[Fault::CutNode, Fault::CutMesh], max_faults: 2, };
     one_cut_off_coordinator_makes_a_node_dead: WitnessesAreAsked, NO_GAPS,
         { witness: true, faults: &[Fault::CutNode, Fault::CutMesh], max_faults: 2, };
+    a_node_that_lost_its_lease_is_dead_unasked: ProbedBeforeDeath, ASKED, { faults: &[Fault::CutNode], };
+    a_lie_removes_a_living_node: HearsayOnlyAdds, NO_GAPS, { faults: &[Fault::Lie], };
     owner_entries_of_a_living_process_are_removed: RepairOnlyDead, NO_GAPS,
         { faults: &[Fault::StopNode], };
     an_inactive_node_keeps_its_clients: DisconnectsWithoutMajority, NO_GAPS,
-        { faults: &[Fault::CutNode], };
+        { faults: &[Fault::CutNode, Fault::CutMesh], max_faults: 2, };
     a_new_coordinator_does_not_know_all_members: SyncedBeforeComplete, NO_GAPS,
         { start: Start::CutOff, heals: false, witness: true, faults: &[Fault::RestartCoordinator], };
     an_coordinator_was_introduced_too_early: SyncedWhenSettled, NO_GAPS,

@@ -55,6 +55,10 @@ pub enum Rule {
     HeardIsAlive,
     /// Before a death, every member with a lease was asked whether it heard the silent one.
     WitnessesAreAsked,
+    /// Before a death, the silent node itself was asked over the mesh, and did not answer.
+    ProbedBeforeDeath,
+    /// A statement about another node may only add nodes to ask and keep members alive. It removes none.
+    HearsayOnlyAdds,
     /// Only entries of dead nodes, and of replaced incarnations, are repaired.
     RepairOnlyDead,
     /// The repair checks the lease in the script that removes the entry.
@@ -109,6 +113,8 @@ pub enum Fault {
     CutMesh,
     /// The coordinator and Redis are on one side, the node and the witness on the other.
     Split,
+    /// A member that lies says that the node is alive, or that it has said goodbye.
+    Lie,
 }
 
 /// The first state of the search.

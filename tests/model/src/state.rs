@@ -96,6 +96,8 @@ pub enum Action {
     StatusReachesWitness,
     /// The witness reports to the coordinator whom it heard.
     WitnessReplies,
+    /// The coordinator asks a member that became silent, and gets no answer.
+    ProbeFails,
     /// The coordinator writes its lease, and reads the list.
     CoordinatorRenews,
     /// The coordinator sends a hello to a node that does not know it, and receives its status.
@@ -116,7 +118,7 @@ pub enum Action {
 }
 
 /// Actions without a fault, in the order of the search.
-pub const ORDINARY: [Action; 37] = [
+pub const ORDINARY: [Action; 38] = [
     Action::Tick,
     Action::NodeWritesLease,
     Action::NodeReadsList,
@@ -143,6 +145,7 @@ pub const ORDINARY: [Action; 37] = [
     Action::StatusArrives,
     Action::StatusReachesWitness,
     Action::WitnessReplies,
+    Action::ProbeFails,
     Action::CoordinatorRenews,
     Action::HelloIsExchanged,
     Action::ReplicaLags,
@@ -276,6 +279,7 @@ impl State {
             Action::StatusArrives => self.deliver_status(),
             Action::StatusReachesWitness => self.send_status_to_witness(),
             Action::WitnessReplies => self.receive_witness_reply(rules),
+            Action::ProbeFails => self.fail_to_reach_member(rules),
             Action::CoordinatorRenews => self.renew_coordinator(rules),
             Action::HelloIsExchanged => self.exchange_hello(),
             Action::ReplicaLags => self.may_lag(bound) && self.redis.replicate(),
@@ -407,6 +411,13 @@ impl State {
         true
     }
 
+    fn fail_to_reach_member(&mut self, rules: Rules) -> bool {
+        let mut coordinator = self.coordinator;
+        let fails = coordinator.fail_to_reach_member(&self.environment(rules));
+        self.coordinator = coordinator;
+        fails
+    }
+
     fn renew_coordinator(&mut self, rules: Rules) -> bool {
         let mut coordinator = self.coordinator;
         if coordinator.has_lapsed() && rules.has(Rule::StatusesEndWithLease) {
@@ -505,6 +516,13 @@ impl State {
             Fault::CutCoordinator => std::mem::replace(&mut self.coordinator.reaches_redis, false),
             Fault::CutMesh => std::mem::replace(&mut self.mesh, false),
             Fault::Split => self.split(),
+            Fault::Lie => {
+                let lies = self.coordinator.runs && self.coordinator.member != 0;
+                if lies {
+                    self.coordinator.hear_lie(rules);
+                }
+                lies
+            }
         }
     }
 

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use crate::roll_call::answer::{NodeAnswer, RollCallAnswer};
+use crate::roll_call::answer::{NodeResult, RollCallAnswer};
 use crate::roll_call::document::{LocatedSocketDocument, NodeDocument, RollCallDocument};
 use crate::roll_call::rows::JsonArrayChunks;
 
@@ -68,7 +68,7 @@ fn document_chunks(answer: Arc<RollCallAnswer>) -> JsonArrayChunks<impl Iterator
 }
 
 /// The sockets of one bucket of a node's rows, separated by commas. `None` after the last bucket.
-fn serialize_bucket(node: &NodeAnswer, bucket: usize) -> Option<Bytes> {
+fn serialize_bucket(node: &NodeResult, bucket: usize) -> Option<Bytes> {
     let rows = node.reply.as_ref().ok()?.rows.bucket(bucket)?;
     let mut run = Vec::with_capacity(rows.len() * 100);
     for row in rows {
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
     use crate::mesh::answers::PeerError;
     use crate::names::{NodeId, NodeName, Room, SocketId, UserId};
-    use crate::roll_call::answer::{Disposition, NodeOutcome, VouchedRows};
+    use crate::roll_call::answer::{Disposition, JudgedSilence, VouchedRows};
     use crate::roll_call::rows::SerializedRows;
     use crate::roll_call::rows::array_length;
     use crate::roster::Row;
@@ -191,19 +191,19 @@ mod tests {
             id_socket: SocketId::parse(&format!("socket-{node}-{number}")).unwrap(),
             id_user: UserId::parse("f\"oo").unwrap(),
         };
-        let outcomes = counts.iter().enumerate().map(|(node, count)| {
+        let disposition = Disposition::Unanswered { unresolved: Some(3) };
+        let silence = JudgedSilence { error: PeerError::Deadline, disposition };
+        let results = counts.iter().enumerate().map(|(node, count)| {
             let rows = count.map(|count| SerializedRows::new(1, (0..count).map(|number| row(node, number)).collect()));
-            NodeOutcome {
+            NodeResult {
                 node: NodeId::new_process(),
                 name: NodeName::from_any(&format!("node-{node}")),
                 took: Duration::from_millis(1),
-                reply: rows
-                    .map(|rows| VouchedRows { rows: Arc::new(rows), unchanged: false })
-                    .ok_or((PeerError::Deadline, Disposition::Unanswered { unresolved: Some(3) })),
+                reply: rows.map(|rows| VouchedRows { rows: Arc::new(rows), unchanged: false }).ok_or(silence),
             }
         });
-        let (room, outcomes) = (Room::parse("a").unwrap(), outcomes.collect());
-        Arc::new(RollCallAnswer::join(room, Timestamp::UNIX_EPOCH, RollCallSource::Directory, true, outcomes))
+        let (room, results) = (Room::parse("a").unwrap(), results.collect());
+        Arc::new(RollCallAnswer::join(room, Timestamp::UNIX_EPOCH, RollCallSource::Directory, true, results))
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,8 @@
 //! The answer to a roll call: the rows of all nodes joined, and the nodes that did not reply.
 //!
-//! Owns the meaning of a missing reply ([`Disposition`], rule 9), and the rule that each process has one set of rows, that of
-//! its latest incarnation. Pure and synchronous: it gets the outcomes of all lookups, and the answer accounts for each.
+//! Owns the meaning of a missing reply (rule 9), and the rule that each process has one set of rows, that of its latest
+//! incarnation. [`LeaseEvidence`] says what is known of a silent node, and [`Disposition`] what that means. Pure and
+//! synchronous: it gets the results of all lookups, and the answer accounts for each.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -14,18 +15,42 @@ use sha2::{Digest as _, Sha256};
 use super::rows::SerializedRows;
 use super::rows::{JsonArrayChunks, array_length};
 use crate::directory::LeaseAndCount;
+use crate::membership::MembershipView;
 use crate::mesh::answers::PeerError;
 use crate::names::{NodeId, NodeName, Room};
 use crate::roster::Row;
 use crate::telemetry::metrics::roll_calls::RollCallSource;
+
+/// What is known of a node that did not reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseEvidence {
+    /// The node said goodbye or was replaced, and no incarnation of its process is a member.
+    Departed,
+    /// The index could not be read.
+    Unreadable,
+    /// The node has a lease.
+    Leased { sockets: u64 },
+    /// The node has no lease, but may live: an incarnation of its process is a member, or the index is too young for a
+    /// missing lease to be evidence.
+    Unproven { sockets: u64 },
+    /// The node has no lease in a steady index, and was removed from the member table.
+    Lapsed,
+}
 
 /// The meaning of a missing reply of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
     /// The node may have sockets in the room. `unresolved`: their number in the index, `None` if it could not be read.
     Unanswered { unresolved: Option<u64> },
-    /// The node said goodbye, was replaced, or was removed from the member table. It has no sockets that may be listed.
+    /// The node has no sockets that may be listed.
     Dead,
+}
+
+/// A missing reply after it was judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JudgedSilence {
+    pub error: PeerError,
+    pub disposition: Disposition,
 }
 
 /// The rows that a node vouched for during this roll call.
@@ -36,13 +61,13 @@ pub struct VouchedRows {
     pub unchanged: bool,
 }
 
-/// The outcome of asking one node.
+/// The rows of one node, or the reason why there are none: a [`PeerError`], or a [`JudgedSilence`].
 #[derive(Debug, Clone)]
-pub struct NodeOutcome {
+pub struct NodeResult<E = PeerError> {
     pub node: NodeId,
     pub name: NodeName,
     pub took: Duration,
-    pub reply: Result<VouchedRows, (PeerError, Disposition)>,
+    pub reply: Result<VouchedRows, E>,
 }
 
 /// The answer to a roll call.
@@ -58,59 +83,66 @@ pub struct RollCallAnswer {
     /// The number of sockets of nodes that did not reply; `None` if it cannot be known.
     pub unresolved: Option<u64>,
     /// The nodes asked, this one first.
-    pub nodes: Vec<NodeAnswer>,
+    pub nodes: Vec<NodeResult>,
     /// The JSON of [`RollCallAnswer::users`], serialized at most once for all callers that share the answer.
     users: OnceLock<Bytes>,
 }
 
-/// The rows of one node in an answer, or the error.
-#[derive(Debug, Clone)]
-pub struct NodeAnswer {
-    pub node: NodeId,
-    pub name: NodeName,
-    pub took: Duration,
-    pub reply: Result<VouchedRows, PeerError>,
+impl LeaseEvidence {
+    /// `reading`: the lease of the node in the index, and the number of its sockets; `None` if they could not be read.
+    /// `proves_absence`: whether a missing lease is evidence in this index. `view`: the member table after the reading.
+    pub fn of(node: &NodeId, reading: Option<&LeaseAndCount>, proves_absence: bool, view: &MembershipView) -> Self {
+        // The node itself, or a later incarnation under an id that was not asked. A member is alive even if its lease is
+        // missing: the index may have been flushed since the member was listed.
+        let is_process_member = view.members.iter().any(|member| member.node.process() == node.process());
+        match reading {
+            _ if view.departed.contains(node) && !is_process_member => Self::Departed,
+            None => Self::Unreadable,
+            Some(LeaseAndCount { entry: Some(_), sockets }) => Self::Leased { sockets: *sockets },
+            Some(LeaseAndCount { entry: None, sockets }) if is_process_member || !proves_absence => {
+                Self::Unproven { sockets: *sockets }
+            }
+            Some(LeaseAndCount { entry: None, .. }) => Self::Lapsed,
+        }
+    }
 }
 
 impl Disposition {
     /// Judges a node that did not reply.
-    ///
-    /// `lease`: its lease and socket count in the index; `None` if they could not be read. `alive`: there is evidence of
-    /// life other than a lease, because the node is still a member, or the index is too young to show a death.
-    /// `departed`: the node has said goodbye or was replaced, and no incarnation of its process is a member.
-    pub fn of(lease: Option<&LeaseAndCount>, alive: bool, departed: bool) -> Self {
-        match lease {
-            _ if departed => Self::Dead,
-            None => Self::Unanswered { unresolved: None },
-            Some(lease) if lease.entry.is_some() || alive => Self::Unanswered { unresolved: Some(lease.sockets) },
-            Some(_) => Self::Dead,
+    pub fn of(evidence: LeaseEvidence) -> Self {
+        match evidence {
+            LeaseEvidence::Departed | LeaseEvidence::Lapsed => Self::Dead,
+            LeaseEvidence::Unreadable => Self::Unanswered { unresolved: None },
+            LeaseEvidence::Leased { sockets } | LeaseEvidence::Unproven { sockets } => {
+                Self::Unanswered { unresolved: Some(sockets) }
+            }
         }
     }
 }
 
 impl RollCallAnswer {
-    /// Joins the outcomes. `can_be_complete`: every node that was not asked was skipped with the permission of the index.
+    /// Joins the results. `can_be_complete`: every node that was not asked was skipped with the permission of the index.
     pub fn join(
         room: Room,
         as_of: Timestamp,
         source: RollCallSource,
         can_be_complete: bool,
-        outcomes: Vec<NodeOutcome>,
+        results: Vec<NodeResult<JudgedSilence>>,
     ) -> Self {
         let mut complete = can_be_complete;
         let mut unresolved = if can_be_complete { Some(0) } else { None };
-        let mut nodes: Vec<NodeAnswer> = Vec::with_capacity(outcomes.len());
-        for outcome in latest_incarnations(outcomes) {
-            let reply = match outcome.reply {
+        let mut nodes: Vec<NodeResult> = Vec::with_capacity(results.len());
+        for NodeResult { node, name, took, reply } in latest_incarnations(results) {
+            let reply = match reply {
                 Ok(vouched) => Ok(vouched),
-                Err((_, Disposition::Dead)) => continue,
-                Err((error, Disposition::Unanswered { unresolved: sockets })) => {
+                Err(JudgedSilence { disposition: Disposition::Dead, .. }) => continue,
+                Err(JudgedSilence { error, disposition: Disposition::Unanswered { unresolved: sockets } }) => {
                     complete = false;
                     unresolved = unresolved.zip(sockets).map(|(sum, sockets)| sum + sockets);
                     Err(error)
                 }
             };
-            nodes.push(NodeAnswer { node: outcome.node, name: outcome.name, took: outcome.took, reply });
+            nodes.push(NodeResult { node, name, took, reply });
         }
         Self { room, complete, as_of, took: Duration::ZERO, source, unresolved, nodes, users: OnceLock::new() }
     }
@@ -186,16 +218,16 @@ impl RollCallAnswer {
     }
 }
 
-/// Keeps one outcome for each process: that of the latest incarnation that replied, or of the latest if none did. An answer
+/// Keeps one result for each process: that of the latest incarnation that replied, or of the latest if none did. An answer
 /// with two incarnations of one process would list its sockets twice.
-fn latest_incarnations(outcomes: Vec<NodeOutcome>) -> Vec<NodeOutcome> {
-    let rank = |outcome: &NodeOutcome| (outcome.reply.is_ok(), outcome.node.incarnation());
-    let mut kept: Vec<NodeOutcome> = Vec::with_capacity(outcomes.len());
-    for outcome in outcomes {
-        match kept.iter_mut().find(|other| other.node.process() == outcome.node.process()) {
-            Some(other) if rank(other) < rank(&outcome) => *other = outcome,
+fn latest_incarnations<E>(results: Vec<NodeResult<E>>) -> Vec<NodeResult<E>> {
+    let rank = |result: &NodeResult<E>| (result.reply.is_ok(), result.node.incarnation());
+    let mut kept: Vec<NodeResult<E>> = Vec::with_capacity(results.len());
+    for result in results {
+        match kept.iter_mut().find(|other| other.node.process() == result.node.process()) {
+            Some(other) if rank(other) < rank(&result) => *other = result,
             Some(_) => {}
-            None => kept.push(outcome),
+            None => kept.push(result),
         }
     }
     kept
@@ -207,15 +239,16 @@ mod tests {
 
     use super::*;
     use crate::directory::NodeEntry;
+    use crate::membership::Member;
     use crate::names::{SocketId, UserId};
 
-    fn outcome(node: &NodeId, reply: Result<&[&str], (PeerError, Disposition)>) -> NodeOutcome {
+    fn result(node: &NodeId, reply: Result<&[&str], JudgedSilence>) -> NodeResult<JudgedSilence> {
         let rows = |ids: &[&str]| {
             let row =
                 |id: &&str| Row { id_socket: SocketId::parse(id).unwrap(), id_user: UserId::parse("foo").unwrap() };
             VouchedRows { rows: Arc::new(SerializedRows::new(1, ids.iter().map(row).collect())), unchanged: false }
         };
-        NodeOutcome {
+        NodeResult {
             node: node.clone(),
             name: NodeName::from_any(&format!("node-{node}")),
             took: Duration::ZERO,
@@ -223,30 +256,31 @@ mod tests {
         }
     }
 
-    fn join(outcomes: Vec<NodeOutcome>) -> RollCallAnswer {
+    fn join(results: Vec<NodeResult<JudgedSilence>>) -> RollCallAnswer {
         let room = Room::parse("a").unwrap();
-        RollCallAnswer::join(room, Timestamp::now(), RollCallSource::Directory, true, outcomes)
+        RollCallAnswer::join(room, Timestamp::now(), RollCallSource::Directory, true, results)
     }
 
     fn ids(answer: &RollCallAnswer) -> Vec<&str> {
         answer.rows().map(|(_, row)| row.id_socket.as_str()).collect()
     }
 
-    const OPEN: fn(Option<u64>) -> (PeerError, Disposition) =
-        |unresolved| (PeerError::Deadline, Disposition::Unanswered { unresolved });
+    fn unanswered(unresolved: Option<u64>) -> JudgedSilence {
+        JudgedSilence { error: PeerError::Deadline, disposition: Disposition::Unanswered { unresolved } }
+    }
 
     #[test]
     fn rows_are_joined_and_silent_nodes_are_named_and_counted() {
         let [one, two, three] = [(); 3].map(|()| NodeId::new_process());
-        let answer = join(vec![outcome(&one, Ok(&["s1", "s2"])), outcome(&two, Ok(&["s3"]))]);
+        let answer = join(vec![result(&one, Ok(&["s1", "s2"])), result(&two, Ok(&["s3"]))]);
         assert_eq!((answer.complete, answer.unresolved, ids(&answer)), (true, Some(0), vec!["s1", "s2", "s3"]));
         let answer = join(vec![
-            outcome(&one, Ok(&["s1"])),
-            outcome(&two, Err(OPEN(Some(3)))),
-            outcome(&three, Err(OPEN(Some(4)))),
+            result(&one, Ok(&["s1"])),
+            result(&two, Err(unanswered(Some(3)))),
+            result(&three, Err(unanswered(Some(4)))),
         ]);
         assert_eq!((answer.complete, answer.unresolved, answer.unanswered().count()), (false, Some(7), 2));
-        let answer = join(vec![outcome(&two, Err(OPEN(Some(3)))), outcome(&three, Err(OPEN(None)))]);
+        let answer = join(vec![result(&two, Err(unanswered(Some(3)))), result(&three, Err(unanswered(None)))]);
         assert_eq!((answer.complete, answer.unresolved), (false, None), "one unknown count makes the sum unknown");
     }
 
@@ -257,8 +291,8 @@ mod tests {
         for (parts, expected) in
             [([&[], row, rows], vec!["s1", "s2", "s3"]), ([row, &[], &[]], vec!["s1"]), ([&[]; 3], vec![])]
         {
-            let outcomes = [&one, &two, &three].into_iter().zip(parts).map(|(node, ids)| outcome(node, Ok(ids)));
-            let users: Vec<serde_json::Value> = serde_json::from_slice(&join(outcomes.collect()).users()).unwrap();
+            let results = [&one, &two, &three].into_iter().zip(parts).map(|(node, ids)| result(node, Ok(ids)));
+            let users: Vec<serde_json::Value> = serde_json::from_slice(&join(results.collect()).users()).unwrap();
             let ids: Vec<_> = users.iter().map(|user| user["id_socket"].as_str().unwrap()).collect();
             assert_eq!(ids, expected);
         }
@@ -268,9 +302,9 @@ mod tests {
     fn equal_tags_mean_equal_rows_and_incomplete_has_none() {
         let [one, two] = [(); 2].map(|()| NodeId::new_process());
         let part = |node: &NodeId, version, ids| {
-            let Ok(vouched) = outcome(node, Ok(ids)).reply else { unreachable!("the outcome is a reply") };
+            let Ok(vouched) = result(node, Ok(ids)).reply else { unreachable!("the result has rows") };
             let rows = Arc::new(SerializedRows::new(version, vouched.rows.iter().cloned().collect()));
-            NodeOutcome { reply: Ok(VouchedRows { rows, unchanged: false }), ..outcome(node, Ok(ids)) }
+            NodeResult { reply: Ok(VouchedRows { rows, unchanged: false }), ..result(node, Ok(ids)) }
         };
         let ids: &[&str] = &["s1"];
         let tag = join(vec![part(&one, 7, ids), part(&two, 9, ids)]).tag();
@@ -294,7 +328,7 @@ mod tests {
         ] {
             assert_ne!(join(other).tag(), tag);
         }
-        assert_eq!(join(vec![part(&one, 7, ids), outcome(&two, Err(OPEN(Some(1))))]).tag(), None, "incomplete");
+        assert_eq!(join(vec![part(&one, 7, ids), result(&two, Err(unanswered(Some(1))))]).tag(), None, "incomplete");
     }
 
     #[test]
@@ -303,7 +337,7 @@ mod tests {
             let node = NodeId::parse(process).unwrap();
             let rows = Arc::new(SerializedRows::new(version, Vec::new()));
             let reply = Ok(VouchedRows { rows, unchanged: false });
-            NodeOutcome { node, name: NodeName::from_any("node"), took: Duration::ZERO, reply }
+            NodeResult { node, name: NodeName::from_any("node"), took: Duration::ZERO, reply }
         };
         let answer = join(vec![part("000000000000000a-1", 7), part("000000000000000b-1", 9)]);
         assert_eq!(answer.tag(), Some(0xf755_8c12_366a_2215_22cf_338f_ff4d_51b6));
@@ -312,8 +346,10 @@ mod tests {
     #[test]
     fn dead_nodes_are_left_out_and_the_answer_is_complete() {
         let [one, dead] = [(); 2].map(|()| NodeId::new_process());
-        let answer =
-            join(vec![outcome(&one, Ok(&["s1"])), outcome(&dead, Err((PeerError::Refused, Disposition::Dead)))]);
+        let answer = join(vec![
+            result(&one, Ok(&["s1"])),
+            result(&dead, Err(JudgedSilence { error: PeerError::Refused, disposition: Disposition::Dead })),
+        ]);
         assert_eq!((answer.complete, ids(&answer), answer.nodes.len()), (true, vec!["s1"], 1));
     }
 
@@ -322,15 +358,15 @@ mod tests {
         let first = NodeId::new_process();
         let second = first.next_incarnation();
         let (old, new): (&[&str], &[&str]) = (&["old"], &["new"]);
-        for outcomes in [
-            vec![outcome(&first, Ok(old)), outcome(&second, Ok(new))],
-            vec![outcome(&second, Ok(new)), outcome(&first, Ok(old))],
-            vec![outcome(&first, Err(OPEN(Some(1)))), outcome(&second, Ok(new))],
+        for results in [
+            vec![result(&first, Ok(old)), result(&second, Ok(new))],
+            vec![result(&second, Ok(new)), result(&first, Ok(old))],
+            vec![result(&first, Err(unanswered(Some(1)))), result(&second, Ok(new))],
         ] {
-            let answer = join(outcomes);
+            let answer = join(results);
             assert_eq!((answer.complete, ids(&answer)), (true, vec!["new"]));
         }
-        let answer = join(vec![outcome(&first, Ok(old)), outcome(&second, Err(OPEN(None)))]);
+        let answer = join(vec![result(&first, Ok(old)), result(&second, Err(unanswered(None)))]);
         assert_eq!(ids(&answer), ["old"], "it vouched for them during this roll call");
     }
 
@@ -344,16 +380,26 @@ mod tests {
         };
         let leased = LeaseAndCount { entry: Some(entry), sockets: 5 };
         let unleased = LeaseAndCount { entry: None, sockets: 5 };
-        let open = |unresolved| Disposition::Unanswered { unresolved };
-        for (lease, alive, departed, disposition) in [
-            (Some(&leased), false, false, open(Some(5))),
-            (Some(&unleased), true, false, open(Some(5))),
-            (Some(&unleased), false, false, Disposition::Dead),
-            (None, false, false, open(None)),
-            (None, true, false, open(None)),
-            (Some(&leased), true, true, Disposition::Dead),
+        let unanswered = |unresolved| Disposition::Unanswered { unresolved };
+        let node = NodeId::new_process();
+        let member = |node: &NodeId| Member::new(node.clone(), NodeName::from_any("node"), SmolStr::default(), None);
+        let stranger = MembershipView::default();
+        let departed = MembershipView { departed: [node.clone()].into(), ..MembershipView::default() };
+        let listed = MembershipView { members: vec![member(&node)], ..MembershipView::default() };
+        let replaced = MembershipView { members: vec![member(&node.next_incarnation())], ..departed.clone() };
+        for (reading, proves_absence, view, disposition) in [
+            (Some(&leased), true, &stranger, unanswered(Some(5))),
+            (Some(&unleased), true, &listed, unanswered(Some(5))),
+            (Some(&unleased), false, &stranger, unanswered(Some(5))),
+            (Some(&unleased), true, &replaced, unanswered(Some(5))),
+            (Some(&unleased), true, &stranger, Disposition::Dead),
+            (None, true, &stranger, unanswered(None)),
+            (None, false, &listed, unanswered(None)),
+            (Some(&leased), false, &departed, Disposition::Dead),
+            (None, false, &departed, Disposition::Dead),
         ] {
-            assert_eq!(Disposition::of(lease, alive, departed), disposition, "{lease:?} {alive} {departed}");
+            let evidence = LeaseEvidence::of(&node, reading, proves_absence, view);
+            assert_eq!(Disposition::of(evidence), disposition, "{evidence:?}, {view:?}");
         }
     }
 }

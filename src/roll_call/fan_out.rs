@@ -15,11 +15,11 @@ use indexmap::IndexMap;
 use jiff::Timestamp;
 use smol_str::SmolStr;
 use tokio::task::yield_now;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug};
 
-use super::answer::{Disposition, NodeOutcome, RollCallAnswer, VouchedRows};
+use super::answer::{Disposition, JudgedSilence, LeaseEvidence, NodeResult, RollCallAnswer, VouchedRows};
 use super::cache::SnapshotCache;
 use super::plan::{AskPlan, PeerTarget, plan};
 use super::rows::SerializedRows;
@@ -52,117 +52,141 @@ pub(super) struct FanOut {
     pub metrics: RollCallMetrics,
 }
 
-/// A lookup in progress, or its replies.
-type PendingLookup<'a> = MaybeDone<BoxFuture<'a, Vec<NodeReply>>>;
+/// A lookup in progress, or its results.
+type PendingLookup<'a> = MaybeDone<BoxFuture<'a, Vec<NodeResult>>>;
+type PendingLookups<'a> = IndexMap<NodeId, PendingLookup<'a>>;
 
 /// The process at the address has another node id now.
 struct Reincarnated(NodeId);
 
-/// The reply of one node, or the error. [`FanOut::judge`] turns an error into a [`Disposition`].
-struct NodeReply {
-    node: NodeId,
-    name: NodeName,
-    took: Duration,
-    reply: Result<VouchedRows, PeerError>,
+/// The moments until which the steps of an execution may last.
+struct TimeBudget {
+    started: Instant,
+    directory_until: Instant,
+    asking_until: Instant,
+    until: Instant,
+}
+
+/// The plan, the owners that it does not know, and the lookups that were sent before it was made.
+struct PlannedCall<'a> {
+    plan: AskPlan,
+    unknown_owners: UnknownOwners,
+    early: PendingLookups<'a>,
+}
+
+/// The owners that are not in the member table, after their leases were read.
+#[derive(Default)]
+struct UnknownOwners {
+    /// Owners with a lease. They are members now, and are asked.
+    leased: Vec<PeerTarget>,
+    /// Owners without a lease, or with one that could not be read. They cannot be asked, and count as silent.
+    silent: Vec<NodeResult>,
 }
 
 impl FanOut {
     pub(crate) async fn execute(&self, room: &Room, until: Instant) -> RollCallAnswer {
-        let as_of = Timestamp::now();
-        let started = Instant::now();
-        let deadline = until - started;
-        let asking_until = until - (deadline / JUDGING_SHARE).min(MAX_JUDGING_TIME);
+        let (as_of, time) = (Timestamp::now(), TimeBudget::new(until));
+        let PlannedCall { plan, unknown_owners, early } = self.plan_and_ask_early(room, &time).await;
+        let own = self.own_rows(room);
+        let targets: Vec<&PeerTarget> = plan.ask.iter().chain(&unknown_owners.leased).collect();
+        let replies = self.ask_the_rest(room, &targets, early, &time).await;
+        let results = [own].into_iter().chain(replies).chain(unknown_owners.silent).collect();
+        let judged = self.judge(room, plan.can_be_complete, results, time.until).await;
+        self.remove_dead_owners(room, plan.dead_owners, &judged);
+        let mut answer = RollCallAnswer::join(room.clone(), as_of, plan.source, plan.can_be_complete, judged);
+        answer.took = time.started.elapsed();
+        self.record(&answer);
+        answer
+    }
 
+    /// Copies the member table, reads the owners, and plans. Meanwhile it asks the members with cached rows: a node that had
+    /// rows last time very likely still has some, and this makes one round trip of two.
+    async fn plan_and_ask_early<'a>(&'a self, room: &'a Room, time: &TimeBudget) -> PlannedCall<'a> {
         // Before the directory is read: a node that joins in between is in the owner set.
         let view = self.membership.view();
-        // A node that had rows last time very likely still has some. Asking it in parallel with the directory makes one
-        // round trip of two.
         let cached = |member: &Member| Some((PeerTarget::from(member), Some(self.cache.get(room, &member.node)?)));
-        let mut early = self.start_lookups(room, view.members.iter().filter_map(cached), asking_until);
+        let mut early = self.start_lookups(room, view.members.iter().filter_map(cached), time.asking_until);
         let planning = pin!(async {
-            let mut plan = self.read_and_plan(room, &view, deadline / DIRECTORY_SHARE).await;
-            let unreachable = self.resolve_unknown_owners(room, &mut plan, started + deadline / DIRECTORY_SHARE).await;
-            (plan, unreachable)
+            let plan = self.read_and_plan(room, &view, time.directory_until).await;
+            let unknown_owners = self.resolve_unknown_owners(room, &plan.unknown_owners, time.directory_until).await;
+            (plan, unknown_owners)
         });
-        let (mut plan, unreachable) = match select(planning, pin!(all_done(early.values_mut()))).await {
+        let (plan, unknown_owners) = match select(planning, pin!(all_done(early.values_mut()))).await {
             Either::Left((planned, _)) => planned,
             Either::Right((_, planning)) => planning.await,
         };
-        let own = self.own_rows(room);
+        PlannedCall { plan, unknown_owners, early }
+    }
+
+    /// Asks the targets that were not asked early, and waits for all of them. Cancels the early lookups of other nodes.
+    async fn ask_the_rest<'a>(
+        &'a self,
+        room: &'a Room,
+        targets: &[&PeerTarget],
+        mut early: PendingLookups<'a>,
+        time: &TimeBudget,
+    ) -> Vec<NodeResult> {
         // Dropping a lookup cancels it. Without a cache entry, the next roll call does not ask the node early again.
         early.retain(|node, _| {
-            let needed = plan.ask.iter().any(|target| target.node == *node);
+            let needed = targets.iter().any(|target| target.node == *node);
             if !needed {
                 self.cache.remove(room, node);
             }
             needed
         });
-        let rest = plan.ask.iter().filter(|target| !early.contains_key(&target.node));
-        let rest = rest.map(|target| (target.clone(), self.cache.get(room, &target.node)));
-        let mut lookups = self.start_lookups(room, rest, asking_until);
+        let rest = targets.iter().filter(|target| !early.contains_key(&target.node));
+        let rest = rest.map(|&target| (target.clone(), self.cache.get(room, &target.node)));
+        let mut lookups = self.start_lookups(room, rest, time.asking_until);
         lookups.append(&mut early);
         all_done(lookups.values_mut()).await;
-        let replies = lookups.values_mut().filter_map(|lookup| Pin::new(lookup).take_output()).flatten();
-        let replies: Vec<NodeReply> = [own].into_iter().chain(replies).chain(unreachable).collect();
-        let outcomes = self.judge(room, &mut plan, replies, until).await;
-        self.remove_dead_owners(room, plan.dead_owners);
-
-        let mut answer = RollCallAnswer::join(room.clone(), as_of, plan.source, plan.can_be_complete, outcomes);
-        answer.took = started.elapsed();
-        let (rows, source) = (answer.len(), answer.source);
-        self.metrics.record(answer.took, rows, source, answer.complete);
-        traces::record_roll_call(answer.complete, source, answer.nodes.len(), rows);
-        debug!(%room, complete = answer.complete, rows = answer.len(), took = ?answer.took, "called the roll");
-        answer
+        lookups.values_mut().filter_map(|lookup| Pin::new(lookup).take_output()).flatten().collect()
     }
 
-    async fn read_and_plan(&self, room: &Room, view: &MembershipView, directory_timeout: Duration) -> AskPlan {
+    fn record(&self, answer: &RollCallAnswer) {
+        let (rows, source, complete, took) = (answer.len(), answer.source, answer.complete, answer.took);
+        self.metrics.record(took, rows, source, complete);
+        traces::record_roll_call(complete, source, answer.nodes.len(), rows);
+        debug!(room = %answer.room, complete, rows, ?took, "called the roll");
+    }
+
+    async fn read_and_plan(&self, room: &Room, view: &MembershipView, until: Instant) -> AskPlan {
         let span = traces::directory_span(room);
-        let owners = timeout(directory_timeout, self.directory.owners(room)).instrument(span.clone()).await;
+        let owners = timeout_at(until, self.directory.owners(room)).instrument(span.clone()).await;
         let owners = owners.ok().and_then(Result::ok);
         traces::record_directory_read(&span, owners.as_ref().map(|owners| owners.nodes.len()));
         let incarnation = self.roster.incarnation();
         plan(view, owners.as_ref(), incarnation.process(), self.membership.lease(), BootInstant::now())
     }
 
-    /// Reads the leases of owners that are not in the member table. The plan then asks the owners with a lease, and its dead
-    /// owners include those without one. Returns the owners whose state is unknown, as failed replies.
-    async fn resolve_unknown_owners(&self, room: &Room, plan: &mut AskPlan, until: Instant) -> Vec<NodeReply> {
-        if plan.unknown_owners.is_empty() {
-            return Vec::new();
+    /// Reads the leases of owners that are not in the member table. An owner with a lease becomes a member.
+    async fn resolve_unknown_owners(&self, room: &Room, owners: &[NodeId], until: Instant) -> UnknownOwners {
+        let mut resolved = UnknownOwners::default();
+        if owners.is_empty() {
+            return resolved;
         }
-        let owners = std::mem::take(&mut plan.unknown_owners);
-        let leases = self.leases_and_counts(room, &owners, until).await;
-        let mut entries = leases.iter().flatten().map(|lease| lease.entry.clone());
-        // Without the member lists of the others, a missing lease does not prove a death.
-        let view = self.membership.view();
-        let can_declare_dead = view.synced && view.steady(self.membership.lease(), BootInstant::now());
-        let mut unreachable = Vec::new();
-        for node in owners {
-            match entries.next() {
-                Some(Some(entry)) => {
-                    self.membership.add_from_directory(&node, &entry);
-                    plan.ask.push(PeerTarget { node, name: entry.name, mesh: entry.mesh });
-                }
-                Some(None) if can_declare_dead => plan.dead_owners.push(node),
-                Some(None) | None => {
-                    let name = NodeName::from_any(node.as_str());
-                    unreachable.push(NodeReply { node, name, took: Duration::ZERO, reply: Err(PeerError::Failed) });
-                }
+        let leases = self.leases_and_counts(room, owners, until).await.unwrap_or_default();
+        let mut entries = leases.into_iter().map(|lease| lease.entry);
+        for node in owners.iter().cloned() {
+            if let Some(entry) = entries.next().flatten() {
+                self.membership.add_from_directory(&node, &entry);
+                resolved.leased.push(PeerTarget { node, name: entry.name, mesh: entry.mesh });
+            } else {
+                let name = NodeName::from_any(node.as_str());
+                resolved.silent.push(NodeResult { node, name, took: Duration::ZERO, reply: Err(PeerError::Failed) });
             }
         }
-        unreachable
+        resolved
     }
 
     /// The reply of this node, which is a peer like any other, without the network.
-    fn own_rows(&self, room: &Room) -> NodeReply {
+    fn own_rows(&self, room: &Room) -> NodeResult {
         let started = Instant::now();
         let cached = self.cache.get(room, &self.roster.incarnation());
         let known = cached.as_ref().map(|cached| CachedVersion { version: cached.version, accepts_delta: true });
         let snapshot = self.roster.snapshot(room, known);
         let (node, name) = (snapshot.node.clone(), self.membership.node_info().name.clone());
         let reply = self.cache.apply(room, cached, snapshot);
-        NodeReply { node, name, took: started.elapsed(), reply }
+        NodeResult { node, name, took: started.elapsed(), reply }
     }
 
     /// Makes a lookup for each target. A lookup sends its request at the first poll.
@@ -171,14 +195,14 @@ impl FanOut {
         room: &'a Room,
         targets: impl Iterator<Item = (PeerTarget, Option<Arc<SerializedRows>>)>,
         until: Instant,
-    ) -> IndexMap<NodeId, PendingLookup<'a>> {
+    ) -> PendingLookups<'a> {
         let start = |(target, cached): (PeerTarget, _)| {
             (target.node.clone(), maybe_done(self.ask(room, target, cached, until).boxed()))
         };
         targets.map(start).collect()
     }
 
-    /// Asks one node, and, if its process has another id now, that id as well. Returns two replies only if another process
+    /// Asks one node, and, if its process has another id now, that id as well. Returns two results only if another process
     /// has taken over the address.
     async fn ask(
         &self,
@@ -186,18 +210,20 @@ impl FanOut {
         target: PeerTarget,
         cached: Option<Arc<SerializedRows>>,
         until: Instant,
-    ) -> Vec<NodeReply> {
+    ) -> Vec<NodeResult> {
         let PeerTarget { node, name, mesh } = &target;
         let started = Instant::now();
-        let node_reply =
-            |node: &NodeId, reply| NodeReply { node: node.clone(), name: name.clone(), took: started.elapsed(), reply };
+        let result = |node: &NodeId, reply| {
+            let (node, name) = (node.clone(), name.clone());
+            NodeResult { node, name, took: started.elapsed(), reply }
+        };
         let new_id = match self.lookup(mesh, node, room, cached, until).await {
             Ok(Ok(vouched)) => {
                 self.membership.record_contact(node);
-                return vec![node_reply(node, Ok(vouched))];
+                return vec![result(node, Ok(vouched))];
             }
             Ok(Err(Reincarnated(new_id))) => new_id,
-            Err(error) => return vec![node_reply(node, Err(error))],
+            Err(error) => return vec![result(node, Err(error))],
         };
         let reply = match self.lookup(mesh, &new_id, room, self.cache.get(room, &new_id), until).await {
             Ok(Ok(vouched)) => Ok(vouched),
@@ -205,16 +231,16 @@ impl FanOut {
             Err(error) => Err(error),
         };
         let is_this_process = new_id.process() == self.roster.incarnation().process();
-        let mut replies = Vec::with_capacity(2);
+        let mut results = Vec::with_capacity(2);
         // A process vouches for its own rows only, and here another process has replied.
         if new_id.process() != node.process() {
-            replies.push(node_reply(node, Err(PeerError::Refused)));
+            results.push(result(node, Err(PeerError::Refused)));
         }
         // The reply of this process is `own_rows`.
         if !is_this_process {
-            replies.push(node_reply(&new_id, reply));
+            results.push(result(&new_id, reply));
         }
-        replies
+        results
     }
 
     async fn lookup(
@@ -233,40 +259,32 @@ impl FanOut {
         })
     }
 
-    /// Judges the nodes that did not reply, and adds the dead among them to the plan's dead owners.
+    /// Judges the nodes that did not reply (rule 9). This is the only place that does, also for unknown owners.
     async fn judge(
         &self,
         room: &Room,
-        plan: &mut AskPlan,
-        replies: Vec<NodeReply>,
+        can_be_complete: bool,
+        results: Vec<NodeResult>,
         until: Instant,
-    ) -> Vec<NodeOutcome> {
-        let silent: Vec<NodeId> =
-            replies.iter().filter(|reply| reply.reply.is_err()).map(|reply| reply.node.clone()).collect();
-        let leases = if plan.can_be_complete { self.leases_and_counts(room, &silent, until).await } else { None };
-        let lease_of = |node: &NodeId| {
-            let index = silent.iter().position(|other| other == node)?;
-            leases.as_ref()?.get(index)
-        };
+    ) -> Vec<NodeResult<JudgedSilence>> {
+        let is_silent = |result: &&NodeResult| result.reply.is_err();
+        let silent: Vec<NodeId> = results.iter().filter(is_silent).map(|result| result.node.clone()).collect();
+        // A missing lease proves a death only to a node that knows the members of the others. `can_be_complete` implies that
+        // this node is synced; without it no lease is read.
+        let leases = if can_be_complete { self.leases_and_counts(room, &silent, until).await } else { None };
+        let mut leases = leases.iter().flatten();
         // Usually every node replies; then the member table is not copied.
         let view = if silent.is_empty() { MembershipView::default() } else { self.membership.view() };
         let steady = view.steady(self.membership.lease(), BootInstant::now());
-        // An incarnation of the process is a member: the node itself, or a later one under an id that was not asked.
-        let is_process_member =
-            |node: &NodeId| view.members.iter().any(|member| member.node.process() == node.process());
-        // A member is alive even if its lease is missing: the index may have been flushed since the member was listed.
-        let alive = |node: &NodeId| !steady || is_process_member(node);
-        let departed = |node: &NodeId| view.departed.contains(node) && !is_process_member(node);
-        let mut outcomes = Vec::with_capacity(replies.len());
-        for NodeReply { node, name, took, reply } in replies {
-            let dispose = |error| (error, Disposition::of(lease_of(&node), alive(&node), departed(&node)));
-            let reply = reply.map_err(dispose);
-            if let Err((_, Disposition::Dead)) = reply {
-                plan.dead_owners.push(node.clone());
-            }
-            outcomes.push(NodeOutcome { node, name, took, reply });
-        }
-        outcomes
+        let judge = |NodeResult { node, name, took, reply }: NodeResult| {
+            // The leases are in the order of the silent nodes.
+            let reply = reply.map_err(|error| {
+                let evidence = LeaseEvidence::of(&node, leases.next(), steady, &view);
+                JudgedSilence { error, disposition: Disposition::of(evidence) }
+            });
+            NodeResult { node, name, took, reply }
+        };
+        results.into_iter().map(judge).collect()
     }
 
     async fn leases_and_counts(&self, room: &Room, nodes: &[NodeId], until: Instant) -> Option<Vec<LeaseAndCount>> {
@@ -276,8 +294,13 @@ impl FanOut {
         timeout_at(until, self.directory.leases_and_counts(room, nodes)).await.ok()?.ok()
     }
 
-    /// Removes dead owners from the room in the background. After a failure the next roll call of the room tries again.
-    fn remove_dead_owners(&self, room: &Room, dead_owners: Vec<NodeId>) {
+    /// Removes `dead_owners`, and the nodes that were judged dead, from the owner set of the room. Runs in the background;
+    /// after a failure the next roll call of the room tries again.
+    fn remove_dead_owners(&self, room: &Room, mut dead_owners: Vec<NodeId>, judged: &[NodeResult<JudgedSilence>]) {
+        let is_dead = |result: &&NodeResult<JudgedSilence>| {
+            result.reply.as_ref().is_err_and(|silence| silence.disposition == Disposition::Dead)
+        };
+        dead_owners.extend(judged.iter().filter(is_dead).map(|result| result.node.clone()));
         if dead_owners.is_empty() {
             return;
         }
@@ -291,13 +314,22 @@ impl FanOut {
     }
 }
 
+impl TimeBudget {
+    fn new(until: Instant) -> Self {
+        let started = Instant::now();
+        let deadline = until - started;
+        let judging = (deadline / JUDGING_SHARE).min(MAX_JUDGING_TIME);
+        Self { started, directory_until: started + deadline / DIRECTORY_SHARE, asking_until: until - judging, until }
+    }
+}
+
 /// Waits until all lookups have ended. Yields to other tasks after each large reply: 25,000 rows take 6 ms, which must
 /// not add up over several owners.
 async fn all_done<'a: 'b, 'b>(lookups: impl Iterator<Item = &'b mut PendingLookup<'a>>) {
     let has_many_rows = async |lookup: &mut PendingLookup<'a>| {
         (&mut *lookup).await;
-        let replies = Pin::new(lookup).output_mut().map(|replies| &**replies).unwrap_or_default();
-        let changed = replies.iter().filter_map(|reply| reply.reply.as_ref().ok()).filter(|rows| !rows.unchanged);
+        let results = Pin::new(lookup).output_mut().map(|results| &**results).unwrap_or_default();
+        let changed = results.iter().filter_map(|result| result.reply.as_ref().ok()).filter(|rows| !rows.unchanged);
         changed.map(|vouched| vouched.rows.len()).sum::<usize>() > MANY_ROWS
     };
     let mut lookups: FuturesUnordered<_> = lookups.map(has_many_rows).collect();

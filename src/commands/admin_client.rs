@@ -162,7 +162,7 @@ impl AdminAnswer {
             return Err(Error::TokenMissing);
         }
         Err(match serde_json::from_slice::<ProblemDocument<'_>>(&self.body) {
-            Ok(problem) => Error::Refused(one_line(&problem.detail)),
+            Ok(problem) => Error::Refused(truncated_line(&problem.detail)),
             Err(_) => Error::NotANode(format!(": status {}", self.status)),
         })
     }
@@ -177,7 +177,7 @@ impl AdminAnswer {
 }
 
 /// Foreign text as one line of bounded length.
-pub fn one_line(text: &str) -> String {
+pub fn truncated_line(text: &str) -> String {
     text.chars().take(MAX_LINE_CHARS).map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 

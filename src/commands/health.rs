@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use clap::Args;
 use serde::Deserialize;
 
-use crate::commands::admin_client::{AdminClient, one_line};
+use crate::commands::admin_client::{AdminClient, truncated_line};
 use crate::commands::args::{ConfigFileArgs, HostPort};
 use crate::commands::process::print_line;
 
@@ -82,8 +82,8 @@ impl ProbeKind {
                     serde_json::from_slice(body).map_err(|_| "the answer is not that of a node".to_owned())?;
                 match status {
                     StatusCode::OK if fields.directory == "ok" => Ok("ready".to_owned()),
-                    StatusCode::OK => Ok(one_line(&format!("ready, though the directory {}", fields.directory))),
-                    _ => Err(one_line(&format!("not ready: {}", fields.reasons.join("; ")))),
+                    StatusCode::OK => Ok(truncated_line(&format!("ready, though the directory {}", fields.directory))),
+                    _ => Err(truncated_line(&format!("not ready: {}", fields.reasons.join("; ")))),
                 }
             }
             (_, status) => Err(format!("the answer is not that of a node: status {status}")),

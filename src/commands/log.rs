@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::commands::admin_client::{Error, one_line};
+use crate::commands::admin_client::{Error, truncated_line};
 use crate::commands::args::AdminTarget;
 use crate::commands::process::print_line;
 use crate::http::admin::log::{LogLevels, PATH};
@@ -35,5 +35,5 @@ async fn request(args: &LogLevelArgs) -> Result<String, String> {
         answer.json::<LogLevels>()
     };
     let body = exchange.await.map_err(|error: Error| format!("{}: {error}", client.address()))?;
-    Ok(one_line(&body.levels))
+    Ok(truncated_line(&body.levels))
 }

@@ -173,11 +173,11 @@ pub(super) fn print(text: impl AsRef<[u8]>) -> io::Result<()> {
 }
 
 pub(super) fn print_error(error: &str) {
-    eprintln!("rollcall: {}", one_line(error));
+    eprintln!("rollcall: {}", escaped_line(error));
 }
 
 /// Escapes as in `\u{202e}`.
-pub(super) fn one_line(text: &str) -> String {
+pub(super) fn escaped_line(text: &str) -> String {
     escaped(text, |shown, char| write!(shown, "\\u{{{:x}}}", u32::from(char)))
 }
 
@@ -198,7 +198,7 @@ pub(super) fn json(value: &impl Serialize) -> Result<String, String> {
 
 /// At most `max` characters; a longer text loses its middle.
 pub(super) fn shortened(text: &str, max: usize) -> String {
-    let text = one_line(text);
+    let text = escaped_line(text);
     let length = text.chars().count();
     if length <= max {
         return text;
@@ -236,9 +236,9 @@ mod tests {
 
     #[test]
     fn control_and_bidirectional_characters_are_escaped() {
-        assert_eq!(one_line("a\x1b[2Jb\nc\u{9b}d"), "a\\u{1b}[2Jb\\u{a}c\\u{9b}d");
-        assert_eq!(one_line("abc\u{202e}cba"), "abc\\u{202e}cba");
-        assert_eq!(one_line("café au lait 数学 👋"), "café au lait 数学 👋");
+        assert_eq!(escaped_line("a\x1b[2Jb\nc\u{9b}d"), "a\\u{1b}[2Jb\\u{a}c\\u{9b}d");
+        assert_eq!(escaped_line("abc\u{202e}cba"), "abc\\u{202e}cba");
+        assert_eq!(escaped_line("café au lait 数学 👋"), "café au lait 数学 👋");
     }
 
     #[test]

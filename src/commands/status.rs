@@ -9,7 +9,7 @@ use clap::Args;
 use tokio::time::sleep;
 
 use crate::commands::args::AdminTarget;
-use crate::commands::process::{CommandOutput, finish, json, one_line, print, print_error, shortened};
+use crate::commands::process::{CommandOutput, escaped_line, finish, json, print, print_error, shortened};
 use crate::status::{BusyRoom, ClusterStatus, LastMinute, NodeRow, ReportedDetails};
 
 /// The interval of `--watch`.
@@ -88,7 +88,7 @@ fn table(status: &ClusterStatus) -> String {
     line(format_args!(""));
     line(format_args!("{}", summary(status)));
     if status.directory != "ok" {
-        line(format_args!("The directory {}.", one_line(&status.directory)));
+        line(format_args!("The directory {}.", escaped_line(&status.directory)));
     }
     if !status.busiest_rooms.is_empty() {
         line(format_args!(""));
@@ -136,7 +136,7 @@ fn row(node: &NodeRow, report: &ReportedDetails, is_asked: bool) -> String {
 }
 
 fn silence(node: &NodeRow) -> String {
-    let error = one_line(node.error.as_deref().unwrap_or("nothing"));
+    let error = escaped_line(node.error.as_deref().unwrap_or("nothing"));
     if error == "older" {
         return "responds, but its version is too old to report its state".to_owned();
     }

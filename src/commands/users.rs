@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::commands::args::AdminTarget;
 use crate::commands::args::values::room;
-use crate::commands::process::{CommandOutput, finish, json, one_line};
+use crate::commands::process::{CommandOutput, escaped_line, finish, json};
 use crate::names::Room;
 use crate::roll_call::document::{RollCallDocument, UNKNOWN_NODES};
 
@@ -42,8 +42,11 @@ async fn ask(args: &UsersArgs) -> Result<RollCallDocument<'static>, String> {
 
 /// The sockets, sorted by user, and the last line.
 fn table(roll: &RollCallDocument<'_>) -> String {
-    let mut rows: Vec<[String; 3]> =
-        roll.users.iter().map(|user| [&user.id_socket, &user.id_user, &user.node].map(|name| one_line(name))).collect();
+    let mut rows: Vec<[String; 3]> = roll
+        .users
+        .iter()
+        .map(|user| [&user.id_socket, &user.id_user, &user.node].map(|name| escaped_line(name)))
+        .collect();
     rows.sort_by(|one, next| (&one[1], &one[0]).cmp(&(&next[1], &next[0])));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let (sockets, users) = (width(0), width(1));
@@ -62,7 +65,7 @@ fn completeness(roll: &RollCallDocument<'_>) -> String {
         return format!("complete: {counted}");
     }
     let silent = roll.nodes.iter().filter_map(|node| Some((node, node.error.as_ref()?)));
-    let silent: Vec<_> = silent.map(|(node, why)| one_line(&format!("{} ({why})", node.name))).collect();
+    let silent: Vec<_> = silent.map(|(node, why)| escaped_line(&format!("{} ({why})", node.name))).collect();
     let reason = match silent.is_empty() {
         true => UNKNOWN_NODES.to_owned(),
         false => format!("no answer from {}", silent.join(", ")),

@@ -226,7 +226,7 @@ impl SocketIoServer {
         }
         let is_gone = || handle.as_ref().is_some_and(ConnectionHandle::is_gone);
         let timeout = self.ownership_timeout.saturating_sub(started.elapsed());
-        if !self.wait_until_owned(&rooms, &registration, handle.as_ref(), timeout, is_gone).await {
+        if !self.wait_for_ownership(&rooms, &registration, handle.as_ref(), timeout, is_gone).await {
             return Err(ClientError::gone());
         }
         registration.mark_connected();
@@ -236,7 +236,7 @@ impl SocketIoServer {
     /// Waits until the directory has confirmed this node as an owner of the rooms, so that the client may be acknowledged.
     /// Returns `false` if the client disconnected meanwhile, or if it took too long. Its rows are removed then, and on a
     /// timeout its transport is closed, so that it tries again.
-    async fn wait_until_owned(
+    async fn wait_for_ownership(
         &self,
         rooms: &[Room],
         registration: &Registration,
@@ -250,7 +250,7 @@ impl SocketIoServer {
             }
         };
         let is_connected = tokio::select! {
-            owned = self.reconciler.wait_until_owned(rooms, timeout) => match owned {
+            owned = self.reconciler.wait_for_ownership(rooms, timeout) => match owned {
                 Ok(()) => return true,
                 Err(error) => {
                     debug!(%error, "disconnecting a client so that it tries again");
@@ -288,7 +288,7 @@ impl SocketIoServer {
                             was_connected && !is_connected
                         };
                         let timeout = server.ownership_timeout;
-                        if !server.wait_until_owned(&[room], &registration, handle.as_ref(), timeout, is_gone).await {
+                        if !server.wait_for_ownership(&[room], &registration, handle.as_ref(), timeout, is_gone).await {
                             return;
                         }
                         EventAck::ok()

@@ -56,7 +56,7 @@ impl NodeCore {
             Arc::clone(&membership),
             Arc::clone(&directory),
             release_delay,
-            metrics.flushes.clone(),
+            metrics.directory_lag.clone(),
         );
         // Question in: HTTP -> roll call -> directory -> mesh.
         let background = TaskTracker::new();

@@ -41,7 +41,7 @@ impl Bench {
             Arc::clone(&membership),
             shared,
             release_delay,
-            Metrics::default().flushes,
+            Metrics::default().directory_lag,
         );
         let mut tasks = JoinSet::new();
         tasks.spawn({
@@ -102,12 +102,12 @@ async fn rooms_are_owned_at_the_first_join_and_released_at_the_end() {
     let node = bench.roster.incarnation();
     let rooms = [room("a"), room("b")];
     let registration = bench.register("s1", &rooms);
-    bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
+    bench.reconciler.wait_for_ownership(&rooms, SOON).await.unwrap();
     assert_eq!(bench.owners(&rooms[0]).await, std::slice::from_ref(&node));
     assert_eq!(bench.owners(&rooms[1]).await, std::slice::from_ref(&node));
     let calls = bench.directory.call_sizes(DirectoryCall::AddOwner).len();
     let second = bench.register("s2", &rooms);
-    bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
+    bench.reconciler.wait_for_ownership(&rooms, SOON).await.unwrap();
     assert_eq!(
         bench.directory.call_sizes(DirectoryCall::AddOwner).len(),
         calls,
@@ -124,15 +124,15 @@ async fn an_unanswered_addition_is_retried_before_the_ack() {
     let bench = Bench::start();
     let first = [room("first")];
     let _first = bench.register("s0", &first);
-    bench.reconciler.wait_until_owned(&first, SOON).await.unwrap();
+    bench.reconciler.wait_for_ownership(&first, SOON).await.unwrap();
     bench.meet_one_that_does_not_answer();
     bench.directory.inject(DirectoryCall::AddOwner, Fault::LoseRequest);
     bench.directory.inject(DirectoryCall::AddOwner, Fault::LoseAnswer);
     let rooms = [room("a")];
     let _presence = bench.register("s1", &rooms);
-    let early = bench.reconciler.wait_until_owned(&rooms, Duration::from_millis(100)).await;
+    let early = bench.reconciler.wait_for_ownership(&rooms, Duration::from_millis(100)).await;
     assert_eq!(early, Err(OwnershipTimeout(Duration::from_millis(100))));
-    bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
+    bench.reconciler.wait_for_ownership(&rooms, SOON).await.unwrap();
     assert_eq!(bench.directory.call_sizes(DirectoryCall::AddOwner), [1, 1, 1, 1]);
 }
 
@@ -141,7 +141,7 @@ async fn clients_of_unowned_rooms_are_acked_once_all_peers_ask() {
     let bench = Bench::start();
     let first = [room("first")];
     let _first = bench.register("s0", &first);
-    bench.reconciler.wait_until_owned(&first, SOON).await.unwrap();
+    bench.reconciler.wait_for_ownership(&first, SOON).await.unwrap();
     let mut word = bench.roster.index_state();
     assert!(word.borrow_and_update().fully_indexed_in.is_some());
     let (go, held) = oneshot::channel();
@@ -149,7 +149,7 @@ async fn clients_of_unowned_rooms_are_acked_once_all_peers_ask() {
     bench.directory.inject(DirectoryCall::AddOwner, Fault::Hold(held));
     let rooms = [room("a")];
     let _presence = bench.register("s1", &rooms);
-    bench.reconciler.wait_until_owned(&rooms, SOON).await.expect("there is no peer that must know");
+    bench.reconciler.wait_for_ownership(&rooms, SOON).await.expect("there is no peer that must know");
     assert_eq!(word.borrow_and_update().fully_indexed_in, None, "peers must ask this node");
     go.send(()).unwrap();
     let fully_indexed = timeout(SOON, word.wait_for(|word| word.fully_indexed_in.is_some())).await;
@@ -164,7 +164,7 @@ async fn one_refused_room_does_not_delay_the_others() {
     let both = [room("good"), room("bad")];
     let _presence = bench.register("s1", &both);
     for name in both {
-        bench.reconciler.wait_until_owned(&[name], SOON).await.unwrap();
+        bench.reconciler.wait_for_ownership(&[name], SOON).await.unwrap();
     }
     assert_eq!(bench.directory.call_sizes(DirectoryCall::AddOwner), [2, 1, 1], "one by one after the refusal");
 }
@@ -176,14 +176,14 @@ async fn an_unanswered_removal_retires_the_incarnation() {
         let first = bench.roster.incarnation();
         let _stays = bench.register("s1", &[room("stays")]);
         let leaves = bench.register("s2", &[room("leaves")]);
-        bench.reconciler.wait_until_owned(&[room("stays"), room("leaves")], SOON).await.unwrap();
+        bench.reconciler.wait_for_ownership(&[room("stays"), room("leaves")], SOON).await.unwrap();
         bench.directory.inject(DirectoryCall::RemoveOwner, fault);
         drop(leaves);
         let mut word = bench.roster.index_state();
         timeout(SOON, word.wait_for(|word| word.incarnation != first)).await.unwrap().unwrap();
         let second = bench.roster.incarnation();
         assert_eq!(second.process(), first.process());
-        bench.reconciler.wait_until_owned(&[room("stays")], SOON).await.unwrap();
+        bench.reconciler.wait_for_ownership(&[room("stays")], SOON).await.unwrap();
         bench.until_owners(&room("stays"), std::slice::from_ref(&second)).await;
         bench.until_owners(&room("leaves"), &[]).await;
         let listed = async {
@@ -201,7 +201,7 @@ async fn a_room_that_fills_during_its_removal_is_added_afterwards() {
     let node = bench.roster.incarnation();
     let rooms = [room("a")];
     let leaves = bench.register("s1", &rooms);
-    bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
+    bench.reconciler.wait_for_ownership(&rooms, SOON).await.unwrap();
     let (go, held) = oneshot::channel();
     bench.directory.inject(DirectoryCall::RemoveOwner, Fault::Hold(held));
     drop(leaves);
@@ -213,11 +213,11 @@ async fn a_room_that_fills_during_its_removal_is_added_afterwards() {
     timeout(SOON, removing).await.expect("the removal is sent");
     let claims = bench.directory.call_sizes(DirectoryCall::AddOwner).len();
     let _comes = bench.register("s2", &rooms);
-    let early = bench.reconciler.wait_until_owned(&rooms, Duration::from_millis(100)).await;
+    let early = bench.reconciler.wait_for_ownership(&rooms, Duration::from_millis(100)).await;
     assert!(early.is_err(), "the removal may still remove a new entry");
     assert_eq!(bench.directory.call_sizes(DirectoryCall::AddOwner).len(), claims, "one command for a room at a time");
     go.send(()).unwrap();
-    bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
+    bench.reconciler.wait_for_ownership(&rooms, SOON).await.unwrap();
     assert_eq!(bench.owners(&rooms[0]).await, [node]);
 }
 
@@ -227,7 +227,7 @@ async fn a_refused_removal_is_retried_unless_the_room_fills() {
     let node = bench.roster.incarnation();
     let rooms = [room("a")];
     let leaves = bench.register("s1", &rooms);
-    bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
+    bench.reconciler.wait_for_ownership(&rooms, SOON).await.unwrap();
     bench.directory.inject(DirectoryCall::RemoveOwner, Fault::Refuse);
     drop(leaves);
     bench.until_owners(&rooms[0], &[]).await;
@@ -235,7 +235,7 @@ async fn a_refused_removal_is_retried_unless_the_room_fills() {
     assert_eq!(bench.roster.incarnation(), node, "a refusal is an answer");
 
     let leaves = bench.register("s2", &rooms);
-    bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
+    bench.reconciler.wait_for_ownership(&rooms, SOON).await.unwrap();
     bench.directory.inject(DirectoryCall::RemoveOwner, Fault::Refuse);
     drop(leaves);
     let refused = async {
@@ -245,7 +245,7 @@ async fn a_refused_removal_is_retried_unless_the_room_fills() {
     };
     timeout(SOON, refused).await.expect("refused once");
     let _comes = bench.register("s3", &rooms);
-    bench.reconciler.wait_until_owned(&rooms, SOON).await.unwrap();
+    bench.reconciler.wait_for_ownership(&rooms, SOON).await.unwrap();
     assert_eq!(bench.owners(&rooms[0]).await, [node]);
     assert_eq!(bench.directory.call_sizes(DirectoryCall::RemoveOwner).len(), 3);
 }

@@ -5,14 +5,14 @@
 //! scrape. The number of label values never grows with rooms, users or sockets, and the values that name a peer disappear
 //! with it. `docs/METRICS.md` lists all metrics, and a test compares it with a scrape.
 
-pub mod flushes;
+pub mod directory_lag;
 pub mod lookups;
 pub mod recent;
 pub mod registry;
 pub mod requests;
 pub mod roll_calls;
 
-use flushes::FlushMetrics;
+use directory_lag::DirectoryLagMetrics;
 use registry::MetricRegistry;
 use requests::RefusalMetrics;
 use requests::RequestMetrics;
@@ -23,7 +23,7 @@ use roll_calls::RollCallMetrics;
 pub struct Metrics {
     pub(crate) registry: MetricRegistry,
     pub roll_calls: RollCallMetrics,
-    pub flushes: FlushMetrics,
+    pub directory_lag: DirectoryLagMetrics,
     pub refusals: RefusalMetrics,
     pub requests: RequestMetrics,
 }
@@ -33,7 +33,7 @@ impl Default for Metrics {
         let registry = MetricRegistry::default();
         Self {
             roll_calls: RollCallMetrics::define(&registry),
-            flushes: FlushMetrics::define(&registry),
+            directory_lag: DirectoryLagMetrics::define(&registry),
             refusals: RefusalMetrics::define(&registry),
             requests: RequestMetrics::define(&registry),
             registry,

@@ -1,5 +1,5 @@
 //! Malformed input on every port. Each kind gets a clear answer or loses its connection, costs a bounded amount, and the
-//! node continues. Well-formed requests with invalid values are in `roll_calls.rs`.
+//! node continues. Well-formed requests with invalid values are in `lookups.rs` and `rest_errors.rs`.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

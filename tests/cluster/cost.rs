@@ -6,23 +6,21 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use futures::StreamExt;
-use futures::stream::{self, BoxStream};
+use futures::stream;
 use prost::Message;
 use rollcall::mesh::channel::PeerChannel;
 use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
-use rollcall::mesh::proto::mesh_service_server::{MeshService, MeshServiceServer};
 use rollcall::mesh::proto::{
-    AnnounceRequest, AnnounceResponse, DescribeRequest, DescribeResponse, ListRoomsRequest, ListRoomsResponse,
-    LookupSocketsRequest, LookupSocketsResponse, RevalidateRequest, RevalidateResponse,
+    AnnounceRequest, AnnounceResponse, DescribeRequest, DescribeResponse, ListRoomsRequest, LookupSocketsRequest,
+    LookupSocketsResponse, RevalidateRequest,
 };
 use rollcall::roster::Registration;
 use serde_json::Value;
 use testkit::cluster::{Cluster, ClusterNode, Index};
+use testkit::fake_peer::{FakePeer, Revalidations, RosterSlices, serve_fake_peer};
 use testkit::{listen_anywhere, mesh_client, until};
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Server;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Response, Status, Streaming};
 
 /// An unchanged part fits into it, ids and version included.
 const SMALL: usize = 128;
@@ -70,31 +68,22 @@ impl Meter {
 }
 
 #[tonic::async_trait]
-impl MeshService for Meter {
-    async fn lookup_sockets(
-        &self,
-        request: Request<LookupSocketsRequest>,
-    ) -> Result<Response<LookupSocketsResponse>, Status> {
+impl FakePeer for Meter {
+    async fn lookup_sockets(&self, request: LookupSocketsRequest) -> Result<LookupSocketsResponse, Status> {
         {
             let mut seen = self.seen.lock().unwrap();
             seen.asked += 1;
             seen.calls += 1;
         }
-        let request = request.into_inner();
         let asked = request.encoded_len();
-        let response = self.node.clone().lookup_sockets(request).await?;
-        self.note(response.get_ref(), asked + response.get_ref().encoded_len());
+        let response = self.node.clone().lookup_sockets(request).await?.into_inner();
+        self.note(&response, asked + response.encoded_len());
         Ok(response)
     }
 
-    type RevalidateStream = BoxStream<'static, Result<RevalidateResponse, Status>>;
-
-    async fn revalidate(
-        &self,
-        request: Request<Streaming<RevalidateRequest>>,
-    ) -> Result<Response<Self::RevalidateStream>, Status> {
+    async fn revalidate(&self, requests: Streaming<RevalidateRequest>) -> Result<Revalidations, Status> {
         let meter = self.clone();
-        let answers = request.into_inner().then(move |question| {
+        let answers = requests.then(move |question| {
             let meter = meter.clone();
             async move {
                 meter.seen.lock().unwrap().asked += 1;
@@ -109,21 +98,19 @@ impl MeshService for Meter {
                 Ok(response)
             }
         });
-        Ok(Response::new(answers.boxed()))
+        Ok(answers.boxed())
     }
 
-    async fn announce(&self, request: Request<AnnounceRequest>) -> Result<Response<AnnounceResponse>, Status> {
-        self.node.clone().announce(request.into_inner()).await
+    async fn announce(&self, request: AnnounceRequest) -> Result<AnnounceResponse, Status> {
+        self.node.clone().announce(request).await.map(Response::into_inner)
     }
 
-    async fn describe(&self, request: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
-        self.node.clone().describe(request.into_inner()).await
+    async fn describe(&self, request: DescribeRequest) -> Result<DescribeResponse, Status> {
+        self.node.clone().describe(request).await.map(Response::into_inner)
     }
 
-    type ListRoomsStream = Streaming<ListRoomsResponse>;
-
-    async fn list_rooms(&self, request: Request<ListRoomsRequest>) -> Result<Response<Self::ListRoomsStream>, Status> {
-        self.node.clone().list_rooms(request.into_inner()).await
+    async fn list_rooms(&self, request: ListRoomsRequest) -> Result<RosterSlices, Status> {
+        Ok(self.node.clone().list_rooms(request).await?.into_inner().boxed())
     }
 }
 
@@ -131,7 +118,7 @@ impl MeshService for Meter {
 struct Metered {
     cluster: Cluster,
     meters: Vec<Meter>,
-    _tasks: JoinSet<Result<(), tonic::transport::Error>>,
+    _tasks: JoinSet<()>,
 }
 
 impl Metered {
@@ -142,8 +129,7 @@ impl Metered {
         for _ in 0..count {
             let (mesh, front) = (listen_anywhere(), listen_anywhere());
             let (meter, advertised) = (Meter::new(mesh.local_addr().unwrap()), front.local_addr().unwrap());
-            let server = Server::builder().add_service(MeshServiceServer::new(meter.clone()));
-            tasks.spawn(server.serve_with_incoming(TcpListenerStream::new(front)));
+            tasks.spawn(serve_fake_peer(front, meter.clone()));
             cluster.add_behind(mesh, advertised).await;
             meters.push(meter);
         }

@@ -3,7 +3,11 @@
 mod bad_input;
 mod conditional;
 mod cost;
+mod joins;
 mod limits;
+mod lookups;
+mod node_changes;
 mod polling;
+mod rest_errors;
 mod revalidation;
 mod roll_calls;

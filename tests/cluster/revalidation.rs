@@ -8,14 +8,12 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::join_all;
-use futures::stream::{self, BoxStream, Empty};
+use futures::stream;
 use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use rollcall::mesh::answers::{PeerError, PeerReply};
 use rollcall::mesh::peers::Peers;
-use rollcall::mesh::proto::mesh_service_server::{MeshService, MeshServiceServer};
 use rollcall::mesh::proto::{
-    AnnounceRequest, AnnounceResponse, DescribeRequest, DescribeResponse, ListRoomsRequest, ListRoomsResponse,
     LookupSocketsRequest, LookupSocketsResponse, RevalidateRequest, RevalidateResponse, Socket,
 };
 use rollcall::mesh::{MAX_REVALIDATED_BYTES, MAX_REVALIDATED_ROWS};
@@ -23,12 +21,11 @@ use rollcall::names::{NodeId, Room};
 use rollcall::roster::RowsUpdate;
 use smol_str::SmolStr;
 use testkit::cluster::{Cluster, Index};
+use testkit::fake_peer::{FakePeer, Revalidations, serve_fake_peer};
 use testkit::{listen_anywhere, mesh_client, until};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Server;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -37,12 +34,11 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// The version that the caller has cached.
 const HELD: u64 = 1;
 
-type Answers = BoxStream<'static, Result<RevalidateResponse, Status>>;
-type Script = fn(Streaming<RevalidateRequest>) -> Result<Answers, Status>;
+type Script = fn(Streaming<RevalidateRequest>) -> Result<Revalidations, Status>;
 
 /// A peer that lists one socket in each room: its user is the room, its id says which way the question came.
 #[derive(Clone)]
-struct Peer {
+struct RoomPeer {
     node: NodeId,
     script: Script,
     seen: Arc<Seen>,
@@ -67,56 +63,34 @@ fn answer(RevalidateRequest { number, question, .. }: RevalidateRequest) -> Reva
 }
 
 #[tonic::async_trait]
-impl MeshService for Peer {
-    async fn lookup_sockets(
-        &self,
-        request: Request<LookupSocketsRequest>,
-    ) -> Result<Response<LookupSocketsResponse>, Status> {
+impl FakePeer for RoomPeer {
+    async fn lookup_sockets(&self, request: LookupSocketsRequest) -> Result<LookupSocketsResponse, Status> {
         self.seen.calls.fetch_add(1, Ordering::Relaxed);
-        Ok(Response::new(listed(self.node.as_str(), "call", &request.into_inner().room)))
+        Ok(listed(self.node.as_str(), "call", &request.room))
     }
 
-    type RevalidateStream = Answers;
-
-    async fn revalidate(&self, request: Request<Streaming<RevalidateRequest>>) -> Result<Response<Answers>, Status> {
+    async fn revalidate(&self, requests: Streaming<RevalidateRequest>) -> Result<Revalidations, Status> {
         self.seen.opened.fetch_add(1, Ordering::Relaxed);
-        let answers = (self.script)(request.into_inner())?;
+        let answers = (self.script)(requests)?;
         let open = Arc::clone(&self.seen.open);
-        Ok(Response::new(answers.inspect(move |_| _ = &open).boxed()))
-    }
-
-    async fn announce(&self, _: Request<AnnounceRequest>) -> Result<Response<AnnounceResponse>, Status> {
-        Err(Status::unavailable("not here"))
-    }
-
-    async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
-        Err(Status::unavailable("not here"))
-    }
-
-    type ListRoomsStream = Empty<Result<ListRoomsResponse, Status>>;
-
-    async fn list_rooms(&self, _: Request<ListRoomsRequest>) -> Result<Response<Self::ListRoomsStream>, Status> {
-        Err(Status::unavailable("not here"))
+        Ok(answers.inspect(move |_| _ = &open).boxed())
     }
 }
 
 /// The asker, and the peer that it asks.
-struct Asking {
+struct LookupFixture {
     peers: Peers,
     mesh: SmolStr,
-    peer: Peer,
+    peer: RoomPeer,
     _serving: JoinHandle<()>,
 }
 
-impl Asking {
+impl LookupFixture {
     fn of(script: Script) -> Self {
-        let peer = Peer { node: NodeId::new_process(), script, seen: Arc::default() };
+        let peer = RoomPeer { node: NodeId::new_process(), script, seen: Arc::default() };
         let (listener, served) = (listen_anywhere(), peer.clone());
         let mesh = listener.local_addr().unwrap().to_string().into();
-        let serving = tokio::spawn(async move {
-            let service = MeshServiceServer::new(served).max_encoding_message_size(usize::MAX);
-            Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
-        });
+        let serving = tokio::spawn(serve_fake_peer(listener, served));
         Self { peers: Peers::default(), mesh, peer, _serving: serving }
     }
 
@@ -154,22 +128,22 @@ impl Asking {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_lookups_share_a_stream_and_each_gets_its_own_answer() {
-    let asking = Asking::of(|questions| Ok(questions.map(|question| question.map(answer)).boxed()));
-    assert_eq!(asking.way("first").await, "call", "nobody knew yet that there is a peer");
-    asking.streams().await;
-    let calls = asking.calls();
+    let fixture = LookupFixture::of(|questions| Ok(questions.map(|question| question.map(answer)).boxed()));
+    assert_eq!(fixture.way("first").await, "call", "nobody knew yet that there is a peer");
+    fixture.streams().await;
+    let calls = fixture.calls();
     let rooms: Vec<String> = (0..500).map(|number: usize| number.to_string()).collect();
-    let ways = join_all(rooms.iter().map(|room| asking.way(room)));
+    let ways = join_all(rooms.iter().map(|room| fixture.way(room)));
     assert_eq!(ways.await.into_iter().collect::<BTreeSet<_>>(), BTreeSet::from(["stream".to_owned()]));
-    assert_eq!(asking.opened(), 1);
-    assert_eq!(asking.calls(), calls);
-    assert_eq!(asking.open(), 1);
+    assert_eq!(fixture.opened(), 1);
+    assert_eq!(fixture.calls(), calls);
+    assert_eq!(fixture.open(), 1);
     // A caller without a cached version needs all rows, whatever their number.
     let room = Room::parse("Maths").unwrap();
-    asking.peers.lookup(&asking.mesh, &asking.peer.node, &room, None, WITHIN).await.unwrap();
-    assert_eq!(asking.calls(), calls + 1);
-    asking.peers.retain(|_| false);
-    until("the stream has ended with the link", || async { asking.open() == 0 }).await;
+    fixture.peers.lookup(&fixture.mesh, &fixture.peer.node, &room, None, WITHIN).await.unwrap();
+    assert_eq!(fixture.calls(), calls + 1);
+    fixture.peers.retain(|_| false);
+    until("the stream has ended with the link", || async { fixture.open() == 0 }).await;
 }
 
 /// The trace context of a request in place of the socket id, so that the caller sees what arrived.
@@ -182,26 +156,26 @@ fn answer_with_trace(request: RevalidateRequest) -> RevalidateResponse {
 
 #[tokio::test]
 async fn a_traced_lookup_takes_the_stream_and_sends_its_context() {
-    let asking = Asking::of(|questions| Ok(questions.map(|question| question.map(answer_with_trace)).boxed()));
-    until("the stream is open", || async { asking.way("untraced").await == "none none" }).await;
-    let calls = asking.calls();
+    let fixture = LookupFixture::of(|questions| Ok(questions.map(|question| question.map(answer_with_trace)).boxed()));
+    until("the stream is open", || async { fixture.way("untraced").await == "none none" }).await;
+    let calls = fixture.calls();
     let provider = SdkTracerProvider::builder().build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
     let _default = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
     let request = tracing::info_span!(target: "rollcall::traces", "request");
     let trace = request.context().span().span_context().trace_id().to_string();
-    let way = asking.way("traced").instrument(request).await;
+    let way = fixture.way("traced").instrument(request).await;
     let [version, sent, parent, flags] = way.split(['-', ' ']).collect::<Vec<_>>()[..4] else { panic!("{way}") };
     assert_eq!(version, "00", "{way}");
     assert_eq!(sent, trace.as_str(), "{way}");
     assert_eq!(flags, "01", "{way}");
     assert_ne!(parent, "0".repeat(16), "{way}");
-    assert_eq!(asking.calls(), calls, "no unary call was made");
+    assert_eq!(fixture.calls(), calls, "no unary call was made");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_late_answer_is_not_taken_for_that_of_the_next_lookup() {
-    let asking = Asking::of(|questions| {
+    let fixture = LookupFixture::of(|questions| {
         let slowly = questions.then(|question| async {
             let answer = question.map(answer)?;
             let late = answer.answer.as_ref().is_some_and(|answer| answer.sockets[0].id_user == "late");
@@ -210,14 +184,14 @@ async fn a_late_answer_is_not_taken_for_that_of_the_next_lookup() {
         });
         Ok(slowly.boxed())
     });
-    asking.streams().await;
-    let calls = asking.calls();
+    fixture.streams().await;
+    let calls = fixture.calls();
     for _ in 0..3 {
-        assert_eq!(asking.lookup("late", Duration::from_millis(20)).await.unwrap_err(), PeerError::Deadline);
-        assert_eq!(asking.way("in time").await, "stream");
+        assert_eq!(fixture.lookup("late", Duration::from_millis(20)).await.unwrap_err(), PeerError::Deadline);
+        assert_eq!(fixture.way("in time").await, "stream");
     }
-    assert_eq!(asking.opened(), 1);
-    assert_eq!(asking.calls(), calls);
+    assert_eq!(fixture.opened(), 1);
+    assert_eq!(fixture.calls(), calls);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -251,18 +225,18 @@ async fn a_peer_without_the_stream_or_with_bad_answers_gets_calls() {
         }),
     ];
     for (peer, script) in scripts {
-        let asking = Asking::of(script);
-        assert_eq!(asking.way("first").await, "call", "a peer {peer}");
+        let fixture = LookupFixture::of(script);
+        assert_eq!(fixture.way("first").await, "call", "a peer {peer}");
         until(&format!("a peer {peer} is given up"), || async {
             // Twice, since only the second answer of two is one too many.
-            let ways = [asking.way("a").await, asking.way("b").await];
-            asking.opened() == 1 && asking.open() == 0 && ways == ["call"; 2]
+            let ways = [fixture.way("a").await, fixture.way("b").await];
+            fixture.opened() == 1 && fixture.open() == 0 && ways == ["call"; 2]
         })
         .await;
         for room in 0..20 {
-            assert_eq!(asking.way(&room.to_string()).await, "call", "a peer {peer}");
+            assert_eq!(fixture.way(&room.to_string()).await, "call", "a peer {peer}");
         }
-        assert_eq!(asking.opened(), 1, "a peer {peer}");
+        assert_eq!(fixture.opened(), 1, "a peer {peer}");
     }
 }
 
@@ -280,15 +254,15 @@ async fn a_stream_ended_by_the_peer_is_reopened_and_lookups_answered() {
         },
     ];
     for script in scripts {
-        let asking = Asking::of(script);
+        let fixture = LookupFixture::of(script);
         until("it was opened again and again", || async {
-            asking.way("Maths").await;
-            asking.opened() >= 5
+            fixture.way("Maths").await;
+            fixture.opened() >= 5
         })
         .await;
-        let calls = asking.calls();
-        asking.streams().await;
-        assert!(asking.calls() <= calls + 50, "the streams are used");
+        let calls = fixture.calls();
+        fixture.streams().await;
+        assert!(fixture.calls() <= calls + 50, "the streams are used");
     }
 }
 

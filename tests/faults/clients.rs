@@ -6,7 +6,7 @@ use futures::{SinkExt, StreamExt};
 use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
 use testkit::process_cluster::{Options, ProcessCluster};
-use testkit::tracked_client::{Going, TrackedClient};
+use testkit::tracked_client::{Disconnection, TrackedClient};
 use testkit::watch::{Watch, percentile};
 use testkit::within;
 use tokio::net::TcpStream;
@@ -17,7 +17,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 const PINGS: [&str; 4] = ["--ping-interval", "500ms", "--ping-timeout", "2s"];
 /// Twice the ping interval and the ping timeout, with a margin for a busy machine.
-const OUT_WITHIN: Duration = Duration::from_secs(8);
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A client with the smallest receive buffer, in room `a`, unknown to the oracle.
 async fn rude(cluster: &ProcessCluster, node: usize) -> WebSocketStream<TcpStream> {
@@ -44,7 +44,7 @@ async fn a_silent_client_is_removed_after_its_ping_timeout() {
     let _polite = cluster.connect(0, "polite", &["a"]).await;
     let _silent = rude(&cluster, 0).await;
     assert_eq!(cluster.rows(1, "a").await.len(), 2);
-    within(OUT_WITHIN, "the node removes the socket while its connection is open", || cluster.agree(&[0, 1], "a"))
+    within(REMOVAL_TIMEOUT, "the node removes the socket while its connection is open", || cluster.agree(&[0, 1], "a"))
         .await;
 }
 
@@ -111,7 +111,7 @@ async fn clients_that_flood_without_reading_are_disconnected() {
         assert!(began.elapsed() < Duration::from_secs(30), "the floods never end");
     }
     // The flooding clients keep their connections open without reading.
-    within(OUT_WITHIN, "the node removes the flooding sockets", || cluster.agree(&[0, 1], "a")).await;
+    within(REMOVAL_TIMEOUT, "the node removes the flooding sockets", || cluster.agree(&[0, 1], "a")).await;
     most = most.max(cluster.nodes[0].resident());
     assert!(most - before < GROWTH, "{} MiB more than before", (most - before) >> 20);
     // The floods run on the same few processors, so the times are far above those of a client on another machine.
@@ -132,7 +132,7 @@ async fn a_client_with_full_buffers_is_removed_after_its_timeout() {
     // Answers accumulate until the buffers of the client and of the node are full.
     let sent = flood(&mut transport, 64 << 20).await;
     assert!(sent < 64 << 20, "the node never stops reading");
-    within(OUT_WITHIN, "the node removes the socket", || cluster.agree(&[0, 1], "a")).await;
+    within(REMOVAL_TIMEOUT, "the node removes the socket", || cluster.agree(&[0, 1], "a")).await;
     drop(transport);
 }
 
@@ -147,13 +147,13 @@ async fn a_storm_of_new_sockets_does_not_fail_the_roster_check() {
     let began = Instant::now();
     let mut storm = JoinSet::new();
     for number in 0..24_usize {
-        let (oracle, door) = (cluster.oracle.clone(), cluster.nodes[number % 2].door());
+        let (oracle, endpoint) = (cluster.oracle.clone(), cluster.nodes[number % 2].endpoint());
         storm.spawn(async move {
-            let ways = [Going::Close, Going::Leave, Going::Drop, Going::Reset];
+            let ways = [Disconnection::Close, Disconnection::Leave, Disconnection::Drop, Disconnection::Reset];
             let mut turn = number;
             // The roster is compared every five seconds.
             while began.elapsed() < Duration::from_secs(11) {
-                let client = TrackedClient::connect(&oracle, &door, "newborn", &["a"])
+                let client = TrackedClient::connect(&oracle, &endpoint, "newborn", &["a"])
                     .await
                     .expect("the node accepts the client");
                 client.go(ways[turn % ways.len()]).await;
@@ -166,7 +166,7 @@ async fn a_storm_of_new_sockets_does_not_fail_the_roster_check() {
     while let Some(ended) = storm.join_next().await {
         ended.unwrap();
     }
-    within(OUT_WITHIN, "only the clients that stay are listed", || cluster.agree(&[0, 1], "a")).await;
+    within(REMOVAL_TIMEOUT, "only the clients that stay are listed", || cluster.agree(&[0, 1], "a")).await;
     watch.end().await.all_answered();
     for node in &cluster.nodes {
         assert_eq!(node.log.count("gone without their presence"), 0);

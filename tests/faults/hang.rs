@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use testkit::process_cluster::{Options, ProcessCluster};
-use testkit::tracked_client::{Going, Refused, TrackedClient};
+use testkit::tracked_client::{Disconnection, Refused, TrackedClient};
 use testkit::watch::{SLACK, Watch, percentile, unanswered};
 use testkit::{until, within};
 use tokio::time::sleep;
 
 /// After SIGCONT, a node is part of every answer again within this time.
-const BACK_WITHIN: Duration = Duration::from_secs(1);
+const REJOIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hung_node_is_named_within_the_deadline_then_only_probed() {
@@ -27,7 +27,7 @@ async fn a_hung_node_is_named_within_the_deadline_then_only_probed() {
     let gone = cluster.connect(2, "z", &["elsewhere"]).await;
     assert_eq!(cluster.call(0, "elsewhere").await.1.rows.len(), 3);
     assert_eq!(cluster.call(1, "elsewhere").await.1.rows.len(), 3);
-    gone.go(Going::Close).await;
+    gone.go(Disconnection::Close).await;
     let given_back = || async { cluster.differences(&[0, 1, 2]).await.is_empty() };
     within(Duration::from_secs(5), "the node releases its claim", given_back).await;
     let watch = Watch::start(&cluster, &[0, 1], &["elsewhere"]);
@@ -62,7 +62,7 @@ async fn a_hung_node_is_named_within_the_deadline_then_only_probed() {
 
     assert!(stopped.elapsed() < cluster.options.lease / 2, "the machine is too slow for this test");
     cluster.resume(2);
-    within(BACK_WITHIN, "the node is part of every answer", || cluster.agree(&[0, 1, 2], "a")).await;
+    within(REJOIN_TIMEOUT, "the node is part of every answer", || cluster.agree(&[0, 1, 2], "a")).await;
     let report = watch.end().await;
     report.all_answered();
     // This room has no client on the hung node, so its answers were always complete and fast.
@@ -109,13 +109,13 @@ async fn handshakes_queued_in_the_kernel_past_the_lease_are_listed() {
     let before = cluster.connect(2, "before", &["a"]).await;
     cluster.stop(2).await;
     let watch = Watch::start(&cluster, &[0, 1], &["a", "b"]);
-    let (oracle, door) = (cluster.oracle.clone(), cluster.nodes[2].door());
+    let (oracle, endpoint) = (cluster.oracle.clone(), cluster.nodes[2].endpoint());
     let queued: Vec<_> = (0..20)
         .map(|number| {
-            let (oracle, door, room) = (oracle.clone(), door.clone(), if number % 2 == 0 { "a" } else { "b" });
+            let (oracle, endpoint, room) = (oracle.clone(), endpoint.clone(), if number % 2 == 0 { "a" } else { "b" });
             tokio::spawn(async move {
                 loop {
-                    match TrackedClient::connect(&oracle, &door, "queued", &[room]).await {
+                    match TrackedClient::connect(&oracle, &endpoint, "queued", &[room]).await {
                         // The node has not renewed its lease yet and refuses with an error, and clients try again.
                         Err(Refused::Status(503)) => sleep(Duration::from_millis(20)).await,
                         connected => return connected,

@@ -9,7 +9,7 @@ use testkit::tracked_client::{Refused, TrackedClient};
 use testkit::watch::{SLACK, Watch, unanswered};
 use testkit::{until, within};
 
-const HEALED_WITHIN: Duration = Duration::from_secs(5);
+const HEALING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Three nodes, each with one socket in `all` and in the room of the node.
 async fn three() -> (ProcessCluster, Vec<TrackedClient>) {
@@ -18,7 +18,7 @@ async fn three() -> (ProcessCluster, Vec<TrackedClient>) {
     for node in 0..3 {
         clients.push(cluster.connect(node, "someone", &["all", &format!("on-{node}")]).await);
     }
-    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    cluster.healed(&[0, 1, 2], HEALING_TIMEOUT).await;
     (cluster, clients)
 }
 
@@ -50,7 +50,7 @@ async fn two_nodes_cut_from_each_other(mode: Mode) {
     tokio::time::sleep(still).await;
     assert!(!cluster.call(0, "on-1").await.1.complete);
     cluster.between(0, 1, Mode::Open);
-    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    cluster.healed(&[0, 1, 2], HEALING_TIMEOUT).await;
     assert!(clients.iter().all(|client| !client.has_ended()), "every socket stays");
     watch.end().await.all_answered();
 }
@@ -78,7 +78,7 @@ async fn a_node_cut_off_from_redis_alone(mode: Mode) {
         assert!(cluster.agree(&[0, 1], room).await, "{room}: {}", cluster.call(0, room).await.0);
     }
     cluster.link_to_redis(2, Mode::Open);
-    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    cluster.healed(&[0, 1, 2], HEALING_TIMEOUT).await;
     watch.end().await.all_answered();
 }
 
@@ -142,7 +142,7 @@ async fn an_answer_that_lacks_an_unreachable_node_is_incomplete() {
     }
     cluster.link_to_redis(2, Mode::Open);
     cluster.between(1, 2, Mode::Open);
-    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    cluster.healed(&[0, 1, 2], HEALING_TIMEOUT).await;
     watch.end().await.all_answered();
 }
 
@@ -150,7 +150,7 @@ async fn a_node_cut_off_from_everybody(mode: Mode) {
     let (cluster, clients) = three().await;
     let watch = Watch::start(&cluster, &[0, 1], &["all", "on-2", "on-0"]);
     let process = cluster.nodes[2].process.get();
-    cluster.oracle.out(process);
+    cluster.oracle.inactive(process);
     cluster.link_to_redis(2, mode);
     cluster.between(0, 2, mode);
     cluster.between(1, 2, mode);
@@ -175,10 +175,10 @@ async fn a_node_cut_off_from_everybody(mode: Mode) {
     cluster.link_to_redis(2, Mode::Open);
     cluster.between(0, 2, Mode::Open);
     cluster.between(1, 2, Mode::Open);
-    within(HEALED_WITHIN, "the node accepts clients again", || cluster.ready(2)).await;
-    cluster.oracle.in_again(process);
+    within(HEALING_TIMEOUT, "the node accepts clients again", || cluster.ready(2)).await;
+    cluster.oracle.active_again(process);
     let _again = cluster.connect(2, "again", &["all", "on-2"]).await;
-    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    cluster.healed(&[0, 1, 2], HEALING_TIMEOUT).await;
     watch.end().await.all_answered();
 }
 
@@ -208,7 +208,7 @@ async fn a_slow_link_is_awaited_within_the_deadline() {
     .await;
     assert!(cluster.agree(&[1, 2], "all").await);
     cluster.link(0, 1, Mode::Open);
-    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    cluster.healed(&[0, 1, 2], HEALING_TIMEOUT).await;
     assert!(clients.iter().all(|client| !client.has_ended()));
     watch.end().await.all_answered();
 }

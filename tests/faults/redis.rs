@@ -13,7 +13,7 @@ use testkit::{until, within};
 use tokio::time::sleep;
 
 /// The index is complete within this time after the recovery of Redis.
-const HEALED_WITHIN: Duration = Duration::from_secs(5);
+const HEALING_TIMEOUT: Duration = Duration::from_secs(5);
 /// The maximum of warnings of a node during one outage of Redis.
 const MAX_WARNINGS: usize = 6;
 
@@ -24,7 +24,7 @@ async fn three(options: Options) -> (ProcessCluster, Vec<TrackedClient>) {
     for node in 0..3 {
         clients.push(cluster.connect(node, "early", &["all", &format!("on-{node}")]).await);
     }
-    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    cluster.healed(&[0, 1, 2], HEALING_TIMEOUT).await;
     (cluster, clients)
 }
 
@@ -60,7 +60,7 @@ async fn life_goes_on_without_redis(cluster: &ProcessCluster, clients: &mut Vec<
 
 /// Asserts the behaviour after the recovery of Redis.
 async fn healed(cluster: &ProcessCluster, clients: &[TrackedClient], watch: Watch) {
-    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    cluster.healed(&[0, 1, 2], HEALING_TIMEOUT).await;
     assert!(clients.iter().all(|client| !client.has_ended()), "sockets stay");
     watch.end().await.all_answered();
     let (full, _) = cluster.call(0, "nobody").await;
@@ -99,7 +99,7 @@ async fn redis_hangs_for_a_moment() {
     sleep(Duration::from_millis(700)).await;
     assert!(cluster.all_listed(&[0, 1, 2], "all").await);
     cluster.redis.resume();
-    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    cluster.healed(&[0, 1, 2], HEALING_TIMEOUT).await;
     assert!(clients.iter().all(|client| !client.has_ended()), "sockets stay");
     watch.end().await.all_answered();
 }
@@ -128,7 +128,7 @@ async fn redis_is_flushed() {
         }
         clients.push(cluster.connect(turn, "late", &["all", &format!("late-{turn}")]).await);
         assert!(cluster.all_listed(&[0, 1, 2], &format!("late-{turn}")).await);
-        cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+        cluster.healed(&[0, 1, 2], HEALING_TIMEOUT).await;
     }
     assert!(clients.iter().all(|client| !client.has_ended()), "sockets stay");
     watch.end().await.all_answered();
@@ -146,7 +146,7 @@ async fn a_flush_at_any_moment_of_a_roll_call_hides_no_socket() {
         drop(client);
         sleep(Duration::from_millis(30 + 7 * (turn as u64 % 11))).await;
     }
-    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    cluster.healed(&[0, 1, 2], HEALING_TIMEOUT).await;
     let report = watch.end().await;
     report.all_answered();
     let complete = report.answered.iter().filter(|answered| answered.call.complete).count();
@@ -163,8 +163,10 @@ async fn redis_is_restarted_from_an_old_snapshot() {
         clients.push(cluster.connect(node, "late", &["all", &format!("late-{node}")]).await);
     }
     assert!(clients[0].leave("on-0").await);
-    within(HEALED_WITHIN, "the node releases the claim", || async { cluster.differences(&[0, 1, 2]).await.is_empty() })
-        .await;
+    within(HEALING_TIMEOUT, "the node releases the claim", || async {
+        cluster.differences(&[0, 1, 2]).await.is_empty()
+    })
+    .await;
     cluster.redis.restart_from(&old, &[]);
     cluster.redis.answering().await;
     for room in ["all", "late-0", "late-1", "late-2"] {
@@ -316,9 +318,9 @@ async fn a_node_started_without_redis_serves_once_redis_is_up() {
         assert_eq!(answer.headers()["content-type"], "application/problem+json");
     }
     cluster.redis.restart_empty().await;
-    within(HEALED_WITHIN, "the node is ready", || cluster.ready(node)).await;
+    within(HEALING_TIMEOUT, "the node is ready", || cluster.ready(node)).await;
     let _client = cluster.connect(node, "late", &["a"]).await;
-    cluster.healed(&[node], HEALED_WITHIN).await;
+    cluster.healed(&[node], HEALING_TIMEOUT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -342,7 +344,7 @@ async fn a_node_that_joined_just_before_redis_died_is_known_to_all() {
         }
         clients.push(client);
         cluster.redis.restart_empty().await;
-        cluster.healed(&[0, 1, 2, 3], HEALED_WITHIN).await;
+        cluster.healed(&[0, 1, 2, 3], HEALING_TIMEOUT).await;
         watch.end().await.all_answered();
     }
 }
@@ -371,7 +373,7 @@ async fn a_room_refilled_while_redis_hangs_is_never_lost() {
         }
         assert!(client.leave(room).await);
     }
-    cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+    cluster.healed(&[0, 1, 2], HEALING_TIMEOUT).await;
     watch.end().await.all_answered();
 }
 
@@ -390,7 +392,7 @@ async fn a_late_removal_does_not_delete_a_newer_ownership() {
         assert!(client.join("late-0").await);
         assert!(cluster.all_listed(&[0, 1, 2], "late-0").await);
         cluster.link_to_redis(0, Mode::Open);
-        cluster.healed(&[0, 1, 2], HEALED_WITHIN).await;
+        cluster.healed(&[0, 1, 2], HEALING_TIMEOUT).await;
         assert!(client.leave("late-0").await);
     }
     watch.end().await.all_answered();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use redis::cmd;
 use testkit::oracle::Oracle;
 use testkit::process_cluster::{Options, ProcessCluster};
-use testkit::tracked_client::{Door, TrackedClient};
+use testkit::tracked_client::{Endpoint, TrackedClient};
 use testkit::watch::Watch;
 use testkit::{until, within};
 use tokio::time::sleep;
@@ -20,12 +20,12 @@ fn options() -> Options {
 }
 
 /// A client that reconnects to another node whenever a node closes its connection.
-async fn come_back(oracle: Oracle, doors: Vec<Door>, number: usize) {
+async fn come_back(oracle: Oracle, endpoints: Vec<Endpoint>, number: usize) {
     let mut turn = number;
     loop {
-        let door = &doors[turn % doors.len()];
+        let endpoint = &endpoints[turn % endpoints.len()];
         turn += 1;
-        if let Ok(client) = TrackedClient::connect(&oracle, door, &format!("user-{number}"), &["all"]).await {
+        if let Ok(client) = TrackedClient::connect(&oracle, endpoint, &format!("user-{number}"), &["all"]).await {
             client.ended().await;
         }
         sleep(Duration::from_millis(50 + 13 * (turn as u64 % 7))).await;
@@ -37,7 +37,7 @@ async fn a_rolling_restart_gives_no_wrong_answer_and_no_error() {
     let mut cluster = ProcessCluster::start(4, options()).await;
     let mut crowd = tokio::task::JoinSet::new();
     for number in 0..CLIENTS {
-        crowd.spawn(come_back(cluster.oracle.clone(), cluster.doors(), number));
+        crowd.spawn(come_back(cluster.oracle.clone(), cluster.endpoints(), number));
     }
     until("all clients are connected", || async { cluster.oracle.present("all").len() == CLIENTS }).await;
     for node in 0..4 {

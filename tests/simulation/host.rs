@@ -244,7 +244,7 @@ impl Host {
             if host.shared.flaw == Flaw::EarlyAcknowledgement {
                 acknowledge(&host);
             }
-            match reconciler.wait_until_owned(&rooms, ACKNOWLEDGEMENT_TIMEOUT).await {
+            match reconciler.wait_for_ownership(&rooms, ACKNOWLEDGEMENT_TIMEOUT).await {
                 Ok(()) => {
                     acknowledge(&host);
                     presence.mark_connected();

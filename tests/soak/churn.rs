@@ -1,7 +1,7 @@
-//! The churn: clients that connect, move between rooms and disconnect at random, and askers that request roll calls of
+//! The churn: clients that connect, move between rooms and disconnect at random, and callers that request roll calls of
 //! random rooms from random nodes.
 //!
-//! Owns the tasks of clients and askers, and the oracle's verdicts on the answers. Owns no faults.
+//! Owns the tasks of clients and callers, and the oracle's verdicts on the answers. Owns no faults.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use testkit::oracle::{Call, Oracle, SEEING_WITHIN};
-use testkit::process_cluster::{Asker, Held, ProcessCluster};
-use testkit::tracked_client::{Door, Going, TrackedClient};
+use testkit::oracle::{Call, Oracle, TRANSPORT_END_TIMEOUT};
+use testkit::process_cluster::{CachedAnswer, ProcessCluster, RollCallClient};
+use testkit::tracked_client::{Disconnection, Endpoint, TrackedClient};
 use testkit::watch::{SLACK, percentile};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -21,24 +21,24 @@ use tokio_util::sync::CancellationToken;
 /// Large rooms always have a socket. Small rooms often become empty and fill again.
 const LARGE_ROOMS: usize = 4;
 const SMALL_ROOMS: usize = 12;
-/// The interval between two requests of an asker.
+/// The interval between two requests of a caller.
 const ASK_INTERVAL: Duration = Duration::from_millis(20);
 /// The maximum number of violations that the report shows in full.
 const MAX_REPORTED_VIOLATIONS: usize = 20;
 
-/// The state that clients, askers and faults share. Cheap to clone.
+/// The state that clients, callers and faults share. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Scene(Arc<Shared>);
 
 struct Shared {
-    doors: Vec<Door>,
+    endpoints: Vec<Endpoint>,
     /// By node: whether it is down, from the signal that ends it until it is ready again.
     down: Vec<AtomicBool>,
     /// Whether clients stop moving and disconnecting.
     rest: AtomicBool,
     connections: AtomicUsize,
     oracle: Oracle,
-    asker: Asker,
+    client: RollCallClient,
 }
 
 /// The results of the roll calls.
@@ -56,12 +56,12 @@ pub(crate) struct Checked {
 impl Scene {
     pub(crate) fn new(cluster: &ProcessCluster) -> Self {
         Self(Arc::new(Shared {
-            doors: cluster.doors(),
+            endpoints: cluster.endpoints(),
             down: cluster.nodes.iter().map(|_| AtomicBool::new(false)).collect(),
             rest: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             oracle: cluster.oracle.clone(),
-            asker: cluster.asker(),
+            client: cluster.roll_call_client(),
         }))
     }
 
@@ -104,14 +104,14 @@ pub(crate) async fn client(scene: Scene, seed: u64, stop: CancellationToken) {
     let mut random = StdRng::seed_from_u64(seed);
     let user = format!("user-{seed}");
     while !stop.is_cancelled() {
-        let node = random.random_range(0..scene.0.doors.len());
+        let node = random.random_range(0..scene.0.endpoints.len());
         let mut rooms = vec![format!("large-{}", random.random_range(0..LARGE_ROOMS))];
         if random.random_bool(0.2) {
             rooms.push(format!("small-{}", random.random_range(0..SMALL_ROOMS)));
         }
         let names: Vec<&str> = rooms.iter().map(String::as_str).collect();
         let connected = tokio::select! {
-            connected = TrackedClient::connect(&scene.0.oracle, &scene.0.doors[node], &user, &names) => connected,
+            connected = TrackedClient::connect(&scene.0.oracle, &scene.0.endpoints[node], &user, &names) => connected,
             () = stop.cancelled() => return,
         };
         let Ok(client) = connected else {
@@ -148,7 +148,7 @@ async fn live(scene: &Scene, client: TrackedClient, mut rooms: Vec<String>, rand
                 client.leave(&room).await;
             }
             8 => {
-                let ways = [Going::Close, Going::Leave, Going::Drop, Going::Reset];
+                let ways = [Disconnection::Close, Disconnection::Leave, Disconnection::Drop, Disconnection::Reset];
                 client.go(ways[random.random_range(0..ways.len())]).await;
                 return;
             }
@@ -161,34 +161,34 @@ async fn live(scene: &Scene, client: TrackedClient, mut rooms: Vec<String>, rand
 pub(crate) async fn ask(scene: Scene, checked: Arc<Mutex<Checked>>, seed: u64, stop: CancellationToken) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut unjudged: Vec<Call> = Vec::new();
-    let mut held: HashMap<(usize, String), Held> = HashMap::new();
+    let mut cached: HashMap<(usize, String), CachedAnswer> = HashMap::new();
     while !stop.is_cancelled() {
         sleep(ASK_INTERVAL).await;
         let (due, later): (Vec<Call>, Vec<Call>) =
-            unjudged.into_iter().partition(|call| call.answered.elapsed() > SEEING_WITHIN);
+            unjudged.into_iter().partition(|call| call.answered.elapsed() > TRANSPORT_END_TIMEOUT);
         unjudged = later;
         checked.lock().unwrap().judge(&scene, &due);
         scene.0.oracle.forget_old();
 
-        let node = random.random_range(0..scene.0.doors.len());
-        let (door, room) = (&scene.0.doors[node], random_room(&mut random));
-        let process = door.process.get();
+        let node = random.random_range(0..scene.0.endpoints.len());
+        let (endpoint, room) = (&scene.0.endpoints[node], random_room(&mut random));
+        let process = endpoint.process.get();
         if scene.is_down(node) || scene.0.oracle.is_stopped(process) {
             continue;
         }
         let asked = Instant::now();
         let answer = if random.random_bool(0.5) {
-            scene.0.asker.ask(door, &room).await.map(|(status, _, call)| (status, call))
+            scene.0.client.ask(endpoint, &room).await.map(|(status, _, call)| (status, call))
         } else {
             let key = (node, room.clone());
-            scene.0.asker.ask_briefly(door, &room, held.get(&key)).await.map(|(status, call, hold)| {
-                held.extend(hold.map(|hold| (key, hold)));
+            scene.0.client.ask_users(endpoint, &room, cached.get(&key)).await.map(|(status, call, answer)| {
+                cached.extend(answer.map(|answer| (key, answer)));
                 (status, call)
             })
         };
         match answer {
             Ok((200, call)) => unjudged.push(call),
-            _ if scene.is_down(node) || door.process.get() != process => checked.lock().unwrap().failed += 1,
+            _ if scene.is_down(node) || endpoint.process.get() != process => checked.lock().unwrap().failed += 1,
             other => {
                 let failure = other.map_or_else(|error| error.to_string(), |(status, _)| format!("status {status}"));
                 let at = scene.0.oracle.clock() - asked.elapsed().as_secs_f64();
@@ -197,7 +197,7 @@ pub(crate) async fn ask(scene: Scene, checked: Arc<Mutex<Checked>>, seed: u64, s
             }
         }
     }
-    sleep(SEEING_WITHIN).await;
+    sleep(TRANSPORT_END_TIMEOUT).await;
     checked.lock().unwrap().judge(&scene, &unjudged);
 }
 

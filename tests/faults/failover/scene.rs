@@ -11,10 +11,10 @@ use testkit::within;
 
 /// The index is complete within this time after the promotion. The new index must be older than a lease (2 s) before
 /// nodes that had lost the old index for longer trust their list of members.
-const HEALED_WITHIN: Duration = Duration::from_secs(8);
+const HEALING_TIMEOUT: Duration = Duration::from_secs(8);
 /// Sentinels detect the failure, elect a leader and promote the replica within this time. They wait for ten seconds
 /// before they demote an old master that returns.
-const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(30);
+const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(30);
 const ALL: [usize; 3] = [0, 1, 2];
 
 pub(crate) struct Scene {
@@ -34,7 +34,7 @@ impl Scene {
         for node in ALL {
             clients.push(cluster.connect(node, "early", &["all", &format!("on-{node}")]).await);
         }
-        cluster.healed(&ALL, HEALED_WITHIN).await;
+        cluster.healed(&ALL, HEALING_TIMEOUT).await;
         let rooms =
             ["all", "on-0", "on-1", "on-2", "late-0", "late-1", "late-2", "last-0", "last-1", "last-2", "nobody"];
         let watch = Watch::start(&cluster, &ALL, &rooms);
@@ -82,9 +82,9 @@ impl Scene {
 
     /// Waits until the successor is the master and has the complete index. Returns the old master.
     async fn taken_over_by(&mut self, successor: RedisServer) -> RedisServer {
-        let took = within(TAKEN_OVER_WITHIN, "the replica is promoted", || successor.says("role:master")).await;
+        let took = within(TAKEOVER_TIMEOUT, "the replica is promoted", || successor.says("role:master")).await;
         let old = std::mem::replace(&mut self.cluster.redis, successor);
-        let healed = self.cluster.healed(&ALL, HEALED_WITHIN).await;
+        let healed = self.cluster.healed(&ALL, HEALING_TIMEOUT).await;
         self.whole = Some(Instant::now());
         println!("promoted after {took:?}, index complete {healed:?} later");
         old
@@ -92,12 +92,12 @@ impl Scene {
 
     /// Waits until the old master is a replica of the new one.
     pub(crate) async fn stands_back(&self, old: &RedisServer) {
-        within(TAKEN_OVER_WITHIN, "the old master is a replica", || old.says("role:slave")).await;
+        within(TAKEOVER_TIMEOUT, "the old master is a replica", || old.says("role:slave")).await;
     }
 
     /// Asserts that no answer was wrong, late or missing, that every socket stayed, and that answers come from the index.
     pub(crate) async fn end(self) {
-        self.cluster.healed(&ALL, HEALED_WITHIN).await;
+        self.cluster.healed(&ALL, HEALING_TIMEOUT).await;
         assert!(self.clients.iter().all(|client| !client.has_ended()), "sockets stay");
         assert_eq!(self.cluster.oracle.disconnects(), 0);
         for node in ALL {

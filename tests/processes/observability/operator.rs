@@ -4,18 +4,15 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use futures::stream::Empty;
-use rollcall::mesh::proto::mesh_service_server::{MeshService, MeshServiceServer};
-use rollcall::mesh::proto::{
-    AnnounceRequest, AnnounceResponse, DescribeRequest, DescribeResponse, ListRoomsRequest, ListRoomsResponse,
-    LookupSocketsRequest, LookupSocketsResponse, RevalidateRequest, RevalidateResponse, RoomSize, Status as Word,
-};
+use rollcall::mesh::proto::{AnnounceRequest, DescribeRequest, DescribeResponse, RoomSize, Status as NodeStatus};
 use rollcall::names::NodeId;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::client::Client;
+use testkit::fake_peer::{FakePeer, serve_fake_peer};
 use testkit::process::{Process, rollcall, serve};
 use testkit::programs::run;
 use testkit::redis_server::RedisServer;
@@ -23,8 +20,8 @@ use testkit::{listen_anywhere, mesh_client, until};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::Status;
 use tonic::transport::Server;
-use tonic::{Request, Response, Status, Streaming};
 
 const LEASE: &[&str] = &["--lease", "2s"];
 
@@ -129,65 +126,34 @@ async fn every_node_reports_the_same_status_and_names_failed_nodes() {
     until("the remaining nodes are healthy", || async { command(nodes[0].admin, &["status"]).await.0 }).await;
 }
 
-/// A peer that answers `Describe` with arbitrary values.
-struct Liar(fn(&NodeId) -> Option<DescribeResponse>, NodeId);
+type Description = fn(&NodeId) -> Option<DescribeResponse>;
+
+/// A peer that answers `Describe` with arbitrary values, or not at all.
+struct DescribingPeer(Description, NodeId);
 
 #[tonic::async_trait]
-impl MeshService for Liar {
-    async fn lookup_sockets(
-        &self,
-        _: Request<LookupSocketsRequest>,
-    ) -> Result<Response<LookupSocketsResponse>, Status> {
-        Err(Status::unavailable("not here"))
-    }
-
-    type RevalidateStream = Empty<Result<RevalidateResponse, Status>>;
-
-    async fn revalidate(
-        &self,
-        _: Request<Streaming<RevalidateRequest>>,
-    ) -> Result<Response<Self::RevalidateStream>, Status> {
-        Err(Status::unavailable("not here"))
-    }
-
-    async fn announce(&self, _: Request<AnnounceRequest>) -> Result<Response<AnnounceResponse>, Status> {
-        Err(Status::unavailable("not here"))
-    }
-
-    async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
+impl FakePeer for DescribingPeer {
+    async fn describe(&self, _: DescribeRequest) -> Result<DescribeResponse, Status> {
         match (self.0)(&self.1) {
-            Some(response) => Ok(Response::new(response)),
+            Some(response) => Ok(response),
             None => std::future::pending().await,
         }
-    }
-
-    type ListRoomsStream = Empty<Result<ListRoomsResponse, Status>>;
-
-    async fn list_rooms(&self, _: Request<ListRoomsRequest>) -> Result<Response<Self::ListRoomsStream>, Status> {
-        Err(Status::unavailable("not here"))
     }
 }
 
 /// Announces the node at `listener` to `node`, so that it becomes a member.
 async fn introduce(node: &Process, listener: &TcpListener, name: &str, id: &NodeId) {
     let mesh = listener.local_addr().unwrap().to_string();
-    let status = Word { node_id: id.to_string(), name: name.to_owned(), mesh, sequence: 1, ..Word::default() };
+    let status =
+        NodeStatus { node_id: id.to_string(), name: name.to_owned(), mesh, sequence: 1, ..NodeStatus::default() };
     mesh_client(node.mesh).announce(AnnounceRequest { status: Some(status) }).await.unwrap();
-}
-
-fn lie(listener: TcpListener, liar: Liar) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        let service = MeshServiceServer::new(liar).max_encoding_message_size(usize::MAX);
-        Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
-    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn peers_with_bad_status_answers_are_named_within_a_second() {
     let node = Process::launch(serve().args(["--identity", "query", "--node-name", "own", "--lease", "60s"]));
     node.is_ready().await;
-    type Lie = fn(&NodeId) -> Option<DescribeResponse>;
-    let lies: [(&str, Lie, &str); 6] = [
+    let descriptions: [(&str, Description, &str); 6] = [
         (
             "a-million-rooms",
             |node| {
@@ -241,10 +207,10 @@ async fn peers_with_bad_status_answers_are_named_within_a_second() {
         ),
     ];
     let mut tasks = Vec::new();
-    for (name, answer, _) in lies {
+    for (name, answer, _) in descriptions {
         let (listener, id) = (listen_anywhere(), NodeId::new_process());
         introduce(&node, &listener, name, &id).await;
-        tasks.push(lie(listener, Liar(answer, id)));
+        tasks.push(tokio::spawn(serve_fake_peer(listener, DescribingPeer(answer, id))));
     }
     // A gRPC server without the service, like an older version without `Describe`.
     let (listener, id) = (listen_anywhere(), NodeId::new_process());
@@ -254,14 +220,26 @@ async fn peers_with_bad_status_answers_are_named_within_a_second() {
         Server::builder().add_service(health).serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
     }));
 
-    let began = Instant::now();
-    let told = status(&node).await;
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
-    for (name, _, error) in lies {
-        let said = row(&told, name).unwrap_or_else(|| panic!("{name} is missing: {told}"));
-        assert_eq!(said["error"].as_str().unwrap_or_default(), error, "{name}");
-    }
-    assert_eq!(row(&told, "older").unwrap()["error"], "older");
+    // On a loaded machine a valid answer may be late too. The wait ends when every peer has its own verdict.
+    let told = Mutex::new(Value::Null);
+    let expected = descriptions.map(|(name, _, error)| (name, error)).into_iter().chain([("older", "older")]);
+    let expected: Vec<(&str, &str)> = expected.collect();
+    until("every peer is named with its error, within the time limit of a status", || {
+        let (node, expected, told) = (&node, &expected, &told);
+        async move {
+            let began = Instant::now();
+            let answer = status(node).await;
+            let took = began.elapsed();
+            let is_named = |(name, error): &(&str, &str)| {
+                row(&answer, name).is_some_and(|row| row["error"].as_str().unwrap_or_default() == *error)
+            };
+            let all_named = expected.iter().all(is_named);
+            *told.lock().unwrap() = answer;
+            took < Duration::from_secs(4) && all_named
+        }
+    })
+    .await;
+    let told = told.into_inner().unwrap();
     assert_eq!(row(&told, "honest").unwrap()["version"], "9.9.9");
     assert_eq!(&told["well"], &json!(false));
     assert_eq!(&told["sockets"], &json!(u64::MAX));

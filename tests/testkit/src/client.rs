@@ -1,5 +1,6 @@
 //! A small Socket.IO client over WebSocket that can misbehave.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use futures::{SinkExt, StreamExt};
@@ -85,6 +86,11 @@ impl Client {
     pub fn drop_connection(self) {
         self.task.abort();
     }
+}
+
+/// The (socket, user) pairs that an answer must list for these clients.
+pub fn expected_rows(of: &[(&Client, &str)]) -> BTreeSet<(String, String)> {
+    of.iter().map(|(client, user)| (client.id.clone(), (*user).to_owned())).collect()
 }
 
 async fn drive(mut socket: Socket, mut inbox: mpsc::UnboundedReceiver<(String, oneshot::Sender<Value>)>) {

@@ -32,6 +32,21 @@ use tokio_util::sync::CancellationToken;
 use crate::redis_server::RedisServer;
 use crate::{PATIENCE, listen_anywhere, text, until};
 
+/// Defines two tests for each function that takes an [`Index`]: over the directory in memory, and over a real Redis.
+#[macro_export]
+macro_rules! over_both_directories {
+    ($($test:ident),* $(,)?) => {
+        mod over_memory {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() { super::$test($crate::cluster::Index::memory()).await; })*
+        }
+        mod over_redis {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() { super::$test($crate::cluster::Index::redis().await).await; })*
+        }
+    };
+}
+
 /// The index that the nodes of a test share.
 pub enum Index {
     Memory(Arc<MemoryDirectory>),

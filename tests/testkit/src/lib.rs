@@ -9,6 +9,7 @@ pub mod caching_peer;
 pub mod captured_log;
 pub mod client;
 pub mod cluster;
+pub mod fake_peer;
 pub mod issuer;
 pub mod oracle;
 pub mod pki;

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A client sees the end of its transport at most this long after its node released the socket. The oracle judges a roll
 /// call only when this time has passed.
-pub const SEEING_WITHIN: Duration = Duration::from_millis(1500);
+pub const TRANSPORT_END_TIMEOUT: Duration = Duration::from_millis(1500);
 /// A node that was stopped for longer than its lease has rejoined within this time after it resumed.
 const REJOIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// The oracle keeps the history of a disconnected socket for this time.
@@ -31,9 +31,9 @@ pub struct ProcessId(usize);
 
 /// The current process of a node, which changes when the node is restarted. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Present(Arc<AtomicUsize>);
+pub struct CurrentProcess(Arc<AtomicUsize>);
 
-impl Present {
+impl CurrentProcess {
     pub fn new(process: ProcessId) -> Self {
         Self(Arc::new(AtomicUsize::new(process.0)))
     }
@@ -59,14 +59,14 @@ struct Process {
     name: String,
     stopped: Vec<Span>,
     /// Spans in which the process ran but was no active member, for example because a scenario cut its links.
-    out: Vec<Span>,
+    inactive: Vec<Span>,
     /// From just before `kill -9` to the end of the process.
     killed: Option<Span>,
 }
 
 /// One socket's membership of one room, from the request to join to the acknowledged leave.
 #[derive(Debug, Clone)]
-struct Stay {
+struct RoomStay {
     room: String,
     requested: Instant,
     acknowledged: Option<Instant>,
@@ -75,10 +75,10 @@ struct Stay {
 }
 
 #[derive(Debug, Clone)]
-struct Life {
+struct SocketHistory {
     user: String,
     process: ProcessId,
-    stays: Vec<Stay>,
+    stays: Vec<RoomStay>,
     /// When the client began to disconnect, in any way.
     going: Option<Instant>,
     /// When the client saw that its transport had ended.
@@ -89,7 +89,7 @@ struct Record {
     lease: Duration,
     began: Instant,
     processes: Vec<Process>,
-    sockets: HashMap<String, Life>,
+    sockets: HashMap<String, SocketHistory>,
     /// Socket.IO disconnect packets from the server. No scenario expects one.
     disconnects: usize,
 }
@@ -141,7 +141,7 @@ impl Process {
             let inactive = Span { from: expires, to: stop.to.map(|to| to + REJOIN_TIMEOUT) };
             expired && before && inactive.overlaps(asked, answered)
         });
-        stopped || self.out.iter().any(|span| span.overlaps(asked, answered))
+        stopped || self.inactive.iter().any(|span| span.overlaps(asked, answered))
     }
 
     /// The latest moment at which the node notices a client that disconnected at `disconnected`. `None` while the process
@@ -174,7 +174,12 @@ impl Oracle {
 
     pub fn started(&self, name: &str) -> ProcessId {
         let mut record = self.lock();
-        record.processes.push(Process { name: name.to_owned(), stopped: Vec::new(), out: Vec::new(), killed: None });
+        record.processes.push(Process {
+            name: name.to_owned(),
+            stopped: Vec::new(),
+            inactive: Vec::new(),
+            killed: None,
+        });
         ProcessId(record.processes.len() - 1)
     }
 
@@ -183,7 +188,7 @@ impl Oracle {
     }
 
     /// Call this *after* the process has resumed: the span must cover the whole stop.
-    pub fn went_on(&self, process: ProcessId) {
+    pub fn resumed(&self, process: ProcessId) {
         let mut record = self.lock();
         if let Some(stop) = record.processes[process.0].stopped.last_mut() {
             stop.to.get_or_insert_with(Instant::now);
@@ -191,14 +196,14 @@ impl Oracle {
     }
 
     /// Records that the process is no active member from now on, although it runs. Answers need not list its sockets.
-    pub fn out(&self, process: ProcessId) {
-        self.lock().processes[process.0].out.push(Span { from: Instant::now(), to: None });
+    pub fn inactive(&self, process: ProcessId) {
+        self.lock().processes[process.0].inactive.push(Span { from: Instant::now(), to: None });
     }
 
-    pub fn in_again(&self, process: ProcessId) {
+    pub fn active_again(&self, process: ProcessId) {
         let mut record = self.lock();
-        if let Some(out) = record.processes[process.0].out.last_mut() {
-            out.to.get_or_insert_with(Instant::now);
+        if let Some(span) = record.processes[process.0].inactive.last_mut() {
+            span.to.get_or_insert_with(Instant::now);
         }
     }
 
@@ -217,7 +222,7 @@ impl Oracle {
     /// Call this before the client sends its connect packet.
     pub fn connecting(&self, socket: &str, user: &str, process: ProcessId, rooms: &[String]) {
         let mut record = self.lock();
-        let life = Life { user: user.to_owned(), process, stays: Vec::new(), going: None, ended: None };
+        let life = SocketHistory { user: user.to_owned(), process, stays: Vec::new(), going: None, ended: None };
         record.sockets.insert(socket.to_owned(), life);
         drop(record);
         for room in rooms {
@@ -239,7 +244,7 @@ impl Oracle {
         let requested = Instant::now();
         if let Some(life) = self.lock().sockets.get_mut(socket) {
             let room = room.to_owned();
-            life.stays.push(Stay { room, requested, acknowledged: None, leaving: None, left: None });
+            life.stays.push(RoomStay { room, requested, acknowledged: None, leaving: None, left: None });
         }
     }
 
@@ -256,7 +261,7 @@ impl Oracle {
         self.change(socket, room, |stay| stay.left = Some(Instant::now()));
     }
 
-    fn change(&self, socket: &str, room: &str, change: impl FnOnce(&mut Stay)) {
+    fn change(&self, socket: &str, room: &str, change: impl FnOnce(&mut RoomStay)) {
         if let Some(life) = self.lock().sockets.get_mut(socket)
             && let Some(stay) = life.stays.iter_mut().rev().find(|stay| stay.room == room)
         {
@@ -303,8 +308,8 @@ impl Oracle {
     /// The sockets on any node that are acknowledged in the room and have not begun to leave or to disconnect.
     pub fn present(&self, room: &str) -> BTreeSet<String> {
         let record = self.lock();
-        let present = |life: &Life| {
-            let member = |stay: &Stay| stay.room == room && stay.acknowledged.is_some() && stay.leaving.is_none();
+        let present = |life: &SocketHistory| {
+            let member = |stay: &RoomStay| stay.room == room && stay.acknowledged.is_some() && stay.leaving.is_none();
             life.going.is_none() && life.ended.is_none() && life.stays.iter().any(member)
         };
         record.sockets.iter().filter(|(_, life)| present(life)).map(|(socket, _)| socket.clone()).collect()
@@ -316,7 +321,7 @@ impl Oracle {
         record.sockets.values().flat_map(|life| life.stays.iter().map(|stay| stay.room.clone())).collect()
     }
 
-    /// The errors of an answer. Call this when [`SEEING_WITHIN`] has passed since the answer.
+    /// The errors of an answer. Call this when [`TRANSPORT_END_TIMEOUT`] has passed since the answer.
     pub fn judge(&self, call: &Call, slack: Duration) -> Vec<String> {
         let record = self.lock();
         let mut wrong = Vec::new();
@@ -398,20 +403,20 @@ impl Oracle {
 
 impl Record {
     /// Whether a complete answer must list this socket in this room.
-    fn must_list(&self, life: &Life, stay: &Stay, call: &Call) -> bool {
+    fn must_list(&self, life: &SocketHistory, stay: &RoomStay, call: &Call) -> bool {
         let process = &self.processes[life.process.0];
         let Some(acknowledged) = stay.acknowledged.filter(|moment| *moment <= call.asked) else { return false };
         let after = |moment: Option<Instant>| moment.is_none_or(|moment| moment > call.answered);
         stay.room == call.room
             && after(stay.leaving)
             && after(life.going)
-            && life.ended.is_none_or(|ended| ended > call.answered + SEEING_WITHIN)
+            && life.ended.is_none_or(|ended| ended > call.answered + TRANSPORT_END_TIMEOUT)
             && after(process.killed.map(|killed| killed.from))
             && !process.may_be_inactive(self.lease, acknowledged, call.asked, call.answered)
     }
 
     /// Whether an answer may list this socket in this room.
-    fn may_list(&self, life: &Life, stay: &Stay, call: &Call) -> bool {
+    fn may_list(&self, life: &SocketHistory, stay: &RoomStay, call: &Call) -> bool {
         let process = &self.processes[life.process.0];
         let before = |moment: Option<Instant>| moment.is_some_and(|moment| moment < call.asked);
         let disconnected = life.going.into_iter().chain(life.ended).min();
@@ -423,7 +428,7 @@ impl Record {
     }
 
     /// The history of a socket, for the failure message.
-    fn describe(&self, socket: &str, life: &Life, call: &Call) -> String {
+    fn describe(&self, socket: &str, life: &SocketHistory, call: &Call) -> String {
         let at = |moment: Instant| (moment - self.began).as_secs_f64();
         let maybe = |event: &str, moment: Option<Instant>| {
             moment.map(|moment| format!(", {event} {:.3}", at(moment))).unwrap_or_default()
@@ -441,8 +446,8 @@ impl Record {
         for stop in &process.stopped {
             let _ = write!(text, "; stopped {:.3}{}", at(stop.from), maybe("resumed", stop.to));
         }
-        for out in &process.out {
-            let _ = write!(text, "; inactive {:.3}{}", at(out.from), maybe("active", out.to));
+        for span in &process.inactive {
+            let _ = write!(text, "; inactive {:.3}{}", at(span.from), maybe("active", span.to));
         }
         text += &maybe("process killed", process.killed.map(|killed| killed.from));
         text

@@ -19,11 +19,11 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::sleep;
 
 use crate::captured_log::CapturedLog;
-use crate::oracle::{Call, Oracle, Present, ProcessId, Row};
+use crate::oracle::{Call, CurrentProcess, Oracle, ProcessId, Row};
 use crate::process::rollcall;
 use crate::proxy::{Callers, Mode, Processes, Proxy};
 use crate::redis_server::{RedisServer, own_ip};
-use crate::tracked_client::{Door, Refused, TrackedClient};
+use crate::tracked_client::{Endpoint, Refused, TrackedClient};
 use crate::{PATIENCE, POLL_INTERVAL, mesh_client, signals, text, until};
 
 /// The number of clusters at a time. With more, the nodes compete for the processor and answer late.
@@ -74,15 +74,15 @@ pub struct ProcessNode {
     pub mesh: SocketAddr,
     pub admin: SocketAddr,
     /// The oracle's id of the current process.
-    pub process: Present,
+    pub process: CurrentProcess,
     pub log: CapturedLog,
     child: Option<Child>,
     arguments: Vec<String>,
 }
 
 impl ProcessNode {
-    pub fn door(&self) -> Door {
-        Door { address: self.public, process: self.process.clone() }
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint { address: self.public, process: self.process.clone() }
     }
 
     pub fn pid(&self) -> u32 {
@@ -142,7 +142,7 @@ pub struct ProcessCluster {
     pub nodes: Vec<ProcessNode>,
     pub oracle: Oracle,
     pub options: Options,
-    asker: Asker,
+    client: RollCallClient,
     proxies: Option<Proxies>,
     _permit: SemaphorePermit<'static>,
 }
@@ -174,8 +174,8 @@ impl ProcessCluster {
         let oracle = Oracle::new(options.lease);
         let proxied = options.proxied;
         let proxies = proxied.then(|| Proxies { processes: Processes::default(), mesh: Vec::new(), redis: Vec::new() });
-        let asker = Asker::new(options.deadline);
-        Self { redis, nodes: Vec::new(), oracle, options, asker, proxies, _permit: permit }
+        let client = RollCallClient::new(options.deadline);
+        Self { redis, nodes: Vec::new(), oracle, options, client, proxies, _permit: permit }
     }
 
     /// Starts one more node without waiting until it is ready.
@@ -188,7 +188,7 @@ impl ProcessCluster {
             public,
             mesh,
             admin,
-            process: Present::new(self.oracle.started(&format!("node-{}", number + 1))),
+            process: CurrentProcess::new(self.oracle.started(&format!("node-{}", number + 1))),
             log: CapturedLog::new(),
             child: None,
             arguments: Vec::new(),
@@ -230,7 +230,7 @@ impl ProcessCluster {
 
     pub async fn ready(&self, node: usize) -> bool {
         let url = format!("http://{}/readyz", self.nodes[node].admin);
-        self.asker.http.get(url).send().await.is_ok_and(|answer| answer.status() == 200)
+        self.client.http.get(url).send().await.is_ok_and(|answer| answer.status() == 200)
     }
 
     /// Sends SIGKILL. Returns when the process has ended.
@@ -268,7 +268,7 @@ impl ProcessCluster {
     pub fn resume(&self, node: usize) {
         let node = &self.nodes[node];
         signals::resume(node.running());
-        self.oracle.went_on(node.process.get());
+        self.oracle.resumed(node.process.get());
     }
 
     /// Sends SIGTERM.
@@ -314,12 +314,12 @@ impl ProcessCluster {
     }
 
     pub async fn connect(&self, node: usize, user: &str, rooms: &[&str]) -> TrackedClient {
-        let connected = TrackedClient::connect(&self.oracle, &self.nodes[node].door(), user, rooms).await;
+        let connected = TrackedClient::connect(&self.oracle, &self.nodes[node].endpoint(), user, rooms).await;
         connected.unwrap_or_else(|refused| panic!("node {node} refused {user}: {refused:?}"))
     }
 
     pub async fn try_connect(&self, node: usize, user: &str, rooms: &[&str]) -> Result<TrackedClient, Refused> {
-        TrackedClient::connect(&self.oracle, &self.nodes[node].door(), user, rooms).await
+        TrackedClient::connect(&self.oracle, &self.nodes[node].endpoint(), user, rooms).await
     }
 
     /// Connects, and retries when the node refuses, as real clients do.
@@ -336,7 +336,7 @@ impl ProcessCluster {
 
     /// The full answer of a node: its JSON body, and the roll call for the oracle to judge.
     pub async fn call(&self, node: usize, room: &str) -> (Value, Call) {
-        let (status, full, call) = self.asker.ask(&self.nodes[node].door(), room).await.expect("the node answers");
+        let (status, full, call) = self.client.ask(&self.nodes[node].endpoint(), room).await.expect("the node answers");
         assert_eq!(status, 200, "{full}");
         (full, call)
     }
@@ -391,12 +391,12 @@ impl ProcessCluster {
         self.all_list_present(nodes, room, |call| call.complete).await
     }
 
-    pub fn asker(&self) -> Asker {
-        self.asker.clone()
+    pub fn roll_call_client(&self) -> RollCallClient {
+        self.client.clone()
     }
 
-    pub fn doors(&self) -> Vec<Door> {
-        self.nodes.iter().map(ProcessNode::door).collect()
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        self.nodes.iter().map(ProcessNode::endpoint).collect()
     }
 
     /// The node's own roster of a room, from the mesh: its current node id, and its sockets.
@@ -440,24 +440,24 @@ impl ProcessCluster {
 
 /// An HTTP client that requests roll calls. Cheap to clone.
 #[derive(Clone)]
-pub struct Asker {
+pub struct RollCallClient {
     http: reqwest::Client,
     deadline: Duration,
 }
 
-impl Asker {
+impl RollCallClient {
     fn new(deadline: Duration) -> Self {
         let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE * 3).build().unwrap();
         Self { http, deadline }
     }
 
-    async fn get(&self, door: &Door, room: &str, endpoint: &str, tag: Option<&str>) -> reqwest::Result<Exchange> {
+    async fn get(&self, endpoint: &Endpoint, room: &str, path: &str, tag: Option<&str>) -> reqwest::Result<Exchange> {
         let room = utf8_percent_encode(room, NON_ALPHANUMERIC);
-        let mut request = self.http.get(format!("http://{}/{room}/{endpoint}", door.address));
+        let mut request = self.http.get(format!("http://{}/{room}/{path}", endpoint.address));
         if let Some(tag) = tag {
             request = request.header("if-none-match", tag);
         }
-        let (process, asked) = (door.process.get(), Instant::now());
+        let (process, asked) = (endpoint.process.get(), Instant::now());
         let response = request.send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = response.bytes().await?.to_vec();
@@ -465,8 +465,9 @@ impl Asker {
     }
 
     /// The status, the JSON body, and the roll call for the oracle to judge. The error is that of the connection.
-    pub async fn ask(&self, door: &Door, room: &str) -> reqwest::Result<(u16, Value, Call)> {
-        let Exchange { process, asked, answered, status, body, .. } = self.get(door, room, "rollcall", None).await?;
+    pub async fn ask(&self, endpoint: &Endpoint, room: &str) -> reqwest::Result<(u16, Value, Call)> {
+        let Exchange { process, asked, answered, status, body, .. } =
+            self.get(endpoint, room, "rollcall", None).await?;
         let full: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
         let rows = full["users"].as_array().into_iter().flatten().map(|row| Row {
             socket: text(row, "id_socket"),
@@ -499,27 +500,27 @@ struct Exchange {
 
 /// A complete short answer with its entity tag, for a conditional request.
 #[derive(Clone)]
-pub struct Held {
+pub struct CachedAnswer {
     tag: String,
     rows: Vec<Row>,
 }
 
-impl Asker {
-    /// The short answer: its status, the roll call for the oracle to judge, and the value to hold for the next request.
-    /// Status 304 confirms `held`, and counts as 200 with the rows of `held`.
-    pub async fn ask_briefly(
+impl RollCallClient {
+    /// The short answer: its status, the roll call for the oracle to judge, and the answer to cache for the next request.
+    /// Status 304 confirms `cached`, and counts as 200 with the rows of `cached`.
+    pub async fn ask_users(
         &self,
-        door: &Door,
+        endpoint: &Endpoint,
         room: &str,
-        held: Option<&Held>,
-    ) -> reqwest::Result<(u16, Call, Option<Held>)> {
-        let exchange = self.get(door, room, "users", held.map(|held| &*held.tag)).await?;
+        cached: Option<&CachedAnswer>,
+    ) -> reqwest::Result<(u16, Call, Option<CachedAnswer>)> {
+        let exchange = self.get(endpoint, room, "users", cached.map(|cached| &*cached.tag)).await?;
         let Exchange { process, asked, answered, status, headers, body } = exchange;
         let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
         let (tag, complete, unanswered) = (header("etag"), header("rollcall-complete"), header("rollcall-unanswered"));
         let unchanged = status == 304;
-        let rows = match held {
-            Some(held) if unchanged => held.rows.clone(),
+        let rows = match cached {
+            Some(cached) if unchanged => cached.rows.clone(),
             _ => {
                 let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
                 let row = |row| Row { socket: text(row, "id_socket"), user: text(row, "id_user"), node: None };
@@ -536,8 +537,8 @@ impl Asker {
             rows,
             about: format!("short answer, status {status}, unanswered {unanswered:?}"),
         };
-        let hold = tag.filter(|_| call.complete).map(|tag| Held { tag, rows: call.rows.clone() });
-        Ok((if unchanged { 200 } else { status }, call, hold))
+        let to_cache = tag.filter(|_| call.complete).map(|tag| CachedAnswer { tag, rows: call.rows.clone() });
+        Ok((if unchanged { 200 } else { status }, call, to_cache))
     }
 }
 
@@ -550,6 +551,6 @@ fn sockets(call: &Call) -> BTreeSet<String> {
 
 /// Distinct free ports. The IP address belongs to this node, so no other program takes the ports before the node starts.
 fn free<const COUNT: usize>(ip: IpAddr) -> [SocketAddr; COUNT] {
-    let held = [(); COUNT].map(|()| std::net::TcpListener::bind((ip, 0)).unwrap());
-    held.map(|listener| listener.local_addr().unwrap())
+    let listeners = [(); COUNT].map(|()| std::net::TcpListener::bind((ip, 0)).unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap())
 }

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-use crate::oracle::{Oracle, Present};
+use crate::oracle::{CurrentProcess, Oracle};
 use crate::text;
 
 /// Longer than every timeout of a node.
@@ -25,14 +25,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The public address of a node and its current process. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Door {
+pub struct Endpoint {
     pub address: SocketAddr,
-    pub process: Present,
+    pub process: CurrentProcess,
 }
 
 /// The ways in which a client disconnects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Going {
+pub enum Disconnection {
     /// A WebSocket close frame.
     Close,
     /// A Socket.IO disconnect packet: the transport ends a moment later.
@@ -58,7 +58,7 @@ pub enum Refused {
 
 enum Command {
     Emit { event: &'static str, room: String, acknowledged: oneshot::Sender<Value> },
-    Go(Going),
+    Go(Disconnection),
 }
 
 type Transport = WebSocketStream<TcpStream>;
@@ -73,14 +73,14 @@ pub struct TrackedClient {
 }
 
 impl TrackedClient {
-    pub async fn connect(oracle: &Oracle, door: &Door, user: &str, rooms: &[&str]) -> Result<Self, Refused> {
+    pub async fn connect(oracle: &Oracle, endpoint: &Endpoint, user: &str, rooms: &[&str]) -> Result<Self, Refused> {
         let rooms: Vec<String> = rooms.iter().map(|room| (*room).to_owned()).collect();
         let query = query(user, &rooms);
-        let stream = TcpStream::connect(door.address).await.map_err(|_| Refused::Unreachable)?;
+        let stream = TcpStream::connect(endpoint.address).await.map_err(|_| Refused::Unreachable)?;
         // Read after the TCP connect: an earlier process cannot have accepted this connection.
-        let process = door.process.get();
+        let process = endpoint.process.get();
         let _ = stream.set_nodelay(true);
-        let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket&{query}", door.address);
+        let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket&{query}", endpoint.address);
         let mut transport = match in_time(client_async(url, stream)).await {
             Ok((transport, _)) => transport,
             Err(tokio_tungstenite::tungstenite::Error::Http(answer)) => {
@@ -143,7 +143,7 @@ impl TrackedClient {
     }
 
     /// Disconnects in this way. Ends when the client has closed the connection.
-    pub async fn go(mut self, going: Going) {
+    pub async fn go(mut self, going: Disconnection) {
         self.oracle.going(&self.socket);
         let _ = self.commands.send(Command::Go(going));
         let _ = in_time(self.ended.wait_for(|ended| *ended)).await;
@@ -162,7 +162,7 @@ impl TrackedClient {
 impl Drop for TrackedClient {
     fn drop(&mut self) {
         self.oracle.going(&self.socket);
-        let _ = self.commands.send(Command::Go(Going::Drop));
+        let _ = self.commands.send(Command::Go(Disconnection::Drop));
     }
 }
 
@@ -257,16 +257,16 @@ impl Connection {
         true
     }
 
-    async fn disconnect(&mut self, going: Going) {
+    async fn disconnect(&mut self, going: Disconnection) {
         match going {
-            Going::Close => {
+            Disconnection::Close => {
                 let _ = timeout(Duration::from_secs(1), self.transport.close(None)).await;
             }
-            Going::Leave => {
+            Disconnection::Leave => {
                 let _ = self.transport.send(Message::text("41")).await;
             }
-            Going::Drop => {}
-            Going::Reset => {
+            Disconnection::Drop => {}
+            Disconnection::Reset => {
                 let _ = SockRef::from(self.transport.get_ref()).set_linger(Some(Duration::ZERO));
             }
         }

@@ -14,9 +14,9 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::oracle::{Call, Oracle, SEEING_WITHIN};
-use crate::process_cluster::{Asker, ProcessCluster};
-use crate::tracked_client::Door;
+use crate::oracle::{Call, Oracle, TRANSPORT_END_TIMEOUT};
+use crate::process_cluster::{ProcessCluster, RollCallClient};
+use crate::tracked_client::Endpoint;
 use crate::until;
 
 /// The pause between two requests to the same node.
@@ -62,9 +62,9 @@ impl Watch {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let asking = |node: &usize| Asking {
-            asker: cluster.asker(),
+            client: cluster.roll_call_client(),
             oracle: cluster.oracle.clone(),
-            door: cluster.nodes[*node].door(),
+            endpoint: cluster.nodes[*node].endpoint(),
             rooms: rooms.iter().map(|room| (*room).to_owned()).collect(),
             seen: Arc::clone(&seen),
         };
@@ -99,7 +99,7 @@ impl Watch {
         let Seen { answered, other, failed } = std::mem::take(&mut *self.seen.lock().unwrap());
         if let Some(last) = answered.iter().map(|answered| answered.call.answered).max() {
             // A client may see the end of its transport some time after its node released the socket.
-            sleep(SEEING_WITHIN.saturating_sub(last.elapsed())).await;
+            sleep(TRANSPORT_END_TIMEOUT.saturating_sub(last.elapsed())).await;
         }
         let wrong: Vec<String> =
             answered.iter().flat_map(|answered| self.oracle.judge(&answered.call, slack)).collect();
@@ -111,9 +111,9 @@ impl Watch {
 
 #[derive(Clone)]
 struct Asking {
-    asker: Asker,
+    client: RollCallClient,
     oracle: Oracle,
-    door: Door,
+    endpoint: Endpoint,
     rooms: Vec<String>,
     seen: Arc<Mutex<Seen>>,
 }
@@ -130,16 +130,16 @@ impl Asking {
 
     /// Sends one request, unless the node is stopped.
     async fn ask(&self, room: &str) {
-        if self.oracle.is_stopped(self.door.process.get()) {
+        if self.oracle.is_stopped(self.endpoint.process.get()) {
             return;
         }
         let asked = Instant::now();
-        let answer = self.asker.ask(&self.door, room).await;
+        let answer = self.client.ask(&self.endpoint, room).await;
         let mut seen = self.seen.lock().unwrap();
         match answer {
             Ok((200, full, call)) => seen.answered.push(Answered { call, full }),
-            Ok((status, ..)) => seen.other.push((asked, self.door.address, status)),
-            Err(_) => seen.failed.push((asked, self.door.address)),
+            Ok((status, ..)) => seen.other.push((asked, self.endpoint.address, status)),
+            Err(_) => seen.failed.push((asked, self.endpoint.address)),
         }
     }
 }

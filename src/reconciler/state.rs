@@ -22,7 +22,7 @@ pub(super) enum CommandResult {
 }
 
 #[derive(Default)]
-pub(super) struct InFlight {
+pub(super) struct ReconcilerState {
     /// The incarnation that the sets below belong to.
     node: Option<NodeId>,
     pub(super) commands: JoinSet<CommandResult>,
@@ -48,7 +48,7 @@ pub(super) struct InFlight {
     pub(super) write_after: Option<Instant>,
 }
 
-impl InFlight {
+impl ReconcilerState {
     pub(super) fn is_of(&self, node: &NodeId) -> bool {
         self.node.as_ref() == Some(node)
     }

@@ -9,7 +9,7 @@ use super::registry::{DURATION_BUCKETS, MetricRegistry};
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct FlushMetrics {
+pub struct DirectoryLagMetrics {
     due: [IntGauge; 3],
     duration: Histogram,
 }
@@ -28,13 +28,13 @@ pub struct DirectoryLag {
 }
 
 /// Measures how long writes are pending.
-pub struct FlushTimer {
-    flushes: FlushMetrics,
+pub struct LagTimer {
+    metrics: DirectoryLagMetrics,
     /// `None` while no write is pending.
     started: Option<Instant>,
 }
 
-impl FlushMetrics {
+impl DirectoryLagMetrics {
     pub(super) fn define(registry: &MetricRegistry) -> Self {
         let due = registry.gauges(
             "rollcall_registrar_due",
@@ -52,20 +52,20 @@ impl FlushMetrics {
         }
     }
 
-    pub fn timer(&self) -> FlushTimer {
-        FlushTimer { flushes: self.clone(), started: None }
+    pub fn timer(&self) -> LagTimer {
+        LagTimer { metrics: self.clone(), started: None }
     }
 }
 
-impl FlushTimer {
+impl LagTimer {
     pub fn record(&mut self, lag: DirectoryLag) {
-        for (gauge, count) in self.flushes.due.iter().zip([lag.claims, lag.removals, lag.seats]) {
+        for (gauge, count) in self.metrics.due.iter().zip([lag.claims, lag.removals, lag.seats]) {
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         if !lag.level {
             self.started.get_or_insert_with(Instant::now);
         } else if let Some(started) = self.started.take() {
-            self.flushes.duration.observe(started.elapsed().as_secs_f64());
+            self.metrics.duration.observe(started.elapsed().as_secs_f64());
         }
     }
 }
@@ -80,20 +80,20 @@ mod tests {
     use crate::telemetry::metrics::Metrics;
 
     #[tokio::test(start_paused = true)]
-    async fn a_flush_lasts_from_the_first_change_to_the_last_write() {
-        let flushes = Metrics::default().flushes;
-        let mut flush = flushes.timer();
+    async fn a_lag_lasts_from_the_first_change_to_the_last_write() {
+        let metrics = Metrics::default().directory_lag;
+        let mut timer = metrics.timer();
         let level = DirectoryLag { removals: 1, level: true, ..DirectoryLag::default() };
-        flush.record(level);
-        assert_eq!(flushes.duration.get_sample_count(), 0, "no write was pending");
+        timer.record(level);
+        assert_eq!(metrics.duration.get_sample_count(), 0, "no write was pending");
         for seats in [1, 5, 3] {
-            flush.record(DirectoryLag { seats, ..DirectoryLag::default() });
+            timer.record(DirectoryLag { seats, ..DirectoryLag::default() });
             advance(Duration::from_secs(1)).await;
-            assert_eq!(flushes.due[2].get(), seats as i64);
+            assert_eq!(metrics.due[2].get(), seats as i64);
         }
-        flush.record(level);
-        flush.record(level);
-        assert_eq!((flushes.duration.get_sample_count(), flushes.duration.get_sample_sum()), (1, 3.0));
-        assert_eq!(flushes.due.each_ref().map(IntGauge::get), [0, 1, 0]);
+        timer.record(level);
+        timer.record(level);
+        assert_eq!((metrics.duration.get_sample_count(), metrics.duration.get_sample_sum()), (1, 3.0));
+        assert_eq!(metrics.due.each_ref().map(IntGauge::get), [0, 1, 0]);
     }
 }

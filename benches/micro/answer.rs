@@ -6,7 +6,7 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion};
 use jiff::Timestamp;
 use rollcall::names::{NodeId, NodeName, Room};
-use rollcall::roll_call::answer::{NodeOutcome, RollCallAnswer, VouchedRows};
+use rollcall::roll_call::answer::{NodeResult, RollCallAnswer, VouchedRows};
 use rollcall::roll_call::rows::SerializedRows;
 use rollcall::roster::Row;
 use rollcall::roster::RowsDelta;
@@ -41,12 +41,12 @@ pub(crate) fn users(criterion: &mut Criterion) {
 }
 
 fn answer(room: &Room, snapshots: &[(NodeId, Arc<SerializedRows>)]) -> RollCallAnswer {
-    let outcome = |(node, rows): &(NodeId, Arc<SerializedRows>)| NodeOutcome {
+    let result = |(node, rows): &(NodeId, Arc<SerializedRows>)| NodeResult {
         node: node.clone(),
         name: NodeName::from_any("node"),
         took: Duration::ZERO,
         reply: Ok(VouchedRows { rows: Arc::clone(rows), unchanged: true }),
     };
-    let outcomes = snapshots.iter().map(outcome).collect();
+    let outcomes = snapshots.iter().map(result).collect();
     RollCallAnswer::join(room.clone(), Timestamp::UNIX_EPOCH, RollCallSource::Directory, true, outcomes)
 }

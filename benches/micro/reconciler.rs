@@ -49,7 +49,7 @@ pub(crate) fn flush(criterion: &mut Criterion) {
         let (node, room) = (core.roster.incarnation(), room("Maths"));
         // Keeps the room owned.
         let _resident = join(&core.roster, &room, 0..1);
-        runtime.block_on(core.reconciler.wait_until_owned(std::slice::from_ref(&room), PATIENCE)).unwrap();
+        runtime.block_on(core.reconciler.wait_for_ownership(std::slice::from_ref(&room), PATIENCE)).unwrap();
         group.bench_function(name, |bencher| {
             bencher.to_async(&runtime).iter_custom(async |times| {
                 let mut took = Duration::ZERO;

@@ -47,6 +47,6 @@ fn answer(room: &Room, snapshots: &[(NodeId, Arc<SerializedRows>)]) -> RollCallA
         took: Duration::ZERO,
         reply: Ok(VouchedRows { rows: Arc::clone(rows), unchanged: true }),
     };
-    let outcomes = snapshots.iter().map(result).collect();
-    RollCallAnswer::join(room.clone(), Timestamp::UNIX_EPOCH, RollCallSource::Directory, true, outcomes)
+    let results = snapshots.iter().map(result).collect();
+    RollCallAnswer::join(room.clone(), Timestamp::UNIX_EPOCH, RollCallSource::Directory, true, results)
 }

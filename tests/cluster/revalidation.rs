@@ -30,7 +30,7 @@ use tracing::Instrument as _;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 
-const WITHIN: Duration = Duration::from_secs(10);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The version that the caller has cached.
 const HELD: u64 = 1;
 
@@ -100,7 +100,7 @@ impl LookupFixture {
 
     /// The way of the answer: the stream or a unary call. Checks that it answers this question.
     async fn way(&self, room: &str) -> String {
-        let reply = self.lookup(room, WITHIN).await;
+        let reply = self.lookup(room, LOOKUP_TIMEOUT).await;
         let Ok(PeerReply::Snapshot(part)) = &reply else { panic!("{reply:?}") };
         let RowsUpdate::Full(rows) = &part.update else { panic!("{part:?}") };
         assert_eq!(rows.len(), 1, "the answer to another question");
@@ -140,7 +140,7 @@ async fn many_lookups_share_a_stream_and_each_gets_its_own_answer() {
     assert_eq!(fixture.open(), 1);
     // A caller without a cached version needs all rows, whatever their number.
     let room = Room::parse("Maths").unwrap();
-    fixture.peers.lookup(&fixture.mesh, &fixture.peer.node, &room, None, WITHIN).await.unwrap();
+    fixture.peers.lookup(&fixture.mesh, &fixture.peer.node, &room, None, LOOKUP_TIMEOUT).await.unwrap();
     assert_eq!(fixture.calls(), calls + 1);
     fixture.peers.retain(|_| false);
     until("the stream has ended with the link", || async { fixture.open() == 0 }).await;

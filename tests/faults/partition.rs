@@ -100,7 +100,7 @@ async fn a_node_whose_lease_expired_is_asked_before_it_is_dead() {
     let _clients = [cluster.persist(0, "one", &["all"]).await, cluster.persist(1, "other", &["all"]).await];
     let mut complete = 0;
     for percent in (80..140).step_by(5) {
-        cluster.healed(&[0, 1], HEALED_WITHIN).await;
+        cluster.healed(&[0, 1], HEALING_TIMEOUT).await;
         tokio::time::sleep(cluster.options.lease * 2).await;
         cluster.link_to_redis(1, Mode::Held);
         // One question only: a reply to it would prove that the node is alive.

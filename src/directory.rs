@@ -28,6 +28,12 @@ use crate::names::{NodeId, NodeName, Room};
 /// Nodes rewrite them every half minute, so only the entries of nodes that never came back reach this age.
 pub const ENTRY_TTL: Duration = Duration::from_secs(600);
 
+/// The lifetime of an epoch is a lease divided by this.
+///
+/// Nodes renew the epoch with their leases, five times per lease. A node that missed one renewal still has more than half of
+/// its lease, so the epoch expires first. The epoch itself outlives two missed renewals of every node.
+const EPOCHS_PER_LEASE: u32 = 2;
+
 /// The entry of a node under its lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeEntry {
@@ -49,6 +55,8 @@ pub struct NodeListing {
     /// listing because they have not registered again. `None` for the first epoch of an index in memory: no node can have
     /// registered before it.
     pub age: Option<Duration>,
+    /// The clock of the index at the time of the read, since a fixed moment. It may step; nodes compare it with their own.
+    pub time: Duration,
 }
 
 /// The owner set of a room, and the epoch, which was read after it.
@@ -63,7 +71,8 @@ pub struct RoomOwners {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaseRenewal {
     Renewed(Epoch),
-    /// The lease is gone, because it expired or the index was flushed, or the epoch is not valid. The call created no lease.
+    /// The lease is gone, because it expired or the index was flushed; or the epoch is not valid; or the lease is older than
+    /// the last renewal. The call created no lease. After an older lease, the next registration begins another epoch.
     Lapsed,
 }
 
@@ -88,6 +97,11 @@ pub enum DirectoryError {
     /// A key holds a value of another type, so another program wrote it. The rest of the call was executed.
     #[error("a key holds another program's value: {0}")]
     Foreign(String),
+}
+
+/// The lifetime of an epoch that is renewed together with leases of this duration.
+fn epoch_ttl(lease: Duration) -> Duration {
+    lease / EPOCHS_PER_LEASE
 }
 
 pub type Result<T> = std::result::Result<T, DirectoryError>;
@@ -128,10 +142,13 @@ pub trait Directory: Send + Sync + 'static {
 
     /// Writes the node's entry under a new lease, and creates an epoch if the index has none.
     ///
+    /// The epoch expires half a lease after the last registration or renewal of any node: before the leases and the owner
+    /// sets that it makes believed. So a step of the clock of the index never removes these alone.
+    ///
     /// Returns `None`, and leaves the lease unchanged, if the id has one already: a lapsed lease is never revived.
     async fn register(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>>;
 
-    /// Extends an existing lease and replaces the entry under it.
+    /// Extends an existing lease and the epoch, and replaces the entry under the lease.
     async fn renew(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<LeaseRenewal>;
 
     /// Returns the nodes that have a lease. Removes registrations without one.

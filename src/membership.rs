@@ -6,6 +6,7 @@
 
 pub mod announcer;
 pub mod events;
+pub mod index_clock;
 pub mod index_evidence;
 pub mod lease;
 pub mod own_status;

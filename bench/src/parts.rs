@@ -58,7 +58,8 @@ async fn directory(system: &System, room: &str, time: Duration) -> Result<Vec<Du
     let mut redis = redis::Client::open(system.redis.url.as_str())?.get_multiplexed_async_connection().await?;
     let mut pipeline = redis::pipe();
     pipeline.cmd("SMEMBERS").arg(format!("rollcall:owners:{room}")).cmd("GET").arg("rollcall:epoch");
-    let ask = async || Ok(pipeline.query_async::<(Vec<String>, String)>(&mut redis).await?);
+    pipeline.cmd("INFO").arg("replication");
+    let ask = async || Ok(pipeline.query_async::<(Vec<String>, String, String)>(&mut redis).await?);
     measure::sequential(time, ask).await
 }
 

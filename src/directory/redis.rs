@@ -5,12 +5,12 @@
 //! [`Directory::maintain`] opens another one. No call is retried. The connection, with its checks and its search for the
 //! master, is in [`connection`].
 //!
-//! The `run_id` of the Redis process is part of every [`Epoch`]. A value that was written under another process is not
-//! an epoch: this process may have been restored from an old state.
+//! Every answer that relies on the epoch reads it last, together with the identity of the data: see [`epoch`].
 
 pub mod connect;
 mod connection;
 mod discovery;
+mod epoch;
 mod error;
 mod preflight;
 pub mod scan;
@@ -19,14 +19,15 @@ pub mod url;
 
 use std::time::Duration;
 
-use ::redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, Script, ServerErrorKind};
+use ::redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, Script, ScriptInvocation, ServerErrorKind};
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use rand::Rng;
-use smol_str::SmolStr;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     Directory, DirectoryError, ENTRY_TTL, LeaseAndCount, LeaseRenewal, NodeEntry, NodeListing, Result, RoomOwners,
+    epoch_ttl,
 };
 use crate::clock::whole_milliseconds;
 use crate::index::{Epoch, SocketWrite};
@@ -34,6 +35,7 @@ use crate::names::{NodeId, Room};
 use crate::telemetry::anomalies::{Anomalies, Anomaly};
 use connect::RedisAccess;
 use connection::RedisConnection;
+use epoch::{LeaseRecord, REGISTER, RENEW, epoch_age, epoch_in, parse_epoch, read_epoch};
 
 pub use error::{CALL_TIMEOUT, Incompatible};
 
@@ -50,22 +52,14 @@ for i = 3, #KEYS do redis.call('UNLINK', KEYS[i]) end
 return 1
 ";
 
-/// `KEYS`: the epoch. `ARGV`: a new name, and the `run_id` of the process. Creates an epoch unless there is one of this
-/// process. The value is `<name>.<Unix time of creation>@<run_id>`. An epoch of another process is not kept: this process
-/// may have been restored from an old snapshot, or promoted without the last writes.
-const BEGIN_EPOCH: &str = r"
-local epoch = redis.call('GET', KEYS[1])
-if epoch and string.sub(epoch, -#ARGV[2]) == ARGV[2] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1] .. '.' .. redis.call('TIME')[1] .. '@' .. ARGV[2])
-return 1
-";
-
 /// A directory in Redis. Connects only while [`Directory::maintain`] runs.
 pub struct RedisDirectory {
     connection: RedisConnection,
     prefix: String,
     remove_unleased: Script,
-    begin_epoch: Script,
+    register: Script,
+    renew: Script,
+    lease: Mutex<LeaseRecord>,
     anomalies: Anomalies,
 }
 
@@ -85,8 +79,15 @@ impl RedisDirectory {
     pub fn with(url: &str, access: &RedisAccess, prefix: &str, allow_eviction: bool) -> anyhow::Result<Self> {
         let connection = RedisConnection::open(url, access, prefix, allow_eviction)?;
         let prefix = connection.prefix().to_owned();
-        let (remove_unleased, begin_epoch) = (Script::new(REMOVE_UNLEASED), Script::new(BEGIN_EPOCH));
-        Ok(Self { connection, prefix, remove_unleased, begin_epoch, anomalies: Anomalies::default() })
+        Ok(Self {
+            connection,
+            prefix,
+            remove_unleased: Script::new(REMOVE_UNLEASED),
+            register: Script::new(REGISTER),
+            renew: Script::new(RENEW),
+            lease: Mutex::default(),
+            anomalies: Anomalies::default(),
+        })
     }
 
     /// Counts what other programs wrote with the anomalies of a node.
@@ -121,19 +122,17 @@ impl RedisDirectory {
         meaning
     }
 
-    /// Runs the commands in order on one connection. Returns the answers and the `run_id` of the process.
-    async fn run<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<(T, SmolStr)> {
+    /// Runs the commands in order on one connection.
+    async fn run<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T> {
         let (generation, mut live) = self.connection.live().await?;
-        match commands.query_async(&mut live.connection.redis).await {
-            Ok(answer) => Ok((answer, live.run_id)),
-            Err(error) => Err(self.failed(generation, &error)),
-        }
+        let answer = commands.query_async(&mut live.connection.redis).await;
+        answer.map_err(|error| self.failed(generation, &error))
     }
 
     /// Like `run`, but skips keys with another program's value: they contain nothing to be removed.
     async fn write(&self, commands: &Pipeline) -> Result<()> {
         match self.run::<()>(commands).await {
-            Ok(_) | Err(DirectoryError::Foreign(_)) => Ok(()),
+            Ok(()) | Err(DirectoryError::Foreign(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -147,6 +146,20 @@ impl RedisDirectory {
         }
         let removed: std::result::Result<i64, _> = call.invoke_async(&mut live.connection.redis).await;
         removed.map(drop).map_err(|error| self.failed(generation, &error))
+    }
+
+    /// A call of [`REGISTER`] or [`RENEW`], with the arguments that both have.
+    fn lease_call<'a>(
+        &self,
+        script: &'a Script,
+        node: &NodeId,
+        content: String,
+        lease: Duration,
+    ) -> ScriptInvocation<'a> {
+        let mut call = script.prepare_invoke();
+        call.key(self.lease_key(node)).key(self.nodes_key()).key(self.epoch_key());
+        call.arg(content).arg(node.as_str()).arg(milliseconds(lease)).arg(milliseconds(epoch_ttl(lease)));
+        call
     }
 
     fn lease_key(&self, node: &NodeId) -> String {
@@ -168,20 +181,6 @@ impl RedisDirectory {
     fn room_key(&self, node: &NodeId, room: &Room) -> String {
         format!("{}room:{node}:{room}", self.prefix)
     }
-}
-
-/// Parses an epoch. `None` if there is none, or it was created under another process.
-fn parse_epoch(value: Option<Vec<u8>>, run_id: &str) -> Option<Epoch> {
-    let value = String::from_utf8(value?).ok()?;
-    let (_, created_under) = value.rsplit_once('@')?;
-    (created_under == run_id).then(|| Epoch(value.into()))
-}
-
-/// Returns the age of an epoch; `now` is the Unix time by the clock of Redis. Zero if the value contains no time.
-fn epoch_age(epoch: &Epoch, now: u64) -> Duration {
-    let began = epoch.0.split_once('@').and_then(|(made, _)| made.rsplit_once('.')?.1.parse::<u64>().ok());
-    // Both times are whole seconds, so the true age may be up to a second less. Too young is the safe error.
-    Duration::from_secs(began.map_or(0, |began| now.saturating_sub(began).saturating_sub(1)))
 }
 
 /// Whether the error says that the server is not, or no longer, the master that has the keys. Such a server may continue
@@ -236,10 +235,6 @@ fn milliseconds(duration: Duration) -> u64 {
     whole_milliseconds(duration).max(1)
 }
 
-fn encode(entry: &NodeEntry) -> String {
-    serde_json::to_string(entry).expect("an entry contains only strings and a flag")
-}
-
 #[async_trait]
 impl Directory for RedisDirectory {
     async fn maintain(&self) {
@@ -248,50 +243,57 @@ impl Directory for RedisDirectory {
 
     async fn register(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>> {
         let (generation, mut live) = self.connection.live().await?;
+        let (content, outdated) = {
+            let mut record = self.lease.lock();
+            (record.register(node, entry), record.outdated())
+        };
         let new_epoch = format!("{:016x}", rand::rng().random::<u64>());
-        let mut call = self.begin_epoch.prepare_invoke();
-        call.key(self.epoch_key()).arg(new_epoch).arg(live.run_id.as_str());
-        let begun: std::result::Result<i64, _> = call.invoke_async(&mut live.connection.redis).await;
-        begun.map_err(|error| self.failed(generation, &error))?;
-        let mut commands = ::redis::pipe();
-        let lease_key = self.lease_key(node);
-        commands.cmd("SET").arg(lease_key).arg(encode(entry)).arg("NX").arg("PX").arg(milliseconds(lease));
-        // After the lease: readers remove a registration without one at any moment.
-        commands.cmd("SADD").arg(self.nodes_key()).arg(node.as_str()).ignore();
-        commands.cmd("GET").arg(self.epoch_key());
-        let ((written, value), run_id): ((Option<String>, Option<Vec<u8>>), _) = self.run(&commands).await?;
-        Ok(written.and_then(|_| parse_epoch(value, &run_id)))
+        let mut call = self.lease_call(&self.register, node, content, lease);
+        call.arg(new_epoch).arg(live.run_id.as_str()).arg(outdated);
+        let answer = call.invoke_async(&mut live.connection.redis).await;
+        let (written, value, replid): (bool, Option<Vec<u8>>, String) =
+            answer.map_err(|error| self.failed(generation, &error))?;
+        self.lease.lock().distrust(None);
+        Ok(epoch_in(value, &replid).filter(|_| written))
     }
 
     async fn renew(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<LeaseRenewal> {
-        let mut commands = ::redis::pipe();
-        let lease_key = self.lease_key(node);
-        commands.cmd("SET").arg(lease_key).arg(encode(entry)).arg("XX").arg("PX").arg(milliseconds(lease));
-        commands.cmd("SADD").arg(self.nodes_key()).arg(node.as_str()).ignore();
-        commands.cmd("GET").arg(self.epoch_key());
-        let ((written, value), run_id): ((Option<String>, Option<Vec<u8>>), _) = self.run(&commands).await?;
-        let epoch = written.and_then(|_| parse_epoch(value, &run_id));
+        let (generation, mut live) = self.connection.live().await?;
+        let (content, counter) = self.lease.lock().renew(node, entry);
+        let call = self.lease_call(&self.renew, node, content, lease);
+        let answer = call.invoke_async(&mut live.connection.redis).await;
+        let (previous, value, replid): (Option<Vec<u8>>, Option<Vec<u8>>, Option<String>) =
+            answer.map_err(|error| self.failed(generation, &error))?;
+        let (Some(previous), Some(replid)) = (previous, replid) else { return Ok(LeaseRenewal::Lapsed) };
+        let epoch = epoch_in(value, &replid);
+        let mut record = self.lease.lock();
+        if !record.confirm(node, counter, &previous) {
+            warn!(%node, "redis returned an older lease of this node: its data went back; beginning a new epoch");
+            record.distrust(epoch);
+            return Ok(LeaseRenewal::Lapsed);
+        }
         Ok(epoch.map_or(LeaseRenewal::Lapsed, LeaseRenewal::Renewed))
     }
 
     async fn nodes(&self) -> Result<NodeListing> {
         let mut commands = ::redis::pipe();
         commands.cmd("SMEMBERS").arg(self.nodes_key());
-        let ((members,), _): ((Vec<Vec<u8>>,), _) = self.run(&commands).await?;
+        let (members,): (Vec<Vec<u8>>,) = self.run(&commands).await?;
         let ids = read_nodes(&members, &self.anomalies);
         let mut commands = ::redis::pipe();
         for id in &ids {
             commands.cmd("GET").arg(self.lease_key(id));
         }
-        commands.cmd("GET").arg(self.epoch_key());
         commands.cmd("TIME");
-        let (answers, run_id): (Vec<::redis::Value>, _) = self.run(&commands).await?;
-        let Some((leases, [value, clock])) = answers.split_last_chunk() else {
+        read_epoch(&mut commands, &self.epoch_key());
+        let answers: Vec<::redis::Value> = self.run(&commands).await?;
+        let Some((leases, [clock, value, info])) = answers.split_last_chunk() else {
             return Err(DirectoryError::Refused("redis returned fewer answers than commands".to_owned()));
         };
-        let epoch = parse_epoch(parse(value)?, &run_id);
-        let (now, _microseconds): (u64, u64) = parse(clock)?;
-        let age = epoch.as_ref().map_or(Duration::ZERO, |epoch| epoch_age(epoch, now));
+        let epoch = parse_epoch(parse(value)?, &parse::<String>(info)?);
+        let (seconds, microseconds): (u64, u64) = parse(clock)?;
+        let time = Duration::from_secs(seconds) + Duration::from_micros(microseconds);
+        let age = epoch.as_ref().map_or(Duration::ZERO, |epoch| epoch_age(epoch, time));
         let mut nodes = Vec::with_capacity(ids.len());
         for (id, lease) in ids.into_iter().zip(leases) {
             let entry: Option<Vec<u8>> = parse(lease)?;
@@ -301,7 +303,7 @@ impl Directory for RedisDirectory {
                 debug!(node = %id, %error, "cannot remove a registration without a lease from redis");
             }
         }
-        Ok(NodeListing { nodes, epoch, age: Some(age) })
+        Ok(NodeListing { nodes, epoch, age: Some(age), time })
     }
 
     async fn add_owner(&self, node: &NodeId, rooms: &[Room]) -> Result<Option<Epoch>> {
@@ -312,9 +314,9 @@ impl Directory for RedisDirectory {
             commands.cmd("EXPIRE").arg(&owners).arg(ENTRY_TTL.as_secs()).ignore();
             commands.cmd("EXPIRE").arg(self.room_key(node, room)).arg(ENTRY_TTL.as_secs()).ignore();
         }
-        commands.cmd("GET").arg(self.epoch_key());
-        let ((value,), run_id): ((Option<Vec<u8>>,), _) = self.run(&commands).await?;
-        Ok(parse_epoch(value, &run_id))
+        read_epoch(&mut commands, &self.epoch_key());
+        let (value, info): (Option<Vec<u8>>, String) = self.run(&commands).await?;
+        Ok(parse_epoch(value, &info))
     }
 
     async fn remove_owner(&self, node: &NodeId, rooms: &[Room]) -> Result<()> {
@@ -332,9 +334,9 @@ impl Directory for RedisDirectory {
     async fn owners(&self, room: &Room) -> Result<RoomOwners> {
         let mut commands = ::redis::pipe();
         commands.cmd("SMEMBERS").arg(self.owners_key(room));
-        commands.cmd("GET").arg(self.epoch_key());
-        let ((members, value), run_id): ((Vec<Vec<u8>>, Option<Vec<u8>>), _) = self.run(&commands).await?;
-        Ok(RoomOwners { nodes: read_nodes(&members, &self.anomalies), epoch: parse_epoch(value, &run_id) })
+        read_epoch(&mut commands, &self.epoch_key());
+        let (members, value, info): (Vec<Vec<u8>>, Option<Vec<u8>>, String) = self.run(&commands).await?;
+        Ok(RoomOwners { nodes: read_nodes(&members, &self.anomalies), epoch: parse_epoch(value, &info) })
     }
 
     async fn leases_and_counts(&self, room: &Room, nodes: &[NodeId]) -> Result<Vec<LeaseAndCount>> {
@@ -346,7 +348,7 @@ impl Directory for RedisDirectory {
             commands.cmd("GET").arg(self.lease_key(node));
             commands.cmd("SCARD").arg(self.room_key(node, room));
         }
-        let (answers, _): (Vec<::redis::Value>, _) = self.run(&commands).await?;
+        let answers: Vec<::redis::Value> = self.run(&commands).await?;
         let mut found = Vec::with_capacity(nodes.len());
         for pair in answers.chunks_exact(2) {
             let entry: Option<Vec<u8>> = parse(&pair[0])?;
@@ -390,6 +392,6 @@ impl Directory for RedisDirectory {
         let mut commands = ::redis::pipe();
         commands.cmd("SREM").arg(self.nodes_key()).arg(node.as_str()).ignore();
         commands.cmd("DEL").arg(self.lease_key(node)).ignore();
-        self.run::<()>(&commands).await.map(drop)
+        self.run::<()>(&commands).await
     }
 }

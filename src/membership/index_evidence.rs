@@ -79,8 +79,9 @@ impl IndexEvidence {
         is_consecutive
     }
 
-    /// Records that the listing could not be read. Until the next steady period, a missing lease is no evidence.
-    pub fn record_failure(&mut self) {
+    /// Records that the listing could not be read, or that leases may have expired early. Until the next steady period, a
+    /// missing lease is no evidence.
+    pub fn end_steady_period(&mut self) {
         self.steady_since = None;
     }
 

@@ -7,6 +7,7 @@
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
+use super::index_clock::IndexClock;
 use super::index_evidence::ListingRead;
 use super::{LeaseState, Membership};
 use crate::clock::BootInstant;
@@ -25,6 +26,7 @@ impl Membership {
         let mut ticks = interval(self.lease / RENEWALS_PER_LEASE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_accepting = true;
+        let mut index_clock = IndexClock::new(self.lease);
         loop {
             let node = self.roster.incarnation();
             let written = self.write_lease(directory, &node).await;
@@ -46,7 +48,7 @@ impl Membership {
                 // The redis connection has logged the reason.
                 Err(error) => debug!(%node, %error, "cannot write the lease"),
             }
-            self.read_listing(directory).await;
+            self.read_listing(directory, &mut index_clock).await;
             self.complete_birth();
             if self.roster.incarnation() != node {
                 continue;
@@ -73,7 +75,7 @@ impl Membership {
             directory.register(node, &self.entry(), self.lease).await?
         };
         let Some(epoch) = epoch else {
-            warn!(%node, "the lease is gone: it expired, or redis was flushed; starting a new incarnation");
+            warn!(%node, "the lease or the epoch is gone: expired, flushed, or failed over; starting a new incarnation");
             self.roster.retire(node);
             return Ok(());
         };
@@ -99,18 +101,22 @@ impl Membership {
         Ok(())
     }
 
-    async fn read_listing(&self, directory: &dyn Directory) {
+    async fn read_listing(&self, directory: &dyn Directory, index_clock: &mut IndexClock) {
         let started = BootInstant::now();
         match directory.nodes().await {
-            Ok(listing) => {
+            Ok(mut listing) => {
                 let (ended, has_lease) = (BootInstant::now(), self.has_lease());
+                if let Some(step) = index_clock.observe(&mut listing, started, ended) {
+                    warn!(%step, "the clock of redis has stepped; leases may have expired early");
+                    self.table.lock().end_steady_period();
+                }
                 let read = ListingRead { listing: &listing, started, ended, has_lease };
                 let change = self.table.lock().apply_listing(&read);
                 self.record_joined(started);
                 self.handle(change);
             }
             // Not logged: `write_lease` has just failed too, and has logged it.
-            Err(_) => self.table.lock().listing_failed(),
+            Err(_) => self.table.lock().end_steady_period(),
         }
     }
 

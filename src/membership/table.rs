@@ -145,9 +145,9 @@ impl MemberTable {
         change
     }
 
-    /// Records that the listing could not be read.
-    pub fn listing_failed(&mut self) {
-        self.evidence.record_failure();
+    /// Records that the listing could not be read, or that leases may have expired early.
+    pub fn end_steady_period(&mut self) {
+        self.evidence.end_steady_period();
     }
 
     /// Removes the suspects that did not answer and that no member with a lease has heard. The suspect must have left an

@@ -4,7 +4,8 @@
 //! starts over if a call reports a broken connection or a server that is not the master, or if the master has moved. It
 //! logs each kind of failure once until a connection succeeds. Knows no keys and retries no call.
 //!
-//! One connection is one Redis process, so its `run_id` is part of every epoch that is read over it.
+//! A connection survives when the server becomes a replica, or when a proxy changes the server. So it says nothing about
+//! the history of the data: [`epoch`](super::epoch) owns that check.
 
 use std::mem;
 use std::time::Duration;
@@ -51,6 +52,7 @@ struct ConnectionState {
 #[derive(Clone)]
 pub(super) struct LiveConnection {
     pub(super) connection: OpenConnection,
+    /// Part of new epochs, for nodes of earlier versions.
     pub(super) run_id: SmolStr,
     address: ConnectionAddr,
 }

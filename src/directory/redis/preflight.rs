@@ -25,6 +25,7 @@ const PROBED_COMMANDS: &[&[&str]] = &[
     &["UNLINK", "{}"],
     &["DEL", "{}"],
     &["TIME"],
+    &["INFO", "replication"],
     &["SCRIPT", "LOAD", "return 0"],
     // There is no such script, but the ACL is checked first.
     &["EVALSHA", "0000000000000000000000000000000000000000", "1", "{}"],
@@ -67,6 +68,10 @@ pub(super) fn check_info(info: &str, allow_eviction: bool, cluster: bool) -> Res
     if policy != "noeviction" && !allow_eviction {
         return Err(Incompatible::Evicts(policy.to_owned()));
     }
+    // It tells whether the data went back. Some services hide it.
+    if field("master_replid")?.trim_matches('0').is_empty() {
+        return Err(Incompatible::MissingField("master_replid"));
+    }
     Ok(ServerInfo { run_id: field("run_id")?.into(), server })
 }
 
@@ -106,7 +111,7 @@ mod tests {
     use crate::directory::redis::error::REQUIRED;
 
     const REDIS: &str = "# Server\r\nredis_version:7.0.15\r\nrun_id:abc\r\n# Memory\r\nmaxmemory_policy:noeviction\r\n\
-                         # Replication\r\nrole:master\r\n# Cluster\r\ncluster_enabled:0\r\n";
+                         # Replication\r\nrole:master\r\nmaster_replid:def\r\n# Cluster\r\ncluster_enabled:0\r\n";
 
     #[test]
     fn product_and_version_are_read_from_info() {
@@ -137,6 +142,8 @@ mod tests {
         assert_eq!(refusal("role:master", "role:slave"), Incompatible::Replica);
         assert_eq!(refusal("noeviction", "allkeys-lru"), Incompatible::Evicts("allkeys-lru".to_owned()));
         assert_eq!(refusal("run_id", "id"), Incompatible::MissingField("run_id"));
+        assert_eq!(refusal("master_replid", "replid"), Incompatible::MissingField("master_replid"));
+        assert_eq!(refusal("replid:def", "replid:000"), Incompatible::MissingField("master_replid"));
         assert!(check_info(&REDIS.replace("enabled:0", "enabled:1"), false, true).is_ok(), "a Cluster is expected");
         assert!(check_info(&REDIS.replace("noeviction", "allkeys-lru"), true, false).is_ok(), "eviction is allowed");
     }

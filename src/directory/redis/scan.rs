@@ -50,7 +50,7 @@ impl RedisDirectory {
     pub async fn registered(&self) -> Result<BTreeMap<NodeId, NodeEntry>> {
         let mut commands = ::redis::pipe();
         commands.cmd("SMEMBERS").arg(self.nodes_key());
-        let ((members,), _): ((Vec<Vec<u8>>,), _) = self.run(&commands).await?;
+        let (members,): (Vec<Vec<u8>>,) = self.run(&commands).await?;
         let ids: Vec<_> =
             members.iter().filter_map(|member| NodeId::parse(str::from_utf8(member).ok()?).ok()).collect();
         if ids.is_empty() {
@@ -60,7 +60,7 @@ impl RedisDirectory {
         for id in &ids {
             commands.cmd("GET").arg(self.lease_key(id));
         }
-        let (leases, _): (Vec<Option<Vec<u8>>>, _) = self.run(&commands).await?;
+        let leases: Vec<Option<Vec<u8>>> = self.run(&commands).await?;
         let entries = ids.into_iter().zip(leases);
         Ok(entries.filter_map(|(id, lease)| Some((id, read_entry(&lease?, &self.anomalies)?))).collect())
     }
@@ -75,7 +75,7 @@ impl RedisDirectory {
         loop {
             let mut command = ::redis::pipe();
             command.cmd("SCAN").arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(KEYS_PER_STEP);
-            let (((next, keys),), _): ((Page,), _) = self.run(&command).await?;
+            let ((next, keys),): (Page,) = self.run(&command).await?;
             self.read(keys, &mut visit).await?;
             if next == b"0" {
                 return Ok(());
@@ -136,7 +136,7 @@ impl RedisDirectory {
     async fn pages(&self, commands: &Pipeline) -> Result<Vec<Option<Page>>> {
         let mut commands = commands.clone();
         commands.ignore_errors();
-        let (answers, _): (Vec<std::result::Result<Page, RedisError>>, _) = self.run(&commands).await?;
+        let answers: Vec<std::result::Result<Page, RedisError>> = self.run(&commands).await?;
         let read = |answer: std::result::Result<Page, RedisError>| match answer {
             Ok(page) => Ok(Some(page)),
             Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),

@@ -36,7 +36,7 @@ fn table() -> (MemberTable, BootInstant) {
 }
 
 fn listing<const N: usize>(nodes: [(NodeId, NodeEntry); N]) -> NodeListing {
-    NodeListing { nodes: nodes.into(), epoch: Some(Epoch("E".into())), age: Some(LEASE) }
+    NodeListing { nodes: nodes.into(), epoch: Some(Epoch("E".into())), age: Some(LEASE), time: Duration::ZERO }
 }
 
 /// Applies a listing that was read at `moment`.
@@ -106,14 +106,14 @@ fn a_silent_member_is_dead_only_after_a_lease_of_one_epoch() {
 
     table.receive_status(&status(&node, 2, None), second(10));
     silence(&mut table, now, 11, 11);
-    table.listing_failed();
+    table.end_steady_period();
     silence(&mut table, now, 15, 19);
     assert_eq!(
         members(&table),
         HashSet::from([node.clone()]),
         "no listing could be read, so no lease could be renewed"
     );
-    let flushed = NodeListing { nodes: vec![], epoch: None, age: Some(Duration::ZERO) };
+    let flushed = NodeListing { epoch: None, age: Some(Duration::ZERO), ..listing([]) };
     list(&mut table, &flushed, second(20), true);
     assert_eq!(members(&table), HashSet::from([node.clone()]), "after a flush no node has a lease");
     list(&mut table, &flushed, second(25), false);
@@ -211,7 +211,7 @@ fn gossip_adds_members_and_proves_no_more_than_its_age() {
     silence(&mut table, now, 6, 6);
     table.record_unanswered(&young, now.after(LEASE * 2));
     assert_eq!(members(&table), HashSet::from([speaker.clone()]), "five seconds without contact");
-    table.listing_failed();
+    table.end_steady_period();
     table.receive_status(&NodeStatus { members: gossip, ..status(&speaker, 3, None) }, moment);
     assert!(members(&table).contains(&old), "without a listing no node is known to be dead");
 }

@@ -29,7 +29,8 @@ async fn a_stopped_node_is_removed_and_its_clients_disconnected(index: Index) {
     }
     let index = cluster.stop().await;
     if let Index::Redis(server) = &index {
-        assert_eq!(server.keys("*").await, BTreeSet::from(["rollcall:epoch".to_owned()]), "nothing of them is left");
+        let left = server.keys("*").await;
+        assert!(left.is_subset(&BTreeSet::from(["rollcall:epoch".to_owned()])), "nothing of them is left: {left:?}");
     }
 }
 

@@ -5,6 +5,7 @@ mod clients;
 mod crash;
 mod failover;
 mod hang;
+mod history;
 mod partition;
 mod redis;
 mod rolling;

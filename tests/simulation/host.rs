@@ -263,6 +263,7 @@ impl Host {
         spawn_local(async move {
             let moment = host.shared.oracle.borrow_mut().now();
             let began = Instant::now();
+            let was_exchanged = host.shared.is_exchanged();
             let Ok(answer) = roll_call.call(&room, deadline).await else { return };
             if began.elapsed() > deadline + DEADLINE_SLACK {
                 let (name, took) = (host.name(), began.elapsed());
@@ -270,7 +271,8 @@ impl Host {
             }
             // The memberships may have changed in this tick, before the answer.
             host.shared.observe();
-            let complete = answer.complete || host.shared.flaw == Flaw::IgnoresMissingReplies;
+            let may_miss = was_exchanged || host.shared.is_exchanged();
+            let complete = answer.complete && !may_miss || host.shared.flaw == Flaw::IgnoresMissingReplies;
             let wrong = host.shared.oracle.borrow().judge(host.number, &answer, complete, moment);
             host.shared.tally.borrow_mut().called(&answer);
             for error in wrong {

@@ -23,7 +23,7 @@ use rollcall::names::{NodeId, NodeName, Room, SocketId};
 use rollcall::roll_call::answer::RollCallAnswer;
 use turmoil::Sim;
 
-use crate::host::{Host, Life, Order};
+use crate::host::{Host, LEASE, Life, Order};
 use crate::network;
 use crate::oracle::{Flaw, Oracle};
 
@@ -48,6 +48,10 @@ const DEADLINES_MS: [u64; 3] = [200, 500, 1_000];
 const LATENCIES_MS: [u64; 4] = [1, 5, 20, 60];
 /// The maximum latency of the directory.
 const MAX_DIRECTORY_LATENCY_MS: u64 = 20;
+/// Longer than the lifetime of every entry of the index.
+const CLOCK_STEP: Duration = Duration::from_secs(700);
+/// All nodes have renewed their leases, or have failed to, within this time.
+const NOTICED_WITHIN: Duration = LEASE;
 /// The message of `expect` for calls of the index in memory, which never wait.
 const AT_ONCE: &str = "an index in memory answers at once";
 /// The maximum number of events in the report of a failure.
@@ -62,6 +66,8 @@ pub(crate) struct Shared {
     pub records: RefCell<Vec<Record>>,
     hosts: RefCell<Vec<Host>>,
     time: Cell<Duration>,
+    /// Until then, nodes may not have noticed that the content of the index was exchanged.
+    exchanged_until: Cell<Duration>,
     events: RefCell<Vec<String>>,
     wrong: RefCell<Option<String>>,
 }
@@ -155,6 +161,7 @@ impl World {
             records: RefCell::default(),
             hosts: RefCell::default(),
             time: Cell::default(),
+            exchanged_until: Cell::default(),
             events: RefCell::default(),
             wrong: RefCell::default(),
         });
@@ -254,7 +261,7 @@ impl World {
         let name = host.name();
         let other = self.hosts.choose(&mut self.random).expect("not empty").name();
         let waiting = Duration::from_millis(*[0, 300].choose(&mut self.random).expect("not empty"));
-        match self.random.random_range(0..100) {
+        match self.random.random_range(0..106) {
             0..8 if name != other => {
                 self.note(&format!("the network drops messages between {name} and {other}"));
                 sim.partition(name, other);
@@ -312,10 +319,33 @@ impl World {
                 }
             }
             78..93 => self.inject_directory_fault(host),
-            _ => {
+            93..100 => {
                 self.note(&format!("the late directory calls of {name} run"));
                 run_late(host);
             }
+            100..104 => self.step_clock(),
+            _ => self.exchange_index(),
+        }
+    }
+
+    /// Steps the clock of the index by up to two leases, or past every expiry.
+    fn step_clock(&mut self) {
+        let is_far = self.random.random_ratio(1, 4);
+        let by = if is_far { CLOCK_STEP } else { LEASE.mul_f64(self.random.random_range(0.0..2.0)) };
+        let forward = self.random.random_ratio(2, 3);
+        let direction = if forward { "forward" } else { "back" };
+        self.note(&format!("the clock of the index steps {direction} by {by:?}"));
+        self.memory.step_clock(by, forward);
+    }
+
+    /// Replaces the content of the index by an older one, as if keys were exchanged. No reader can notice it before the nodes
+    /// have renewed their leases, so until then a complete answer may miss sockets.
+    fn exchange_index(&mut self) {
+        let older = self.snapshot.replace(self.memory.snapshot());
+        if let Some(older) = older {
+            self.note("the content of the index is exchanged");
+            self.memory.exchange(older);
+            self.shared.exchanged_until.set(self.shared.time.get() + NOTICED_WITHIN);
         }
     }
 
@@ -449,6 +479,11 @@ impl Shared {
     pub(crate) fn observe(&self) {
         let hosts = self.hosts.borrow();
         hosts.iter().for_each(|host| host.observe(&hosts));
+    }
+
+    /// Whether nodes may not have noticed yet that the content of the index was exchanged.
+    pub(crate) fn is_exchanged(&self) -> bool {
+        self.time.get() < self.exchanged_until.get()
     }
 
     /// Records an event for the report of a failure.

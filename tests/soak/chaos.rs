@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use testkit::process_cluster::ProcessCluster;
+use testkit::redis_server::RedisServer;
 use tokio::time::sleep;
 
 use crate::churn::Scene;
@@ -14,6 +15,8 @@ use crate::churn::Scene;
 /// The maximum duration from the start of a node until it is ready, without other faults.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 const READY_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Longer than the lifetime of every key.
+const CLOCK_STEP: Duration = Duration::from_secs(700);
 /// The maximum number of faults in the report of a failure.
 const MAX_REPORTED_FAULTS: usize = 12;
 
@@ -33,6 +36,12 @@ pub(crate) enum Fault {
     RedisStop,
     /// Redis is killed, and restarted without data.
     RedisKill,
+    /// Redis gets the data of an earlier moment, as a replica that becomes the master again.
+    RedisBack,
+    /// The clock of Redis steps forward.
+    ClockForward,
+    /// The clock of Redis steps back.
+    ClockBack,
 }
 
 /// The generator of faults, and the record of those injected so far.
@@ -41,11 +50,23 @@ pub(crate) struct Faults {
     choice: Vec<Fault>,
     counts: BTreeMap<Fault, usize>,
     log: Vec<String>,
+    /// The Redis from which the one of the cluster gets older data.
+    older: Option<RedisServer>,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Kill, Self::Stop, Self::StopLong, Self::Drain, Self::Flush, Self::RedisStop, Self::RedisKill];
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Kill,
+        Self::Stop,
+        Self::StopLong,
+        Self::Drain,
+        Self::Flush,
+        Self::RedisStop,
+        Self::RedisKill,
+        Self::RedisBack,
+        Self::ClockForward,
+        Self::ClockBack,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -56,6 +77,9 @@ impl Fault {
             Self::Flush => "flush",
             Self::RedisStop => "redis-stop",
             Self::RedisKill => "redis-kill",
+            Self::RedisBack => "redis-back",
+            Self::ClockForward => "clock-forward",
+            Self::ClockBack => "clock-back",
         }
     }
 
@@ -63,8 +87,12 @@ impl Fault {
         Self::ALL.into_iter().find(|fault| fault.name() == name)
     }
 
+    fn is_step(self) -> bool {
+        matches!(self, Self::ClockForward | Self::ClockBack)
+    }
+
     fn is_redis(self) -> bool {
-        matches!(self, Self::Flush | Self::RedisStop | Self::RedisKill)
+        !matches!(self, Self::Kill | Self::Stop | Self::StopLong | Self::Drain)
     }
 }
 
@@ -78,7 +106,7 @@ struct Act {
 impl Faults {
     pub(crate) fn new(seed: u64, choice: &[Fault]) -> Self {
         let random = StdRng::seed_from_u64(seed);
-        Self { random, choice: choice.to_vec(), counts: BTreeMap::new(), log: Vec::new() }
+        Self { random, choice: choice.to_vec(), counts: BTreeMap::new(), log: Vec::new(), older: None }
     }
 
     /// Injects the next fault, or the next two. Ends after a pause when every node is ready again.
@@ -97,7 +125,8 @@ impl Faults {
         acts.sort_by_key(|act| act.lasts);
         let began = Instant::now();
         for act in &acts {
-            sleep(act.lasts.saturating_sub(began.elapsed())).await;
+            let lasts = if act.fault.is_step() { Duration::ZERO } else { act.lasts };
+            sleep(lasts.saturating_sub(began.elapsed())).await;
             self.end(act, cluster).await;
         }
         for act in acts.iter().filter(|act| matches!(act.fault, Fault::Kill | Fault::Drain)) {
@@ -132,6 +161,10 @@ impl Faults {
             Fault::Stop => lease.mul_f64(0.1 + 0.5 * share),
             Fault::StopLong => lease.mul_f64(1.0 + share),
             Fault::Drain | Fault::Flush => Duration::ZERO,
+            // The duration is that of the step.
+            Fault::ClockForward if share > 0.8 => CLOCK_STEP,
+            Fault::ClockForward | Fault::ClockBack => lease.mul_f64(1.5 * share),
+            Fault::RedisBack => lease.mul_f64(share),
             Fault::RedisStop | Fault::RedisKill => lease.mul_f64(2.5 * share * share),
         };
         Act { fault, node, lasts }
@@ -155,6 +188,13 @@ impl Faults {
             Fault::Flush => cluster.redis.flush().await,
             Fault::RedisStop => cluster.redis.stop().await,
             Fault::RedisKill => cluster.redis.kill(),
+            Fault::RedisBack => {
+                let replica = RedisServer::replica_of(&cluster.redis).await;
+                replica.promote().await;
+                self.older = Some(replica);
+            }
+            Fault::ClockForward => cluster.redis.step_clock(act.lasts.as_secs_f64()).await,
+            Fault::ClockBack => cluster.redis.step_clock(-act.lasts.as_secs_f64()).await,
         }
     }
 
@@ -166,7 +206,13 @@ impl Faults {
                 cluster.exited(act.node).await;
                 cluster.restart(act.node);
             }
-            Fault::Flush => {}
+            Fault::Flush | Fault::ClockForward | Fault::ClockBack => {}
+            Fault::RedisBack => {
+                if let Some(older) = self.older.take() {
+                    cluster.redis.follow(&older).await;
+                    cluster.redis.promote().await;
+                }
+            }
             Fault::RedisStop => cluster.redis.resume(),
             Fault::RedisKill => cluster.redis.restart_empty().await,
         }

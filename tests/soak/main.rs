@@ -1,5 +1,6 @@
 //! The soak test: hundreds of clients join, leave and disconnect on four node processes during random faults. The faults
-//! kill, stop and drain nodes, and kill, flush and stop Redis. The oracle judges roll calls all the time.
+//! kill, stop and drain nodes; kill, flush and stop Redis, give it older data, and step its clock. The oracle judges roll
+//! calls all the time.
 //!
 //! `ROLLCALL_SOAK` is the duration (`20s`, `10m`), `ROLLCALL_SEED` the seed of the random choices, and `ROLLCALL_FAULTS`
 //! the names of the faults, separated by commas. The test prints a summary, and fails for a single wrong answer.
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use rand::Rng;
 use testkit::process_cluster::{Options, ProcessCluster};
+use testkit::redis_server::RedisServer;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -54,7 +56,7 @@ fn main() -> ExitCode {
 }
 
 async fn soak(duration: Duration, seed: u64, faults: &[Fault]) -> ExitCode {
-    let mut cluster = ProcessCluster::start(NODES, Options::lease(2)).await;
+    let mut cluster = ProcessCluster::start_over(RedisServer::start_with_clock().await, NODES, Options::lease(2)).await;
     let scene = Scene::new(&cluster);
     let checked = Arc::new(Mutex::new(Checked::default()));
     let stop = CancellationToken::new();

@@ -191,7 +191,7 @@ fn a_suspect_that_nobody_asked_is_not_dead() {
     silence(&mut table, now, 6, 9);
     assert_eq!(members(&table), alive, "it was heard after the suspicion");
     silence(&mut table, now, 10, 10);
-    table.listing_failed();
+    table.end_steady_period();
     table.record_unanswered(&node, second(10));
     assert_eq!(members(&table), alive, "the directory cannot be read");
     silence(&mut table, now, 11, 16);

@@ -31,6 +31,8 @@ pub struct Coordinator {
     pub epoch: Option<Epoch>,
     /// For how long every list could be read and had this epoch; `None` if the last one could not be read.
     pub steady: Option<Age>,
+    /// The number of clock steps of Redis up to the last list.
+    steps: u8,
     /// A list was read after the epoch had been the same for a lease, and the coordinator had a lease ever since.
     settled: bool,
     /// The witness has sent its status to this process.
@@ -115,6 +117,7 @@ impl Coordinator {
             listed: LEASE,
             epoch: None,
             steady: None,
+            steps: 0,
             settled: false,
             synced: false,
             witness_replied: false,
@@ -152,7 +155,9 @@ impl Coordinator {
             return;
         }
         let epoch = environment.redis.epoch(environment.rules);
-        if self.steady.is_none() || self.epoch != epoch {
+        let stepped = self.steps != environment.redis.steps && environment.rules.has(Rule::StepEndsSteadiness);
+        self.steps = environment.redis.steps;
+        if self.steady.is_none() || self.epoch != epoch || stepped {
             (self.epoch, self.steady) = (epoch, Some(0));
         }
         self.listed = 0;
@@ -267,6 +272,8 @@ impl Coordinator {
     fn trusts_absence(&self, environment: &Environment<'_>) -> bool {
         let rules = environment.rules;
         let same = self.epoch == environment.redis.epoch(rules) || !rules.has(Rule::JudgedInSteadyIndex);
+        // A list has the clock in the same answer as the leases.
+        let same = same && (self.steps == environment.redis.steps || !rules.has(Rule::StepEndsSteadiness));
         let steady = self.steady == Some(LEASE) && same || !rules.has(Rule::SteadyBeforeDeath);
         steady && self.steady.is_some() && self.is_fresh(rules)
     }

@@ -117,6 +117,10 @@ const SMALL: &[Bound] = &[
     Bound { start: Start::Warm, faults: &[Fault::NoAnswer], ..BASE },
     Bound { faults: &[Fault::Flush], ..BASE },
     Bound { faults: &[Fault::FailOver], ..BASE },
+    Bound { faults: &[Fault::GoBack], ..BASE },
+    Bound { start: Start::Warm, faults: &[Fault::GoBack], ..BASE },
+    Bound { faults: &[Fault::ClockStep], ..BASE },
+    Bound { faults: &[Fault::FarClockStep], ..BASE },
     Bound { faults: &[Fault::UnansweredRemovalElsewhere], ..BASE },
     Bound { faults: &[Fault::StopNode], ..BASE },
     Bound { faults: &[Fault::CutNode], ..BASE },
@@ -143,6 +147,10 @@ const THOROUGH: &[Bound] = &[
     Bound { max_faults: 2, faults: &[Fault::UnansweredRemovalElsewhere], incarnations: 3, ..BASE },
     Bound { max_faults: 2, faults: &[Fault::FailOver], ..BASE },
     Bound { max_faults: 2, faults: &[Fault::Lie, Fault::StopNode], ..BASE },
+    Bound { max_faults: 2, faults: &[Fault::FailOver], fails_back_unseen: true, ..BASE },
+    Bound { start: Start::Warm, faults: &[Fault::GoBack], lags_any_time: true, ..BASE },
+    Bound { max_faults: 2, faults: &[Fault::GoBack, Fault::ClockStep], ..BASE },
+    Bound { max_faults: 2, faults: &[Fault::CutMesh, Fault::ClockStep], ..BASE },
     Bound { witness: true, faults: &[Fault::StopNode], ..BASE },
     Bound { start: Start::CutOff, witness: true, faults: &[Fault::RestartCoordinator], ..BASE },
 ];
@@ -208,8 +216,12 @@ broken_without! {
     a_flush_between_epoch_and_owners_is_missed: OwnersBeforeEpoch, NO_GAPS, { faults: &[Fault::Flush], };
     a_lagging_replica_is_mistaken_for_the_index: EpochNamesProcess, NO_GAPS,
         { faults: &[Fault::FailOver], };
-    an_abandoned_index_becomes_valid_again: ForeignEpochIsInvalid, NO_GAPS,
-        { faults: &[Fault::FailOver], max_faults: 2, };
+    a_process_with_older_data_is_mistaken_for_the_index: EpochNamesHistory, NO_GAPS,
+        { start: Start::Warm, faults: &[Fault::GoBack], };
+    an_unseen_failover_and_failback_are_not_noticed: EpochNamesHistory, NO_GAPS,
+        { faults: &[Fault::FailOver], max_faults: 2, fails_back_unseen: true, };
+    a_clock_step_removes_claims_and_not_the_epoch: EpochExpiresFirst, NO_GAPS, { faults: &[Fault::FarClockStep], };
+    a_clock_step_makes_a_living_node_dead: StepEndsSteadiness, NO_GAPS, { faults: &[Fault::ClockStep], };
     a_node_that_is_not_fully_indexed_is_skipped: SkipOnlyFullyIndexed, NO_GAPS,
         { start: Start::Warm, faults: &[Fault::NoAnswer], };
     a_room_counts_as_owned_while_its_removal_is_in_flight: UnownedBeforeRemoval, NO_GAPS,
@@ -269,6 +281,15 @@ fn an_old_table_lacks_newer_members() {
     assert_promises(Rules::without(&[Rule::SettledBeforeComplete]), bound);
 }
 
+/// No history repeats, so an abandoned index never becomes valid again. Nodes of earlier versions compare the process only,
+/// which can be the same again. So both rules are left out here.
+#[test]
+fn an_abandoned_index_becomes_valid_again() {
+    let bound = Bound { faults: &[Fault::FailOver], max_faults: 2, ..BASE };
+    assert_broken(Rules::without(&[Rule::EpochNamesHistory, Rule::ForeignEpochIsInvalid]), NO_GAPS, bound);
+    assert_promises(Rules::without(&[Rule::ForeignEpochIsInvalid]), Bound { max_faults: 1, ..bound });
+}
+
 /// An incarnation that lost its lease never comes back, so a late removal causes no gap. The script checks the lease
 /// nevertheless: the check is cheap, and does not depend on another rule.
 #[test]
@@ -282,11 +303,4 @@ fn a_repair_may_skip_the_lease_check_if_lapsed_leases_stay_so() {
 #[test]
 fn a_minority_with_redis_misses_a_majority_without_it() {
     assert_broken(Rules::ALL, NO_GAPS, Bound { witness: true, faults: &[Fault::Split], ..BASE });
-}
-
-/// The epoch and the `run_id` are the previous ones. Only the failovers would show the change, and no node saw them.
-#[test]
-fn an_unseen_failover_and_failback_are_not_noticed() {
-    let bound = Bound { faults: &[Fault::FailOver], max_faults: 2, fails_back_unseen: true, ..BASE };
-    assert_broken(Rules::ALL, NO_GAPS, bound);
 }

@@ -1,7 +1,8 @@
 //! Redis as the protocol sees it: leases, one owner set, the epoch, and the ways in which it loses data.
 //!
 //! Owns the relevant scripts and pipelines, each as one step, and the epoch as a reader sees it. Does not interpret
-//! entries. One of two Redis processes serves at a time; a failover goes to the other one.
+//! entries. One of two Redis processes serves at a time; a failover goes to the other one. Each failover, and each return
+//! of one process to older data, begins another history (`master_replid`).
 
 use crate::rules::{Rule, Rules};
 use crate::state::{Age, LEASE};
@@ -9,18 +10,18 @@ use crate::state::{Age, LEASE};
 /// The maximum number of incarnations. They are numbered from 1; 0 means none.
 pub const INCARNATIONS: usize = 3;
 
-/// An epoch as a reader sees it: the value, and the process that it was read from.
+/// An epoch as a reader sees it: the value, and the identity of the data that it was read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Epoch {
     serial: u8,
-    process: u8,
+    identity: u8,
 }
 
 /// The value of the epoch's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct EpochValue {
     serial: u8,
-    created_by: u8,
+    created_in: u8,
 }
 
 /// The data that a failover may lose.
@@ -43,6 +44,10 @@ pub struct Incarnations(u8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Redis {
     process: u8,
+    /// The number of the history of the data.
+    history: u8,
+    /// The number of clock steps so far.
+    pub steps: u8,
     data: Data,
     /// The content of the other process, from an earlier moment.
     replica: Option<Data>,
@@ -70,20 +75,24 @@ impl Incarnations {
 
 impl Redis {
     pub fn empty() -> Self {
-        Self { process: 1, data: Data::default(), replica: None, epochs_created: 0 }
+        Self { process: 1, history: 1, steps: 0, data: Data::default(), replica: None, epochs_created: 0 }
     }
 
     /// The epoch as every node reads it now.
     pub fn epoch(&self, rules: Rules) -> Option<Epoch> {
         let value = self.data.value?;
         if !rules.has(Rule::EpochNamesProcess) {
-            return Some(Epoch { serial: value.serial, process: 0 });
+            return Some(Epoch { serial: value.serial, identity: 0 });
         }
-        let foreign = value.created_by != self.process;
+        let foreign = value.created_in != self.identity(rules);
         if foreign && rules.has(Rule::ForeignEpochIsInvalid) {
             return None;
         }
-        Some(Epoch { serial: value.serial, process: self.process })
+        Some(Epoch { serial: value.serial, identity: self.identity(rules) })
+    }
+
+    fn identity(&self, rules: Rules) -> u8 {
+        if rules.has(Rule::EpochNamesHistory) { self.history } else { self.process }
     }
 
     /// Writes a lease that must not exist, and an epoch if there is no valid one. `None` if the lease exists.
@@ -184,14 +193,38 @@ impl Redis {
         self.replica = None;
         self.data = data;
         self.process = 3 - self.process;
+        self.history += 1;
         true
+    }
+
+    /// The process gets the data of an earlier moment, as the replica of a replica, and is the master again.
+    pub fn go_back(&mut self) -> bool {
+        let Some(data) = self.replica.take() else { return false };
+        self.data = data;
+        self.history += 1;
+        true
+    }
+
+    /// The clock steps forward by half a lease. The epoch lasts longer than the leases that were not renewed since.
+    pub fn step_clock(&mut self) {
+        self.steps += 1;
+        for lease in self.data.leases.iter_mut().chain([&mut self.data.coordinator, &mut self.data.witness]) {
+            *lease = lease.saturating_sub(1);
+        }
+    }
+
+    /// The clock steps past every expiry.
+    pub fn step_clock_far(&mut self, rules: Rules) {
+        self.steps += 1;
+        let value = self.data.value.filter(|_| !rules.has(Rule::EpochExpiresFirst));
+        self.data = Data { value, registered: self.data.registered, ..Data::default() };
     }
 
     fn create_epoch(&mut self, rules: Rules) {
         self.data.registered = self.process;
         if self.epoch(rules).is_none() {
             self.epochs_created += 1;
-            self.data.value = Some(EpochValue { serial: self.epochs_created, created_by: self.process });
+            self.data.value = Some(EpochValue { serial: self.epochs_created, created_in: self.identity(rules) });
         }
     }
 }

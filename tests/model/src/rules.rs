@@ -10,9 +10,15 @@ pub enum Rule {
     TableBeforeOwners,
     /// The owner set is read before the epoch.
     OwnersBeforeEpoch,
-    /// The epoch names the Redis process that it was read from.
+    /// The epoch names the Redis process that it was read from, or rather (see the next rule) the history of its data.
     EpochNamesProcess,
-    /// An epoch that was created under another process is invalid for readers, and is replaced at the next
+    /// The epoch names the history of the data: another one begins with each promotion, also of the same process.
+    EpochNamesHistory,
+    /// The epoch expires before any lease and any owner set.
+    EpochExpiresFirst,
+    /// After a step of the clock of Redis, a missing lease is no evidence until the index was the same for a lease.
+    StepEndsSteadiness,
+    /// An epoch that was created in another history is invalid for readers, and is replaced at the next
     /// registration.
     ForeignEpochIsInvalid,
     /// A member is skipped only if its last status is "fully indexed" in the epoch that was read.
@@ -94,6 +100,12 @@ pub enum Fault {
     Flush,
     /// The other Redis process takes over, with the content of an earlier moment.
     FailOver,
+    /// The Redis process gets the content of an earlier moment. Connections stay.
+    GoBack,
+    /// The clock of Redis steps forward by half a lease.
+    ClockStep,
+    /// The clock of Redis steps past every expiry.
+    FarClockStep,
     /// The removal of an owner entry of another room gets no answer.
     UnansweredRemovalElsewhere,
     /// A command of the node gets no answer in time. It may still run later.
@@ -167,6 +179,11 @@ impl Rules {
 }
 
 impl Bound {
+    /// Whether there is a copy of older data.
+    pub fn has_replica(&self) -> bool {
+        self.faults.iter().any(|fault| matches!(fault, Fault::FailOver | Fault::GoBack))
+    }
+
     /// Whether the coordinator's lease can lapse.
     pub fn coordinator_may_lapse(&self) -> bool {
         self.faults.iter().any(|fault| matches!(fault, Fault::StopCoordinator | Fault::CutCoordinator))

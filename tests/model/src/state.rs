@@ -200,7 +200,7 @@ impl State {
         }
         state.steps(known.to_vec(), bound, rules);
         state.steps([long_up.as_slice(), &now, &known[..2]].concat(), bound, rules);
-        if bound.faults.contains(&Fault::FailOver) && !bound.lags_any_time {
+        if bound.has_replica() && !bound.lags_any_time {
             state.redis.replicate();
         }
         if bound.start == Start::Warm {
@@ -496,6 +496,15 @@ impl State {
                 true
             }
             Fault::FailOver => self.fail_over(bound),
+            Fault::GoBack => self.redis.go_back(),
+            Fault::ClockStep => {
+                self.redis.step_clock();
+                true
+            }
+            Fault::FarClockStep => {
+                self.redis.step_clock_far(rules);
+                true
+            }
             Fault::UnansweredRemovalElsewhere => self.lose_removal_elsewhere(rules),
             Fault::NoAnswer => self.leave_unanswered(rules),
             Fault::StopNode if self.node.runs() => {
@@ -536,7 +545,7 @@ impl State {
 
     fn may_lag(&self, bound: &Bound) -> bool {
         let after_the_first = self.faults_left < bound.max_faults;
-        bound.faults.contains(&Fault::FailOver) && self.faults_left > 0 && (bound.lags_any_time || after_the_first)
+        bound.has_replica() && self.faults_left > 0 && (bound.lags_any_time || after_the_first)
     }
 
     fn fail_over(&mut self, bound: &Bound) -> bool {

@@ -1,6 +1,7 @@
 //! Programs that tests run: their paths, and a function that runs one to its end.
 
 use std::env;
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -27,6 +28,30 @@ pub fn tools() -> PathBuf {
 /// redis-server or a compatible program: `make test-valkey` sets `ROLLCALL_REDIS_SERVER`.
 pub fn redis_program() -> String {
     env::var("ROLLCALL_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
+/// The value of `LD_PRELOAD` that gives a Redis a wall clock of its own: libfaketime, and an allocator. The default allocator of
+/// Redis reads the clock while it starts, which libfaketime does not support.
+pub fn faketime_libraries() -> String {
+    let folders: Vec<PathBuf> = ["/usr/lib", "/usr/lib64"]
+        .iter()
+        .flat_map(|folder| {
+            fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).chain([folder.into()])
+        })
+        .collect();
+    let find = |begin: &str| {
+        let files = folders.iter().flat_map(|folder| [folder.clone(), folder.join("faketime")]);
+        let mut files = files.flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
+        let found = files.find(|file| file.file_name().to_string_lossy().starts_with(begin));
+        found.map(|file| file.path().display().to_string())
+    };
+    let libraries = [find("libmimalloc.so."), find("libfaketime.so.")];
+    let [Some(allocator), Some(faketime)] = libraries else {
+        panic!(
+            "libfaketime and libmimalloc are needed for the tests; `make tools` installs them (Debian: apt install faketime libmimalloc2.0)"
+        )
+    };
+    format!("{allocator} {faketime}")
 }
 
 /// A program of Prometheus: from the folder of `make tools` if it exists there, otherwise from `PATH`.

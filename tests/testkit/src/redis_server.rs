@@ -17,7 +17,7 @@ use redis::{AsyncConnectionConfig, FromRedisValue};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use crate::programs::redis_program;
+use crate::programs::{faketime_libraries, redis_program};
 use crate::{signals, until};
 
 /// The maximum duration of a Redis command in a test.
@@ -39,6 +39,8 @@ pub struct RedisServer {
     /// The cluster bus port, of a node of a Redis Cluster.
     pub bus: u16,
     folder: TempDir,
+    /// The clock of the process can be stepped.
+    has_own_clock: bool,
 }
 
 impl RedisServer {
@@ -55,9 +57,9 @@ impl RedisServer {
 
     /// Writes an index epoch that began long ago.
     pub async fn age(&self) {
-        let about: String = self.run(redis::cmd("INFO").arg("server")).await;
-        let run_id = about.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap().trim();
-        let epoch = format!("made-long-ago.0@{run_id}");
+        let about: String = self.run(&mut redis::cmd("INFO")).await;
+        let field = |name: &str| about.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+        let epoch = format!("made-long-ago.{}.0@{}", field("master_replid:"), field("run_id:"));
         self.run::<()>(redis::cmd("SET").arg("rollcall:epoch").arg(epoch)).await;
     }
 
@@ -66,6 +68,33 @@ impl RedisServer {
         server.launch(options);
         server.answering().await;
         server
+    }
+
+    /// A server with a wall clock of its own, for [`Self::step_clock`].
+    pub async fn start_with_clock() -> Self {
+        let mut server = Self::place();
+        server.has_own_clock = true;
+        server.set_clock(0.0);
+        server.launch(&[]);
+        server.answering().await;
+        server
+    }
+
+    /// Steps the wall clock by these seconds, as an operator or NTP does. They may be negative.
+    pub async fn step_clock(&self, seconds: f64) {
+        assert!(self.has_own_clock, "start this server with `start_with_clock`");
+        let file = self.folder.path().join("clock");
+        let before: f64 = fs::read_to_string(file).unwrap().trim().parse().unwrap();
+        self.set_clock(before + seconds);
+        // Redis reads the clock once per round of its event loop.
+        self.run::<String>(&mut redis::cmd("PING")).await;
+    }
+
+    /// Sets the difference between the clock of the server and that of the machine.
+    fn set_clock(&self, seconds: f64) {
+        let (file, new) = (self.folder.path().join("clock"), self.folder.path().join("clock.new"));
+        fs::write(&new, format!("{seconds:+.3}\n")).unwrap();
+        fs::rename(new, file).unwrap();
     }
 
     /// A node of a Redis Cluster that knows no other node and has no slots.
@@ -104,19 +133,32 @@ impl RedisServer {
     /// Reserves a free address and a folder, without a process.
     fn place() -> Self {
         let free = std::net::TcpListener::bind(SocketAddr::from((own_ip(), 0))).unwrap();
-        Self { process: None, address: free.local_addr().unwrap(), bus: 0, folder: TempDir::new().unwrap() }
+        Self {
+            process: None,
+            address: free.local_addr().unwrap(),
+            bus: 0,
+            folder: TempDir::new().unwrap(),
+            has_own_clock: false,
+        }
     }
 
     /// A replica of `master` that has caught up.
     pub async fn replica_of(master: &Self) -> Self {
         let SocketAddr::V4(address) = master.address else { unreachable!("the address is of 127.0.0.0/8") };
         let replica = Self::start_with(&["--replicaof", &format!("{} {}", address.ip(), address.port())]).await;
-        until("the replica has caught up", || async {
-            let about: String = replica.run(redis::cmd("INFO").arg("replication")).await;
-            about.contains("master_link_status:up")
-        })
-        .await;
+        replica.caught_up().await;
         replica
+    }
+
+    /// Makes this running server a replica of `master`. Ends when it has the data of `master`, and has lost its own.
+    pub async fn follow(&self, master: &Self) {
+        let (ip, port) = (master.address.ip().to_string(), master.address.port());
+        self.run::<()>(redis::cmd("REPLICAOF").arg(ip).arg(port)).await;
+        self.caught_up().await;
+    }
+
+    async fn caught_up(&self) {
+        until("the replica has caught up", || self.says("master_link_status:up")).await;
     }
 
     fn launch(&mut self, options: &[&str]) {
@@ -129,6 +171,13 @@ impl RedisServer {
             command.args(["--replica-announce-ip", &ip]);
         }
         command.args(["--port", &port, "--bind", &ip, "--dir"]).arg(self.folder.path());
+        if self.has_own_clock {
+            command
+                .env("LD_PRELOAD", faketime_libraries())
+                .env("FAKETIME_TIMESTAMP_FILE", self.folder.path().join("clock"))
+                .env("FAKETIME_NO_CACHE", "1")
+                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
         let process = command.args(options).stdout(Stdio::null()).spawn();
         self.process = Some(process.expect("redis-server is needed for the tests; `make tools` installs it"));
     }

@@ -129,9 +129,42 @@ impl Shards {
 
     /// Moves the keys' slot, which must be empty, from its owner to another master.
     pub async fn move_slot(&mut self) {
-        let slot: u16 = self.owner.run(&mut command(&format!("CLUSTER KEYSLOT {TAGGED}epoch"))).await;
         let new_owner = self.others.remove(0);
-        let assign = format!("CLUSTER SETSLOT {slot} NODE {}", id(&new_owner).await);
+        self.assign_slot(new_owner).await;
+    }
+
+    /// Moves the keys' slot with its keys to another master.
+    pub async fn migrate_slot(&mut self) {
+        let new_owner = self.others.remove(0);
+        self.migrate_slot_to(new_owner).await;
+    }
+
+    /// Moves the keys' slot with its keys to its previous owner.
+    pub async fn migrate_slot_back(&mut self) {
+        let new_owner = self.others.pop().expect("there are three masters");
+        self.migrate_slot_to(new_owner).await;
+    }
+
+    async fn migrate_slot_to(&mut self, new_owner: RedisServer) {
+        let slot = self.slot().await;
+        let (from, to) = (id(&self.owner).await, id(&new_owner).await);
+        new_owner.run::<()>(&mut command(&format!("CLUSTER SETSLOT {slot} IMPORTING {from}"))).await;
+        self.owner.run::<()>(&mut command(&format!("CLUSTER SETSLOT {slot} MIGRATING {to}"))).await;
+        let keys: Vec<String> = self.owner.run(&mut command(&format!("CLUSTER GETKEYSINSLOT {slot} 1000"))).await;
+        let mut migrate = command("MIGRATE");
+        migrate.arg(new_owner.address.ip().to_string()).arg(new_owner.address.port());
+        migrate.arg("").arg(0).arg(5000).arg("KEYS").arg(keys);
+        self.owner.run::<()>(&mut migrate).await;
+        self.assign_slot(new_owner).await;
+    }
+
+    async fn slot(&self) -> u16 {
+        self.owner.run(&mut command(&format!("CLUSTER KEYSLOT {TAGGED}epoch"))).await
+    }
+
+    /// Makes `new_owner` the owner of the keys' slot.
+    async fn assign_slot(&mut self, new_owner: RedisServer) {
+        let assign = format!("CLUSTER SETSLOT {} NODE {}", self.slot().await, id(&new_owner).await);
         for node in [&new_owner, &self.owner].into_iter().chain(&self.others) {
             node.run::<()>(&mut command(&assign)).await;
         }

@@ -221,7 +221,8 @@ broken_without! {
     an_unseen_failover_and_failback_are_not_noticed: EpochNamesHistory, NO_GAPS,
         { faults: &[Fault::FailOver], max_faults: 2, fails_back_unseen: true, };
     a_clock_step_removes_claims_and_not_the_epoch: EpochExpiresFirst, NO_GAPS, { faults: &[Fault::FarClockStep], };
-    a_clock_step_makes_a_living_node_dead: StepEndsSteadiness, NO_GAPS, { faults: &[Fault::ClockStep], };
+    a_clock_step_makes_a_living_node_dead: StepEndsSteadiness, NO_GAPS,
+        { faults: &[Fault::ClockStep, Fault::CutMesh], max_faults: 2, };
     a_node_that_is_not_fully_indexed_is_skipped: SkipOnlyFullyIndexed, NO_GAPS,
         { start: Start::Warm, faults: &[Fault::NoAnswer], };
     a_room_counts_as_owned_while_its_removal_is_in_flight: UnownedBeforeRemoval, NO_GAPS,

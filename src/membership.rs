@@ -5,6 +5,7 @@
 //! roll call decides by a [`MembershipView`] which nodes to ask.
 
 pub mod announcer;
+pub mod departed;
 pub mod events;
 pub mod index_clock;
 pub mod index_evidence;
@@ -70,7 +71,7 @@ impl Membership {
         self.table.lock().view()
     }
 
-    /// The mesh address of a process; `None` when no incarnation of it is a member.
+    /// The mesh address of a process; `None` when no incarnation of it is a member, or when other nodes merely named it.
     pub fn mesh_of(&self, process: &str) -> Option<SmolStr> {
         self.table.lock().mesh_of(process)
     }
@@ -185,10 +186,16 @@ impl Membership {
         self.handle(change);
     }
 
-    /// Takes in the status of another node, with the members that it knows.
-    pub fn receive_status(&self, status: &NodeStatus) {
+    /// Takes in the status that another node sent itself, with the members that it knows. Returns whether this node has room
+    /// for the sender: if not, it does not know the sender now, and must not acknowledge the status.
+    pub fn receive_status(&self, status: &NodeStatus) -> bool {
         let change = self.table.lock().receive_status(status, BootInstant::now());
-        self.handle(change);
+        change.map(|change| self.handle(change)).is_some()
+    }
+
+    /// Records that a node that could not prove its identity claims a process.
+    pub fn contest(&self, process: &str) {
+        self.table.lock().contest(process, BootInstant::now());
     }
 
     /// The current status of this node, with the members that it knows.

@@ -29,6 +29,8 @@ pub const MAX_LOOKUP_IDS: usize = 10_000;
 pub const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// The largest request that a node accepts: 10,000 ids of maximum length fit.
 pub const MAX_REQUEST_BYTES: usize = 1 << 20;
+/// The largest status in an answer that a node accepts: 1,000 members with addresses of maximum length fit.
+pub const MAX_STATUS_BYTES: usize = 1 << 20;
 /// Rows in one answer of the revalidation stream: about 100 kB. A larger answer would delay the answers behind it.
 pub const MAX_REVALIDATED_ROWS: usize = 256;
 /// The largest answer on the revalidation stream that a node accepts.

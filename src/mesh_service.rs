@@ -175,9 +175,12 @@ impl MeshService for MeshServer {
                 let (name, mesh) = (&announced.about.name, &announced.about.mesh);
                 warn!(%client, %name, %mesh, "rejected a status: the certificate of the peer does not name the host");
             }
+            self.membership.contest(announced.about.node.process());
             return Err(Status::permission_denied("the certificate does not name the host of the node in the status"));
         }
-        self.membership.receive_status(&announced);
+        if !self.membership.receive_status(&announced) {
+            return Err(Status::resource_exhausted("too many nodes that the directory does not list; try again"));
+        }
         let status = Some(node_status::encode(&self.membership.own_status()));
         Ok(Response::new(proto::AnnounceResponse { status }))
     }

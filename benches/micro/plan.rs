@@ -45,17 +45,24 @@ async fn add_members(membership: &Membership, others: usize) -> RoomOwners {
     let directory = MemoryDirectory::new();
     let mut owners = RoomOwners { nodes: Vec::new(), epoch: None };
     let node_info = node_info();
-    for _ in 0..others {
-        let node = NodeId::new_process();
-        let (name, mesh, since) = (node_info.name.clone(), node_info.mesh.clone(), node_info.since.clone());
+    let (name, mesh, since) = (node_info.name, node_info.mesh, node_info.since);
+    let nodes: Vec<NodeId> = (0..others).map(|_| NodeId::new_process()).collect();
+    for node in &nodes {
         let entry = NodeEntry { name: name.clone(), mesh: mesh.clone(), since: since.clone(), draining: false };
-        owners.epoch = directory.register(&node, &entry, LEASE).await.unwrap();
-        let about = MemberInfo { node: node.clone(), name, mesh, since, age: None };
-        let fully_indexed_in = owners.epoch.clone();
+        owners.epoch = directory.register(node, &entry, LEASE).await.unwrap();
+    }
+    // A node takes in the statuses of many others only if the directory lists them.
+    tokio::select! {
+        () = membership.keep_lease(&*directory) => {}
+        () = membership.joined() => {}
+    }
+    for node in nodes {
+        let about =
+            MemberInfo { node: node.clone(), name: name.clone(), mesh: mesh.clone(), since: since.clone(), age: None };
         membership.receive_status(&NodeStatus {
             about,
             sequence: 1,
-            fully_indexed_in,
+            fully_indexed_in: owners.epoch.clone(),
             draining: false,
             goodbye: false,
             members: vec![],
@@ -63,10 +70,6 @@ async fn add_members(membership: &Membership, others: usize) -> RoomOwners {
         if owners.nodes.len() < OWNERS {
             owners.nodes.push(node);
         }
-    }
-    tokio::select! {
-        () = membership.keep_lease(&*directory) => {}
-        () = membership.joined() => {}
     }
     owners
 }

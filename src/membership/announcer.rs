@@ -6,13 +6,16 @@
 //! the nodes that they have heard. A peer whose circuit is open gets an announcement in every round, to detect its return.
 //! An announcement to a suspect is also the question whether it lives: only a failure lets it die.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use smol_str::SmolStr;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
+use super::table::StatusReceiver;
 use super::{DrainState, Membership};
 use crate::clock::BootInstant;
 use crate::mesh::answers::PeerError;
@@ -28,9 +31,22 @@ const MAX_RETRY_DELAY: Duration = Duration::from_millis(250);
 /// lease, up to which nodes rely on it.
 const REPEATS_PER_LEASE: u32 = 5;
 
+/// The limit of announcements in flight to members that may be invented.
+const MAX_UNVERIFIED_DIALS: usize = 4;
+
+/// The announcements in flight, and the recent failures.
+#[derive(Default)]
+struct Announcements {
+    in_flight: JoinSet<Announcement>,
+    /// Members with an announcement in flight or a recent failure, and the earliest time of the next announcement.
+    not_before: HashMap<NodeId, Instant>,
+    /// The number of announcements in flight to unverified members.
+    unverified: usize,
+}
+
 /// The result of one announcement.
 struct Announcement {
-    node: NodeId,
+    receiver: StatusReceiver,
     sequence: u64,
     sent: BootInstant,
     answer: Result<NodeStatus, PeerError>,
@@ -41,9 +57,7 @@ impl Membership {
     pub async fn announce(&self, peers: &Peers) {
         let mut index_state = self.roster.index_state();
         let mut lease_state = self.lease_state();
-        let mut in_flight: JoinSet<Announcement> = JoinSet::new();
-        // Members with an announcement in flight or a recent failure, and the earliest time of the next announcement.
-        let mut not_before: HashMap<NodeId, Instant> = HashMap::new();
+        let mut announcements = Announcements::default();
         let retry_delay = retry_delay(self.lease);
         loop {
             let incarnation = index_state.borrow_and_update().incarnation.clone();
@@ -54,16 +68,17 @@ impl Membership {
             // The first hello is sent after the registration: other nodes remove a member that is not registered.
             if registered || joined || *self.drain_state.borrow() == DrainState::Goodbye {
                 let now = Instant::now();
-                not_before.retain(|_, earliest| *earliest > now);
-                self.send_status(peers, &mut in_flight, &mut not_before);
+                announcements.not_before.retain(|_, earliest| *earliest > now);
+                self.send_status(peers, &mut announcements);
                 // Without members there are no acknowledgements to wait for.
                 self.complete_birth();
             }
             tokio::select! {
-                Some(Ok(announcement)) = in_flight.join_next() => {
-                    not_before.remove(&announcement.node);
+                Some(Ok(announcement)) = announcements.in_flight.join_next() => {
+                    announcements.unverified -= usize::from(!announcement.receiver.is_verified);
+                    announcements.not_before.remove(&announcement.receiver.node);
                     if let Err(node) = self.finish(announcement) {
-                        not_before.insert(node, Instant::now() + retry_delay);
+                        announcements.not_before.insert(node, Instant::now() + retry_delay);
                     }
                 }
                 () = self.status_changed.notified() => {}
@@ -74,30 +89,31 @@ impl Membership {
         }
     }
 
-    /// Starts an announcement to each member that needs one.
-    fn send_status(
-        &self,
-        peers: &Peers,
-        in_flight: &mut JoinSet<Announcement>,
-        not_before: &mut HashMap<NodeId, Instant>,
-    ) {
-        let status = self.own_status();
-        peers.retain(|mesh| status.members.iter().any(|member| member.mesh == mesh));
+    /// Starts an announcement to each member that needs one. Members that may be invented are dialled a few at a time.
+    fn send_status(&self, peers: &Peers, announcements: &mut Announcements) {
+        let status = Arc::new(self.own_status());
         let now = BootInstant::now();
-        let receivers = self.table.lock().status_receivers(status.sequence, now, self.lease / REPEATS_PER_LEASE);
-        let circuit_open = status.members.iter().filter(|member| peers.is_circuit_open(&member.mesh));
-        let circuit_open = circuit_open.map(|member| (member.node.clone(), member.mesh.clone()));
-        for (node, mesh) in receivers.into_iter().chain(circuit_open) {
-            if not_before.contains_key(&node) {
+        let (addresses, receivers) = {
+            let table = self.table.lock();
+            let addresses: HashSet<SmolStr> = table.addresses().cloned().collect();
+            let mut receivers = table.status_receivers(status.sequence, now, self.lease / REPEATS_PER_LEASE);
+            receivers.extend(table.members_at(|mesh| peers.is_circuit_open(mesh)));
+            (addresses, receivers)
+        };
+        peers.retain(|mesh| addresses.contains(mesh));
+        for receiver in receivers {
+            let has_to_wait = !receiver.is_verified && announcements.unverified >= MAX_UNVERIFIED_DIALS;
+            if has_to_wait || announcements.not_before.contains_key(&receiver.node) {
                 continue;
             }
             let timeout = answer_timeout(self.lease);
-            not_before.insert(node.clone(), Instant::now() + timeout + retry_delay(self.lease));
-            let (peers, status) = (peers.clone(), status.clone());
-            in_flight.spawn(async move {
+            announcements.not_before.insert(receiver.node.clone(), Instant::now() + timeout + retry_delay(self.lease));
+            announcements.unverified += usize::from(!receiver.is_verified);
+            let (peers, status) = (peers.clone(), Arc::clone(&status));
+            announcements.in_flight.spawn(async move {
                 let sent = BootInstant::now();
-                let answer = peers.announce(&mesh, &status, timeout).await;
-                Announcement { node, sequence: status.sequence, sent, answer }
+                let answer = peers.announce(&receiver.mesh, &status, timeout).await;
+                Announcement { receiver, sequence: status.sequence, sent, answer }
             });
         }
     }
@@ -107,11 +123,11 @@ impl Membership {
     /// # Errors
     /// The member, when it did not acknowledge.
     fn finish(&self, announcement: Announcement) -> Result<(), NodeId> {
-        let Announcement { node, sequence, sent, answer } = announcement;
-        let status = match answer {
+        let Announcement { receiver: StatusReceiver { node, mesh, .. }, sequence, sent, answer } = announcement;
+        let mut status = match answer {
             Ok(status) => status,
             Err(error) => {
-                debug!(%node, %error, "a member did not acknowledge the status of this node");
+                debug!(%node, %mesh, %error, "a member did not acknowledge the status of this node");
                 if is_sign_of_absence(error) {
                     let change = self.table.lock().record_unanswered(&node, sent);
                     self.handle(change);
@@ -119,9 +135,14 @@ impl Membership {
                 return Err(node);
             }
         };
-        self.receive_status(&status);
+        // The peer has proved that it has this address, and nothing else. So it speaks for the process at this address, and
+        // for no other address.
+        let is_same_process = status.about.node.process() == node.process();
+        if is_same_process {
+            status.about.mesh = mesh;
+            self.receive_status(&status);
+        }
         if status.about.node != node {
-            // Another process is at the address, or another incarnation, which has just replaced this member.
             let change = self.table.lock().record_unanswered(&node, sent);
             self.handle(change);
             return Err(node);

@@ -45,16 +45,16 @@ pub struct MemberName {
     pub mesh: String,
 }
 
-/// Where a member was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Display)]
+/// The best source from which a member is known, worst first (docs/SECURITY.md).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Display)]
 #[strum(serialize_all = "lowercase")]
 pub enum MemberSource {
-    /// It has a lease in the directory.
-    Lease,
+    /// Another node named it: hearsay.
+    Gossip,
     /// It announced itself.
     Status,
-    /// Another member named it.
-    Gossip,
+    /// It had a lease in the directory, or an earlier incarnation of its process had one.
+    Lease,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Display)]

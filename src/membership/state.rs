@@ -3,11 +3,12 @@
 //! Owns no behaviour beyond reading these values. [`super::table`] owns the conditions for a member, and [`super::lease`]
 //! keeps the lease.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use smol_str::SmolStr;
 
+use super::departed::DepartedNodes;
+use super::events::MemberSource;
 use crate::clock::BootInstant;
 use crate::index::Epoch;
 use crate::names::{NodeId, NodeName};
@@ -29,12 +30,18 @@ pub struct Member {
     pub name: NodeName,
     pub mesh: SmolStr,
     pub since: SmolStr,
+    pub(super) source: MemberSource,
+    /// The directory was read, or could not be read, since this node first learned of the member.
+    pub(super) is_checked: bool,
     /// The epoch in which the member is fully indexed, by its last status.
     pub fully_indexed_in: Option<Epoch>,
     /// The lease of the member was in the last listing that could be read.
     pub leased: bool,
     /// The time of the last contact over the mesh, with this node or with a member that reported it.
     pub heard: Option<BootInstant>,
+    /// The time when another node last named a later incarnation of the process. If that is true, the last status of this one
+    /// permits nothing any more.
+    pub(super) disputed: Option<BootInstant>,
     /// The time when its last status arrived at this node directly.
     pub(super) status_received: Option<BootInstant>,
     /// The sequence number of its last status; 0 before the first.
@@ -60,7 +67,7 @@ pub struct MembershipView {
     /// This node knows every member that a node with a lease knows.
     pub synced: bool,
     /// Nodes that said goodbye, and incarnations that a later one of their process has replaced.
-    pub departed: HashSet<NodeId>,
+    pub departed: DepartedNodes,
 }
 
 /// The lease of this node, according to the last answer of the directory.
@@ -118,16 +125,19 @@ pub enum MeshState {
 }
 
 impl Member {
-    /// A member without any contact so far.
+    /// A member with a lease, without any contact so far.
     pub fn new(node: NodeId, name: NodeName, mesh: SmolStr, fully_indexed_in: Option<Epoch>) -> Self {
         Self {
             node,
             name,
             mesh,
             since: SmolStr::default(),
+            source: MemberSource::Lease,
+            is_checked: false,
             fully_indexed_in,
             leased: false,
             heard: None,
+            disputed: None,
             status_received: None,
             sequence: 0,
             acknowledged: 0,
@@ -135,6 +145,11 @@ impl Member {
             unanswered: None,
             suspected: None,
         }
+    }
+
+    /// Whether the member itself, or the directory, has confirmed that it exists at its address. Until then it may be invented.
+    pub(super) fn is_verified(&self) -> bool {
+        self.source == MemberSource::Lease || self.answered.is_some()
     }
 
     /// Whether the member has answered a request that was sent at `since` or later.

@@ -1,6 +1,6 @@
 //! The status that nodes announce to each other, and its conversion to and from the wire message `Status`.
 //!
-//! Owns the validation of received statuses: one invalid name or id rejects the whole status. Owns no rule about when a
+//! Owns the validation of received statuses, with the limit of each field: one invalid value rejects the whole status. Owns no rule about when a
 //! status replaces another one: those belong to the member table (`membership::table`).
 
 use std::time::Duration;
@@ -13,8 +13,14 @@ use crate::clock::whole_milliseconds;
 use crate::index::Epoch;
 use crate::names::{NameError, NodeId, NodeName};
 
-/// Above this, a received status is invalid.
-const MAX_MEMBERS: usize = 10_000;
+/// Above this, a received status is invalid. Each node announces itself to every other one, so clusters are much smaller.
+pub const MAX_STATUS_MEMBERS: usize = 1_000;
+/// A host name of 253 bytes and a port fit.
+const MAX_ADDRESS_BYTES: usize = 300;
+/// The longest RFC 3339 time has 35 bytes.
+const MAX_TIME_BYTES: usize = 64;
+/// An epoch has about 100 bytes.
+const MAX_EPOCH_BYTES: usize = 512;
 
 /// The state of a node as the node itself reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,8 +54,10 @@ pub struct MemberInfo {
 pub enum Error {
     #[error("has a name or an id that {0}")]
     Name(#[from] NameError),
-    #[error("must name at most {MAX_MEMBERS} members")]
+    #[error("must name at most {MAX_STATUS_MEMBERS} members")]
     TooManyMembers,
+    #[error("has an address, a time or an epoch that is too long")]
+    TooLong,
 }
 
 pub fn encode(status: &NodeStatus) -> proto::Status {
@@ -69,8 +77,11 @@ pub fn encode(status: &NodeStatus) -> proto::Status {
 /// # Errors
 /// When the status has an invalid name or id, or too many members.
 pub fn decode(status: proto::Status) -> Result<NodeStatus, Error> {
-    if status.members.len() > MAX_MEMBERS {
+    if status.members.len() > MAX_STATUS_MEMBERS {
         return Err(Error::TooManyMembers);
+    }
+    if status.whole_under.len() > MAX_EPOCH_BYTES {
+        return Err(Error::TooLong);
     }
     let fully_indexed_in = Some(status.whole_under).filter(|epoch| !epoch.is_empty());
     Ok(NodeStatus {
@@ -93,18 +104,15 @@ fn encode_member(member: &MemberInfo) -> proto::KnownMember {
     }
 }
 
-fn decode_member(member: &proto::KnownMember) -> Result<MemberInfo, NameError> {
+fn decode_member(member: &proto::KnownMember) -> Result<MemberInfo, Error> {
     let age = member.age_ms.map(Duration::from_millis);
     member_info(&member.node_id, &member.name, &member.mesh, &member.since, age)
 }
 
-fn member_info(
-    node: &str,
-    name: &str,
-    mesh: &str,
-    since: &str,
-    age: Option<Duration>,
-) -> Result<MemberInfo, NameError> {
+fn member_info(node: &str, name: &str, mesh: &str, since: &str, age: Option<Duration>) -> Result<MemberInfo, Error> {
+    if mesh.len() > MAX_ADDRESS_BYTES || since.len() > MAX_TIME_BYTES {
+        return Err(Error::TooLong);
+    }
     Ok(MemberInfo {
         node: NodeId::parse(node)?,
         name: NodeName::parse(name)?,

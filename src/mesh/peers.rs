@@ -27,7 +27,7 @@ use super::node_status::{self, NodeStatus};
 use super::proto::mesh_service_client::MeshServiceClient;
 use super::proto::polling_service_client::PollingServiceClient;
 use super::security::Security;
-use super::{MAX_CALLS_PER_CONNECTION, MAX_DESCRIPTION_BYTES, MAX_FORWARDED_BYTES, proto};
+use super::{MAX_CALLS_PER_CONNECTION, MAX_DESCRIPTION_BYTES, MAX_FORWARDED_BYTES, MAX_STATUS_BYTES, proto};
 use crate::clock::BootInstant;
 use crate::names::{NodeId, Room};
 use crate::telemetry::anomalies::Anomalies;
@@ -162,7 +162,8 @@ impl Peers {
         let peer = self.connections_to(mesh)?;
         let call = PeerCall::unlimited(&peer.circuit);
         let request = proto::AnnounceRequest { status: Some(node_status::encode(status)) };
-        let response = call.end(timeout(within, peer.client().announce(request)).await)?;
+        let mut client = peer.client().max_decoding_message_size(MAX_STATUS_BYTES);
+        let response = call.end(timeout(within, client.announce(request)).await)?;
         let invalid = |reason: &dyn Display| {
             debug!(%mesh, %reason, "a peer answered an announcement with an invalid status");
             PeerError::Failed

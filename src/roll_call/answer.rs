@@ -238,6 +238,7 @@ mod tests {
     use smol_str::SmolStr;
 
     use super::*;
+    use crate::clock::BootInstant;
     use crate::directory::NodeEntry;
     use crate::membership::Member;
     use crate::names::{SocketId, UserId};
@@ -384,7 +385,8 @@ mod tests {
         let node = NodeId::new_process();
         let member = |node: &NodeId| Member::new(node.clone(), NodeName::from_any("node"), SmolStr::default(), None);
         let stranger = MembershipView::default();
-        let departed = MembershipView { departed: [node.clone()].into(), ..MembershipView::default() };
+        let mut departed = MembershipView::default();
+        departed.departed.insert(&node, BootInstant::now());
         let listed = MembershipView { members: vec![member(&node)], ..MembershipView::default() };
         let replaced = MembershipView { members: vec![member(&node.next_incarnation())], ..departed.clone() };
         for (reading, proves_absence, view, disposition) in [

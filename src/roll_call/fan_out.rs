@@ -52,8 +52,8 @@ pub(super) struct FanOut {
     pub metrics: RollCallMetrics,
 }
 
-/// A lookup in progress, or its results.
-type PendingLookup<'a> = MaybeDone<BoxFuture<'a, Vec<NodeResult>>>;
+/// A lookup in progress, or its result.
+type PendingLookup<'a> = MaybeDone<BoxFuture<'a, NodeResult>>;
 type PendingLookups<'a> = IndexMap<NodeId, PendingLookup<'a>>;
 
 /// The process at the address has another node id now.
@@ -139,7 +139,7 @@ impl FanOut {
         let mut lookups = self.start_lookups(room, rest, time.asking_until);
         lookups.append(&mut early);
         all_done(lookups.values_mut()).await;
-        lookups.values_mut().filter_map(|lookup| Pin::new(lookup).take_output()).flatten().collect()
+        lookups.values_mut().filter_map(|lookup| Pin::new(lookup).take_output()).collect()
     }
 
     fn record(&self, answer: &RollCallAnswer) {
@@ -202,15 +202,15 @@ impl FanOut {
         targets.map(start).collect()
     }
 
-    /// Asks one node, and, if its process has another id now, that id as well. Returns two results only if another process
-    /// has taken over the address.
+    /// Asks one node, and, if its process has another id now, that id instead. A reply that names another process is a
+    /// refusal: an address speaks for one process, and the other one is asked at its own.
     async fn ask(
         &self,
         room: &Room,
         target: PeerTarget,
         cached: Option<Arc<SerializedRows>>,
         until: Instant,
-    ) -> Vec<NodeResult> {
+    ) -> NodeResult {
         let PeerTarget { node, name, mesh } = &target;
         let started = Instant::now();
         let result = |node: &NodeId, reply| {
@@ -220,27 +220,18 @@ impl FanOut {
         let new_id = match self.lookup(mesh, node, room, cached, until).await {
             Ok(Ok(vouched)) => {
                 self.membership.record_contact(node);
-                return vec![result(node, Ok(vouched))];
+                return result(node, Ok(vouched));
             }
-            Ok(Err(Reincarnated(new_id))) => new_id,
-            Err(error) => return vec![result(node, Err(error))],
+            Ok(Err(Reincarnated(new_id))) if new_id.process() == node.process() => new_id,
+            Ok(Err(Reincarnated(_))) => return result(node, Err(PeerError::Refused)),
+            Err(error) => return result(node, Err(error)),
         };
         let reply = match self.lookup(mesh, &new_id, room, self.cache.get(room, &new_id), until).await {
             Ok(Ok(vouched)) => Ok(vouched),
             Ok(Err(Reincarnated(_))) => Err(PeerError::Failed),
             Err(error) => Err(error),
         };
-        let is_this_process = new_id.process() == self.roster.incarnation().process();
-        let mut results = Vec::with_capacity(2);
-        // A process vouches for its own rows only, and here another process has replied.
-        if new_id.process() != node.process() {
-            results.push(result(node, Err(PeerError::Refused)));
-        }
-        // The reply of this process is `own_rows`.
-        if !is_this_process {
-            results.push(result(&new_id, reply));
-        }
-        results
+        result(&new_id, reply)
     }
 
     async fn lookup(
@@ -328,9 +319,8 @@ impl TimeBudget {
 async fn all_done<'a: 'b, 'b>(lookups: impl Iterator<Item = &'b mut PendingLookup<'a>>) {
     let has_many_rows = async |lookup: &mut PendingLookup<'a>| {
         (&mut *lookup).await;
-        let results = Pin::new(lookup).output_mut().map(|results| &**results).unwrap_or_default();
-        let changed = results.iter().filter_map(|result| result.reply.as_ref().ok()).filter(|rows| !rows.unchanged);
-        changed.map(|vouched| vouched.rows.len()).sum::<usize>() > MANY_ROWS
+        let vouched = Pin::new(lookup).output_mut().and_then(|result| result.reply.as_ref().ok());
+        vouched.is_some_and(|vouched| !vouched.unchanged && vouched.rows.len() > MANY_ROWS)
     };
     let mut lookups: FuturesUnordered<_> = lookups.map(has_many_rows).collect();
     while let Some(many) = lookups.next().await {

@@ -138,7 +138,7 @@ mod tests {
         let now = BootInstant::now();
         let [own, unknown, departed] = [(); 3].map(|()| NodeId::new_process());
         let mut view = view(vec![], Some(now));
-        view.departed.insert(departed.clone());
+        view.departed.insert(&departed, now);
         let owners =
             RoomOwners { nodes: vec![own.clone(), unknown.clone(), departed.clone()], epoch: Some(epoch("E")) };
         let plan = plan(&view, Some(&owners), own.process(), LEASE, now);

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use futures::future::join_all;
 use futures::{SinkExt, StreamExt};
 use rollcall::mesh::channel::PeerChannel;
+use rollcall::mesh::node_status::MAX_STATUS_MEMBERS;
 use rollcall::mesh::proto::mesh_service_client::MeshServiceClient;
 use rollcall::mesh::proto::{AnnounceRequest, KnownMember, LookupSocketsRequest, LookupSocketsResponse, Status};
 use rollcall::mesh::{MAX_LOOKUP_IDS, MAX_REQUEST_BYTES, NODE_ID_METADATA};
@@ -487,14 +488,18 @@ async fn a_status_with_an_invalid_name_is_an_invalid_argument() {
         Some(Status { name: "x".repeat(65), ..status() }),
         Some(with(KnownMember { node_id: "../../etc".into(), ..member(1) })),
         Some(with(KnownMember { name: "\n".into(), ..member(1) })),
-        Some(Status { members: (0..10_001).map(member).collect(), ..status() }),
+        Some(Status { mesh: "x".repeat(301), ..status() }),
+        Some(Status { since: "x".repeat(65), ..status() }),
+        Some(Status { whole_under: "x".repeat(513), ..status() }),
+        Some(with(KnownMember { mesh: "x".repeat(301), ..member(1) })),
+        Some(Status { members: (0..=MAX_STATUS_MEMBERS).map(member).collect(), ..status() }),
     ];
     for status in wrong {
         let about = status.as_ref().map(|status| (status.node_id.clone(), status.members.len()));
         let answer = client.announce(AnnounceRequest { status }).await.expect_err("it makes no sense");
         assert_eq!(answer.code(), Code::InvalidArgument, "{about:?}");
-        if about.is_some_and(|(_, members)| members > 10_000) {
-            assert!(answer.message().contains("at most 10000 members"), "{answer}");
+        if about.is_some_and(|(_, members)| members > MAX_STATUS_MEMBERS) {
+            assert!(answer.message().contains("at most 1000 members"), "{answer}");
         }
     }
     // A stranger that gives itself out as this node is not believed either.

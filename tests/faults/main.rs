@@ -6,6 +6,7 @@ mod crash;
 mod failover;
 mod hang;
 mod history;
+mod liar;
 mod partition;
 mod redis;
 mod rolling;

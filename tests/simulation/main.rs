@@ -10,6 +10,7 @@
 //! latencies. Two runs of one seed may still differ: a node may run simultaneous timers in another order.
 
 mod host;
+mod liar;
 mod network;
 mod oracle;
 mod world;
@@ -26,6 +27,9 @@ use world::Tally;
 const SEEDS: u64 = 400;
 /// The number of seeds with `ROLLCALL_THOROUGH`.
 const SEEDS_THOROUGH: u64 = 10_000;
+/// The number of seeds with a member that lies, and with `ROLLCALL_THOROUGH`.
+const SEEDS_LYING: u64 = 100;
+const SEEDS_LYING_THOROUGH: u64 = 2_000;
 /// The oracle must detect a flaw within this number of seeds.
 const SEEDS_FLAWED: u64 = 60;
 
@@ -69,6 +73,20 @@ fn every_answer_is_true_under_faults_and_the_cluster_recovers() {
     assert!(found.is_none(), "{}", found.unwrap());
     assert!(tally.complete > tally.calls / 4, "hardly any answer was complete: {tally}");
     assert!(tally.complete < tally.calls, "the faults made no answer incomplete: {tally}");
+}
+
+/// The liar may make answers incomplete. It hides no socket, and takes bounded memory of the others.
+#[test]
+fn a_lying_member_hides_no_socket() {
+    let thorough = env::var_os("ROLLCALL_THOROUGH").is_some();
+    let seeds = match env::var("ROLLCALL_SEED") {
+        Ok(seed) => vec![seed.parse().expect("ROLLCALL_SEED is a number")],
+        Err(_) => (0..if thorough { SEEDS_LYING_THOROUGH } else { SEEDS_LYING }).collect(),
+    };
+    let (tally, found) = run(seeds.into_iter(), Flaw::LyingMember);
+    println!("{tally}");
+    assert!(found.is_none(), "{}", found.unwrap());
+    assert!(tally.complete > 0, "the liar made every answer incomplete: {tally}");
 }
 
 #[test]

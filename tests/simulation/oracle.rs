@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use rollcall::names::{Room, SocketId};
 use rollcall::roll_call::answer::RollCallAnswer;
 
-/// A deliberate flaw, which the oracle must detect.
+/// A deliberate flaw. The oracle must detect all but the last one, which the nodes must bear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flaw {
     None,
@@ -19,6 +19,8 @@ pub(crate) enum Flaw {
     EarlyAcknowledgement,
     /// A flush of the index loses claims but keeps the epoch, so that no node notices the loss.
     SilentClaimLoss,
+    /// One more member of the cluster lies about the others.
+    LyingMember,
 }
 
 /// A position in the order of all events.

@@ -19,11 +19,13 @@ use rollcall::directory::DirectoryCall;
 use rollcall::directory::faulty::{Fault, FaultyDirectory};
 use rollcall::directory::memory::{MemoryDirectory, MemorySnapshot};
 use rollcall::directory::{Directory, NodeEntry};
+use rollcall::membership::table::MAX_UNLISTED_MEMBERS;
 use rollcall::names::{NodeId, NodeName, Room, SocketId};
 use rollcall::roll_call::answer::RollCallAnswer;
 use turmoil::Sim;
 
 use crate::host::{Host, LEASE, Life, Order};
+use crate::liar::{self, Liar};
 use crate::network;
 use crate::oracle::{Flaw, Oracle};
 
@@ -54,6 +56,8 @@ const CLOCK_STEP: Duration = Duration::from_secs(700);
 const NOTICED_WITHIN: Duration = LEASE;
 /// The message of `expect` for calls of the index in memory, which never wait.
 const AT_ONCE: &str = "an index in memory answers at once";
+/// The maximum number of members that were in the index. Crashed nodes, and earlier processes of the hosts, are among them.
+const MAX_LISTED_MEMBERS: usize = 20;
 /// The maximum number of events in the report of a failure.
 const MAX_REPORTED_EVENTS: usize = 150;
 
@@ -100,6 +104,8 @@ struct World {
     memory: Arc<MemoryDirectory>,
     snapshot: Option<MemorySnapshot>,
     hosts: Vec<Host>,
+    /// The node id of the member that lies, if there is one.
+    liar: NodeId,
     shared: Rc<Shared>,
     last_socket: u64,
 }
@@ -122,6 +128,10 @@ pub(crate) fn run(seed: u64, flaw: Flaw) -> Result<Tally, String> {
         .simulation_duration(Duration::MAX)
         .build();
     let mut world = World::new(random, flaw);
+    if flaw == Flaw::LyingMember {
+        let liar = Rc::new(Liar { memory: Arc::clone(&world.memory), node: world.liar.clone(), seed });
+        sim.host(liar::NAME, move || Rc::clone(&liar).run());
+    }
     for host in &world.hosts {
         let software = host.clone();
         sim.host(host.name(), move || software.clone().run());
@@ -177,7 +187,8 @@ impl World {
         }
         shared.hosts.borrow_mut().clone_from(&hosts);
         let seeds = StdRng::from_rng(&mut random);
-        Self { seeds, random, memory, snapshot: None, hosts, shared, last_socket: 0 }
+        let liar = NodeId::new_process();
+        Self { seeds, random, memory, snapshot: None, hosts, liar, shared, last_socket: 0 }
     }
 
     fn run(&mut self, sim: &mut Sim<'_>) -> Result<(), String> {
@@ -186,6 +197,7 @@ impl World {
             self.cause_event(sim);
             let pause = self.random.random_range(0..=MAX_PAUSE_MS);
             self.pass(sim, Duration::from_millis(pause))?;
+            self.check_member_tables()?;
         }
         self.repair_all(sim);
         let until = sim.elapsed() + HEALING_TIMEOUT;
@@ -390,12 +402,28 @@ impl World {
 
     fn repair_all(&self, sim: &mut Sim<'_>) {
         self.note("all faults are repaired");
+        if self.shared.flaw == Flaw::LyingMember {
+            sim.crash(liar::NAME);
+            self.memory.deregister(&self.liar).now_or_never().expect(AT_ONCE).expect("an index in memory");
+        }
         self.restore_links(sim);
         for host in &self.hosts {
             run_late(host);
             host.directory.reconnect();
         }
         self.restart_crashed(sim);
+    }
+
+    /// Checks that the members that a liar invents are bounded.
+    fn check_member_tables(&self) -> Result<(), String> {
+        let max = MAX_LISTED_MEMBERS + MAX_UNLISTED_MEMBERS;
+        for host in &self.hosts {
+            let members = host.life.borrow().as_ref().map_or(0, |life| life.core.membership.view().members.len());
+            if members > max {
+                return Err(format!("{} knows {members} members, at most {max} may be known", host.name()));
+            }
+        }
+        Ok(())
     }
 
     /// Checks that every node lists exactly the present sockets in a complete answer, and that the index equals the

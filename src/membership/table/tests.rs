@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::super::events;
 use super::*;
-use crate::directory::NodeListing;
+use crate::directory::{NodeEntry, NodeListing};
 use crate::index::Epoch;
 use crate::names::NodeName;
 
@@ -48,14 +48,20 @@ fn members(table: &MemberTable) -> HashSet<NodeId> {
     table.view().members.into_iter().map(|member| member.node).collect()
 }
 
+mod hearsay;
+
 #[test]
 fn a_status_with_a_lower_sequence_is_ignored() {
     let (mut table, now) = table();
     let node = NodeId::new_process();
-    assert!(table.receive_status(&status(&node, 2, None), now).must_announce);
-    assert_eq!(table.receive_status(&status(&node, 1, Some("E")), now), TableChange::default(), "it arrived late");
+    assert!(table.receive_status(&status(&node, 2, None), now).unwrap().must_announce);
+    assert_eq!(
+        table.receive_status(&status(&node, 1, Some("E")), now),
+        Some(TableChange::default()),
+        "it arrived late"
+    );
     assert_eq!(table.view().get(&node).unwrap().fully_indexed_in, None);
-    assert!(table.receive_status(&status(&node, 3, Some("E")), now).must_announce);
+    assert!(table.receive_status(&status(&node, 3, Some("E")), now).unwrap().must_announce);
     assert_eq!(table.view().get(&node).unwrap().fully_indexed_in, Some(Epoch("E".into())));
 }
 
@@ -287,11 +293,14 @@ fn a_change_of_a_member_is_an_event() {
     let second = |count: u32| now.after(Duration::from_secs(1) * count);
     let added = |node, source| MembershipEvent::Added { member: named(node), source };
     silence(&mut table, now, 0, 5);
-    assert_eq!(table.receive_status(&status(&node, 1, None), second(5)).events, [added(&node, MemberSource::Status)]);
-    assert_eq!(table.receive_status(&status(&node, 2, None), second(5)).events, []);
+    assert_eq!(
+        table.receive_status(&status(&node, 1, None), second(5)).unwrap().events,
+        [added(&node, MemberSource::Status)]
+    );
+    assert_eq!(table.receive_status(&status(&node, 2, None), second(5)).unwrap().events, []);
     let next = node.next_incarnation();
-    let replaced = MembershipEvent::Departed { member: named(&node), reason: Departure::Replaced };
-    let change = table.receive_status(&status(&next, 3, None), second(5));
+    let replaced = MembershipEvent::Departed { member: named(&node), reason: events::Departure::Replaced };
+    let change = table.receive_status(&status(&next, 3, None), second(5)).unwrap();
     assert_eq!(change.events, [replaced, added(&next, MemberSource::Status)]);
     let witness = NodeId::new_process();
     for count in 6..10 {
@@ -307,8 +316,8 @@ fn a_change_of_a_member_is_an_event() {
     let change = table.record_unanswered(&next, second(15));
     assert_eq!(change.events, [MembershipEvent::Removed(named(&next))]);
     let goodbye = NodeStatus { goodbye: true, ..status(&witness, 1, None) };
-    let departed = MembershipEvent::Departed { member: named(&witness), reason: Departure::Goodbye };
-    assert_eq!(table.receive_status(&goodbye, second(15)).events, [departed]);
+    let departed = MembershipEvent::Departed { member: named(&witness), reason: events::Departure::Goodbye };
+    assert_eq!(table.receive_status(&goodbye, second(15)).unwrap().events, [departed]);
 }
 
 #[test]

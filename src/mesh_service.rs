@@ -2,7 +2,7 @@
 //!
 //! Owns the validation of requests and the conversion of answers. `LookupSockets` and `Revalidate` read the roster, and
 //! `Announce` reads the member table: a node answers from its own memory, calls no other node and never reads Redis.
-//! `edge::polling` implements the polling service.
+//! `edge::polling` implements the polling service. Tests: `tests/cluster/bad_input.rs` and `tests/cluster/cost.rs`.
 
 pub mod health;
 

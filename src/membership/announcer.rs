@@ -4,7 +4,8 @@
 //! acknowledged. So a status that changed twice is sent once, and a member that joined later gets its hello. Without changes
 //! it sends nothing. While some node is not fully indexed or has no lease, all nodes repeat their status, because it names
 //! the nodes that they have heard. A peer whose circuit is open gets an announcement in every round, to detect its return.
-//! An announcement to a suspect is also the question whether it lives: only a failure lets it die.
+//! An announcement to a suspect is also the question whether it lives: only a failure lets it die. Tests: the simulation
+//! (`tests/simulation/main.rs`).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 //!
 //! Owns the loop that keeps the lease, reads the listing of the other nodes, and reports to the roster whether the directory
 //! accepts writes. A lapsed lease or a changed epoch ends the incarnation: the roster starts the next one, and this loop
-//! registers it. Owns no member ([`super::table`]).
+//! registers it. Owns no member ([`super::table`]). Tests: the simulation (`tests/simulation/main.rs`).
 
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};

@@ -338,8 +338,11 @@ fn is_silent(member: &Member, lease: Duration, now: BootInstant) -> bool {
 
 /// The member for a roll call, which must always ask a disputed incarnation.
 fn without_disputed_status(member: &Member) -> Member {
-    let fully_indexed_in = member.fully_indexed_in.clone().filter(|_| member.disputed.is_none());
-    Member { fully_indexed_in, ..member.clone() }
+    let mut seen = member.clone();
+    if seen.disputed.is_some() {
+        seen.fully_indexed_in = None;
+    }
+    seen
 }
 
 fn clear_suspicion(member: &mut Member, change: &mut TableChange) {

@@ -5,7 +5,8 @@
 //! no limit of connections ([`MeshConnection::with_permit`]).
 //!
 //! [`PrefaceTimeout`] ends a connection without a preface. tonic sends keep-alive pings only after it has read the preface, and
-//! waits for the preface without a limit: a client that sends nothing would keep its connection forever.
+//! waits for the preface without a limit: a client that sends nothing would keep its connection forever. Tests:
+//! `tests/processes/trust/outsiders.rs`.
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,7 +1,8 @@
 //! The interpretation of a peer's answer: its rows, a changed node id, or the cause of a failure.
 //!
 //! Owns [`PeerReply`], [`PeerError`] and the checks: an answer of another node, or one that does not fit the request, is a
-//! [`PeerError::Failed`] and is counted as an [`Anomaly`]. Performs no I/O.
+//! [`PeerError::Failed`] and is counted as an [`Anomaly`]. Performs no I/O. The tests are
+//! below.
 
 use std::collections::HashSet;
 use std::error::Error as StdError;

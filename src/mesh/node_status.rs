@@ -1,7 +1,8 @@
 //! The status that nodes announce to each other, and its conversion to and from the wire message `Status`.
 //!
-//! Owns the validation of received statuses, with the limit of each field: one invalid value rejects the whole status. Owns no rule about when a
-//! status replaces another one: those belong to the member table (`membership::table`).
+//! Owns the validation of received statuses, with the limit of each field: one invalid value rejects the whole status. Owns no
+//! rule about when a status replaces another one: those belong to the member table (`membership::table`). Tests:
+//! `tests/cluster/bad_input.rs`, and the fuzz target `mesh`.
 
 use std::time::Duration;
 

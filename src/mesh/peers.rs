@@ -2,7 +2,8 @@
 //!
 //! Owns two [channels](super::channel) per address: one for calls that a peer answers at once, and one for forwarded polls,
 //! which wait for long. Never retries: a failed call is a result for the caller, which has a deadline of its own. Owns no
-//! validation: [`answers`] checks the responses, and maps failures to a [`PeerError`].
+//! validation: [`answers`] checks the responses, and maps failures to a [`PeerError`]. Tests: `tests/cluster/revalidation.rs`
+//! and `tests/cluster/cost.rs`.
 
 use std::collections::HashMap;
 use std::error::Error as StdError;

@@ -3,7 +3,7 @@
 //! Owns both sides: the credentials that this node presents when it connects, and the verification of a peer's. Files are
 //! reloaded when they change. Each call is checked against their current contents, even if its connection is older. An
 //! unauthenticated call gets `UNAUTHENTICATED` and one log line. By default the mesh is open, and checks nothing. Owns no
-//! authorization of HTTP callers (`auth`).
+//! authorization of HTTP callers (`auth`). Tests: `tests/processes/trust.rs`.
 
 pub mod certificates;
 pub mod guard;

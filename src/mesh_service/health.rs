@@ -2,7 +2,8 @@
 //!
 //! Owns the published statuses. The empty service name stands for the node, which is serving while it is ready, as in
 //! `/readyz`. The services of the mesh are serving while the node is active and not draining. Watchers get every change, and
-//! their streams end when the port stops. Owns no condition of readiness ([`ReadinessReport`]).
+//! their streams end when the port stops. Owns no condition of readiness ([`ReadinessReport`]). Tests:
+//! `tests/processes/observability/health.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;

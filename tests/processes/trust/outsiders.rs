@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rollcall::mesh::channel::{PeerChannel, connect_tcp};
 use rollcall::mesh::proto::polling_service_client::PollingServiceClient;
-use rollcall::mesh::proto::{AnnounceRequest, ForwardRequest, LookupSocketsRequest, Status};
+use rollcall::mesh::proto::{AnnounceRequest, ForwardRequest, KnownMember, LookupSocketsRequest, Status};
 use testkit::client::Client;
 use testkit::pki::{self, Authority, Folder, Time};
 use testkit::process::{Process, ServeCommand};
@@ -207,6 +207,20 @@ async fn a_member_may_announce_only_its_own_host() {
         let taken = AnnounceRequest { status: Some(named(&id, "127.0.0.2:7001")) };
         assert_eq!(member.announce(taken).await.unwrap_err().code(), Code::PermissionDenied, "{id}");
     }
+    // A statement about the other node, in a status of its own.
+    let hearsay = |incarnation: u32| KnownMember {
+        node_id: format!("00000000000000aa-{incarnation}"),
+        name: "renamed".into(),
+        mesh: "127.0.0.2:7001".into(),
+        age_ms: Some(0),
+        ..Default::default()
+    };
+    let lie = Status { members: vec![hearsay(1), hearsay(2)], sequence: 2, ..status("127.0.0.2:7001") };
+    let told = member.announce(AnnounceRequest { status: Some(lie) }).await.unwrap().into_inner().status.unwrap();
+    let known: Vec<_> = told.members.iter().filter(|member| member.node_id.starts_with("00000000000000aa")).collect();
+    let [known] = known[..] else { panic!("one incarnation is known: {known:?}") };
+    assert_eq!(known.node_id, "00000000000000aa-1");
+    assert_eq!(known.mesh, "127.0.0.1:7001");
     for _ in 0..2 {
         let request = LookupSocketsRequest { node_id: "0123456789abcdef-1".into(), ..lookup() };
         assert_eq!(member.lookup_sockets(request).await.unwrap_err().code(), Code::FailedPrecondition);

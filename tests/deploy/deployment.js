@@ -120,11 +120,12 @@ class Container {
     }
     this.env = {};
     if (this.service === "node") {
-      const file = await this.deployment.read(this.spec.env_file);
-      const lines = file.split("\n").filter((line) => /^\w+=/.test(line)).map((line) => /^(\w+)=(.*)$/.exec(line).slice(1));
+      assert.equal(this.spec.environment, undefined, "it would override rollcall.env");
+      const files = await Promise.all(this.spec.env_file.map((name) => this.deployment.read(name)));
+      const lines = defaults(files.join("\n")).split("\n").filter((line) => /^\w+=/.test(line));
+      const settings = Object.fromEntries(lines.map((line) => /^(\w+)=(.*)$/.exec(line).slice(1)));
       // Each container has its own host name; these processes share one.
-      const given = { ROLLCALL_NODE_NAME: this.name, ...this.deployment.image.env, ...Object.fromEntries(lines) };
-      Object.assign(given, this.spec.environment);
+      const given = { ROLLCALL_NODE_NAME: this.name, ...this.deployment.image.env, ...settings };
       for (const [key, value] of Object.entries(given)) this.env[key] = this.place(`${value}`);
     }
     const entrypoint = this.service === "node" ? this.deployment.image.entrypoint : [];

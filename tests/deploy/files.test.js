@@ -1,7 +1,8 @@
 // The values that several files of `deploy/` repeat, and that must be consistent.
 
 import assert from "node:assert/strict";
-import { access, readFile, readdir } from "node:fs/promises";
+import { access, cp, mkdtemp, readFile, readdir, rm, stat } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { test } from "node:test";
 
@@ -15,6 +16,8 @@ const COMPOSE = new Set(["ROLLCALL_PUBLISH", "ROLLCALL_IMAGE", "ROLLCALL_CPUS", 
 /** The maximum silence of a WebSocket by default: ping interval plus ping timeout. */
 const MAX_SILENCE = 25 + 20;
 const POLL = 25;
+/** The longest deadline of a roll call. */
+const MAX_DEADLINE = 5;
 
 async function read(name) {
   return readFile(join(DEPLOY, name), "utf8");
@@ -35,7 +38,7 @@ function seconds(text) {
 
 test("stop timeouts are longer than the drain", async () => {
   const { node } = (await compose()).services;
-  assert.ok(seconds(node.stop_grace_period) > seconds(node.environment.ROLLCALL_DRAIN));
+  assert.ok(seconds(node.stop_grace_period) > seconds(/^ROLLCALL_DRAIN=(.*)$/m.exec(await read("node.env"))[1]));
 
   const [{ spec }] = await manifests("base/nodes.yaml");
   const [container] = spec.template.spec.containers;
@@ -52,7 +55,10 @@ test("balancer timeouts are longer than those of the nodes", async () => {
     const text = await read(name);
     const timeout = (of) => seconds(new RegExp(`^ +timeout ${of} (.*)$`, "m").exec(text)[1]);
     assert.ok(timeout("tunnel") > MAX_SILENCE, name);
-    for (const side of ["client", "server"]) assert.ok(timeout(side) > POLL, name);
+    assert.ok(timeout("client") > POLL, name);
+    assert.ok(timeout("server") > MAX_DEADLINE, name);
+    const [, polls] = /^ +http-request set-timeout server (\S+) if \{ path_beg \/socket.io\/ \}$/m.exec(text);
+    assert.ok(seconds(polls) > POLL, name);
   }
 });
 
@@ -77,14 +83,42 @@ test("each container is isolated and has limits", async () => {
   }
 });
 
-test("all mounted files exist", async () => {
-  const { services, configs } = await compose();
-  const mounted = Object.values(configs).map(({ file }) => file);
+/** The files and folders of the repository that containers see. */
+async function mounted() {
+  const { services, configs, secrets } = await compose();
+  const sources = [...Object.values(configs), ...Object.values(secrets)].map(({ file }) => file);
   for (const { volumes = [] } of Object.values(services)) {
-    mounted.push(...volumes.map((volume) => volume.split(":")[0]).filter((source) => source.startsWith("./")));
+    sources.push(...volumes.map((volume) => volume.split(":")[0]).filter((source) => source.startsWith("./")));
   }
-  assert.ok(mounted.length > 4, mounted.join(" "));
-  for (const source of mounted) await access(join(DEPLOY, source));
+  assert.ok(sources.length > 8, sources.join(" "));
+  return sources;
+}
+
+test("all mounted files exist", async () => {
+  for (const source of await mounted()) {
+    if (!source.startsWith("./secrets/")) await access(join(DEPLOY, source));
+  }
+});
+
+test("containers can read all mounted files of a private clone", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "rollcall-deploy-"));
+  try {
+    await cp(DEPLOY, folder, { recursive: true, filter: (path) => !/\/(secrets|rollcall\.env)$/.test(path) });
+    const hidden = await run({ path: "chmod", hint: "it is in coreutils" }, ["-R", "go-rwx", folder]);
+    assert.equal(hidden.code, 0, hidden.stderr);
+    const made = await run({ path: join(folder, "setup"), hint: "it is in the repository" }, ["query"]);
+    assert.equal(made.code, 0, made.stderr);
+    for (const source of await mounted()) {
+      const path = join(folder, source);
+      const files = (await stat(path)).isDirectory() ? await readdir(path, { recursive: true }) : [""];
+      for (const file of files) {
+        const { mode } = await stat(join(path, file));
+        assert.equal(mode & 0o004, 0o004, join(source, file));
+      }
+    }
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
 });
 
 test("all files use the same Redis version", async () => {

@@ -1,5 +1,5 @@
-// Loads a compose file with the library of `docker compose`, and prints its errors. Unlike a schema, the library finds
-// references to missing secrets and networks.
+// Loads a compose file with the library of `docker compose`, and prints the environment of its nodes, or the errors.
+// Unlike a schema, the library finds references to missing secrets and networks.
 package main
 
 import (
@@ -11,12 +11,30 @@ import (
 )
 
 func main() {
-	options, err := cli.NewProjectOptions(os.Args[1:], cli.WithProfiles([]string{"*"}))
-	if err == nil {
-		_, err = options.LoadProject(context.Background())
-	}
-	if err != nil {
+	if err := printEnvironment(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+func printEnvironment() error {
+	options, err := cli.NewProjectOptions(os.Args[1:], cli.WithProfiles([]string{"*"}))
+	if err != nil {
+		return err
+	}
+	project, err := options.LoadProject(context.Background())
+	if err != nil {
+		return err
+	}
+	node, err := project.GetService("node")
+	if err != nil {
+		return err
+	}
+	for name, value := range node.Environment {
+		if value == nil {
+			return fmt.Errorf("%s has no value", name)
+		}
+		fmt.Printf("%s=%s\n", name, *value)
+	}
+	return nil
 }

@@ -102,7 +102,7 @@ impl Kind {
                 let mut command = Command::new(programs.join("rollcall"));
                 let any = "127.0.0.1:0";
                 command.args(["serve", "--identity", "query", "--listen", any, "--mesh-listen", any]);
-                command.args(["--admin-listen", any]);
+                command.args(["--admin-listen", any, "--mesh-open"]);
                 command.args(["--threads", &threads.to_string()]);
                 command
             }

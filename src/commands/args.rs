@@ -7,6 +7,7 @@ mod access;
 mod advertise;
 mod config_file;
 mod limits;
+mod mesh_token;
 pub mod origin;
 mod redis;
 mod telemetry;

@@ -94,7 +94,7 @@ pub(super) fn run(args: AuditArgs, logging: Result<Logging, logging::Error>) -> 
 
 async fn print_audit(args: AuditArgs, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
     let redis = args.redis.open()?.context("--redis is missing")?;
-    let security = args.mesh.open(None)?;
+    let security = args.mesh.open_client()?;
     check_redis(&redis).await?;
     let report = tokio::select! {
         report = audit(&redis, &security, args.pause) => report,

@@ -142,6 +142,7 @@ impl ServeArgs {
     pub(super) fn implied(&self, files: Option<u64>) -> Vec<ImpliedValue> {
         let mut implied = self.access.implied();
         implied.extend(self.limits.implied(files));
+        implied.extend(self.tls.implied());
         implied.push(ImpliedValue { flag: "log", value: DEFAULT_LOG.to_owned(), by: "command" });
         implied
     }
@@ -194,7 +195,7 @@ async fn run_node(serve: ServeArgs, logging: Logging, shutdown: CancellationToke
         }
         None => mesh.to_string(),
     };
-    let (tls, mesh_security) = (serve.tls.https()?, serve.tls.mesh.open(Some(&mesh_advertise))?);
+    let (tls, mesh_security) = (serve.tls.https()?, serve.tls.open_mesh(&mesh_advertise)?);
     let admin_address = admin.local_addr()?;
     info!(%name, listen = %public.local_addr()?, %mesh, advertise = mesh_advertise, admin = %admin_address, "starting");
     let directory: Arc<dyn Directory> = match redis {

@@ -135,7 +135,7 @@ export class Node {
     const node = new Node();
     node.name = name;
     const args = ["serve", "--log", "info", "--node-name", name, ...identity, "--listen", listen];
-    args.push("--mesh-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0");
+    args.push("--mesh-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--mesh-open");
     if (redis !== undefined) args.push("--redis", redis);
     args.push(...more);
     node.process = new Process(programs.rollcall, args, env);

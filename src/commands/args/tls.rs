@@ -1,7 +1,7 @@
 //! The flags of https on the public port, and of mTLS and tokens on the mesh port.
 //!
-//! Owns which flags belong together, and the rule that a mesh port off loopback is authenticated. The files are read when
-//! the node starts.
+//! Owns which flags belong together, and the authentication of a mesh without configuration: off loopback it is refused, on
+//! loopback it is the [shared token](super::mesh_token) of the user. The files are read when the node starts.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 
+use super::mesh_token::{create_if_missing, shared_token_file};
+use super::origin::ImpliedValue;
 use crate::auth::tls::Tls;
 use crate::mesh::security::{CertificateFiles, Security};
 
@@ -24,8 +26,14 @@ pub struct TlsArgs {
     #[arg(long, env = "ROLLCALL_TLS_KEY", value_name = "FILE")]
     tls_key: Option<PathBuf>,
 
+    /// Accept every local process on the mesh port, without authentication; only on a loopback address. No effect with
+    /// --mesh-ca or --mesh-token-file. Default: the nodes of one user on one machine share a token, in a file that the
+    /// first of them creates (~/.local/state/rollcall/mesh.token)
+    #[arg(long, env = "ROLLCALL_MESH_OPEN")]
+    mesh_open: bool,
+
     #[command(flatten)]
-    pub mesh: MeshAuthArgs,
+    mesh: MeshAuthArgs,
 }
 
 /// Authentication on the mesh port.
@@ -66,6 +74,28 @@ impl TlsArgs {
         ))
     }
 
+    /// The token file that applies because no authentication is configured.
+    pub(crate) fn implied(&self) -> Option<ImpliedValue> {
+        let file = shared_token_file().filter(|_| !self.mesh_open && !self.mesh.is_authenticated())?;
+        Some(ImpliedValue { flag: "mesh-token-file", value: file.display().to_string(), by: "mesh-open" })
+    }
+
+    /// The authentication of the mesh port of this node, which other nodes reach at `advertised`. Creates the shared token
+    /// unless the mesh is configured.
+    ///
+    /// # Errors
+    /// A file cannot be read, parsed or created, or the certificate does not name the host of `advertised`.
+    pub fn open_mesh(&self, advertised: &str) -> anyhow::Result<Security> {
+        if self.mesh.is_authenticated() || self.mesh_open {
+            return self.mesh.open(Some(advertised));
+        }
+        let remedy = "local processes must authenticate on the mesh port: pass --mesh-token-file FILE, or --mesh-open to \
+                      accept them all";
+        let file = shared_token_file().context("neither HOME nor XDG_STATE_HOME is set, for a shared token");
+        let file = file.and_then(|file| create_if_missing(&file).map(|()| file)).context(remedy)?;
+        Security::open(None, Some(file), Some(advertised)).context(remedy)
+    }
+
     /// The certificate of the public port, if https is on.
     ///
     /// # Errors
@@ -89,11 +119,18 @@ impl MeshAuthArgs {
         self.mesh_ca.is_some() || self.mesh_token_file.is_some()
     }
 
-    /// The authentication of the mesh. `advertised`: the address of this node, unless the caller is a client only.
+    /// The credentials of a client that is not a node: as configured, or the shared token of this user, if there is one.
     ///
     /// # Errors
-    /// A file cannot be read or parsed, or the certificate does not name the host of `advertised`.
-    pub fn open(&self, advertised: Option<&str>) -> anyhow::Result<Security> {
+    /// A file cannot be read or parsed.
+    pub fn open_client(&self) -> anyhow::Result<Security> {
+        match shared_token_file().filter(|file| !self.is_authenticated() && file.exists()) {
+            Some(file) => Security::open(None, Some(file), None).context("cannot authenticate on the mesh"),
+            None => self.open(None),
+        }
+    }
+
+    fn open(&self, advertised: Option<&str>) -> anyhow::Result<Security> {
         let files = match (self.mesh_ca.clone(), self.mesh_cert.clone(), self.mesh_key.clone()) {
             (Some(ca), Some(certificate), Some(key)) => Some(CertificateFiles { ca, certificate, key }),
             _ => None,

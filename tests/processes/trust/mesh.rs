@@ -1,11 +1,15 @@
 //! The closed mesh: members answer each other. A node outside the mesh gets no rows, appears in answers with a reason,
 //! and causes one log line.
 
+use std::fs;
+
+use rollcall::mesh::proto::LookupSocketsRequest;
 use testkit::client::Client;
 use testkit::pki::{Authority, Folder, Issued, Time};
 use testkit::process::{Process, ServeCommand, complete};
 use testkit::redis_server::RedisServer;
-use testkit::until;
+use testkit::{mesh_client, until};
+use tonic::{Code, Request};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const OTHER_TOKEN: &str = "fedcba9876543210fedcba9876543210";
@@ -118,6 +122,49 @@ async fn a_node_of_an_open_mesh_is_refused_by_a_closed_one() {
     })
     .await;
     assert_eq!(closed.logged("rejected a mesh call without a valid token").len(), 1);
+}
+
+/// A node whose mesh is not configured, with this home directory.
+fn unconfigured(name: &str, home: &str) -> ServeCommand {
+    let command = ServeCommand::named(name).env("HOME", home);
+    command.without_env("ROLLCALL_MESH_OPEN").without_env("XDG_STATE_HOME")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_of_one_user_share_a_token_that_others_lack() {
+    let redis = RedisServer::start_aged().await;
+    let home = tempfile::tempdir().unwrap();
+    let start = |name| unconfigured(name, home.path().to_str().unwrap()).redis(&redis).ready();
+    let (one, other) = tokio::join!(start("one"), start("other"));
+    let client = Client::connect(one.public, "foo", &["a"]).await.unwrap();
+    for node in [&one, &other] {
+        assert_eq!(node.roll("a").await, complete(&[&client.id]), "{}", node.name);
+    }
+    let token = fs::read_to_string(home.path().join(".local/state/rollcall/mesh.token")).unwrap();
+    let token = token.lines().last().unwrap();
+    assert_eq!(token.len(), 64, "256 random bits in hexadecimal");
+    let lookup = || LookupSocketsRequest { room: "a".to_owned(), ..Default::default() };
+    let mut mesh = mesh_client(one.mesh).await;
+    assert_eq!(mesh.lookup_sockets(lookup()).await.unwrap_err().code(), Code::Unauthenticated);
+    let mut authorized = Request::new(lookup());
+    authorized.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    assert_eq!(mesh.lookup_sockets(authorized).await.unwrap().into_inner().sockets.len(), 1);
+    for node in [&one, &other] {
+        assert!(!node.log().contains(token), "the log of {} has the token", node.name);
+    }
+}
+
+#[test]
+fn a_node_that_cannot_share_a_token_does_not_start() {
+    let folder = Folder::new();
+    let home = folder.write("home", "not a folder");
+    for (command, says) in [
+        (unconfigured("one", &home), "cannot create"),
+        (unconfigured("one", "").without_env("HOME"), "neither HOME nor XDG_STATE_HOME is set"),
+    ] {
+        let said = command.refused();
+        assert!(said.contains(says) && said.contains("--mesh-token-file FILE, or --mesh-open"), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -48,12 +48,13 @@ pub fn rollcall() -> Command {
     command
 }
 
-/// `rollcall serve` on ports that the kernel chooses. The caller may override the environment variables.
+/// `rollcall serve` on ports that the kernel chooses, with an open mesh. The caller may override the environment variables.
 pub fn serve() -> Command {
     let mut command = rollcall();
     let any = "127.0.0.1:0";
     command
         .arg("serve")
+        .env("ROLLCALL_MESH_OPEN", "true")
         .envs(["ROLLCALL_LISTEN", "ROLLCALL_MESH_LISTEN", "ROLLCALL_ADMIN_LISTEN"].map(|name| (name, any)));
     command
 }
@@ -78,6 +79,11 @@ impl ServeCommand {
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.0.env(name, value);
+        self
+    }
+
+    pub fn without_env(mut self, name: &str) -> Self {
+        self.0.env_remove(name);
         self
     }
 

@@ -105,7 +105,7 @@ impl ProcessNode {
         command
             .args(["serve", "--identity", "query", "--node-name", &self.name])
             .args(["--listen", &self.public.to_string(), "--mesh-listen", &self.mesh.to_string()])
-            .args(["--admin-listen", &self.admin.to_string()])
+            .args(["--admin-listen", &self.admin.to_string(), "--mesh-open"])
             .args(&self.arguments)
             .stderr(self.log.writer());
         self.child = Some(command.spawn().unwrap());

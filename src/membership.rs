@@ -17,7 +17,7 @@ pub mod table;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use smol_str::SmolStr;
 use tokio::sync::{Notify, watch};
 
@@ -34,7 +34,7 @@ pub use state::{DirectoryState, DrainState, LeaseState, Member, MembershipView, 
 
 /// Shared by `Arc`.
 pub struct Membership {
-    node_info: NodeInfo,
+    node_info: RwLock<Arc<NodeInfo>>,
     lease: Duration,
     roster: Arc<Roster>,
     table: Mutex<MemberTable>,
@@ -59,11 +59,17 @@ impl Membership {
         let (drain_state, _) = watch::channel(DrainState::default());
         let (acknowledgements, _) = watch::channel(());
         let status_changed = Notify::new();
+        let node_info = RwLock::new(Arc::new(node_info));
         Arc::new(Self { node_info, lease, roster, table, lease_state, drain_state, status_changed, acknowledgements })
     }
 
-    pub fn node_info(&self) -> &NodeInfo {
-        &self.node_info
+    pub fn node_info(&self) -> Arc<NodeInfo> {
+        Arc::clone(&self.node_info.read())
+    }
+
+    fn set_mesh_address(&self, mesh: SmolStr) {
+        let mut node_info = self.node_info.write();
+        *node_info = Arc::new(NodeInfo { mesh, ..(**node_info).clone() });
     }
 
     /// The members other than this node.
@@ -203,7 +209,7 @@ impl Membership {
         // All parts are read under the table's lock, so that a later sequence number never has an earlier status.
         let mut table = self.table.lock();
         let drain_state = *self.drain_state.borrow();
-        table.own_status(&self.node_info, &self.index_state(), drain_state, BootInstant::now())
+        table.own_status(&self.node_info(), &self.index_state(), drain_state, BootInstant::now())
     }
 
     /// The number of this node's current status.
@@ -264,11 +270,7 @@ impl Membership {
     }
 
     fn entry(&self) -> NodeEntry {
-        NodeEntry {
-            name: self.node_info.name.clone(),
-            mesh: self.node_info.mesh.clone(),
-            since: self.node_info.since.clone(),
-            draining: self.is_draining(),
-        }
+        let NodeInfo { name, mesh, since } = (*self.node_info()).clone();
+        NodeEntry { name, mesh, since, draining: self.is_draining() }
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! Owns the calls to peers ([`peers`]) over one [`channel`] and one [`circuit_breaker`] per address, the [`revalidation`]
 //! stream on that channel, the validation of [`answers`], and the status that nodes announce ([`node_status`]).
-//! [`accept`] makes the connections of the mesh port, and [`security`] authenticates both ends. Decides neither which nodes
+//! [`accept`] makes the connections of the mesh port, which is reached at the address of [`advertise`], and [`security`]
+//! authenticates both ends. Decides neither which nodes
 //! to ask nor the meaning of a missing answer (`roll_call`), and serves nothing (`mesh_service`).
 
 pub mod accept;
+pub mod advertise;
 pub mod answers;
 pub mod channel;
 pub mod circuit_breaker;

@@ -192,7 +192,7 @@ impl MeshService for MeshServer {
         let rooms = usize::try_from(request.get_ref().busiest_rooms).ok().filter(|rooms| *rooms <= MAX_BUSIEST_ROOMS);
         let too_many = || Status::invalid_argument(format!("busiest_rooms must be at most {MAX_BUSIEST_ROOMS}"));
         let report = self.reporter.report(rooms.ok_or_else(too_many)?).await;
-        Ok(Response::new(node_report::encode(self.reporter.node_info(), &report)))
+        Ok(Response::new(node_report::encode(&self.reporter.node_info(), &report)))
     }
 
     type ListRoomsStream = BoxStream<'static, Result<proto::ListRoomsResponse, Status>>;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use jiff::Timestamp;
+use smol_str::SmolStr;
 use tokio_util::sync::CancellationToken;
 
 use self::core::NodeCore;
@@ -39,7 +40,7 @@ impl Node {
     pub fn new(config: NodeConfig, listeners: NodeListeners, directory: Arc<dyn Directory>) -> Self {
         let node_info = NodeInfo {
             name: config.name.clone(),
-            mesh: config.mesh_advertise.as_str().into(),
+            mesh: SmolStr::default(),
             since: format!("{:.3}", Timestamp::now()).into(),
         };
         let anomalies = &config.telemetry.anomalies;
@@ -82,7 +83,7 @@ impl Node {
         let (stop_public, stop_mesh) = (CancellationToken::new(), CancellationToken::new());
 
         let mut tasks = EssentialTasks::default();
-        core.start(&mut tasks);
+        core.start(Arc::clone(&config.mesh_advertise), &mut tasks);
         tasks::start_reloads(&config, &mut tasks);
         let public = ports::build_public(&config, &core, listeners.public, stop_public.clone(), &mut tasks);
         if let Some(listener) = listeners.admin {

@@ -7,6 +7,7 @@ use rollcall::clock::BootInstant;
 use rollcall::directory::memory::MemoryDirectory;
 use rollcall::directory::{Directory, NodeEntry, RoomOwners};
 use rollcall::membership::Membership;
+use rollcall::mesh::advertise::FixedAddress;
 use rollcall::mesh::node_status::{MemberInfo, NodeStatus};
 use rollcall::names::NodeId;
 use rollcall::roll_call::plan;
@@ -52,8 +53,9 @@ async fn add_members(membership: &Membership, others: usize) -> RoomOwners {
         owners.epoch = directory.register(node, &entry, LEASE).await.unwrap();
     }
     // A node takes in the statuses of many others only if the directory lists them.
+    let address = FixedAddress("127.0.0.1:1".into());
     tokio::select! {
-        () = membership.keep_lease(&*directory) => {}
+        () = membership.keep_lease(&*directory, &address) => {}
         () = membership.joined() => {}
     }
     for node in nodes {

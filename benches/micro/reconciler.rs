@@ -7,6 +7,7 @@ use criterion::Criterion;
 use rollcall::directory::Directory;
 use rollcall::directory::memory::MemoryDirectory;
 use rollcall::directory::redis::RedisDirectory;
+use rollcall::mesh::advertise::FixedAddress;
 use rollcall::mesh::peers::Peers;
 use rollcall::names::{NodeId, Room};
 use rollcall::node::core::NodeCore;
@@ -44,7 +45,7 @@ pub(crate) fn flush(criterion: &mut Criterion) {
         let core = NodeCore::new(node_info(), LEASE, RELEASE_DELAY, Arc::clone(&directory), peers, cache);
         let mut tasks = EssentialTasks::default();
         let entered = runtime.enter();
-        core.start(&mut tasks);
+        core.start(Arc::new(FixedAddress("127.0.0.1:1".into())), &mut tasks);
         drop(entered);
         let (node, room) = (core.roster.incarnation(), room("Maths"));
         // Keeps the room owned.

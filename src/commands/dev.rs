@@ -24,6 +24,7 @@ use crate::directory::memory::MemoryDirectory;
 use crate::edge::connections::listener::listen;
 use crate::edge::limits::Limits;
 use crate::edge::socketio::{SocketIoConfig, Transports};
+use crate::mesh::advertise::FixedAddress;
 use crate::mesh::security::Security;
 use crate::names::NodeName;
 use crate::node::Node;
@@ -126,7 +127,7 @@ pub async fn run_cluster(
         meshes.push((name.clone(), mesh_address));
         let config = NodeConfig {
             name,
-            mesh_advertise: mesh_address.to_string(),
+            mesh_advertise: Arc::new(FixedAddress(mesh_address.to_string().into())),
             lease: config::DEFAULT_LEASE,
             deadline: roll_call::DEFAULT_DEADLINE,
             drain: DRAIN,

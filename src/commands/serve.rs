@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use axum::http::HeaderValue;
 use bytesize::ByteSize;
 use clap::Args;
+use smol_str::ToSmolStr as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -26,6 +27,7 @@ use crate::directory::memory::MemoryDirectory;
 use crate::directory::redis::RedisDirectory;
 use crate::edge::connections::listener::{file_limit, listen};
 use crate::edge::socketio::{SocketIoConfig, Transports};
+use crate::mesh::advertise::{AdvertisedAddress, FixedAddress};
 use crate::names::NodeName;
 use crate::node::Node;
 use crate::node::config::{NodeConfig, NodeListeners};
@@ -188,16 +190,15 @@ async fn run_node(serve: ServeArgs, logging: Logging, shutdown: CancellationToke
     let access = serve.access.open()?;
     let admin_tokens = serve.admin.open()?;
     let redis = serve.redis.open()?.map(|redis| redis.with_anomalies(telemetry.anomalies.clone()));
-    let mesh_advertise = match serve.mesh_advertise {
-        Some(advertise) => {
-            let redis = redis.as_ref().map_or_else(Vec::new, RedisDirectory::addresses);
-            advertise.resolve(mesh, &redis).await?
-        }
-        None => mesh.to_string(),
+    let mesh_advertise: Arc<dyn AdvertisedAddress> = match serve.mesh_advertise {
+        Some(advertise) => advertise.address(mesh, redis.as_ref().map_or_else(Vec::new, RedisDirectory::addresses)),
+        None => Arc::new(FixedAddress(mesh.to_smolstr())),
     };
-    let (tls, mesh_security) = (serve.tls.https()?, serve.tls.open_mesh(&mesh_advertise)?);
-    let admin_address = admin.local_addr()?;
-    info!(%name, listen = %public.local_addr()?, %mesh, advertise = mesh_advertise, admin = %admin_address, "starting");
+    // Without DNS, the membership tries again later.
+    let advertised = mesh_advertise.find().await.ok();
+    let (tls, mesh_security) = (serve.tls.https()?, serve.tls.open_mesh(advertised.as_deref())?);
+    let (admin_address, advertised) = (admin.local_addr()?, advertised.as_deref().unwrap_or("auto"));
+    info!(%name, listen = %public.local_addr()?, %mesh, advertise = advertised, admin = %admin_address, "starting");
     let directory: Arc<dyn Directory> = match redis {
         Some(redis) => {
             check_redis(&redis).await?;

@@ -13,6 +13,7 @@ use super::{LeaseState, Membership};
 use crate::clock::BootInstant;
 use crate::directory::{Directory, DirectoryError, LeaseRenewal, Result};
 use crate::index::Epoch;
+use crate::mesh::advertise::AdvertisedAddress;
 use crate::names::NodeId;
 
 /// Several renewals may fail before the lease lapses.
@@ -20,7 +21,7 @@ const RENEWALS_PER_LEASE: u32 = 5;
 
 impl Membership {
     /// Keeps the lease and the listing. Never returns.
-    pub async fn keep_lease(&self, directory: &dyn Directory) {
+    pub async fn keep_lease(&self, directory: &dyn Directory, address: &dyn AdvertisedAddress) {
         let mut index_state = self.roster.index_state();
         let mut drain_state = self.drain_state.subscribe();
         let mut ticks = interval(self.lease / RENEWALS_PER_LEASE);
@@ -28,6 +29,7 @@ impl Membership {
         let mut is_accepting = true;
         let mut index_clock = IndexClock::new(self.lease);
         loop {
+            self.update_address(address).await;
             let node = self.roster.incarnation();
             let written = self.write_lease(directory, &node).await;
             if written.is_ok() {
@@ -62,8 +64,32 @@ impl Membership {
         }
     }
 
+    /// Finds the address of the mesh port. Another address than before ends the incarnation: the members call only the
+    /// address that a node registered with. If the address cannot be found, the last one is kept.
+    async fn update_address(&self, address: &dyn AdvertisedAddress) {
+        let (node, known) = (self.roster.incarnation(), self.node_info().mesh.clone());
+        match address.find().await {
+            Ok(mesh) if mesh == known => {}
+            Ok(mesh) => {
+                self.set_mesh_address(mesh.clone());
+                if self.lease_state.borrow().registered(&node).is_some() {
+                    warn!(%node, address = %mesh, previous = %known, "the mesh address has changed; starting a new incarnation");
+                    self.roster.retire(&node);
+                }
+            }
+            // The redis connection has logged that the name of redis cannot be resolved.
+            Err(error) => {
+                debug!(%node, error = %format_args!("{error:#}"), "cannot find the mesh address of this node")
+            }
+        }
+    }
+
     /// Registers or renews. Starts the next incarnation if the lease has lapsed or the epoch has changed.
     async fn write_lease(&self, directory: &dyn Directory, node: &NodeId) -> Result<()> {
+        let node_info = self.node_info();
+        if node_info.mesh.is_empty() {
+            return Err(DirectoryError::Unanswered("the mesh address of this node is not known yet".to_owned()));
+        }
         let sent = BootInstant::now();
         let is_renewal = self.lease_state.borrow().registered(node).is_some();
         let epoch: Option<Epoch> = if is_renewal {
@@ -87,7 +113,7 @@ impl Membership {
             self.lease_state.send_modify(|state| state.confirmed = Some(sent));
             return Ok(());
         }
-        info!(%node, name = %self.node_info.name, mesh = %self.node_info.mesh, "registered in the directory");
+        info!(%node, name = %node_info.name, mesh = %node_info.mesh, "registered in the directory");
         self.roster.set_registered(node, &epoch);
         self.lease_state.send_modify(|state| {
             *state = LeaseState {
@@ -143,5 +169,67 @@ impl Membership {
             current.birth_complete |= current.node == state.node;
             current.birth_complete
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use parking_lot::Mutex;
+    use smol_str::SmolStr;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::directory::memory::MemoryDirectory;
+    use crate::membership::NodeInfo;
+    use crate::names::NodeName;
+    use crate::roster::Roster;
+
+    /// The address of a container that is not in a network, or moves to another one.
+    struct MovingAddress(Mutex<Option<SmolStr>>);
+
+    #[async_trait]
+    impl AdvertisedAddress for MovingAddress {
+        async fn find(&self) -> anyhow::Result<SmolStr> {
+            self.0.lock().clone().ok_or_else(|| anyhow::anyhow!("no route"))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_registers_when_its_address_is_known_and_after_a_move() {
+        let directory = MemoryDirectory::new();
+        let roster = Roster::new(NodeId::new_process());
+        let node_info =
+            NodeInfo { name: NodeName::from_any("one"), mesh: SmolStr::default(), since: SmolStr::default() };
+        let membership = Membership::new(node_info, Duration::from_secs(5), Arc::clone(&roster));
+        let address = MovingAddress(Mutex::new(None));
+        let registered = async || {
+            let listing = directory.nodes().await.unwrap();
+            listing.nodes.into_iter().map(|(node, entry)| (node, entry.mesh)).collect::<Vec<_>>()
+        };
+        let steps = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            assert_eq!(registered().await, [], "the address is not known yet");
+            *address.0.lock() = Some("10.0.0.1:7001".into());
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let first = roster.incarnation();
+            assert_eq!(registered().await, [(first.clone(), "10.0.0.1:7001".into())]);
+            *address.0.lock() = Some("10.0.0.2:7001".into());
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            let second = roster.incarnation();
+            assert_eq!(second, first.next_incarnation());
+            let moved = (second, "10.0.0.2:7001".into());
+            assert!(registered().await.contains(&moved), "the new incarnation has the new address");
+            *address.0.lock() = None;
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            assert!(registered().await.contains(&moved), "the last address is kept");
+        };
+        tokio::select! {
+            () = membership.keep_lease(&*directory, &address) => unreachable!("it never returns"),
+            ended = timeout(Duration::from_secs(60), steps) => ended.unwrap(),
+        }
     }
 }

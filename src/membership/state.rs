@@ -13,11 +13,11 @@ use crate::clock::BootInstant;
 use crate::index::Epoch;
 use crate::names::{NodeId, NodeName};
 
-/// The properties of a node that do not change. Its id does, with each incarnation.
+/// The properties of a node that stay the same for an incarnation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeInfo {
     pub name: NodeName,
-    /// The address of its mesh port, `host:port`.
+    /// The address of its mesh port, `host:port`. Empty until it was found.
     pub mesh: SmolStr,
     /// The start time of the process, RFC 3339.
     pub since: SmolStr,

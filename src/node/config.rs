@@ -3,6 +3,7 @@
 //! Owns the defaults of the lease and the drain. The values are typed and valid: `commands` parses them from flags,
 //! environment and files.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
@@ -14,6 +15,7 @@ use crate::auth::tls::Tls;
 use crate::auth::tokens::NamedTokens;
 use crate::edge::limits::Limits;
 use crate::edge::socketio::SocketIoConfig;
+use crate::mesh::advertise::AdvertisedAddress;
 use crate::mesh::security::Security;
 use crate::names::NodeName;
 use crate::telemetry::NodeTelemetry;
@@ -26,8 +28,8 @@ pub const DEFAULT_DRAIN: Duration = Duration::from_secs(10);
 /// The configuration of one node.
 pub struct NodeConfig {
     pub name: NodeName,
-    /// The address at which the other nodes reach the mesh port of this one, `host:port`.
-    pub mesh_advertise: String,
+    /// The address at which the other nodes reach the mesh port of this one.
+    pub mesh_advertise: Arc<dyn AdvertisedAddress>,
     pub lease: Duration,
     /// The deadline of a roll call whose caller names none.
     pub deadline: Duration,

@@ -11,6 +11,7 @@ use super::tasks::EssentialTasks;
 use crate::directory::Directory;
 use crate::directory::measured::DirectoryMetrics;
 use crate::membership::{Membership, NodeInfo};
+use crate::mesh::advertise::AdvertisedAddress;
 use crate::mesh::peers::Peers;
 use crate::names::NodeId;
 use crate::reconciler::Reconciler;
@@ -74,15 +75,16 @@ impl NodeCore {
         Self { roster, membership, reconciler, roll_call, reporter, directory, peers, cache, metrics, background }
     }
 
-    /// Spawns the tasks of the directory, the lease, the announcements and the reconciler.
-    pub fn start(&self, tasks: &mut EssentialTasks) {
+    /// Spawns the tasks of the directory, the lease, the announcements and the reconciler. `address`: where other nodes reach
+    /// the mesh port.
+    pub fn start(&self, address: Arc<dyn AdvertisedAddress>, tasks: &mut EssentialTasks) {
         tasks.spawn("directory", {
             let directory = Arc::clone(&self.directory);
             async move { directory.maintain().await }
         });
         tasks.spawn("lease", {
             let (membership, directory) = (Arc::clone(&self.membership), Arc::clone(&self.directory));
-            async move { membership.keep_lease(&*directory).await }
+            async move { membership.keep_lease(&*directory, &*address).await }
         });
         tasks.spawn("announcer", {
             let (membership, peers) = (Arc::clone(&self.membership), self.peers.clone());

@@ -9,6 +9,7 @@ use crate::directory::DirectoryCall;
 use crate::directory::faulty::{Fault, FaultyDirectory};
 use crate::directory::memory::MemoryDirectory;
 use crate::membership::NodeInfo;
+use crate::mesh::advertise::FixedAddress;
 use crate::mesh::node_status::{MemberInfo, NodeStatus};
 use crate::mesh::peers::Peers;
 use crate::names::{NodeName, SocketId, UserId};
@@ -46,7 +47,7 @@ impl Bench {
         let mut tasks = JoinSet::new();
         tasks.spawn({
             let (membership, directory) = (Arc::clone(&membership), Arc::clone(&directory));
-            async move { membership.keep_lease(&*directory).await }
+            async move { membership.keep_lease(&*directory, &FixedAddress("127.0.0.1:1".into())).await }
         });
         tasks.spawn({
             let membership = Arc::clone(&membership);

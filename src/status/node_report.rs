@@ -70,7 +70,7 @@ impl NodeReporter {
         Self { roster, membership, recent, started: BootInstant::now(), busiest: Arc::default() }
     }
 
-    pub fn node_info(&self) -> &NodeInfo {
+    pub fn node_info(&self) -> Arc<NodeInfo> {
         self.membership.node_info()
     }
 

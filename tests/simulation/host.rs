@@ -13,6 +13,7 @@ use rollcall::auth::IdentityMode;
 use rollcall::directory::Directory;
 use rollcall::directory::faulty::FaultyDirectory;
 use rollcall::membership::{DrainState, Membership, NodeInfo};
+use rollcall::mesh::advertise::FixedAddress;
 use rollcall::mesh::peers::Peers;
 use rollcall::mesh::security::Security;
 use rollcall::mesh_service;
@@ -88,7 +89,7 @@ impl Host {
         let mesh = format!("{}:{PORT}", self.name());
         let node_info = NodeInfo {
             name: NodeName::from_any(&self.name()),
-            mesh: mesh.into(),
+            mesh: "".into(),
             since: format!("{:?}", turmoil::sim_elapsed().unwrap_or_default()).into(),
         };
         let directory = std::sync::Arc::clone(&self.directory) as std::sync::Arc<dyn Directory>;
@@ -101,7 +102,7 @@ impl Host {
             SnapshotCache::new(CACHE_BYTES, Anomalies::default()),
         );
         let mut tasks = EssentialTasks::default();
-        core.start(&mut tasks);
+        core.start(std::sync::Arc::new(FixedAddress(mesh.into())), &mut tasks);
         let stop_mesh = CancellationToken::new();
         let serving = mesh_service::serve(
             network::listen().await?,

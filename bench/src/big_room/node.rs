@@ -17,6 +17,7 @@ use rollcall::directory::redis::RedisDirectory;
 use rollcall::edge::connections::listener::listen;
 use rollcall::edge::limits::Limits;
 use rollcall::edge::socketio::SocketIoConfig;
+use rollcall::mesh::advertise::FixedAddress;
 use rollcall::mesh::security::Security;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
 use rollcall::node::Node;
@@ -56,7 +57,7 @@ pub async fn run(redis: &str, name: &str) -> Result<()> {
     let (public, mesh) = (listen(any, false)?, listen(any, false)?);
     let config = NodeConfig {
         name: NodeName::parse(name)?,
-        mesh_advertise: mesh.local_addr()?.to_string(),
+        mesh_advertise: Arc::new(FixedAddress(mesh.local_addr()?.to_string().into())),
         lease: config::DEFAULT_LEASE,
         deadline: roll_call::DEFAULT_DEADLINE,
         drain: config::DEFAULT_DRAIN,

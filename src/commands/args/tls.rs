@@ -80,20 +80,21 @@ impl TlsArgs {
         Some(ImpliedValue { flag: "mesh-token-file", value: file.display().to_string(), by: "mesh-open" })
     }
 
-    /// The authentication of the mesh port of this node, which other nodes reach at `advertised`. Creates the shared token
+    /// The authentication of the mesh port of this node, which other nodes reach at `advertised`, if that is
+    /// known yet. Creates the shared token
     /// unless the mesh is configured.
     ///
     /// # Errors
     /// A file cannot be read, parsed or created, or the certificate does not name the host of `advertised`.
-    pub fn open_mesh(&self, advertised: &str) -> anyhow::Result<Security> {
+    pub fn open_mesh(&self, advertised: Option<&str>) -> anyhow::Result<Security> {
         if self.mesh.is_authenticated() || self.mesh_open {
-            return self.mesh.open(Some(advertised));
+            return self.mesh.open(advertised);
         }
         let remedy = "local processes must authenticate on the mesh port: pass --mesh-token-file FILE, or --mesh-open to \
                       accept them all";
         let file = shared_token_file().context("neither HOME nor XDG_STATE_HOME is set, for a shared token");
         let file = file.and_then(|file| create_if_missing(&file).map(|()| file)).context(remedy)?;
-        Security::open(None, Some(file), Some(advertised)).context(remedy)
+        Security::open(None, Some(file), advertised).context(remedy)
     }
 
     /// The certificate of the public port, if https is on.

@@ -144,7 +144,7 @@ async fn nodes_of_one_user_share_a_token_that_others_lack() {
     let token = token.lines().last().unwrap();
     assert_eq!(token.len(), 64, "256 random bits in hexadecimal");
     let lookup = || LookupSocketsRequest { room: "a".to_owned(), ..Default::default() };
-    let mut mesh = mesh_client(one.mesh).await;
+    let mut mesh = mesh_client(one.mesh);
     assert_eq!(mesh.lookup_sockets(lookup()).await.unwrap_err().code(), Code::Unauthenticated);
     let mut authorized = Request::new(lookup());
     authorized.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());

@@ -14,6 +14,7 @@ use rollcall::directory::redis::RedisDirectory;
 use rollcall::edge::limits::Limits;
 use rollcall::edge::socketio::SocketIoConfig;
 use rollcall::membership::Membership;
+use rollcall::mesh::advertise::FixedAddress;
 use rollcall::mesh::security::Security;
 use rollcall::names::{NodeName, Room, SocketId, UserId};
 use rollcall::node::Node;
@@ -153,7 +154,7 @@ impl Cluster {
         let name = format!("node-{}", self.nodes.len() + 1);
         let config = NodeConfig {
             name: NodeName::parse(&name).unwrap(),
-            mesh_advertise: advertised.to_string(),
+            mesh_advertise: Arc::new(FixedAddress(advertised.to_string().into())),
             lease: config::DEFAULT_LEASE,
             // Other tests and servers compete for the processor, so that a peer may answer late.
             deadline: roll_call::MAX_DEADLINE,

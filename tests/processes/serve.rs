@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use reqwest::StatusCode;
 use rollcall::edge::connections::listener::raise_file_limit;
 use rollcall::mesh::security::Security;
 use serde_json::{Value, json};
 use testkit::caching_peer::CachingPeer;
 use testkit::client::{Client, open};
+use testkit::pki::Folder;
 use testkit::process::{Process, Roll, ServeCommand, complete};
 use testkit::redis_server::RedisServer;
 use testkit::{PATIENCE, until};
@@ -37,6 +39,21 @@ async fn ten_thousand_sockets_of_one_process_are_listed_by_another() {
         client.drop_connection();
     }
     until("the room is empty", || async { asked.roll("hall").await == complete(&[]) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_waits_for_redis_to_have_an_address() {
+    let folder = Folder::new();
+    let node = ServeCommand::named("one")
+        .env("ROLLCALL_MESH_LISTEN", "0.0.0.0:0")
+        .with(&["--mesh-advertise", "auto", "--mesh-token-file", &folder.write("token", &"0".repeat(64))])
+        .with(&["--redis", "redis://redis.invalid:6379"])
+        .launch();
+    let not_ready = || async { node.get("/readyz").await.status() == StatusCode::SERVICE_UNAVAILABLE };
+    until("the node is not ready", not_ready).await;
+    let names_redis = || async { !node.logged("redis.invalid:6379").is_empty() };
+    until("the log names the redis that does not resolve", names_redis).await;
+    assert_eq!(node.logged("starting")[0].matches("advertise=\"auto\"").count(), 1, "{}", node.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

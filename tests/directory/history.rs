@@ -222,6 +222,29 @@ async fn an_overwritten_lease_is_noticed_by_its_node() {
     .await;
 }
 
+/// Nodes of the previous version look for the `run_id` at the end, and for the time before it. They accept what they find, and do
+/// not extend it.
+#[tokio::test]
+async fn nodes_of_the_previous_version_accept_the_epoch() {
+    let server = RedisServer::start().await;
+    let about: String = server.run(&mut redis::cmd("INFO")).await;
+    let run_id = about.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap().trim().to_owned();
+    connected(&server, async |directory, _| {
+        let previous = format!("0123456789abcdef.1700000000@{run_id}");
+        server.run::<()>(redis::cmd("SET").arg("rollcall:epoch").arg(&previous)).await;
+        assert_eq!(directory.nodes().await.unwrap().epoch, None, "it does not name the history");
+        let (node, epoch) = register(directory).await;
+        let value: String = server.run(redis::cmd("GET").arg("rollcall:epoch")).await;
+        assert_eq!(value, epoch.0);
+        let (created, process) = value.rsplit_once('@').unwrap();
+        assert_eq!(process, run_id);
+        let (_, time) = created.rsplit_once('.').unwrap();
+        assert!(time.parse::<u64>().is_ok(), "{value}");
+        renew(directory, &node, &epoch).await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_slot_that_moves_there_and_back_keeps_its_claims() {
     let mut shards = Shards::start().await;

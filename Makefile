@@ -8,6 +8,7 @@ TOOLS := target/tools
 WEB := web/dist/operator.css
 export ROLLCALL_TOOLS := $(CURDIR)/$(TOOLS)
 
+PROFILE ?= release
 SOAK ?= 2m
 BENCH ?=
 FUZZ_SECONDS ?= 20
@@ -23,8 +24,8 @@ VALE := v3.21.0
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: $(WEB) ## build the release binary, with the pages
-	cargo build --release --locked
+build: $(WEB) ## build the program, with the pages: PROFILE=dist optimises it as far as possible, which takes minutes longer
+	cargo build --locked --profile $(PROFILE) $(if $(filter release,$(PROFILE)),--no-default-features)
 
 run: build ## run four nodes behind https://localhost:5009
 	@exec target/release/rollcall dev
@@ -57,13 +58,13 @@ fuzz: $(TOOLS)/bin/cargo-fuzz ## fuzz the parsers of external input, each target
 	done
 
 bench: $(WEB) bench/peers/node/node_modules/.package-lock.json ## compare with the alternatives: BENCH="--rooms 10,100 --rounds 3"
-	cargo build --locked --release -p rollcall -p rollcall-bench
+	cargo build --locked --profile dist -p rollcall -p rollcall-bench
 	@if command -v go > /dev/null; then \
-	  go -C bench/peers/centrifuge build -o $(CURDIR)/target/release/centrifuge-peer .; \
+	  go -C bench/peers/centrifuge build -o $(CURDIR)/target/dist/centrifuge-peer .; \
 	else echo "go is missing: the report will list centrifuge as missing"; fi
-	cargo build --locked --release --manifest-path bench/peers/socketioxide/Cargo.toml --target-dir target || \
+	cargo build --locked --profile dist --manifest-path bench/peers/socketioxide/Cargo.toml --target-dir target || \
 	  echo "cannot build the socketioxide peer: the report will list it as missing"
-	target/release/rollcall-bench $(BENCH)
+	target/dist/rollcall-bench $(BENCH)
 
 micro: ## run the micro-benchmarks
 	cargo bench --locked

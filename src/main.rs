@@ -4,12 +4,11 @@
 
 use std::process::ExitCode;
 
-use tikv_jemallocator::Jemalloc;
-
 /// Global, because a process has one allocator. glibc keeps most of the memory of clients that left. `.cargo/config.toml`
 /// configures this allocator to return it.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
-static ALLOCATOR: Jemalloc = Jemalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     rollcall::commands::run(std::env::args_os())

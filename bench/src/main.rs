@@ -77,7 +77,7 @@ struct Cli {
     systems: Vec<Kind>,
 
     /// Folder of the programs: `rollcall`, and those of the peers
-    #[arg(long, default_value = "target/release", value_name = "FOLDER")]
+    #[arg(long, default_value = "target/dist", value_name = "FOLDER")]
     programs: PathBuf,
 
     /// Draw latency over the size of the room into this file (SVG)

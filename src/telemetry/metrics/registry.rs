@@ -4,16 +4,16 @@
 //! of the Prometheus client libraries, so that common dashboards show them. An invalid or repeated definition panics at once,
 //! while the node is built.
 
-use std::array;
 use std::time::Duration;
+use std::{array, fs};
 
-use procfs::process::{LimitValue, Process};
-use procfs::{WithCurrentSystemInfo, boot_time_secs, ticks_per_second};
 use prometheus::core::Collector;
 use prometheus::{
     Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry,
 };
+use rustix::param::{clock_ticks_per_second, page_size};
+use rustix::process::{Resource, getrlimit};
 use tokio::runtime::Handle;
 
 /// In seconds: from a fast roll call (a quarter of a millisecond) to the longest deadline of one.
@@ -125,28 +125,78 @@ impl ProcessMetrics {
         let busy: Duration = (0..workers).map(|worker| metrics.worker_total_busy_duration(worker)).sum();
         raise_to(&self.busy, busy.as_secs_f64());
         raise(&self.parks, (0..workers).map(|worker| metrics.worker_park_count(worker)).sum());
-        // A metric that /proc does not provide keeps its last value: one unreadable file must not fail the scrape.
-        let Ok(process) = Process::myself() else { return };
-        if let Ok(files) = process.fd_count() {
-            set(&self.open_files, files);
-        }
-        if let Ok(limits) = process.limits()
-            && let LimitValue::Value(max) = limits.max_open_files.soft_limit
-        {
+        if let Some(max) = getrlimit(Resource::Nofile).current {
             self.max_files.set(i64::try_from(max).unwrap_or(i64::MAX));
         }
-        let Ok(stat) = process.stat() else { return };
-        let ticks = ticks_per_second() as f64;
-        raise_to(&self.cpu, (stat.utime + stat.stime) as f64 / ticks);
-        self.virtual_memory.set(i64::try_from(stat.vsize).unwrap_or(i64::MAX));
-        self.resident_memory.set(i64::try_from(stat.rss_bytes().get()).unwrap_or(i64::MAX));
-        self.threads.set(stat.num_threads);
-        if let Ok(booted) = boot_time_secs() {
-            self.started.set(booted as f64 + stat.starttime as f64 / ticks);
+        // A metric that /proc does not provide keeps its last value: one unreadable file must not fail the scrape.
+        if let Ok(files) = fs::read_dir("/proc/self/fd") {
+            // The folder itself is open while it is read.
+            set(&self.open_files, files.count().saturating_sub(1));
         }
+        if let Some(usage) = ProcessUsage::read() {
+            raise_to(&self.cpu, usage.cpu);
+            self.virtual_memory.set(usage.virtual_memory);
+            self.resident_memory.set(usage.resident_memory);
+            self.threads.set(usage.threads);
+            self.started.set(usage.started);
+        }
+    }
+}
+
+/// The usage of this process, from `/proc/self/stat` and `/proc/stat`: see proc_pid_stat(5) and proc_stat(5).
+struct ProcessUsage {
+    /// In seconds.
+    cpu: f64,
+    /// In bytes.
+    virtual_memory: i64,
+    /// In bytes.
+    resident_memory: i64,
+    threads: i64,
+    /// The start time, in seconds since 1970.
+    started: f64,
+}
+
+impl ProcessUsage {
+    fn read() -> Option<Self> {
+        Self::parse(&fs::read_to_string("/proc/self/stat").ok()?, &fs::read_to_string("/proc/stat").ok()?)
+    }
+
+    fn parse(process: &str, system: &str) -> Option<Self> {
+        // The name of the program, in parentheses, may contain spaces and parentheses. The field after it has number 3.
+        let fields: Vec<&str> = process.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3)?.parse::<i64>().ok();
+        let seconds = |ticks: i64| ticks as f64 / clock_ticks_per_second() as f64;
+        let booted: i64 = system.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+        Some(Self {
+            cpu: seconds(field(14)? + field(15)?),
+            threads: field(20)?,
+            started: booted as f64 + seconds(field(22)?),
+            virtual_memory: field(23)?,
+            resident_memory: field(24)?.saturating_mul(i64::try_from(page_size()).ok()?),
+        })
     }
 }
 
 fn raise_to(counter: &Counter, to: f64) {
     counter.inc_by((to - counter.get()).max(0.0));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usage_of_a_process_with_an_odd_name_is_read() {
+        let process =
+            "7 (a b) S) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 9 0 1000 4096000 20 18446744073709551615";
+        let usage = ProcessUsage::parse(process, "cpu 1 2 3\nbtime 1700000000\nprocesses 4\n").unwrap();
+        let ticks = clock_ticks_per_second() as f64;
+        assert!((usage.cpu - 300.0 / ticks).abs() < 1e-9, "{}", usage.cpu);
+        assert!((usage.started - (1_700_000_000.0 + 1000.0 / ticks)).abs() < 1e-3, "{}", usage.started);
+        assert_eq!(usage.threads, 9);
+        assert_eq!(usage.virtual_memory, 4_096_000);
+        assert_eq!(usage.resident_memory, 20 * i64::try_from(page_size()).unwrap());
+        assert!(ProcessUsage::parse("7 (a) S 1", "btime 1").is_none(), "too few fields");
+        assert!(ProcessUsage::read().is_some(), "the kernel writes this format");
+    }
 }

@@ -6,7 +6,7 @@
 use strum::Display;
 use tracing::info;
 
-use super::state::Member;
+use super::state::{Member, MemberSource};
 use crate::names::NodeId;
 
 /// The effect of a change of the member table.
@@ -43,18 +43,6 @@ pub struct MemberName {
     pub node: NodeId,
     pub name: String,
     pub mesh: String,
-}
-
-/// The best source from which a member is known, worst first (docs/SECURITY.md).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Display)]
-#[strum(serialize_all = "lowercase")]
-pub enum MemberSource {
-    /// Another node named it: hearsay.
-    Gossip,
-    /// It announced itself.
-    Status,
-    /// It had a lease in the directory, or an earlier incarnation of its process had one.
-    Lease,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Display)]

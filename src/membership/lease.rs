@@ -73,7 +73,7 @@ impl Membership {
             Ok(mesh) => {
                 self.set_mesh_address(mesh.clone());
                 if self.lease_state.borrow().registered(&node).is_some() {
-                    warn!(%node, address = %mesh, previous = %known, "the mesh address has changed; starting a new incarnation");
+                    warn!(%node, %mesh, previous = %known, "the mesh address has changed; starting a new incarnation");
                     self.roster.retire(&node);
                 }
             }

@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use smol_str::SmolStr;
+use strum::Display;
 
 use super::departed::DepartedNodes;
-use super::events::MemberSource;
 use crate::clock::BootInstant;
 use crate::index::Epoch;
 use crate::names::{NodeId, NodeName};
@@ -54,6 +54,18 @@ pub struct Member {
     pub(super) unanswered: Option<BootInstant>,
     /// The time since which the member has had neither a lease nor any contact.
     pub(super) suspected: Option<BootInstant>,
+}
+
+/// The best source from which a member is known, worst first (docs/SECURITY.md).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Display)]
+#[strum(serialize_all = "lowercase")]
+pub enum MemberSource {
+    /// Another node named it: hearsay.
+    Gossip,
+    /// It announced itself.
+    Status,
+    /// It had a lease in the directory, or an earlier incarnation of its process had one.
+    Lease,
 }
 
 /// The members at one moment.
@@ -147,9 +159,14 @@ impl Member {
         }
     }
 
+    /// Whether the directory has listed the process. Other members may be impostors.
+    pub fn is_listed(&self) -> bool {
+        self.source == MemberSource::Lease
+    }
+
     /// Whether the member itself, or the directory, has confirmed that it exists at its address. Until then it may be invented.
     pub(super) fn is_verified(&self) -> bool {
-        self.source == MemberSource::Lease || self.answered.is_some()
+        self.is_listed() || self.answered.is_some()
     }
 
     /// Whether the member has answered a request that was sent at `since` or later.

@@ -14,10 +14,10 @@ use std::time::Duration;
 use smol_str::SmolStr;
 
 use super::departed::DepartedNodes;
-use super::events::{MemberSource, MembershipEvent, TableChange};
+use super::events::{MembershipEvent, TableChange};
 use super::index_evidence::{IndexEvidence, ListingRead};
 use super::own_status::StatusNumbering;
-use super::state::{DrainState, Member, MembershipView, NodeInfo};
+use super::state::{DrainState, Member, MemberSource, MembershipView, NodeInfo};
 use crate::clock::BootInstant;
 use crate::mesh::node_status::{MemberInfo, NodeStatus};
 use crate::names::NodeId;

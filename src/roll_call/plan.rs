@@ -50,8 +50,10 @@ pub fn plan(
     // An older table may lack a node that joined since.
     let fresh = view.listed.is_some_and(|listed| now.since(listed) <= lease);
     let permission = owners.filter(|_| fresh).and_then(|owners| Some((owners.epoch.as_ref()?, &owners.nodes)));
-    let indexed =
-        |member: &Member| permission.is_some_and(|(epoch, _)| member.fully_indexed_in.as_ref() == Some(epoch));
+    // A process that the index has not listed may be an impostor, whose status permits nothing.
+    let indexed = |member: &Member| {
+        member.is_listed() && permission.is_some_and(|(epoch, _)| member.fully_indexed_in.as_ref() == Some(epoch))
+    };
     let skipped =
         |member: &Member| indexed(member) && permission.is_some_and(|(_, nodes)| !nodes.contains(&member.node));
     let relied_on = permission.is_some() && (view.members.is_empty() || view.members.iter().any(indexed));

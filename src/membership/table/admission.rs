@@ -10,8 +10,8 @@ use smol_str::SmolStr;
 use super::{MAX_UNLISTED_MEMBERS, MemberTable, hear};
 use crate::clock::BootInstant;
 use crate::directory::NodeEntry;
-use crate::membership::events::{Departure, MemberSource, MembershipEvent, TableChange};
-use crate::membership::state::Member;
+use crate::membership::events::{Departure, MembershipEvent, TableChange};
+use crate::membership::state::{Member, MemberSource};
 use crate::mesh::node_status::MemberInfo;
 use crate::names::NodeId;
 

@@ -50,12 +50,14 @@ fn the_directory_overrides_an_impostor() {
     let claim = NodeStatus { about: at(&claimed, LIAR), ..status(&claimed, u64::MAX, Some("E")) };
     table.receive_status(&claim, now);
     assert_eq!(members(&table), HashSet::from([claimed.clone()]), "this node knows no better yet");
+    assert!(!table.view().get(&claimed).unwrap().is_listed(), "so no roll call skips it");
     table.receive_status(&NodeStatus { goodbye: true, ..claim.clone() }, now);
     assert!(!table.view().departed.contains(&victim), "a process that was never listed is not remembered");
     table.receive_status(&claim, now);
     list(&mut table, &listing([(victim.clone(), entry("victim"))]), second(1), true);
     assert_eq!(members(&table), HashSet::from([victim.clone()]));
     assert_eq!(mesh(&table, &victim).as_deref(), Some("127.0.0.1:1"));
+    assert!(table.view().get(&victim).unwrap().is_listed());
     assert_eq!(table.view().get(&victim).unwrap().fully_indexed_in, None);
     assert!(!table.view().departed.contains(&victim) && !table.view().departed.contains(&claimed));
     table.receive_status(&lie(&liar, vec![at(&claimed, LIAR)]), second(1));

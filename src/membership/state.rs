@@ -181,9 +181,19 @@ impl Member {
 }
 
 impl MembershipView {
-    /// Whether a missing lease is evidence: every listing of the last lease could be read and had the same epoch.
+    /// Whether the read of the last listing started less than half a lease ago.
+    ///
+    /// Renewals and listings follow each other five times per lease, so an older table belongs to a node that was stopped,
+    /// or that Redis has not answered. After a whole lease the others may have removed this node and act without it; half a
+    /// lease leaves time for a stop between a renewal and its listing.
+    pub fn is_fresh(&self, lease: Duration, now: BootInstant) -> bool {
+        self.listed.is_some_and(|listed| now.since(listed) < lease / 2)
+    }
+
+    /// Whether a missing lease is evidence: every listing of the last lease could be read and had the same epoch, and the
+    /// last one is fresh. A node that was stopped did not see what happened to the index meanwhile.
     pub fn steady(&self, lease: Duration, now: BootInstant) -> bool {
-        self.steady_since.is_some_and(|since| now.since(since) >= lease)
+        self.is_fresh(lease, now) && self.steady_since.is_some_and(|since| now.since(since) >= lease)
     }
 
     pub fn get(&self, node: &NodeId) -> Option<&Member> {
@@ -219,4 +229,23 @@ impl Readiness {
 /// acknowledgement.
 pub(super) fn trust_period(lease: Duration) -> Duration {
     lease * 3 / 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn a_missing_lease_is_no_evidence_after_a_stop_of_this_node() {
+        let now = BootInstant::now();
+        let view = MembershipView { listed: Some(now), steady_since: Some(now.before(LEASE)), ..Default::default() };
+        assert!(view.steady(LEASE, now.after(LEASE / 5)), "the next listing is due");
+        assert!(!view.steady(LEASE, now.after(LEASE / 2)), "the listing is old");
+        let young = MembershipView { steady_since: Some(now.before(LEASE / 2)), ..view.clone() };
+        assert!(!young.steady(LEASE, now), "the index is young");
+        let unreadable = MembershipView { steady_since: None, ..view };
+        assert!(!unreadable.steady(LEASE, now), "the last listing failed");
+    }
 }

@@ -1,7 +1,7 @@
 //! The answer to a roll call: the rows of all nodes joined, and the nodes that did not reply.
 //!
 //! Owns the meaning of a missing reply (rule 9), and the rule that each process has one set of rows, that of its latest
-//! incarnation. [`LeaseEvidence`] says what is known of a silent node, and [`Disposition`] what that means. Pure and
+//! incarnation. [`LeaseEvidence`] is the evidence about a silent node, and [`Disposition`] the verdict. Pure and
 //! synchronous: it gets the results of all lookups, and the answer accounts for each.
 
 use std::sync::{Arc, OnceLock};
@@ -21,7 +21,7 @@ use crate::names::{NodeId, NodeName, Room};
 use crate::roster::Row;
 use crate::telemetry::metrics::roll_calls::RollCallSource;
 
-/// What is known of a node that did not reply.
+/// The evidence about a node that did not reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseEvidence {
     /// The node said goodbye or was replaced, and no incarnation of its process is a member.

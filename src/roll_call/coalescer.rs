@@ -1,7 +1,7 @@
 //! Request coalescing: concurrent callers with the same key share one execution.
 //!
-//! A caller never joins an execution that has already started, so its result contains every change before the call. The
-//! next execution starts when the running one ends or is a few milliseconds old, whichever is first; until then, callers
+//! A caller never joins an execution that has already started, so its result contains every change before the call. Calls and
+//! starts are numbered in one order, and a caller gets a result only if its execution has a later number. The next execution starts when the running one ends or is a few milliseconds old, whichever is first; until then, callers
 //! join it. So an execution that hangs delays the next one only by milliseconds. Each execution runs in a task of its own,
 //! and ends even if no caller waits for it any more. Owns no domain type: keys and results are generic.
 
@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -24,12 +25,34 @@ const NEXT_START_DELAY: Duration = Duration::from_millis(3);
 /// Executions by key. Cheap to clone.
 pub struct Coalescer<K, T> {
     slots: Arc<Mutex<HashMap<K, Slot<T>>>>,
+    order: EventOrder,
     tasks: TaskTracker,
     metrics: RollCallMetrics,
 }
 
+/// The order of all calls and all starts of executions. Cheap to clone.
+#[derive(Clone, Default)]
+struct EventOrder(Arc<AtomicU64>);
+
+/// A position in the [`EventOrder`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct EventNumber(u64);
+
+/// The output of an execution, and the number of its start.
+#[derive(Clone)]
+struct NumberedOutput<T> {
+    started: EventNumber,
+    output: T,
+}
+
 /// Receives the result; `None` until then. The sender is dropped when the execution ends, also by a panic.
-type ResultReceiver<T> = watch::Receiver<Option<T>>;
+type ResultReceiver<T> = watch::Receiver<Option<NumberedOutput<T>>>;
+
+impl EventOrder {
+    fn next(&self) -> EventNumber {
+        EventNumber(self.0.fetch_add(1, Ordering::SeqCst))
+    }
+}
 
 /// The executions of one key.
 struct Slot<T> {
@@ -47,7 +70,8 @@ struct RunningExecution<T> {
 
 impl<K, T> Clone for Coalescer<K, T> {
     fn clone(&self) -> Self {
-        Self { slots: Arc::clone(&self.slots), tasks: self.tasks.clone(), metrics: self.metrics.clone() }
+        let (slots, order) = (Arc::clone(&self.slots), self.order.clone());
+        Self { slots, order, tasks: self.tasks.clone(), metrics: self.metrics.clone() }
     }
 }
 
@@ -58,22 +82,26 @@ where
 {
     /// `tasks` owns the executions.
     pub fn new(tasks: TaskTracker, metrics: RollCallMetrics) -> Self {
-        Self { slots: Arc::default(), tasks, metrics }
+        Self { slots: Arc::default(), order: EventOrder::default(), tasks, metrics }
     }
 
     /// The result of an execution that starts after this call. If this caller is the first of that execution, `start` runs
     /// at most `max_delay` after this call; otherwise `start` is dropped.
     ///
-    /// Returns `None` if the execution panicked, or the runtime shuts down.
+    /// Returns `None` if the execution panicked, or the runtime shuts down. Whatever happens between two steps, also a stop of
+    /// the whole process, the result of an execution with an earlier number than this call is not returned.
     pub async fn join_next<F: Future<Output = T> + Send + 'static>(
         &self,
         key: &K,
         max_delay: Duration,
         start: impl FnOnce() -> F + Send + 'static,
     ) -> Option<T> {
+        let called = self.order.next();
         let mut result = self.join_or_schedule(key, max_delay, start);
         // An error means that the sender was dropped.
-        result.wait_for(Option::is_some).await.ok()?.clone()
+        let NumberedOutput { started, output } = result.wait_for(Option::is_some).await.ok()?.clone()?;
+        debug_assert!(started > called, "a caller joined an execution that had started before");
+        (started > called).then_some(output)
     }
 
     fn join_or_schedule<F: Future<Output = T> + Send + 'static>(
@@ -109,8 +137,10 @@ where
                 let _ = timeout_at(start_at, previous.result.wait_for(Option::is_some)).await;
                 guard.mark_started();
             }
+            // The number is taken before anything is read, and no caller has joined since `mark_started`.
+            let started = guard.coalescer.order.next();
             let output = start().await;
-            sender.send_replace(Some(output));
+            sender.send_replace(Some(NumberedOutput { started, output }));
             drop(guard);
         });
         result

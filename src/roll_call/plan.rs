@@ -2,7 +2,7 @@
 //!
 //! The index is only a permission to skip a peer. A roll call asks every member, except a member that has announced "fully
 //! indexed in E" and is not in the owner set of the room. The exception holds only if epoch E was read after the owner set,
-//! and if the member table is not older than a lease. Owns no I/O and reads no clock.
+//! and if the member table is not older than half a lease. Owns no I/O and reads no clock.
 
 use std::time::Duration;
 
@@ -39,7 +39,8 @@ pub struct AskPlan {
 /// Decides which nodes to ask.
 ///
 /// `view`: the member table, copied before `owners` was read from the directory. `owners`: `None` if the directory could
-/// not be read. `own`: this process; a roll call asks none of its incarnations over the mesh.
+/// not be read. `own`: this process; a roll call asks none of its incarnations over the mesh. `now`: a time after the read
+/// of the owners, so that a stop of this node before or during the read makes the table old.
 pub fn plan(
     view: &MembershipView,
     owners: Option<&RoomOwners>,
@@ -48,7 +49,7 @@ pub fn plan(
     now: BootInstant,
 ) -> AskPlan {
     // An older table may lack a node that joined since.
-    let fresh = view.listed.is_some_and(|listed| now.since(listed) <= lease);
+    let fresh = view.is_fresh(lease, now);
     let permission = owners.filter(|_| fresh).and_then(|owners| Some((owners.epoch.as_ref()?, &owners.nodes)));
     // A process that the index has not listed may be an impostor, whose status permits nothing.
     let indexed = |member: &Member| {
@@ -129,8 +130,9 @@ mod tests {
         let without_epoch = RoomOwners { epoch: None, ..owners.clone() };
         assert_eq!(asked(&view, Some(&without_epoch), now), all, "an index without an epoch");
         assert_eq!(asked(&view, None, now), all, "an index that cannot be read");
-        let later = view.listed.map(|listed| MembershipView { listed: Some(listed.before(LEASE * 2)), ..view.clone() });
-        assert_eq!(asked(&later.unwrap(), Some(&owners), now), all, "a table older than a lease");
+        assert_eq!(asked(&view, Some(&owners), now.after(LEASE / 2)), all, "a table that is half a lease old");
+        let skipping = (RollCallSource::Directory, vec![owner.clone(), all.1[2].clone(), all.1[3].clone()]);
+        assert_eq!(asked(&view, Some(&owners), now.after(LEASE / 5)), skipping, "a table of the previous renewal");
         let none_indexed =
             MembershipView { members: vec![member(&owner, None), member(&idle, Some("F"))], ..view.clone() };
         let both = vec![owner, idle];

@@ -8,5 +8,6 @@ mod hang;
 mod history;
 mod liar;
 mod partition;
+mod pause;
 mod redis;
 mod rolling;

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::{LocalBoxFuture, Shared};
 use rollcall::auth::IdentityMode;
 use rollcall::directory::Directory;
 use rollcall::directory::faulty::FaultyDirectory;
@@ -31,8 +33,8 @@ use tokio::time::{Instant, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::network::{self, PORT};
-use crate::oracle::Flaw;
-use crate::world::{Record, Shared};
+use crate::oracle::{Flaw, Moment};
+use crate::world::{Record, SharedState};
 
 /// Short, so that many leases expire in one seed.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
@@ -54,11 +56,27 @@ const CACHE_BYTES: u64 = 16 << 10;
 /// An order of the world to a host.
 #[derive(Debug, Clone)]
 pub(crate) enum Order {
-    Come { socket: SocketId, rooms: Vec<Room> },
-    Join { socket: SocketId, room: Room },
-    Leave { socket: SocketId, room: Room },
-    Go { socket: SocketId },
-    Call { room: Room, deadline: Duration },
+    Come {
+        socket: SocketId,
+        rooms: Vec<Room>,
+    },
+    Join {
+        socket: SocketId,
+        room: Room,
+    },
+    Leave {
+        socket: SocketId,
+        room: Room,
+    },
+    Go {
+        socket: SocketId,
+    },
+    /// `asked`: when the caller sent the question. A paused host reads it later.
+    Call {
+        room: Room,
+        deadline: Duration,
+        asked: Moment,
+    },
     Stop,
 }
 
@@ -67,7 +85,11 @@ pub(crate) struct Life {
     pub core: NodeCore,
     pub orders: mpsc::UnboundedSender<Order>,
     pub presences: BTreeMap<SocketId, Registration>,
+    /// The roll call of each room that began last; used only by [`Flaw::JoinsRunningCalls`].
+    running: BTreeMap<Room, SharedCall>,
 }
+
+type SharedCall = Shared<LocalBoxFuture<'static, Option<std::sync::Arc<RollCallAnswer>>>>;
 
 /// One host, from crash to crash.
 #[derive(Clone)]
@@ -76,7 +98,7 @@ pub(crate) struct Host {
     pub directory: std::sync::Arc<FaultyDirectory>,
     /// `None` while the host is down.
     pub life: Rc<RefCell<Option<Life>>>,
-    pub shared: Rc<Shared>,
+    pub shared: Rc<SharedState>,
 }
 
 impl Host {
@@ -87,6 +109,7 @@ impl Host {
     /// Runs one node until it crashes or is ordered to stop.
     pub(crate) async fn run(self) -> turmoil::Result {
         let mesh = format!("{}:{PORT}", self.name());
+        let address = turmoil::lookup(self.name());
         let node_info = NodeInfo {
             name: NodeName::from_any(&self.name()),
             mesh: "".into(),
@@ -105,7 +128,7 @@ impl Host {
         core.start(std::sync::Arc::new(FixedAddress(mesh.into())), &mut tasks);
         let stop_mesh = CancellationToken::new();
         let serving = mesh_service::serve(
-            network::listen().await?,
+            network::listen(address).await?,
             core.reporter.clone(),
             IdentityMode::Query,
             None,
@@ -118,12 +141,17 @@ impl Host {
             serving.await.expect("the mesh server ends without an error");
         });
         let (orders, mut inbox) = mpsc::unbounded_channel();
-        *self.life.borrow_mut() = Some(Life { core: core.clone(), orders, presences: BTreeMap::new() });
+        *self.life.borrow_mut() =
+            Some(Life { core: core.clone(), orders, presences: BTreeMap::new(), running: BTreeMap::new() });
         self.shared.note(&format!("{} runs as {}", self.name(), core.roster.incarnation()));
 
         let mut checks = interval(GATE_CHECK_INTERVAL);
         let mut failed_checks = 0;
         loop {
+            let next_order = async {
+                network::until_running(address).await;
+                inbox.recv().await
+            };
             tokio::select! {
                 _ = checks.tick() => {
                     let inactive = core.membership.has_joined() && !core.membership.is_active();
@@ -132,7 +160,7 @@ impl Host {
                         self.disconnect_all();
                     }
                 }
-                Some(order) = inbox.recv() => match order {
+                Some(order) = next_order => match order {
                     Order::Stop => break,
                     order => self.execute(&core, order),
                 },
@@ -213,7 +241,7 @@ impl Host {
                 self.shared.oracle.borrow_mut().left(&socket, Some(&room));
             }
             Order::Go { socket } => self.close(&socket),
-            Order::Call { room, deadline } => self.call(core, room, deadline),
+            Order::Call { room, deadline, asked } => self.call(core, room, deadline, asked),
             Order::Stop => unreachable!("the loop of orders has ended"),
         }
     }
@@ -259,13 +287,17 @@ impl Host {
         });
     }
 
-    fn call(&self, core: &NodeCore, room: Room, deadline: Duration) {
-        let (host, roll_call) = (self.clone(), core.roll_call.clone());
+    fn call(&self, core: &NodeCore, room: Room, deadline: Duration, asked: Moment) {
+        let (host, roll_call, called_room) = (self.clone(), core.roll_call.clone(), room.clone());
+        let call = async move { roll_call.call(&called_room, deadline).await.ok() }.boxed_local().shared();
+        let call = self.running_call(&room).unwrap_or(call);
+        if let Some(life) = self.life.borrow_mut().as_mut() {
+            life.running.insert(room.clone(), call.clone());
+        }
         spawn_local(async move {
-            let moment = host.shared.oracle.borrow_mut().now();
             let began = Instant::now();
             let was_exchanged = host.shared.is_exchanged();
-            let Ok(answer) = roll_call.call(&room, deadline).await else { return };
+            let Some(answer) = call.await else { return };
             if began.elapsed() > deadline + DEADLINE_SLACK {
                 let (name, took) = (host.name(), began.elapsed());
                 host.shared.wrong(&format!("{name} answered after {took:?}, with a deadline of {deadline:?}"));
@@ -274,13 +306,22 @@ impl Host {
             host.shared.observe();
             let may_miss = was_exchanged || host.shared.is_exchanged();
             let complete = answer.complete && !may_miss || host.shared.flaw == Flaw::IgnoresMissingReplies;
-            let wrong = host.shared.oracle.borrow().judge(host.number, &answer, complete, moment);
+            let wrong = host.shared.oracle.borrow().judge(host.number, &answer, complete, asked);
             host.shared.tally.borrow_mut().called(&answer);
             for error in wrong {
                 host.shared.wrong(&format!("the answer of {} for {room} {error}\n{}", host.name(), describe(&answer)));
             }
             host.shared.records.borrow_mut().push(Record { host: host.number, answer });
         });
+    }
+
+    /// The running roll call of the room, if this host has the flaw that later callers join it.
+    fn running_call(&self, room: &Room) -> Option<SharedCall> {
+        if self.shared.flaw != Flaw::JoinsRunningCalls {
+            return None;
+        }
+        let running = self.life.borrow().as_ref()?.running.get(room).cloned();
+        running.filter(|call| call.peek().is_none())
     }
 
     fn presence(&self, socket: &SocketId) -> Option<Registration> {

@@ -31,7 +31,7 @@ const SEEDS_THOROUGH: u64 = 10_000;
 const SEEDS_LYING: u64 = 100;
 const SEEDS_LYING_THOROUGH: u64 = 2_000;
 /// The oracle must detect a flaw within this number of seeds.
-const SEEDS_FLAWED: u64 = 150;
+const SEEDS_FLAWED: u64 = 200;
 
 /// Runs seeds on every core until one fails. Returns the tally of the seeds that passed, and the report of the failure.
 fn run(seeds: impl Iterator<Item = u64> + Send, flaw: Flaw) -> (Tally, Option<String>) {
@@ -102,6 +102,11 @@ fn an_edge_that_acknowledges_too_early_is_detected() {
 #[test]
 fn an_index_that_silently_loses_ownerships_is_detected() {
     assert_detected(Flaw::SilentClaimLoss);
+}
+
+#[test]
+fn an_answer_that_is_older_than_its_question_is_detected() {
+    assert_detected(Flaw::JoinsRunningCalls);
 }
 
 fn assert_detected(flaw: Flaw) {

@@ -21,6 +21,8 @@ pub(crate) enum Flaw {
     SilentClaimLoss,
     /// One more member of the cluster lies about the others.
     LyingMember,
+    /// A caller gets the answer of a roll call that was already running when it asked.
+    JoinsRunningCalls,
 }
 
 /// A position in the order of all events.

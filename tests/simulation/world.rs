@@ -5,7 +5,7 @@
 //! judgement of answers.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Write as _};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -46,6 +46,10 @@ const ROOMS: [&str; 3] = ["Maths", "Physics", "Art"];
 const ARRIVALS_PER_CROWD: u32 = 50;
 const CROWD_SIZE: usize = 24;
 const DEADLINES_MS: [u64; 3] = [200, 500, 1_000];
+/// The durations of pauses: shorter and longer than a roll call, and all shorter than a lease.
+const PAUSES_MS: [u64; 4] = [40, 150, 500, 1_200];
+/// The maximum delay of a pause after the first questions, so that it begins at any step of their roll calls.
+const MAX_PAUSE_DELAY_MS: u64 = 60;
 /// The seed chooses the maximum latency of a segment from these.
 const LATENCIES_MS: [u64; 4] = [1, 5, 20, 60];
 /// The maximum latency of the directory.
@@ -64,7 +68,7 @@ const MAX_LISTED_MEMBERS: usize = 20;
 const MAX_REPORTED_EVENTS: usize = 150;
 
 /// The state that the hosts of one simulation share.
-pub(crate) struct Shared {
+pub(crate) struct SharedState {
     pub flaw: Flaw,
     pub oracle: RefCell<Oracle>,
     pub tally: RefCell<Tally>,
@@ -76,6 +80,15 @@ pub(crate) struct Shared {
     exchanged_until: Cell<Duration>,
     events: RefCell<Vec<String>>,
     wrong: RefCell<Option<String>>,
+    /// The pause of each host that is paused, or will be.
+    pauses: RefCell<BTreeMap<usize, Pause>>,
+}
+
+/// A span of the simulated time.
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    from: Duration,
+    to: Duration,
 }
 
 pub(crate) struct Record {
@@ -112,7 +125,7 @@ struct World {
     hosts: Vec<Host>,
     /// The node id of the member that lies, if there is one.
     liar: NodeId,
-    shared: Rc<Shared>,
+    shared: Rc<SharedState>,
     last_socket: u64,
 }
 
@@ -170,7 +183,7 @@ impl World {
             NodeEntry { name: NodeName::from_any("before"), mesh: "".into(), since: "".into(), draining: false };
         memory.register(&before, &entry, Duration::ZERO).now_or_never().expect(AT_ONCE).expect("an index in memory");
         memory.flush();
-        let shared = Rc::new(Shared {
+        let shared = Rc::new(SharedState {
             flaw,
             oracle: RefCell::default(),
             tally: RefCell::new(Tally { seeds: 1, ..Tally::default() }),
@@ -180,6 +193,7 @@ impl World {
             exchanged_until: Cell::default(),
             events: RefCell::default(),
             wrong: RefCell::default(),
+            pauses: RefCell::default(),
         });
         let host = |number| Host {
             number,
@@ -226,7 +240,7 @@ impl World {
             self.shared.records.borrow_mut().clear();
             for host in &self.hosts {
                 for room in rooms() {
-                    host.order(Order::Call { room, deadline: Duration::from_millis(500) });
+                    self.ask(host, room, Duration::from_millis(500));
                 }
             }
             self.pass(sim, HEALING_CHECK_INTERVAL)?;
@@ -243,6 +257,7 @@ impl World {
         while sim.elapsed() < until {
             sim.step().map_err(|error| error.to_string())?;
             self.shared.time.set(sim.elapsed());
+            self.advance_pauses(sim, sim.elapsed());
             self.shared.observe();
             if let Some(wrong) = self.shared.wrong.take() {
                 return Err(wrong);
@@ -271,7 +286,7 @@ impl World {
             500..830 => {
                 let room = rooms().choose(&mut self.random).cloned().expect("not empty");
                 let deadline = *DEADLINES_MS.choose(&mut self.random).expect("not empty");
-                host.order(Order::Call { room, deadline: Duration::from_millis(deadline) });
+                self.ask(&host, room, Duration::from_millis(deadline));
             }
             _ => {
                 self.shared.tally.borrow_mut().faults += 1;
@@ -292,7 +307,7 @@ impl World {
         let name = host.name();
         let other = self.hosts.choose(&mut self.random).expect("not empty").name();
         let waiting = Duration::from_millis(*[0, 300].choose(&mut self.random).expect("not empty"));
-        match self.random.random_range(0..102) {
+        match self.random.random_range(0..112) {
             0..8 if name != other => {
                 self.note(&format!("the network drops messages between {name} and {other}"));
                 sim.partition(name, other);
@@ -354,6 +369,14 @@ impl World {
                 self.note(&format!("the late directory calls of {name} run"));
                 run_late(host);
             }
+            102..112 => {
+                let delay = Duration::from_millis(self.random.random_range(0..=MAX_PAUSE_DELAY_MS));
+                let pause = Duration::from_millis(*PAUSES_MS.choose(&mut self.random).expect("not empty"));
+                let from = sim.elapsed() + delay;
+                self.shared.pauses.borrow_mut().entry(host.number).or_insert(Pause { from, to: from + pause });
+                // Their lookups or the replies wait in buffers during the pause.
+                self.ask_all_rooms(host);
+            }
             100..101 => self.step_clock(),
             _ => self.exchange_index(),
         }
@@ -387,6 +410,36 @@ impl World {
         self.memory.exchange(older);
         self.newer = None;
         self.shared.exchanged_until.set(self.shared.time.get() + NOTICED_WITHIN);
+    }
+
+    /// Sends a question now. A paused host reads it later.
+    fn ask(&self, host: &Host, room: Room, deadline: Duration) {
+        let asked = self.shared.oracle.borrow_mut().now();
+        host.order(Order::Call { room, deadline, asked });
+    }
+
+    fn ask_all_rooms(&self, host: &Host) {
+        for room in rooms() {
+            self.ask(host, room, Duration::from_secs(1));
+        }
+    }
+
+    /// Pauses the hosts whose pause has begun, and resumes those whose pause has ended. A question in every room waits for
+    /// the host when it resumes.
+    fn advance_pauses(&self, sim: &Sim<'_>, time: Duration) {
+        let mut pauses = self.shared.pauses.borrow_mut();
+        for (number, _) in pauses.extract_if(.., |_, pause| pause.to <= time) {
+            let host = &self.hosts[number];
+            self.ask_all_rooms(host);
+            self.note(&format!("{} resumes", host.name()));
+            network::resume(sim.lookup(host.name()));
+        }
+        for (number, pause) in pauses.iter().filter(|(_, pause)| pause.from <= time) {
+            let name = self.hosts[*number].name();
+            if network::pause(sim.lookup(name.clone())) {
+                self.note(&format!("{name} is paused until {:?}", pause.to));
+            }
+        }
     }
 
     fn flush(&self) {
@@ -435,6 +488,7 @@ impl World {
             self.memory.deregister(&self.liar).now_or_never().expect(AT_ONCE).expect("an index in memory");
         }
         self.restore_links(sim);
+        self.advance_pauses(sim, Duration::MAX);
         for host in &self.hosts {
             run_late(host);
             host.directory.reconnect();
@@ -530,7 +584,7 @@ impl Host {
     }
 }
 
-impl Shared {
+impl SharedState {
     /// Reports to the oracle which hosts are visible to which askers now.
     pub(crate) fn observe(&self) {
         let hosts = self.hosts.borrow();

@@ -15,6 +15,7 @@ use testkit::oracle::{Call, Oracle, TRANSPORT_END_TIMEOUT};
 use testkit::process_cluster::{CachedAnswer, ProcessCluster, RollCallClient};
 use testkit::tracked_client::{Disconnection, Endpoint, TrackedClient};
 use testkit::watch::{SLACK, percentile};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,8 @@ const LARGE_ROOMS: usize = 4;
 const SMALL_ROOMS: usize = 12;
 /// The interval between two requests of a caller.
 const ASK_INTERVAL: Duration = Duration::from_millis(20);
+/// The maximum number of questions of a caller that wait in the kernels of stopped nodes.
+const MAX_WAITING_QUESTIONS: usize = 8;
 /// The maximum number of violations that the report shows in full.
 const MAX_REPORTED_VIOLATIONS: usize = 20;
 
@@ -157,13 +160,18 @@ async fn live(scene: &Scene, client: TrackedClient, mut rooms: Vec<String>, rand
     }
 }
 
-/// Requests roll calls. The oracle judges each answer only after a delay, when it knows every event that affects it.
+/// Requests roll calls, also from stopped nodes, which answer after they resume. The oracle judges each answer only after
+/// a delay, when it knows every event that affects it.
 pub(crate) async fn ask(scene: Scene, checked: Arc<Mutex<Checked>>, seed: u64, stop: CancellationToken) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut unjudged: Vec<Call> = Vec::new();
     let mut cached: HashMap<(usize, String), CachedAnswer> = HashMap::new();
+    let mut waiting = JoinSet::new();
     while !stop.is_cancelled() {
         sleep(ASK_INTERVAL).await;
+        while let Some(Ok(answer)) = waiting.try_join_next() {
+            unjudged.extend(answer.filter(|(status, ..)| *status == 200).map(|(_, _, call)| call));
+        }
         let (due, later): (Vec<Call>, Vec<Call>) =
             unjudged.into_iter().partition(|call| call.answered.elapsed() > TRANSPORT_END_TIMEOUT);
         unjudged = later;
@@ -173,7 +181,15 @@ pub(crate) async fn ask(scene: Scene, checked: Arc<Mutex<Checked>>, seed: u64, s
         let node = random.random_range(0..scene.0.endpoints.len());
         let (endpoint, room) = (&scene.0.endpoints[node], random_room(&mut random));
         let process = endpoint.process.get();
-        if scene.is_down(node) || scene.0.oracle.is_stopped(process) {
+        if scene.is_down(node) {
+            continue;
+        }
+        if scene.0.oracle.is_stopped(process) {
+            if waiting.len() < MAX_WAITING_QUESTIONS {
+                let (client, endpoint) = (scene.0.client.clone(), endpoint.clone());
+                // The node may be killed before it answers.
+                waiting.spawn(async move { client.ask(&endpoint, &room).await.ok() });
+            }
             continue;
         }
         let asked = Instant::now();

@@ -9,8 +9,8 @@ use crate::redis::{Epoch, Incarnations, Redis};
 use crate::rules::{Rule, Rules};
 use crate::state::{Age, LEASE, Message, older};
 
-/// A table may be used for half a lease. After nearly a whole lease, a member that was known by its lease may have lost
-/// it, and a member that was known by hearsay may have a lease.
+/// A table may be used for half a lease, as in `MembershipView::is_fresh`. After nearly a whole lease, a member that was
+/// known by its lease may have lost it, and a member that was known by hearsay may have a lease.
 const FRESH: Age = LEASE / 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +60,10 @@ pub struct Call {
     pub table: Option<TableCopy>,
     pub owners: Option<Reading<Incarnations>>,
     pub epoch: Option<Reading<Option<Epoch>>>,
+    /// The table was fresh at the last of the three reads.
+    fresh: bool,
+    /// The rows in the node's reply, which the coordinator has not read yet.
+    reply: Option<u8>,
 }
 
 /// A copy of the member table.
@@ -67,7 +71,8 @@ pub struct Call {
 pub struct TableCopy {
     member: u8,
     fully_indexed_in: Option<Epoch>,
-    fresh: bool,
+    /// Time since the list was read.
+    listed: Age,
     settled: bool,
     synced: bool,
 }
@@ -283,10 +288,10 @@ impl Coordinator {
     }
 
     fn table(&self, rules: Rules) -> TableCopy {
-        let fresh = self.is_fresh(rules);
         let settled = self.settled || !rules.has(Rule::SettledBeforeComplete);
         let synced = self.synced || !rules.has(Rule::SyncedBeforeComplete);
-        TableCopy { member: self.member, fully_indexed_in: self.fully_indexed_in, fresh, settled, synced }
+        let (member, fully_indexed_in, listed) = (self.member, self.fully_indexed_in, self.listed);
+        TableCopy { member, fully_indexed_in, listed, settled, synced }
     }
 }
 
@@ -296,7 +301,8 @@ type ReadStep = fn(&mut Call, &Coordinator, &Redis, Rules) -> bool;
 impl Call {
     pub fn begin(expected: u8, node: &Node) -> Self {
         let Node { row, joined, .. } = *node;
-        Self { expected, present: row, joined, ticked: false, table: None, owners: None, epoch: None }
+        let (table, owners, epoch) = (None, None, None);
+        Self { expected, present: row, joined, ticked: false, table, owners, epoch, fresh: false, reply: None }
     }
 
     /// Reads the next thing. Returns whether there was one.
@@ -308,15 +314,43 @@ impl Call {
         } else {
             [Self::take_table, Self::read_owners, Self::read_epoch]
         };
-        steps.iter().any(|step| step(self, coordinator, redis, rules))
+        let reads = steps.iter().any(|step| step(self, coordinator, redis, rules));
+        if reads && let Some(table) = self.table {
+            self.fresh = table.listed < FRESH || !rules.has(Rule::TableIsFresh);
+        }
+        reads
+    }
+
+    fn has_read_all(&self) -> bool {
+        self.table.is_some() && self.owners.is_some() && self.epoch.is_some()
+    }
+
+    /// The node writes its reply. The coordinator may be stopped before it reads the reply.
+    pub fn receive_reply(&mut self, row: u8) -> bool {
+        let receives = self.has_read_all() && self.reply.is_none();
+        if receives {
+            self.reply = Some(row);
+        }
+        receives
+    }
+
+    /// A later caller gets the answer of this call. Returns whether the answer can be older than the question.
+    pub fn join_late(&mut self, expected: u8, node: &Node) -> bool {
+        let joins = self.reply.is_some() && expected != self.expected;
+        if joins {
+            (self.expected, self.present, self.joined) = (expected, node.row, node.joined);
+        }
+        joins
     }
 
     /// Whether the call may continue after a tick. The directory has at most a third of the deadline, so all reads are
-    /// in one tick.
-    pub fn outlasts_a_tick(&mut self) -> bool {
-        let read = self.table.is_some() && self.owners.is_some() && self.epoch.is_some();
-        let outlasts = read && !self.ticked;
+    /// in one tick, unless the coordinator is stopped: then the call lasts until it resumes.
+    pub fn outlasts_a_tick(&mut self, stopped: bool) -> bool {
+        let outlasts = stopped || self.has_read_all() && !self.ticked;
         self.ticked |= outlasts;
+        if outlasts && let Some(table) = &mut self.table {
+            table.listed = older(table.listed);
+        }
         outlasts
     }
 
@@ -352,9 +386,9 @@ impl Call {
             _ => (None, None),
         };
         let knows_all = table.settled && (table.synced || !environment.witness);
-        let mut complete = owners.is_some() && table.fresh && knows_all;
+        let mut complete = owners.is_some() && self.fresh && knows_all;
         let owners = owners.unwrap_or_default();
-        let skipped = table.may_skip(owners, epoch, rules);
+        let skipped = self.fresh && table.may_skip(owners, epoch, rules);
 
         let mut asked = Incarnations::default();
         if table.member != 0 && !skipped {
@@ -371,6 +405,10 @@ impl Call {
 
         let mut snapshots = Vec::new();
         for incarnation in asked.iter() {
+            if let Some(row) = self.reply {
+                snapshots.push(row);
+                continue;
+            }
             if environment.mesh && environment.node.runs() {
                 snapshots.push(environment.node.row);
                 continue;
@@ -403,6 +441,6 @@ impl Call {
 impl TableCopy {
     fn may_skip(&self, owners: Incarnations, epoch: Option<Epoch>, rules: Rules) -> bool {
         let fully_indexed = self.fully_indexed_in == epoch || !rules.has(Rule::SkipOnlyFullyIndexed);
-        self.member != 0 && self.fresh && epoch.is_some() && fully_indexed && !owners.has(self.member)
+        self.member != 0 && epoch.is_some() && fully_indexed && !owners.has(self.member)
     }
 }

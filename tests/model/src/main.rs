@@ -270,6 +270,7 @@ broken_without! {
     a_status_is_older_than_the_lease_of_its_receiver: StatusesEndWithLease, NO_GAPS,
         { start: Start::Warm, faults: &[Fault::CutCoordinator, Fault::NoAnswer], max_faults: 2, };
     the_index_lists_sockets_of_dead_nodes: OnlyVouchedRows, NO_GHOSTS, { faults: &[Fault::CrashNode], };
+    a_caller_gets_a_reply_that_is_older_than_its_question: AnswersBeginAfterQuestion, NO_GAPS, { joins: 2, };
     two_incarnations_give_two_snapshots: OneSnapshotPerProcess, NO_DUPLICATES, { faults: &[Fault::UnansweredRemovalElsewhere], };
 }
 

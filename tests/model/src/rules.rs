@@ -85,6 +85,8 @@ pub enum Rule {
     OnlyVouchedRows,
     /// A process that was asked under two incarnations has one snapshot.
     OneSnapshotPerProcess,
+    /// A caller gets the answer of a roll call that begins after its question, and joins none that has begun.
+    AnswersBeginAfterQuestion,
 }
 
 /// The rules in force.

@@ -107,6 +107,10 @@ pub enum Action {
     RollCallBegins,
     /// It copies the member table, reads the owner set, or reads the epoch.
     RollCallReads,
+    /// The node replies. The coordinator reads the reply later.
+    NodeReplies,
+    /// A caller that asks now gets the answer of the running roll call.
+    CallerJoinsRunningCall,
     /// It asks, judges silence and answers.
     RollCallEnds,
     NodeResumes,
@@ -118,7 +122,7 @@ pub enum Action {
 }
 
 /// Actions without a fault, in the order of the search.
-pub const ORDINARY: [Action; 38] = [
+pub const ORDINARY: [Action; 40] = [
     Action::Tick,
     Action::NodeWritesLease,
     Action::NodeReadsList,
@@ -151,6 +155,8 @@ pub const ORDINARY: [Action; 38] = [
     Action::ReplicaLags,
     Action::RollCallBegins,
     Action::RollCallReads,
+    Action::NodeReplies,
+    Action::CallerJoinsRunningCall,
     Action::RollCallEnds,
     Action::NodeResumes,
     Action::CoordinatorResumes,
@@ -285,6 +291,8 @@ impl State {
             Action::ReplicaLags => self.may_lag(bound) && self.redis.replicate(),
             Action::RollCallBegins => self.begin_call(rules),
             Action::RollCallReads => self.read_next(rules),
+            Action::NodeReplies => self.reply_to_call(),
+            Action::CallerJoinsRunningCall => self.join_running_call(rules),
             Action::RollCallEnds => self.end_call(rules),
             Action::NodeResumes => self.resume_node(rules),
             Action::CoordinatorResumes => !std::mem::replace(&mut self.coordinator.runs, true),
@@ -302,7 +310,7 @@ impl State {
             return false;
         }
         if let CallState::Running(call) = &mut self.call
-            && !call.outlasts_a_tick()
+            && !call.outlasts_a_tick(!self.coordinator.runs)
         {
             return false;
         }
@@ -464,6 +472,17 @@ impl State {
         let reads = self.coordinator.runs && call.read(&self.coordinator, &self.redis, rules);
         self.call = CallState::Running(call);
         reads
+    }
+
+    fn reply_to_call(&mut self) -> bool {
+        let CallState::Running(call) = &mut self.call else { return false };
+        self.mesh && self.node.runs() && call.receive_reply(self.node.row)
+    }
+
+    fn join_running_call(&mut self, rules: Rules) -> bool {
+        let expected = self.must_be_listed(rules);
+        let CallState::Running(call) = &mut self.call else { return false };
+        !rules.has(Rule::AnswersBeginAfterQuestion) && expected != 0 && call.join_late(expected, &self.node)
     }
 
     fn end_call(&mut self, rules: Rules) -> bool {

@@ -9,6 +9,7 @@ pub mod admission;
 pub mod handshake;
 
 use std::collections::HashSet;
+use std::ptr;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +46,7 @@ const MAX_QUEUED_PACKETS: usize = 4096;
 /// The read buffer of each WebSocket, in bytes. Small, because every client has one.
 const READ_BUFFER_BYTES: usize = 256;
 /// The interval of checks whether a client that waits for the directory has disconnected.
-const DISCONNECT_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+const DISCONNECT_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// The interval at which the roster is compared with the sockets of socketioxide.
 const COMPARE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -218,8 +219,12 @@ impl SocketIoServer {
         // Before the client is connected: with handlers set in the connect handler, its first events would be lost.
         self.listen(&socket);
         if let Some(handle) = &handle {
-            // So that a client that sees its transport closed is not listed any more.
-            handle.set_before_close(registration.weak_close());
+            // A client that sees its transport closed is not listed any more. A client that has closed it is not listed
+            // either, although the socket is kept by a handler that waits on its behalf.
+            handle.set_on_end(registration.weak_close());
+            if handle.is_gone() {
+                registration.close();
+            }
         }
         if let (Some(expires), Some(handle)) = (expires, &handle) {
             socket.extensions.insert(self.expiry.close_after(expires, handle.clone()));
@@ -242,7 +247,7 @@ impl SocketIoServer {
         registration: &Registration,
         handle: Option<&ConnectionHandle>,
         timeout: Duration,
-        mut is_gone: impl FnMut() -> bool,
+        is_gone: impl Fn() -> bool,
     ) -> bool {
         let disconnected = async {
             while !is_gone() {
@@ -272,21 +277,16 @@ impl SocketIoServer {
         let server = Arc::clone(self);
         // Each event runs in a task of its own, and tasks run in any order. The synchronous part of a handler runs in the
         // order of the events, so the roster is changed there.
-        socket.on("join", move |socket: SocketRef, room: TryData<StringOrList>, ack: AckSender| {
+        socket.on("join", move |socket: SocketRef, io: SocketIo, room: TryData<StringOrList>, ack: AckSender| {
             let joined = check_event_rate(&socket).and_then(|()| server.join(&socket, room.0.ok()));
             let joined = joined.inspect_err(|error| server.refusals.count(RefusedEvent::Join, error.code));
             let handle = connection_handle(&socket);
             async move {
                 let answer = match joined {
                     Ok((room, registration)) => {
-                        // socketioxide sends the connect packet before it marks the socket as connected, so a socket
-                        // that is not connected yet may already send events.
-                        let mut was_connected = false;
-                        let is_gone = || {
-                            let is_connected = socket.connected();
-                            was_connected |= is_connected;
-                            was_connected && !is_connected
-                        };
+                        // The namespace has every socket that may send events, and loses it with its disconnect packet.
+                        // The flag `connected` is no sign: socketioxide sets it after the first events.
+                        let is_gone = || io.get_socket(socket.id).is_none_or(|current| !ptr::eq(&*current, &*socket));
                         let timeout = server.ownership_timeout;
                         if !server.wait_for_ownership(&[room], &registration, handle.as_ref(), timeout, is_gone).await {
                             return;

@@ -3,6 +3,7 @@
 mod bad_input;
 mod conditional;
 mod cost;
+mod disconnects;
 mod joins;
 mod limits;
 mod lookups;

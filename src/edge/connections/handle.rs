@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 #[derive(Clone, Default)]
 pub struct ConnectionHandle(Arc<HandleState>);
 
-type BeforeClose = Box<dyn FnOnce() + Send + Sync>;
+type OnEnd = Box<dyn FnOnce() + Send + Sync>;
 type CloseSession = Box<dyn Fn() + Send + Sync>;
 
 #[derive(Default)]
@@ -30,7 +30,7 @@ struct HandleState {
     gone: AtomicBool,
     has_client: AtomicBool,
     is_websocket: AtomicBool,
-    before_close: Mutex<Option<BeforeClose>>,
+    on_end: Mutex<Option<OnEnd>>,
     peer: Option<IpAddr>,
     /// Set for a polling session, which has no stream.
     close_session: Option<CloseSession>,
@@ -62,11 +62,7 @@ impl ConnectionHandle {
 
     /// Closes the connection: from now on its reads and writes fail, and its owner drops it.
     pub fn close(&self) {
-        // Taken first, so that the lock is free while the closure runs.
-        let before_close = self.0.before_close.lock().take();
-        if let Some(before_close) = before_close {
-            before_close();
-        }
+        self.run_on_end();
         self.0.closed.store(true, Ordering::Release);
         self.0.reader.wake();
         self.0.writer.wake();
@@ -80,9 +76,24 @@ impl ConnectionHandle {
         self.0.gone.load(Ordering::Acquire)
     }
 
-    /// Sets what [`Self::close`] runs before the peer can see that the connection is closed. Replaces an earlier closure.
-    pub fn set_before_close(&self, act: impl FnOnce() + Send + Sync + 'static) {
-        *self.0.before_close.lock() = Some(Box::new(act));
+    /// Sets what runs when the connection ends, at most once. If this node closes the connection, it runs before the peer
+    /// can see that; if the peer ends it, it runs as soon as the stream is dropped. Replaces an earlier closure.
+    pub fn set_on_end(&self, act: impl FnOnce() + Send + Sync + 'static) {
+        *self.0.on_end.lock() = Some(Box::new(act));
+    }
+
+    /// Records that the peer has ended a polling session, which may still be in use here.
+    pub fn set_gone(&self) {
+        self.0.gone.store(true, Ordering::Release);
+        self.run_on_end();
+    }
+
+    fn run_on_end(&self) {
+        // Taken first, so that the lock is free while the closure runs.
+        let on_end = self.0.on_end.lock().take();
+        if let Some(on_end) = on_end {
+            on_end();
+        }
     }
 
     /// `None` for a polling session, which is not bound to a connection.
@@ -156,7 +167,7 @@ impl RegisteredHandle {
 
 impl Drop for RegisteredHandle {
     fn drop(&mut self) {
-        self.handle.0.gone.store(true, Ordering::Release);
+        self.handle.set_gone();
         self.registry.0.open.lock().remove(&self.id);
     }
 }

@@ -125,6 +125,10 @@ pub(super) fn build_public(
     let service = MapRequest::new(service, |request: Request<Incoming>| request.map(Body::new));
 
     tasks.spawn("comparison", async move { live.compare().await });
+    if let Some(sessions) = sessions.clone() {
+        let timeout = config.clients.ping_timeout;
+        tasks.spawn("polling sessions", async move { sessions.close_abandoned(timeout).await });
+    }
     if identity.requires_tokens() {
         tasks.spawn("expiry", async move { expiry.run().await });
     }

@@ -346,6 +346,29 @@ async fn a_client_that_stops_polling_is_removed_by_its_heartbeat() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_stays_away_for_a_ping_timeout_is_removed() {
+    // Without this rule, the heartbeat would remove the client after a minute.
+    let config =
+        SocketIoConfig { ping_interval: Duration::from_secs(60), ping_timeout: Duration::from_secs(1), ..POLLING };
+    let cluster = Cluster::holding(2, Index::memory(), config).await;
+    let [near, far] = [0, 1].map(|node| cluster.nodes[node].public);
+    let (stays, id) = Session::connect(near, "stays", "a").await;
+    let (upgrades, upgraded_id) = Session::connect(near, "upgrades", "a").await;
+    let mut websocket = upgrades.websocket(near).await.unwrap();
+    websocket.send(Message::text("2probe")).await.unwrap();
+    assert_eq!(websocket.next().await.unwrap().unwrap(), Message::text("3probe"));
+    websocket.send(Message::text("5")).await.unwrap();
+    let poll = stays.waits(far).await;
+    // As a client that got an error from a balancer and opened a new session elsewhere.
+    let (_leaves, _) = Session::connect(far, "leaves", "a").await;
+    until("the client that stays away is removed", || async { cluster.users(0, "a").await.1.len() == 2 }).await;
+    sleep(config.ping_timeout * 2).await;
+    listed(&cluster, "a", &[(&id, "stays"), (&upgraded_id, "upgrades")]).await;
+    poll.abort();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_oversized_or_malformed_payload_is_refused() {
     let cluster = Cluster::holding(1, Index::memory(), POLLING).await;
     let address = cluster.nodes[0].public;

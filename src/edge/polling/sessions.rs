@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderValue, Method, Request, StatusCode, header};
@@ -16,6 +17,7 @@ use futures::FutureExt;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
@@ -30,6 +32,10 @@ use crate::names::NodeId;
 const MAX_OPEN_PACKET: usize = 4 << 10;
 /// The Engine.IO packet by which a client closes its session.
 const CLOSE_PACKET: &str = "1";
+/// Separates the packets of a payload.
+const PACKET_SEPARATOR: u8 = 0x1e;
+/// How often sessions are checked in the time that a client may stay away. Two checks in a row must find no request.
+const CHECKS_PER_TIMEOUT: u32 = 8;
 const NOOP_PACKET: &str = "6";
 /// engineioxide's error for a session that has ended. Its code is a string, where Engine.IO has a number.
 const SESSION_ENDED_BODY: &[u8] = br#"{"code":"1","message":"Session ID unknown"}"#;
@@ -63,7 +69,6 @@ struct PollingSession {
     state: Arc<SessionState>,
 }
 
-#[derive(Default)]
 struct SessionState {
     /// Set once engineioxide has answered the request that opened the session.
     sid: OnceLock<String>,
@@ -74,7 +79,21 @@ struct SessionState {
     release: Notify,
     /// The connections of upgrades. A client may try several times, but at most one upgrade succeeds.
     websockets: Mutex<Vec<ConnectionHandle>>,
+    activity: Mutex<ClientActivity>,
 }
+
+/// The requests of a session's client.
+struct ClientActivity {
+    /// Polls that wait for packets now. At most one, unless the client misbehaves.
+    waiting_polls: usize,
+    /// When the last request arrived or ended.
+    last_request: Instant,
+    /// The last check found that the client has stayed away for too long.
+    missed: bool,
+}
+
+/// Counts a poll as waiting until it is dropped.
+struct WaitingPoll<'a>(&'a SessionState);
 
 /// Removes the session when it is dropped. Kept in the extensions of the request that opened the session, so engineioxide
 /// drops it with the session.
@@ -108,7 +127,7 @@ impl PollingSessions {
 
     /// Opens a session and answers with its open packet.
     pub async fn open(self: &Arc<Self>, mut request: Request<Body>) -> Response {
-        let state = Arc::new(SessionState { sessions: Arc::downgrade(self), ..SessionState::default() });
+        let state = Arc::new(SessionState::new(Arc::downgrade(self)));
         let registered = self.connections.register_session({
             let state = Arc::clone(&state);
             move || state.close()
@@ -121,7 +140,7 @@ impl PollingSessions {
         // entry is removed at the end of this function.
         let guard = Arc::new(SessionGuard { state, _registered: registered });
         request.extensions_mut().insert(Arc::clone(&guard));
-        let response = self.call_engine(request).await;
+        let response = self.call_engine(request).await.unwrap_or_else(IntoResponse::into_response);
         if response.status() != StatusCode::OK {
             return response;
         }
@@ -155,7 +174,7 @@ impl PollingSessions {
         };
         match request {
             SessionRequest::Poll => self.poll(sid, &session).await,
-            SessionRequest::Post(payload) => self.call_engine(session_request(Method::POST, sid, payload)).await,
+            SessionRequest::Post(payload) => self.post(sid, &session, payload).await,
             SessionRequest::Release => {
                 session.state.release.notify_one();
                 packet_response(NOOP_PACKET).into_response()
@@ -163,13 +182,25 @@ impl PollingSessions {
         }
     }
 
+    async fn post(&self, sid: &str, session: &PollingSession, payload: Bytes) -> Response {
+        session.state.activity.lock().record_request();
+        let closes = payload.split(|byte| *byte == PACKET_SEPARATOR).any(|packet| packet == CLOSE_PACKET.as_bytes());
+        let response = self.call_session(session, session_request(Method::POST, sid, payload)).await;
+        // An upgraded session takes no packets by polling.
+        if closes && response.status() == StatusCode::OK {
+            session.handle.set_gone();
+        }
+        response
+    }
+
     async fn poll(&self, sid: &str, session: &PollingSession) -> Response {
+        let _waiting = WaitingPoll::new(&session.state);
         let mut unanswered = UnansweredPoll(Some(&session.handle));
         let response = tokio::select! {
             biased;
             // An error and not a close packet, because official clients reconnect only after a failed poll.
             () = session.state.closed.cancelled() => EngineError::UnknownSession.into_response(),
-            response = self.call_engine(session_request(Method::GET, sid, Bytes::new())) => response,
+            response = self.call_session(session, session_request(Method::GET, sid, Bytes::new())) => response,
             // Loses no packet: engineioxide takes packets from its queue only to answer with them.
             () = session.state.release.notified() => packet_response(NOOP_PACKET).into_response(),
         };
@@ -186,7 +217,25 @@ impl PollingSessions {
         if let Some(connection) = request.extensions().get::<ConnectionHandle>() {
             session.state.add_websocket(connection);
         }
-        self.call_engine(request).await
+        self.call_session(&session, request).await
+    }
+
+    /// Closes the sessions whose clients have sent no request for `timeout`: a client that polls again cannot have received
+    /// a ping in that time either. A client learns nothing of a request that a balancer or a stopping node refused, and
+    /// opens a new session. Runs forever.
+    pub async fn close_abandoned(&self, timeout: Duration) {
+        let mut checks = interval((timeout / CHECKS_PER_TIMEOUT).max(Duration::from_millis(1)));
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            checks.tick().await;
+            let sessions: Vec<_> = self.open.lock().values().cloned().collect();
+            for PollingSession { handle, state } in sessions {
+                if !state.has_websocket() && state.activity.lock().is_abandoned(timeout) {
+                    debug!("closing a polling session whose client sends no more requests");
+                    handle.close();
+                }
+            }
+        }
     }
 
     /// The plain id and the session. `None` if the signature is wrong, or the session has ended.
@@ -196,16 +245,26 @@ impl PollingSessions {
         (!session.state.closed.is_cancelled()).then_some((sid, session))
     }
 
-    async fn call_engine(&self, request: Request<Body>) -> Response {
+    /// Passes a request of a session to engineioxide. If that has ended the session, its rows go at once: a handler that
+    /// waits on behalf of the client may keep the socket.
+    async fn call_session(&self, session: &PollingSession, request: Request<Body>) -> Response {
+        self.call_engine(request).await.unwrap_or_else(|error| {
+            session.handle.set_gone();
+            error.into_response()
+        })
+    }
+
+    /// The error is [`EngineError::UnknownSession`].
+    async fn call_engine(&self, request: Request<Body>) -> Result<Response, EngineError> {
         let Ok(response) = self.engine.clone().oneshot(request).await;
         if response.status() != StatusCode::BAD_REQUEST {
-            return response;
+            return Ok(response);
         }
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, MAX_OPEN_PACKET).await.unwrap_or_default();
         match *body == *SESSION_ENDED_BODY {
-            true => EngineError::UnknownSession.into_response(),
-            false => Response::from_parts(parts, body.into()),
+            true => Err(EngineError::UnknownSession),
+            false => Ok(Response::from_parts(parts, body.into())),
         }
     }
 
@@ -221,6 +280,22 @@ impl PollingSessions {
 }
 
 impl SessionState {
+    fn new(sessions: Weak<PollingSessions>) -> Self {
+        let activity = ClientActivity { waiting_polls: 0, last_request: Instant::now(), missed: false };
+        Self {
+            sid: OnceLock::new(),
+            sessions,
+            closed: CancellationToken::new(),
+            release: Notify::new(),
+            websockets: Mutex::default(),
+            activity: Mutex::new(activity),
+        }
+    }
+
+    fn has_websocket(&self) -> bool {
+        self.websockets.lock().iter().any(|websocket| !websocket.is_gone())
+    }
+
     /// Answers the current poll, closes the WebSocket and the session. May be called again.
     fn close(&self) {
         self.closed.cancel();
@@ -239,6 +314,38 @@ impl SessionState {
         if self.closed.is_cancelled() {
             websocket.close();
         }
+    }
+}
+
+impl ClientActivity {
+    fn record_request(&mut self) {
+        self.last_request = Instant::now();
+        self.missed = false;
+    }
+
+    /// Whether this check and the one before found no request within `timeout`. After a stop of this process, requests may
+    /// still wait in the kernel at the first check.
+    fn is_abandoned(&mut self, timeout: Duration) -> bool {
+        let is_missed = self.waiting_polls == 0 && self.last_request.elapsed() >= timeout;
+        std::mem::replace(&mut self.missed, is_missed) && is_missed
+    }
+}
+
+impl<'a> WaitingPoll<'a> {
+    fn new(state: &'a SessionState) -> Self {
+        let mut activity = state.activity.lock();
+        activity.waiting_polls += 1;
+        activity.record_request();
+        drop(activity);
+        Self(state)
+    }
+}
+
+impl Drop for WaitingPoll<'_> {
+    fn drop(&mut self) {
+        let mut activity = self.0.activity.lock();
+        activity.waiting_polls -= 1;
+        activity.record_request();
     }
 }
 

@@ -69,7 +69,8 @@ impl Liar {
         let lies = Lies { node: self.node.clone(), random, epoch: None, others: Vec::new() };
         let lies = Arc::new(Mutex::new(lies));
         let service = MeshServiceServer::new(LyingServer(Arc::clone(&lies)));
-        let serving = Server::builder().add_service(service).serve_with_incoming(network::listen().await?);
+        let serving =
+            Server::builder().add_service(service).serve_with_incoming(network::listen(turmoil::lookup(NAME)).await?);
         spawn_local(async {
             serving.await.expect("the server of the liar ends without an error");
         });

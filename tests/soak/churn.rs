@@ -166,11 +166,11 @@ pub(crate) async fn ask(scene: Scene, checked: Arc<Mutex<Checked>>, seed: u64, s
     let mut random = StdRng::seed_from_u64(seed);
     let mut unjudged: Vec<Call> = Vec::new();
     let mut cached: HashMap<(usize, String), CachedAnswer> = HashMap::new();
-    let mut waiting = JoinSet::new();
+    let mut waiting: JoinSet<Option<Call>> = JoinSet::new();
     while !stop.is_cancelled() {
         sleep(ASK_INTERVAL).await;
         while let Some(Ok(answer)) = waiting.try_join_next() {
-            unjudged.extend(answer.filter(|(status, ..)| *status == 200).map(|(_, _, call)| call));
+            unjudged.extend(answer);
         }
         let (due, later): (Vec<Call>, Vec<Call>) =
             unjudged.into_iter().partition(|call| call.answered.elapsed() > TRANSPORT_END_TIMEOUT);
@@ -188,7 +188,10 @@ pub(crate) async fn ask(scene: Scene, checked: Arc<Mutex<Checked>>, seed: u64, s
             if waiting.len() < MAX_WAITING_QUESTIONS {
                 let (client, endpoint) = (scene.0.client.clone(), endpoint.clone());
                 // The node may be killed before it answers.
-                waiting.spawn(async move { client.ask(&endpoint, &room).await.ok() });
+                waiting.spawn(async move {
+                    let (status, _, call) = client.ask(&endpoint, &room).await.ok()?;
+                    (status == 200).then_some(call)
+                });
             }
             continue;
         }

@@ -111,5 +111,7 @@ fn an_answer_that_is_older_than_its_question_is_detected() {
 
 fn assert_detected(flaw: Flaw) {
     let (tally, found) = run(0..SEEDS_FLAWED, flaw);
-    assert!(found.is_some_and(|report| report.contains("misses")), "the oracle did not detect {flaw:?}: {tally}");
+    // An old answer may also list a socket that has left.
+    let is_wrong = |report: String| report.contains("misses") || report.contains("was not in the room");
+    assert!(found.is_some_and(is_wrong), "the oracle did not detect {flaw:?}: {tally}");
 }

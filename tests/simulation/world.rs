@@ -391,6 +391,10 @@ impl World {
         let direction = if forward { "forward" } else { "back" };
         self.note(&format!("the clock of the index steps {direction} by {by:?}"));
         self.memory.step_clock(by, forward);
+        if !forward {
+            // Its leases end by the later clock, and would last for as long as the step.
+            self.snapshot = None;
+        }
     }
 
     /// Copies the index from time to time, for a later exchange. Every node renews its lease between two copies.

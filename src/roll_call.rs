@@ -2,7 +2,7 @@
 //!
 //! [`RollCall::call`] is the entry point of REST. Concurrent callers share one execution ([`coalescer`]). An execution
 //! ([`fan_out`]) copies the member table, reads the owners from the directory, decides which nodes to ask ([`mod@plan`]),
-//! asks them in parallel, and joins their replies ([`answer`]). `plan` and `answer` are pure functions. Owns no row: the
+//! asks them in parallel, and joins their replies ([`answer`]). `plan`, [`silence`] and `answer` are pure. Owns no row: the
 //! rosters of the nodes do, and a cached copy ([`cache`]) is used only if its owner confirms it during the same call.
 
 pub mod answer;
@@ -12,6 +12,7 @@ pub mod document;
 pub mod fan_out;
 pub mod plan;
 pub mod rows;
+pub mod silence;
 
 use std::sync::Arc;
 use std::time::Duration;

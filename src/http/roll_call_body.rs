@@ -179,9 +179,10 @@ mod tests {
     use super::*;
     use crate::mesh::answers::PeerError;
     use crate::names::{NodeId, NodeName, Room, SocketId, UserId};
-    use crate::roll_call::answer::{Disposition, JudgedSilence, VouchedRows};
+    use crate::roll_call::answer::VouchedRows;
     use crate::roll_call::rows::SerializedRows;
     use crate::roll_call::rows::array_length;
+    use crate::roll_call::silence::{Disposition, JudgedSilence};
     use crate::roster::Row;
     use crate::telemetry::metrics::roll_calls::RollCallSource;
 

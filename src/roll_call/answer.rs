@@ -1,8 +1,7 @@
 //! The answer to a roll call: the rows of all nodes joined, and the nodes that did not reply.
 //!
-//! Owns the meaning of a missing reply (rule 9), and the rule that each process has one set of rows, that of its latest
-//! incarnation. [`LeaseEvidence`] is the evidence about a silent node, and [`Disposition`] the verdict. Pure and
-//! synchronous: it gets the results of all lookups, and the answer accounts for each.
+//! Owns the rule that each process has one set of rows, that of its latest incarnation. [`silence`](super::silence) judges
+//! the nodes that did not reply. Pure and synchronous: it gets the results of all lookups, and the answer accounts for each.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -14,44 +13,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::rows::SerializedRows;
 use super::rows::{JsonArrayChunks, array_length};
-use crate::directory::LeaseAndCount;
-use crate::membership::MembershipView;
+use super::silence::{Disposition, JudgedSilence};
 use crate::mesh::answers::PeerError;
 use crate::names::{NodeId, NodeName, Room};
 use crate::roster::Row;
 use crate::telemetry::metrics::roll_calls::RollCallSource;
-
-/// The evidence about a node that did not reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LeaseEvidence {
-    /// The node said goodbye or was replaced, and no incarnation of its process is a member.
-    Departed,
-    /// The index could not be read.
-    Unreadable,
-    /// The node has a lease.
-    Leased { sockets: u64 },
-    /// The node has no lease, but may live: an incarnation of its process is a member, or the index is too young for a
-    /// missing lease to be evidence.
-    Unproven { sockets: u64 },
-    /// The node has no lease in a steady index, and was removed from the member table.
-    Lapsed,
-}
-
-/// The meaning of a missing reply of a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Disposition {
-    /// The node may have sockets in the room. `unresolved`: their number in the index, `None` if it could not be read.
-    Unanswered { unresolved: Option<u64> },
-    /// The node has no sockets that may be listed.
-    Dead,
-}
-
-/// A missing reply after it was judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct JudgedSilence {
-    pub error: PeerError,
-    pub disposition: Disposition,
-}
 
 /// The rows that a node vouched for during this roll call.
 #[derive(Debug, Clone)]
@@ -86,38 +52,6 @@ pub struct RollCallAnswer {
     pub nodes: Vec<NodeResult>,
     /// The JSON of [`RollCallAnswer::users`], serialized at most once for all callers that share the answer.
     users: OnceLock<Bytes>,
-}
-
-impl LeaseEvidence {
-    /// `reading`: the lease of the node in the index, and the number of its sockets; `None` if they could not be read.
-    /// `proves_absence`: whether a missing lease is evidence in this index. `view`: the member table after the reading.
-    pub fn of(node: &NodeId, reading: Option<&LeaseAndCount>, proves_absence: bool, view: &MembershipView) -> Self {
-        // The node itself, or a later incarnation under an id that was not asked. A member is alive even if its lease is
-        // missing: the index may have been flushed since the member was listed.
-        let is_process_member = view.members.iter().any(|member| member.node.process() == node.process());
-        match reading {
-            _ if view.departed.contains(node) && !is_process_member => Self::Departed,
-            None => Self::Unreadable,
-            Some(LeaseAndCount { entry: Some(_), sockets }) => Self::Leased { sockets: *sockets },
-            Some(LeaseAndCount { entry: None, sockets }) if is_process_member || !proves_absence => {
-                Self::Unproven { sockets: *sockets }
-            }
-            Some(LeaseAndCount { entry: None, .. }) => Self::Lapsed,
-        }
-    }
-}
-
-impl Disposition {
-    /// Judges a node that did not reply.
-    pub fn of(evidence: LeaseEvidence) -> Self {
-        match evidence {
-            LeaseEvidence::Departed | LeaseEvidence::Lapsed => Self::Dead,
-            LeaseEvidence::Unreadable => Self::Unanswered { unresolved: None },
-            LeaseEvidence::Leased { sockets } | LeaseEvidence::Unproven { sockets } => {
-                Self::Unanswered { unresolved: Some(sockets) }
-            }
-        }
-    }
 }
 
 impl RollCallAnswer {
@@ -235,12 +169,7 @@ fn latest_incarnations<E>(results: Vec<NodeResult<E>>) -> Vec<NodeResult<E>> {
 
 #[cfg(test)]
 mod tests {
-    use smol_str::SmolStr;
-
     use super::*;
-    use crate::clock::BootInstant;
-    use crate::directory::NodeEntry;
-    use crate::membership::Member;
     use crate::names::{SocketId, UserId};
 
     fn result(node: &NodeId, reply: Result<&[&str], JudgedSilence>) -> NodeResult<JudgedSilence> {
@@ -369,39 +298,5 @@ mod tests {
         }
         let answer = join(vec![result(&first, Ok(old)), result(&second, Err(unanswered(None)))]);
         assert_eq!(ids(&answer), ["old"], "it vouched for them during this roll call");
-    }
-
-    #[test]
-    fn the_disposition_follows_the_table_of_silence() {
-        let entry = NodeEntry {
-            name: NodeName::from_any("node"),
-            mesh: SmolStr::default(),
-            since: SmolStr::default(),
-            draining: false,
-        };
-        let leased = LeaseAndCount { entry: Some(entry), sockets: 5 };
-        let unleased = LeaseAndCount { entry: None, sockets: 5 };
-        let unanswered = |unresolved| Disposition::Unanswered { unresolved };
-        let node = NodeId::new_process();
-        let member = |node: &NodeId| Member::new(node.clone(), NodeName::from_any("node"), SmolStr::default(), None);
-        let stranger = MembershipView::default();
-        let mut departed = MembershipView::default();
-        departed.departed.insert(&node, BootInstant::now());
-        let listed = MembershipView { members: vec![member(&node)], ..MembershipView::default() };
-        let replaced = MembershipView { members: vec![member(&node.next_incarnation())], ..departed.clone() };
-        for (reading, proves_absence, view, disposition) in [
-            (Some(&leased), true, &stranger, unanswered(Some(5))),
-            (Some(&unleased), true, &listed, unanswered(Some(5))),
-            (Some(&unleased), false, &stranger, unanswered(Some(5))),
-            (Some(&unleased), true, &replaced, unanswered(Some(5))),
-            (Some(&unleased), true, &stranger, Disposition::Dead),
-            (None, true, &stranger, unanswered(None)),
-            (None, false, &listed, unanswered(None)),
-            (Some(&leased), false, &departed, Disposition::Dead),
-            (None, false, &departed, Disposition::Dead),
-        ] {
-            let evidence = LeaseEvidence::of(&node, reading, proves_absence, view);
-            assert_eq!(Disposition::of(evidence), disposition, "{evidence:?}, {view:?}");
-        }
     }
 }

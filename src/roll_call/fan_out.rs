@@ -19,10 +19,11 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug};
 
-use super::answer::{Disposition, JudgedSilence, LeaseEvidence, NodeResult, RollCallAnswer, VouchedRows};
+use super::answer::{NodeResult, RollCallAnswer, VouchedRows};
 use super::cache::SnapshotCache;
 use super::plan::{AskPlan, PeerTarget, plan};
 use super::rows::SerializedRows;
+use super::silence::{Disposition, JudgedSilence, LeaseEvidence};
 use crate::clock::BootInstant;
 use crate::directory::{Directory, LeaseAndCount};
 use crate::membership::{Member, Membership, MembershipView};

@@ -369,7 +369,9 @@ impl World {
                 self.note(&format!("the late directory calls of {name} run"));
                 run_late(host);
             }
-            102..112 => {
+            100..101 => self.step_clock(),
+            101..102 => self.exchange_index(),
+            _ => {
                 let delay = Duration::from_millis(self.random.random_range(0..=MAX_PAUSE_DELAY_MS));
                 let pause = Duration::from_millis(*PAUSES_MS.choose(&mut self.random).expect("not empty"));
                 let from = sim.elapsed() + delay;
@@ -377,8 +379,6 @@ impl World {
                 // Their lookups or the replies wait in buffers during the pause.
                 self.ask_all_rooms(host);
             }
-            100..101 => self.step_clock(),
-            _ => self.exchange_index(),
         }
     }
 

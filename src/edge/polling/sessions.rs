@@ -34,7 +34,7 @@ const MAX_OPEN_PACKET: usize = 4 << 10;
 const CLOSE_PACKET: &str = "1";
 /// Separates the packets of a payload.
 const PACKET_SEPARATOR: u8 = 0x1e;
-/// How often sessions are checked in the time that a client may stay away. Two checks in a row must find no request.
+/// Checks of a session in the time that its client may stay away. Two checks in a row must find no request.
 const CHECKS_PER_TIMEOUT: u32 = 8;
 const NOOP_PACKET: &str = "6";
 /// engineioxide's error for a session that has ended. Its code is a string, where Engine.IO has a number.

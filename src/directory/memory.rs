@@ -27,14 +27,14 @@ pub struct MemoryDirectory(Mutex<MemoryServer>);
 /// A copy of the content of an index.
 pub struct MemorySnapshot(MemoryIndex);
 
-/// What a flush or an old copy does not change.
+/// The server: its content, and the state that survives a flush or an old copy.
 struct MemoryServer {
     index: MemoryIndex,
     /// The number of epochs so far, so that no epoch repeats.
     epochs: u64,
     /// The number of lease writes so far.
     lease_writes: u64,
-    /// What each node remembers: the number of its last lease write.
+    /// The memory of each node: the number of its last lease write.
     written: HashMap<NodeId, u64>,
     /// The epoch in which a node found an older lease. The next registration replaces it.
     outdated: Option<u64>,
@@ -237,7 +237,7 @@ impl MemoryServer {
 }
 
 impl MemoryDirectory {
-    /// Locks the index, and removes what has expired.
+    /// Locks the index, and removes expired leases and an expired epoch.
     fn server(&self) -> parking_lot::MutexGuard<'_, MemoryServer> {
         let mut server = self.0.lock();
         server.expire();

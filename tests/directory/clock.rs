@@ -1,4 +1,4 @@
-//! The clock of the index steps. What expires goes only together with the epoch that makes it believed.
+//! The clock of the index steps. Leases and claims expire only together with the epoch that makes them believed.
 
 use std::time::Duration;
 

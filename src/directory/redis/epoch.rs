@@ -17,8 +17,8 @@ use crate::index::Epoch;
 use crate::names::NodeId;
 
 /// `KEYS`: the lease, the set of nodes, and the epoch. `ARGV`: the content of the lease, the node, the lease in
-/// milliseconds, the lifetime of the epoch, a new name for an epoch, the `run_id` of the process, and an epoch that must
-/// be replaced, or an empty string. Keeps a valid epoch, or begins one. Returns whether the lease was written, the epoch,
+/// milliseconds, and the lifetime of the epoch. Then a new name for an epoch, the `run_id` of the process, and an epoch
+/// that must be replaced, or an empty string. Keeps a valid epoch, or begins one. Returns whether the lease was written, the epoch,
 /// and the `master_replid`.
 ///
 /// An epoch is `<name>.<master_replid>.<Unix time of creation>@<run_id>`. Nodes of earlier versions need the `run_id` at
@@ -64,7 +64,7 @@ struct RenewalCounter {
     renewal: u64,
 }
 
-/// The record of what this process wrote to its lease, to be compared with what a renewal finds.
+/// The record of the renewals of this process, to be compared with the content that the next renewal finds.
 #[derive(Default)]
 pub(super) struct LeaseRecord {
     node: Option<NodeId>,

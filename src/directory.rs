@@ -31,7 +31,7 @@ pub const ENTRY_TTL: Duration = Duration::from_secs(600);
 /// The lifetime of an epoch is a lease divided by this.
 ///
 /// Nodes renew the epoch with their leases, five times per lease. A node that missed one renewal still has more than half of
-/// its lease, so the epoch expires first. The epoch itself outlives two missed renewals of every node.
+/// its lease, so the epoch expires first. The epoch survives one missed renewal of all nodes; two in a row end it.
 const EPOCHS_PER_LEASE: u32 = 2;
 
 /// The entry of a node under its lease.
@@ -49,7 +49,7 @@ pub struct NodeEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeListing {
     pub nodes: Vec<(NodeId, NodeEntry)>,
-    /// `None` if no node has registered in this index yet.
+    /// `None` without a valid epoch: no node has registered yet, it expired, or the data has another history.
     pub epoch: Option<Epoch>,
     /// Age of the epoch, by the clock of the index. Shortly after an epoch began, live nodes may be missing from the
     /// listing because they have not registered again. `None` for the first epoch of an index in memory: no node can have
@@ -63,7 +63,7 @@ pub struct NodeListing {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoomOwners {
     pub nodes: Vec<NodeId>,
-    /// `None` if no node has registered in this index yet. Then a roll call may skip no node.
+    /// `None` without a valid epoch, as in [`NodeListing`]. Then a roll call may skip no node.
     pub epoch: Option<Epoch>,
 }
 
@@ -143,7 +143,7 @@ pub trait Directory: Send + Sync + 'static {
     /// Writes the node's entry under a new lease, and creates an epoch if the index has none.
     ///
     /// The epoch expires half a lease after the last registration or renewal of any node: before the leases and the owner
-    /// sets that it makes believed. So a step of the clock of the index never removes these alone.
+    /// sets that readers trust because of it. So a step of the clock of the index never removes these alone.
     ///
     /// Returns `None`, and leaves the lease unchanged, if the id has one already: a lapsed lease is never revived.
     async fn register(&self, node: &NodeId, entry: &NodeEntry, lease: Duration) -> Result<Option<Epoch>>;

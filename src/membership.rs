@@ -1,8 +1,8 @@
 //! Membership: the nodes of the cluster that this node knows, and whether this node is active.
 //!
 //! Owns this node's lease ([`lease`]), the announcement of its status to the others ([`announcer`]), the table of the
-//! members ([`table`]), and the log of its changes ([`events`]). Owns no sockets and no room ownership: the roster knows whether this node is fully indexed, and a
-//! roll call decides by a [`MembershipView`] which nodes to ask.
+//! members ([`table`]), and the log of its changes ([`events`]). Owns no sockets and no room ownership: the roster knows
+//! whether this node is fully indexed, and a roll call decides by a [`MembershipView`] which nodes to ask.
 
 pub mod announcer;
 pub mod departed;

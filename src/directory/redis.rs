@@ -129,7 +129,7 @@ impl RedisDirectory {
         answer.map_err(|error| self.failed(generation, &error))
     }
 
-    /// Like `run`, but skips keys with another program's value: they contain nothing to be removed.
+    /// Like `run`, but leaves the keys of other programs as they are.
     async fn write(&self, commands: &Pipeline) -> Result<()> {
         match self.run::<()>(commands).await {
             Ok(()) | Err(DirectoryError::Foreign(_)) => Ok(()),

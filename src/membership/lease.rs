@@ -47,7 +47,7 @@ impl Membership {
                     warn!(%node, %error, "redis refused the lease write; treating it as unavailable");
                     is_accepting = false;
                 }
-                // The redis connection has logged the reason.
+                // The redis connection has logged the reason, or `update_address`.
                 Err(error) => debug!(%node, %error, "cannot write the lease"),
             }
             self.read_listing(directory, &mut index_clock).await;
@@ -77,7 +77,6 @@ impl Membership {
                     self.roster.retire(&node);
                 }
             }
-            // The redis connection has logged that the name of redis cannot be resolved.
             Err(error) => {
                 debug!(%node, error = %format_args!("{error:#}"), "cannot find the mesh address of this node")
             }
@@ -133,7 +132,7 @@ impl Membership {
             Ok(mut listing) => {
                 let (ended, has_lease) = (BootInstant::now(), self.has_lease());
                 if let Some(step) = index_clock.observe(&mut listing, started, ended) {
-                    warn!(%step, "the clock of redis has stepped; leases may have expired early");
+                    warn!(%step, "the clock of redis has stepped; judging no member dead for a lease");
                     self.table.lock().end_steady_period();
                 }
                 let read = ListingRead { listing: &listing, started, ended, has_lease };

@@ -52,7 +52,7 @@ pub struct Member {
     pub(super) answered: Option<BootInstant>,
     /// The time when the last announcement that the member did not answer was *sent*.
     pub(super) unanswered: Option<BootInstant>,
-    /// The time since which the member has had neither a lease nor any contact.
+    /// The time when this node began to suspect it: it had neither a lease nor any contact for a lease.
     pub(super) suspected: Option<BootInstant>,
 }
 

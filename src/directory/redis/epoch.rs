@@ -3,7 +3,7 @@
 //! Owns the format of both values. An epoch names the history of the data by the `master_replid` of the server that
 //! created it. Redis chooses a new random one at each start and each promotion, so an epoch ends when the data may have
 //! become older. A replica is never trusted: it may have the identifier of a master and lag behind it. The epoch expires
-//! before every lease and every owner set that it makes believed, so a clock step cannot remove these alone.
+//! before every lease and every owner set that readers trust because of it, so a clock step cannot remove these alone.
 //!
 //! A lease has a counter that each renewal increases. A node that finds an older one knows that the index went back.
 

@@ -25,8 +25,8 @@ pub enum Incompatible {
     Evicts(String),
     #[error("it is a replica; name its master in --redis, or the Sentinels or the Cluster that know the master")]
     Replica,
-    /// Every Redis has this field in `INFO`.
-    #[error("its INFO has no field {0}")]
+    /// Every Redis has this field in `INFO`, but some services hide it.
+    #[error("its INFO hides the field {0}; use a Redis that shows it to this user")]
     MissingField(&'static str),
     #[error("it is {0}, but a node needs {REQUIRED}")]
     TooOld(String),

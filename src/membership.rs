@@ -170,7 +170,11 @@ impl Membership {
         let state = self.lease_state.borrow().clone();
         let node = self.roster.incarnation();
         let is_known = state.may_acknowledge(&node, self.lease) || self.is_asked_by_all(&node);
-        let was_synced = self.table.lock().was_synced();
+        let (was_synced, is_reached) = {
+            let table = self.table.lock();
+            (table.was_synced(), table.is_reached(&node))
+        };
+        let is_old = state.registered(&node).is_some_and(|registered| registered.elapsed() >= self.lease);
         Readiness {
             directory: match state.is_confirmed(self.lease) {
                 true => DirectoryState::LeaseConfirmed,
@@ -178,7 +182,9 @@ impl Membership {
                 false => DirectoryState::NeverReached,
             },
             mesh: match is_known && was_synced {
-                true => MeshState::Synced,
+                true if is_reached => MeshState::Synced,
+                true if is_old => MeshState::Unreachable,
+                true => MeshState::Announcing,
                 false if self.is_active() || !state.joined => MeshState::Announcing,
                 false => MeshState::Isolated,
             },
@@ -197,6 +203,13 @@ impl Membership {
     pub fn receive_status(&self, status: &NodeStatus) -> bool {
         let change = self.table.lock().receive_status(status, BootInstant::now());
         change.map(|change| self.handle(change)).is_some()
+    }
+
+    /// Takes in a status as [`Self::receive_status`] does, from a member that connected to this node.
+    pub fn receive_announcement(&self, status: &NodeStatus) -> bool {
+        let is_known = self.receive_status(status);
+        self.table.lock().record_announcement(&status.about.node, &self.roster.incarnation());
+        is_known
     }
 
     /// Records that a node that could not prove its identity claims a process.

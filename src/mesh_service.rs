@@ -178,7 +178,7 @@ impl MeshService for MeshServer {
             self.membership.contest(announced.about.node.process());
             return Err(Status::permission_denied("the certificate does not name the host of the node in the status"));
         }
-        if !self.membership.receive_status(&announced) {
+        if !self.membership.receive_announcement(&announced) {
             return Err(Status::resource_exhausted("too many nodes that the directory does not list; try again"));
         }
         let status = Some(node_status::encode(&self.membership.own_status()));

@@ -42,6 +42,8 @@ pub struct Member {
     /// The time when another node last named a later incarnation of the process. If that is true, the last status of this one
     /// permits nothing any more.
     pub(super) disputed: Option<BootInstant>,
+    /// The incarnation of this node to which the member last announced itself, on a connection that it opened.
+    pub(super) announced_to: Option<NodeId>,
     /// The time when its last status arrived at this node directly.
     pub(super) status_received: Option<BootInstant>,
     /// The sequence number of its last status; 0 before the first.
@@ -132,6 +134,8 @@ pub enum MeshState {
     Synced,
     /// Some member has not acknowledged the status of this node yet, or this node may not know all members.
     Announcing,
+    /// Most members with a lease have not connected to this node for a lease: they cannot reach its advertised address.
+    Unreachable,
     /// No lease, and no answers from a majority of the members.
     Isolated,
 }
@@ -150,6 +154,7 @@ impl Member {
             leased: false,
             heard: None,
             disputed: None,
+            announced_to: None,
             status_received: None,
             sequence: 0,
             acknowledged: 0,

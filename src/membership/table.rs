@@ -7,6 +7,7 @@
 //! [`StatusNumbering`] numbers the statuses of this node. `table/tests.rs` has a test for each rule.
 
 mod admission;
+mod reachability;
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -34,6 +34,7 @@ impl ReadinessReport {
         let mesh = match readiness.mesh {
             MeshState::Synced => "ok",
             MeshState::Announcing => "not announced to every member yet",
+            MeshState::Unreachable => "most members cannot connect to this node; check --mesh-advertise",
             MeshState::Isolated => "most members do not answer, and there is no lease",
         };
         let identity = if has_keys { "ok" } else { "no keys yet: --jwks has returned none" };
@@ -62,7 +63,7 @@ mod tests {
     #[test]
     fn a_node_has_reasons_exactly_when_it_is_not_ready() {
         for directory in [DirectoryState::LeaseConfirmed, DirectoryState::Unavailable, DirectoryState::NeverReached] {
-            for mesh in [MeshState::Synced, MeshState::Announcing, MeshState::Isolated] {
+            for mesh in [MeshState::Synced, MeshState::Announcing, MeshState::Unreachable, MeshState::Isolated] {
                 for draining in [false, true] {
                     for has_keys in [true, false] {
                         let report = ReadinessReport::of(Readiness { directory, mesh, draining }, has_keys);

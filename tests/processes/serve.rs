@@ -15,7 +15,7 @@ use testkit::process::{Process, Roll, ServeCommand, complete};
 use testkit::redis_server::RedisServer;
 use testkit::{PATIENCE, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
 async fn start(redis: &RedisServer) -> Process {
@@ -54,6 +54,18 @@ async fn a_node_waits_for_redis_to_have_an_address() {
     let names_redis = || async { !node.logged("redis.invalid:6379").is_empty() };
     until("the log names the redis that does not resolve", names_redis).await;
     assert_eq!(node.logged("starting")[0].matches("advertise=\"auto\"").count(), 1, "{}", node.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_a_wrong_address_is_not_ready() {
+    let redis = RedisServer::start_aged().await;
+    let _others = (start(&redis).await, start(&redis).await);
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let wrong = ServeCommand::named("wrong").redis(&redis).with(&["--mesh-advertise", &nobody.to_string()]).launch();
+    let reason = "mesh: most members cannot connect to this node; check --mesh-advertise";
+    let is_named = || async { wrong.get("/readyz").await.text().await.unwrap().contains(reason) };
+    until("the node names the reason", is_named).await;
+    assert_eq!(wrong.get("/readyz").await.status(), StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

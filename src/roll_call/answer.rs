@@ -40,7 +40,7 @@ pub struct NodeResult<E = PeerError> {
 #[derive(Debug)]
 pub struct RollCallAnswer {
     pub room: Room,
-    /// Every node that may have sockets in the room has replied.
+    /// Every node that may have sockets in the room has replied, or is dead.
     pub complete: bool,
     /// When the roll call started.
     pub as_of: Timestamp,

@@ -1,9 +1,10 @@
 //! Request coalescing: concurrent callers with the same key share one execution.
 //!
 //! A caller never joins an execution that has already started, so its result contains every change before the call. Calls and
-//! starts are numbered in one order, and a caller gets a result only if its execution has a later number. The next execution starts when the running one ends or is a few milliseconds old, whichever is first; until then, callers
-//! join it. So an execution that hangs delays the next one only by milliseconds. Each execution runs in a task of its own,
-//! and ends even if no caller waits for it any more. Owns no domain type: keys and results are generic.
+//! starts are numbered in one order, and a caller gets a result only if its execution has a later number. The next
+//! execution starts when the running one ends or is a few milliseconds old, whichever is first; until then, callers join
+//! it. So an execution that hangs delays the next one only by milliseconds. Each execution runs in a task of its own, and
+//! ends even if no caller waits for it any more. Keys and results are generic; the only domain type is the metrics.
 
 use std::collections::HashMap;
 use std::future::Future;

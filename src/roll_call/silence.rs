@@ -1,8 +1,8 @@
 //! The meaning of a missing reply (rule 9): from the evidence about a silent node to the verdict.
 //!
 //! Owns the table "The meaning of silence" of docs/ARCHITECTURE.md. [`LeaseEvidence`] is the evidence, [`Disposition`] the
-//! verdict. Nodes that were asked and owners that could not be asked are judged alike. Pure: the fan-out reads the leases
-//! and copies the member table.
+//! verdict. The same rules judge nodes that were asked and owners without a known address. Pure: the fan-out reads the
+//! leases and copies the member table.
 
 use crate::directory::LeaseAndCount;
 use crate::membership::MembershipView;
@@ -14,14 +14,14 @@ use crate::names::NodeId;
 pub enum LeaseEvidence {
     /// The node said goodbye or was replaced, and no incarnation of its process is a member.
     Departed,
-    /// The index could not be read.
+    /// The lease was not read, or could not be read.
     Unreadable,
     /// The node has a lease.
     Leased { sockets: u64 },
     /// The node has no lease, but may live: an incarnation of its process is a member, or the index is too young for a
     /// missing lease to be evidence.
     Unproven { sockets: u64 },
-    /// The node has no lease in a steady index, and was removed from the member table.
+    /// The node has no lease in a steady index, and no incarnation of its process is a member.
     Lapsed,
 }
 

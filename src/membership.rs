@@ -195,14 +195,14 @@ impl Membership {
     /// Records a contact with this node over the mesh.
     pub fn record_contact(&self, node: &NodeId) {
         let change = self.table.lock().record_contact(node, BootInstant::now());
-        self.handle(change);
+        self.handle(&change);
     }
 
     /// Takes in the status that another node sent itself, with the members that it knows. Returns whether this node has room
     /// for the sender: if not, it does not know the sender now, and must not acknowledge the status.
     pub fn receive_status(&self, status: &NodeStatus) -> bool {
         let change = self.table.lock().receive_status(status, BootInstant::now());
-        change.map(|change| self.handle(change)).is_some()
+        change.map(|change| self.handle(&change)).is_some()
     }
 
     /// Takes in a status as [`Self::receive_status`] does, from a member that connected to this node.
@@ -238,11 +238,11 @@ impl Membership {
     /// Adds a member that a roll call found in the directory.
     pub fn add_from_directory(&self, node: &NodeId, entry: &NodeEntry) {
         let change = self.table.lock().add_from_directory(node, entry, BootInstant::now());
-        self.handle(change);
+        self.handle(&change);
     }
 
     /// Logs the events of a change of the table, and wakes the announcer if the change requires it.
-    fn handle(&self, change: TableChange) {
+    fn handle(&self, change: &TableChange) {
         change.events.iter().for_each(MembershipEvent::log);
         if change.must_announce {
             self.status_changed.notify_one();

@@ -131,7 +131,7 @@ impl Membership {
                 debug!(%node, %mesh, %error, "a member did not acknowledge the status of this node");
                 if is_sign_of_absence(error) {
                     let change = self.table.lock().record_unanswered(&node, sent);
-                    self.handle(change);
+                    self.handle(&change);
                 }
                 return Err(node);
             }
@@ -145,11 +145,11 @@ impl Membership {
         }
         if status.about.node != node {
             let change = self.table.lock().record_unanswered(&node, sent);
-            self.handle(change);
+            self.handle(&change);
             return Err(node);
         }
         let change = self.table.lock().record_acknowledgement(&node, sequence, sent);
-        self.handle(change);
+        self.handle(&change);
         self.acknowledgements.send_replace(());
         self.complete_birth();
         Ok(())

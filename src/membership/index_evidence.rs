@@ -122,7 +122,7 @@ impl IndexEvidence {
     /// sender knows. A young epoch proves nothing, because living nodes have up to a lease to register in it. Neither does an
     /// old epoch in which no other node has a lease. After a long outage of the directory all leases have lapsed, and this
     /// node may be the first to come back. Returns whether the sync has ended.
-    pub fn update_sync<'a>(&mut self, members: impl Iterator<Item = &'a Member> + Clone) -> bool {
+    pub fn update_sync<'a>(&mut self, mut members: impl Iterator<Item = &'a Member> + Clone) -> bool {
         let Some(since) = self.syncing_since.filter(|_| self.epoch_age != EpochAge::Young) else { return false };
         let is_alone = self.epoch_age != EpochAge::First && !members.clone().any(|member| member.leased);
         if is_alone && self.listed.is_none_or(|listed| listed.since(since) < self.lease) {
@@ -130,7 +130,7 @@ impl IndexEvidence {
         }
         let has_reported =
             |member: &Member| !member.leased || member.status_received.is_some_and(|received| received >= since);
-        if !members.clone().all(has_reported) {
+        if !members.all(has_reported) {
             return false;
         }
         self.syncing_since = None;

@@ -78,7 +78,7 @@ impl Membership {
                 }
             }
             Err(error) => {
-                debug!(%node, error = %format_args!("{error:#}"), "cannot find the mesh address of this node")
+                debug!(%node, error = %format_args!("{error:#}"), "cannot find the mesh address of this node");
             }
         }
     }
@@ -138,7 +138,7 @@ impl Membership {
                 let read = ListingRead { listing: &listing, started, ended, has_lease };
                 let change = self.table.lock().apply_listing(&read);
                 self.record_joined(started);
-                self.handle(change);
+                self.handle(&change);
             }
             // Not logged: `write_lease` has just failed too, and has logged it.
             Err(_) => self.table.lock().end_steady_period(),

@@ -93,12 +93,13 @@ impl MemberTable {
                 return false;
             }
             None => {}
-            Some(known) if known.source == MemberSource::Gossip => {
-                if known.node == about.node && known.mesh == about.mesh {
-                    known.source = MemberSource::Status;
-                    return true;
-                }
+            Some(known)
+                if known.source == MemberSource::Gossip && known.node == about.node && known.mesh == about.mesh =>
+            {
+                known.source = MemberSource::Status;
+                return true;
             }
+            Some(known) if known.source == MemberSource::Gossip => {}
             Some(known) if known.node.incarnation() >= about.node.incarnation() => return true,
             Some(known) => source = known.source,
         }

@@ -102,19 +102,19 @@ impl Lies {
     fn about_itself(&mut self) -> NodeStatus {
         let node = self.node.clone();
         let goodbye = self.random.random_ratio(1, 200);
-        NodeStatus { goodbye, ..self.status(node, Liar::entry()) }
+        NodeStatus { goodbye, ..self.status(node, &Liar::entry()) }
     }
 
-    fn status(&mut self, node: NodeId, entry: NodeEntry) -> NodeStatus {
+    fn status(&mut self, node: NodeId, entry: &NodeEntry) -> NodeStatus {
         let mut members: Vec<_> =
-            self.others.clone().into_iter().filter_map(|(node, entry)| self.about(node, entry)).collect();
+            self.others.clone().into_iter().filter_map(|(node, entry)| self.about(node, &entry)).collect();
         let invented = match self.random.random_ratio(1, STATUSES_PER_CROWD) {
             true => CROWD_SIZE,
             false => usize::from(self.random.random_ratio(1, 20)),
         };
         members.extend((0..invented).map(|_| info(NodeId::new_process(), &Liar::entry(), Some(Duration::ZERO))));
         NodeStatus {
-            about: info(node, &entry, Some(Duration::ZERO)),
+            about: info(node, entry, Some(Duration::ZERO)),
             sequence: *[1, 1 << 40, u64::MAX].choose(&mut self.random).expect("not empty"),
             fully_indexed_in: self.epoch.clone().filter(|_| self.random.random()),
             draining: self.random.random(),
@@ -124,13 +124,13 @@ impl Lies {
     }
 
     /// A statement about another node, or none.
-    fn about(&mut self, node: NodeId, entry: NodeEntry) -> Option<MemberInfo> {
+    fn about(&mut self, node: NodeId, entry: &NodeEntry) -> Option<MemberInfo> {
         let elsewhere = NodeEntry { mesh: Liar::entry().mesh, ..entry.clone() };
         let later = node.next_incarnation();
         Some(match self.random.random_range(0..6) {
-            0 => info(node, &entry, Some(Duration::ZERO)),
+            0 => info(node, entry, Some(Duration::ZERO)),
             1 => info(node, &elsewhere, Some(Duration::ZERO)),
-            2 => info(later, &entry, Some(Duration::ZERO)),
+            2 => info(later, entry, Some(Duration::ZERO)),
             3 => info(later.next_incarnation(), &elsewhere, Some(Duration::ZERO)),
             4 => info(node, &elsewhere, Some(Duration::from_secs(3600))),
             _ => return None,
@@ -186,7 +186,7 @@ impl MeshService for LyingServer {
         let mut lies = self.0.lock();
         let status = match lies.victim().filter(|_| lies.random.random()) {
             // The status of another node, which may say goodbye.
-            Some((node, entry)) => lies.status(node, entry),
+            Some((node, entry)) => lies.status(node, &entry),
             None => lies.about_itself(),
         };
         Ok(Response::new(AnnounceResponse { status: Some(node_status::encode(&status)) }))

@@ -10,7 +10,7 @@ use testkit::within;
 use tokio::time::sleep;
 
 /// The index is complete within this time after the fault.
-const HEALED_WITHIN: Duration = Duration::from_secs(8);
+const HEALING_TIMEOUT: Duration = Duration::from_secs(8);
 const ALL: [usize; 3] = [0, 1, 2];
 
 /// Three nodes over this Redis, with sockets in a common room and in one room per node.
@@ -20,7 +20,7 @@ async fn three(redis: RedisServer, options: Options) -> (ProcessCluster, Vec<Tra
     for node in ALL {
         clients.push(cluster.connect(node, "early", &["all", &format!("on-{node}")]).await);
     }
-    cluster.healed(&ALL, HEALED_WITHIN).await;
+    cluster.healed(&ALL, HEALING_TIMEOUT).await;
     (cluster, clients)
 }
 
@@ -35,7 +35,7 @@ async fn clients_come(cluster: &ProcessCluster, clients: &mut Vec<TrackedClient>
 }
 
 async fn ends_well(cluster: &ProcessCluster, clients: &[TrackedClient], watch: Watch) {
-    cluster.healed(&ALL, HEALED_WITHIN).await;
+    cluster.healed(&ALL, HEALING_TIMEOUT).await;
     assert!(clients.iter().all(|client| !client.has_ended()), "sockets stay");
     let report = watch.end().await;
     report.all_answered();
@@ -46,7 +46,7 @@ async fn ends_well(cluster: &ProcessCluster, clients: &[TrackedClient], watch: W
 async fn a_master_is_demoted_and_promoted_with_older_data() {
     let (cluster, mut clients) = three(RedisServer::start().await, Options::default()).await;
     let lagging = RedisServer::replica_of(&cluster.redis).await;
-    cluster.healed(&ALL, HEALED_WITHIN).await;
+    cluster.healed(&ALL, HEALING_TIMEOUT).await;
     let watch = watch(&cluster);
     lagging.promote().await;
     clients_come(&cluster, &mut clients).await;
@@ -89,20 +89,18 @@ async fn swapped_databases_are_noticed_at_the_next_renewal() {
 async fn the_clock_steps(parts: &[f64]) {
     let (cluster, mut clients) = three(RedisServer::start_with_clock().await, Options::default()).await;
     let watch = watch(&cluster);
-    let mut steps = 0;
-    for part in parts {
+    for (step, part) in parts.iter().enumerate() {
         clients_come(&cluster, &mut clients).await;
         cluster.redis.step_clock(part * cluster.options.lease.as_secs_f64()).await;
         for room in ["all", "on-0", "late-0", "late-1", "late-2"] {
             assert!(cluster.all_listed(&ALL, room).await, "{room} after a step of {part} leases");
         }
-        steps += 1;
         within(cluster.options.lease, "every node logs the step", async || {
-            let logged = |node: &usize| cluster.nodes[*node].log.count("the clock of redis has stepped") >= steps;
+            let logged = |node: &usize| cluster.nodes[*node].log.count("the clock of redis has stepped") > step;
             ALL.iter().all(logged)
         })
         .await;
-        cluster.healed(&ALL, HEALED_WITHIN).await;
+        cluster.healed(&ALL, HEALING_TIMEOUT).await;
     }
     ends_well(&cluster, &clients, watch).await;
 }

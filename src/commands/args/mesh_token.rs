@@ -56,7 +56,7 @@ fn create(file: &Path) -> anyhow::Result<()> {
 mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt as _;
-    use std::thread;
+    use std::{slice, thread};
 
     use super::*;
     use crate::mesh::security::tokens::MeshTokens;
@@ -73,7 +73,7 @@ mod tests {
         assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
         assert_eq!(file.parent().unwrap().metadata().unwrap().mode() & 0o777, 0o700);
         let left: Vec<_> = fs::read_dir(file.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert_eq!(left, [file.clone()], "no temporary file is left");
+        assert_eq!(left, slice::from_ref(&file), "no temporary file is left");
         let token = fs::read(&file).unwrap();
         create_if_missing(&file).unwrap();
         assert_eq!(fs::read(&file).unwrap(), token, "a later node keeps the token");

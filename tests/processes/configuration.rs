@@ -311,7 +311,7 @@ fn an_invalid_configuration_is_one_line_and_exit_code_2() {
 async fn a_node_runs_with_a_configuration_file() {
     let folder = TempDir::new().unwrap();
     let lines = ["listen", "mesh-listen", "admin-listen"].map(|flag| format!("{flag} = \"127.0.0.1:0\"\n")).concat();
-    let lines = format!("identity = \"query\"\nnode-name = \"of-the-file\"\n{lines}");
+    let lines = format!("identity = \"query\"\nnode-name = \"of-the-file\"\nmesh-open = true\n{lines}");
     let node = Process::launch(program().arg("serve").arg("--config").arg(private(folder.path(), "a.toml", &lines)));
     node.is_ready().await;
     let told = reqwest::get(format!("http://{}/Maths/rollcall", node.public)).await.unwrap().text().await.unwrap();

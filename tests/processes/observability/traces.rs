@@ -59,6 +59,12 @@ async fn one_trace_shows_a_roll_call_across_four_nodes() {
     {
         assert_eq!(called(&nodes[0], ignored).await.status(), 200, "{ignored}");
     }
+    // Until the index has listed the other nodes, a roll call asks all of them.
+    until("the roll call asks the owners only", || async {
+        let document: serde_json::Value = nodes[0].ask("/a/rollcall").await.json().await.unwrap();
+        document["source"] == "directory"
+    })
+    .await;
     let answer = called(&nodes[0], &sampled(2)).await;
     assert_eq!(answer.json::<Vec<serde_json::Value>>().await.unwrap().len(), 4);
     until("the collector has all spans", || async { collector.of_trace(&trace(2)).len() >= 9 }).await;
